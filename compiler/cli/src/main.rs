@@ -1,0 +1,2 @@
+//! The command-line tool of the moe language.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Gate IR: its meaning, its reference interpreter and its derivative.

@@ -1,0 +1,1 @@
+//! Gate IR to native code through Cranelift.

@@ -1,0 +1,1 @@
+//! From a checked specification and its plan to a bundle of kernels.

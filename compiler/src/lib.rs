@@ -1,0 +1,1 @@
+//! Front end, typed specification and plan of the moe language.

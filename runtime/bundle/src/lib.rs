@@ -1,0 +1,1 @@
+//! The bundle file: manifest, PTX per kernel and target, hashes.

@@ -1,0 +1,1 @@
+//! A virtual GPU cluster that executes PTX on the CPU.

@@ -1,0 +1,1 @@
+//! Whole-system tests: one specification through every back end.
