@@ -267,17 +267,8 @@ impl Program {
     /// If `experts` is zero or `groups` does not divide it.
     pub fn new(experts: u32, groups: Option<u32>) -> Program {
         assert!(experts > 0, "a gate has experts");
-        assert!(
-            groups.is_none_or(|groups| groups > 0 && experts.is_multiple_of(groups)),
-            "groups have equal size"
-        );
-        Program {
-            experts,
-            groups,
-            inputs: Vec::new(),
-            ops: Vec::new(),
-            types: Vec::new(),
-        }
+        assert!(groups.is_none_or(|groups| groups > 0 && experts.is_multiple_of(groups)), "groups have equal size");
+        Program { experts, groups, inputs: Vec::new(), ops: Vec::new(), types: Vec::new() }
     }
 
     /// Number of experts.
@@ -307,10 +298,7 @@ impl Program {
 
     /// All operations with their result, in order.
     pub fn ops(&self) -> impl ExactSizeIterator<Item = (ValueId, &Op)> {
-        self.ops
-            .iter()
-            .enumerate()
-            .map(|(index, op)| (ValueId(index as u32), op))
+        self.ops.iter().enumerate().map(|(index, op)| (ValueId(index as u32), op))
     }
 
     /// The operation that defines a value.
@@ -335,10 +323,7 @@ impl Program {
 
     /// Declares an input.
     pub fn declare(&mut self, name: impl Into<String>, kind: InputKind) -> InputId {
-        self.inputs.push(Input {
-            name: name.into(),
-            kind,
-        });
+        self.inputs.push(Input { name: name.into(), kind });
         InputId(self.inputs.len() as u32 - 1)
     }
 
@@ -354,12 +339,7 @@ impl Program {
     }
 
     fn check(&self, op: &Op) -> Result<Type, IllFormed> {
-        let wrong = |value: ValueId| {
-            Err(IllFormed::WrongType {
-                value,
-                found: self.type_of(value),
-            })
-        };
+        let wrong = |value: ValueId| Err(IllFormed::WrongType { value, found: self.type_of(value) });
         match *op {
             Op::Input(input) => match self.defined_input(input)?.kind {
                 InputKind::Logits | InputKind::ExpertParameter => Ok(Type::Experts),
@@ -394,9 +374,7 @@ impl Program {
                 let available = match within {
                     None | Some((_, Masked::Fill(_))) => self.experts,
                     Some((choice, Masked::Infinity)) => match self.defined(choice)? {
-                        Type::GroupChoice(groups) => {
-                            groups * self.group_size().ok_or(IllFormed::NoGroups)?
-                        }
+                        Type::GroupChoice(groups) => groups * self.group_size().ok_or(IllFormed::NoGroups)?,
                         _ => return wrong(choice),
                     },
                 };
@@ -445,32 +423,21 @@ impl Program {
     }
 
     fn defined(&self, value: ValueId) -> Result<Type, IllFormed> {
-        self.types
-            .get(value.0 as usize)
-            .copied()
-            .ok_or(IllFormed::Undefined(value))
+        self.types.get(value.0 as usize).copied().ok_or(IllFormed::Undefined(value))
     }
 
     fn defined_input(&self, input: InputId) -> Result<&Input, IllFormed> {
-        self.inputs
-            .get(input.0 as usize)
-            .ok_or(IllFormed::UndefinedInput(input))
+        self.inputs.get(input.0 as usize).ok_or(IllFormed::UndefinedInput(input))
     }
 
     fn expect(&self, value: ValueId, ty: Type) -> Result<(), IllFormed> {
         let found = self.defined(value)?;
-        if found == ty {
-            Ok(())
-        } else {
-            Err(IllFormed::WrongType { value, found })
-        }
+        if found == ty { Ok(()) } else { Err(IllFormed::WrongType { value, found }) }
     }
 
     fn numbers(&self, value: ValueId) -> Result<Type, IllFormed> {
         match self.defined(value)? {
-            found @ (Type::ExpertChoice(_) | Type::GroupChoice(_)) => {
-                Err(IllFormed::WrongType { value, found })
-            }
+            found @ (Type::ExpertChoice(_) | Type::GroupChoice(_)) => Err(IllFormed::WrongType { value, found }),
             ty => Ok(ty),
         }
     }
@@ -484,11 +451,7 @@ impl Program {
 }
 
 fn possible(count: u32, available: u32) -> Result<(), IllFormed> {
-    if (1..=available).contains(&count) {
-        Ok(())
-    } else {
-        Err(IllFormed::Count { count, available })
-    }
+    if (1..=available).contains(&count) { Ok(()) } else { Err(IllFormed::Count { count, available }) }
 }
 
 /// A gate: from a row of logits (and parameters) to the chosen experts and their weights.

@@ -1,1 +1,3 @@
-//! The bundle file: manifest, PTX per kernel and target, hashes.
+//! The bundle: what the compiler hands to the runtime.
+
+pub mod exchange;
