@@ -1,0 +1,1 @@
+//! What a parallel plan costs: bytes on every link, time of every phase, memory of every GPU, placement of experts.
