@@ -14,10 +14,36 @@
 //!
 //! # Epochs
 //! Dispatch (plain, cached, backward of combine) counts its own calls 1, 2, 3 …, combine (and backward of dispatch) its own, the barrier
-//! its own; all ranks make the same calls in the same order. In epoch e every CTA of a sending kernel adds 1 to the flag of every
+//! its own, the backward of combine the arrivals of its weight gradients ([`Argument::GradientEpoch`]); all ranks make the same calls in
+//! the same order. In epoch e every CTA of a sending kernel adds 1 to the flag of every
 //! destination, so that a flag has arrived when it is at least e × CTAs. Every rank waits for the flags of *all* ranks in every epoch:
 //! a rank that sends epoch e has therefore seen every peer send epoch e − 1, and a peer sends epoch e − 1 only after it finished
 //! reading epoch e − 2 (kernels of one rank run in stream order). That is why two halves suffice and no credit is needed.
+//! Weight gradients of dispatch epoch e are written only after every rank has sent epoch e, that is after it has collected those of
+//! earlier epochs; they are safe for the same reason.
+//!
+//! # Bytes on the links
+//! What a kernel writes to a peer, exactly (the plan counts the same, and a test compares it with what the virtual cluster counts).
+//! Each sum is per destination rank, the own rank included; `h` is `hidden`, `d` and `c` the element bytes of the dispatch and combine
+//! payload, *copies* the tokens sent there.
+//! * [`Kernel::DispatchSend`]: copies × (h × d + 4 × scales + 8 + 8 × top_k), 4 for the count, 8 × CTAs for the flag.
+//! * [`Kernel::DispatchSendCached`]: copies × (h × d + 4 × scales), 8 × CTAs.
+//! * [`Kernel::CombineSend`], [`Kernel::CombineSendUnweighted`]: received copies × h × c, 8 × CTAs.
+//! * [`Kernel::CombineBackwardSend`]: copies × h × c, 8 × CTAs.
+//! * [`Kernel::CombineBackwardPlace`]: 4 for each pick of a received copy that is of this rank (weighted only), 8 × CTAs.
+//! * 8 for [`Kernel::Barrier`].
+//!
+//! The padding between slots is never written.
+//!
+//! # Order of arithmetic
+//! All sums are f32, unfused, and rounded once to the format they are stored in.
+//! * Partial sum of a copy: its local picks in ascending position (ascending expert, as a gate gives them); each term is weight × element
+//!   (weighted) or the element; the first term starts the sum, each further one is added to it. [`RowLayout::RankMajor`]: the row itself.
+//! * Combined row: the partial sums in ascending rank; the first starts the sum.
+//! * Gradient of a weight: a row is cut into chunks of 16 bytes of the combine payload. Lane l of 32 starts from +0 and takes the chunks
+//!   l, l + 32, l + 64 … ascending, within a chunk the elements ascending: sum = sum + (output × gradient), the product rounded first.
+//!   Then, for m = 16, 8, 4, 2, 1: every lane adds the sum of lane `l xor m` to its own. The result is that of any lane (all are equal).
+//! * A NaN that is rounded to bf16 or f16 becomes 0x7fff, to fp8 0x7f.
 
 use serde::{Deserialize, Serialize};
 
@@ -230,6 +256,8 @@ pub enum Argument {
     Tokens,
     /// u64: the epoch of this call.
     Epoch,
+    /// u64: backward calls of combine on this communicator, this one included. Counts what has arrived in `gradient_arrival`.
+    GradientEpoch,
     /// u64: nanoseconds that a wait may take; 0 for no deadline.
     Deadline,
     /// u32: picks an expert may keep from this rank's tokens.
@@ -300,9 +328,10 @@ pub enum Kernel {
     CombineBackwardSend,
     /// Backward of combine, second half: waits; row gradient = weight × gradient, rounded once (plain copy when unweighted); weight gradient = Σ over
     /// hidden of expert output × gradient, in f32 (per lane in ascending chunks of 16 bytes × 32 lanes, then butterfly), to the
-    /// source's `weight_gradients`; publishes `gradient_arrival`. Padding rows are zeroed.
+    /// source's `weight_gradients` (not when unweighted); publishes `gradient_arrival`. Padding rows are zeroed.
     CombineBackwardPlace,
-    /// Waits for all ranks; copies `weight_gradients` to [`Tensor::WeightGradients`], 0 for a pick of −1 or of a zero expert.
+    /// Waits for all ranks (`gradient_arrival` at least [`Argument::GradientEpoch`] × CTAs); copies `weight_gradients` of the half of
+    /// [`Argument::Epoch`], the dispatch epoch, to [`Tensor::WeightGradients`], 0 for a pick of −1 or of a zero expert. Only when weighted.
     WeightGradientCollect,
     /// All ranks have arrived before any leaves; publishes and waits for `barrier_arrival`. One CTA.
     Barrier,
@@ -354,7 +383,7 @@ impl Kernel {
     /// Arguments in order. Of the gate kernels this lists those of a gate without parameters; the pointers of parameters follow
     /// in the order of the gate's inputs.
     pub fn arguments(self) -> Vec<Argument> {
-        use Argument::{Buffer, Capacity, Deadline, Epoch, Rank, Symmetric, Tokens};
+        use Argument::{Buffer, Capacity, Deadline, Epoch, GradientEpoch, Rank, Symmetric, Tokens};
         use LocalBuffer as B;
         use Tensor as X;
         let tensor = Argument::Tensor;
@@ -475,6 +504,7 @@ impl Kernel {
                 tensor(X::WeightGradients),
                 Tokens,
                 Epoch,
+                GradientEpoch,
                 Deadline,
             ],
             Kernel::Barrier => vec![Buffer(B::Status), Buffer(B::Peers), Symmetric, Rank, Epoch, Deadline],

@@ -1,0 +1,355 @@
+//! The manifest: everything a loader must know that is not PTX.
+//!
+//! Invariants, checked by [`Manifest::check`]: the [`Exchange`] keeps its limits; the gate agrees with it; a kernel occurs at most once
+//! per target; every target has the same kernels; grids are those that the protocol counts on.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::exchange::{Exchange, Kernel};
+use crate::limits::LimitError;
+
+/// A SHA-256, written as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of some bytes.
+    pub fn of(bytes: &[u8]) -> Digest {
+        Digest(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let pairs = text.as_bytes().chunks_exact(2).map(|pair| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8));
+        let bytes = pairs.collect::<Option<Vec<u8>>>().filter(|_| text.len() == 64);
+        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Digest).ok_or_else(|| serde::de::Error::custom("a SHA-256 is 64 hexadecimal digits"))
+    }
+}
+
+/// What a caller passes for a parameter of the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ParameterKind {
+    /// f32, one for all tokens.
+    Scalar,
+    /// f32 `[experts]`, one for all tokens; zero experts included.
+    Experts,
+    /// f32 `[groups]`, one for all tokens.
+    Groups,
+    /// i32 `[vocabulary, k]`, one for all tokens.
+    Table {
+        /// Rows.
+        vocabulary: u32,
+        /// Experts per row.
+        k: u32,
+    },
+    /// i32 `[tokens]`, different on each rank.
+    TokenId,
+}
+
+/// A parameter of the gate that is not its logits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter {
+    /// Name in the gate's parameter list, and of the tensor that carries it.
+    pub name: String,
+    /// Shape and role.
+    pub kind: ParameterKind,
+}
+
+/// The gate as its caller sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateDescription {
+    /// Name of the logits in the gate's parameter list.
+    pub logits: String,
+    /// The other parameters, in the order of the kernel's arguments ([`crate::Argument::GateParameter`]).
+    pub parameters: Vec<Parameter>,
+    /// Width of the logits: experts and zero experts.
+    pub experts: u32,
+    /// Groups of experts; 1 without groups.
+    pub groups: u32,
+    /// Picks per token.
+    pub top_k: u32,
+    /// Whether the weights scale the experts' input instead of their output.
+    pub before_experts: bool,
+}
+
+/// CTAs of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grid {
+    /// Always so many.
+    Fixed(u32),
+    /// One for so many tokens of the rank, at least one.
+    PerTokens(u32),
+}
+
+impl Grid {
+    /// CTAs for a number of tokens.
+    pub fn ctas(self, tokens: u32) -> u32 {
+        match self {
+            Grid::Fixed(ctas) => ctas,
+            Grid::PerTokens(each) => tokens.div_ceil(each).max(1),
+        }
+    }
+
+    /// The grid that the protocol counts on; `None` for the gate, which decides itself.
+    pub fn of(kernel: Kernel, exchange: &Exchange) -> Option<Grid> {
+        let ctas = match kernel {
+            Kernel::Gate | Kernel::GateBackward => return None,
+            Kernel::Capacity => exchange.experts + exchange.zero_experts,
+            Kernel::Layout => exchange.ranks,
+            Kernel::DispatchCount => exchange.local_experts_max(),
+            Kernel::Barrier => 1,
+            Kernel::DispatchSend
+            | Kernel::DispatchPlace
+            | Kernel::DispatchSendCached
+            | Kernel::DispatchPlaceCached
+            | Kernel::CombineSend
+            | Kernel::CombineSendUnweighted
+            | Kernel::CombineReduce
+            | Kernel::CombineBackwardSend
+            | Kernel::CombineBackwardPlace
+            | Kernel::WeightGradientCollect => exchange.ctas,
+        };
+        Some(Grid::Fixed(ctas))
+    }
+}
+
+/// One kernel for one target, without its PTX.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelEntry {
+    /// Which kernel; its entry point is [`Kernel::name`].
+    pub kernel: Kernel,
+    /// GPU architecture, such as `sm_90a`.
+    pub target: String,
+    /// Threads of a CTA.
+    pub block: u32,
+    /// CTAs of a launch.
+    pub grid: Grid,
+    /// Dynamic shared memory in bytes; PTX declares the static one itself.
+    pub shared: u32,
+    /// Registers per thread, where ptxas was asked.
+    pub registers: Option<u32>,
+    /// Where its PTX starts in the file's last part, in bytes.
+    pub ptx_start: u64,
+    /// Length of its PTX in bytes.
+    pub ptx_bytes: u64,
+    /// Of its PTX.
+    pub sha256: Digest,
+}
+
+/// One kernel for one target, as the compiler hands it over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelImage {
+    /// Which kernel.
+    pub kernel: Kernel,
+    /// GPU architecture, such as `sm_90a`.
+    pub target: String,
+    /// Threads of a CTA.
+    pub block: u32,
+    /// CTAs of a launch.
+    pub grid: Grid,
+    /// Dynamic shared memory in bytes.
+    pub shared: u32,
+    /// Registers per thread, where ptxas was asked.
+    pub registers: Option<u32>,
+    /// The text.
+    pub ptx: String,
+}
+
+/// Everything in a bundle but the PTX.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Name and version of the compiler.
+    pub compiler: String,
+    /// The model's name in the source.
+    pub model: String,
+    /// The deploy's name in the source.
+    pub deploy: Option<String>,
+    /// Of the source text.
+    pub source: Digest,
+    /// What the kernels are specialised to.
+    pub exchange: Exchange,
+    /// The gate as its caller sees it.
+    pub gate: GateDescription,
+    /// `capacity` of the source: picks that an expert may keep, as a multiple of an even share.
+    pub capacity_factor: Option<f64>,
+    /// Every kernel for every target.
+    pub kernels: Vec<KernelEntry>,
+}
+
+/// Why a manifest contradicts itself.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ManifestError {
+    /// A number of the exchange.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// The gate and the exchange differ.
+    #[error("the gate has {what} {gate}, the exchange {exchange}")]
+    GateDiffers {
+        /// Name of the number.
+        what: &'static str,
+        /// In the gate.
+        gate: u32,
+        /// In the exchange.
+        exchange: u32,
+    },
+    /// The gate's groups do not divide its experts.
+    #[error("the gate has {experts} experts in {groups} groups")]
+    Groups {
+        /// Width of the logits.
+        experts: u32,
+        /// Groups.
+        groups: u32,
+    },
+    /// Two parameters share a name.
+    #[error("the gate has two parameters named `{0}`")]
+    ParameterTwice(String),
+    /// `capacity` without a rule for what is dropped, or the other way round, or not a positive number.
+    #[error("capacity factor {0:?} does not fit the exchange's drop rule")]
+    Capacity(Option<f64>),
+    /// A kernel occurs twice for one target.
+    #[error("kernel {} occurs twice for target {target}", kernel.name())]
+    KernelTwice {
+        /// Which.
+        kernel: Kernel,
+        /// For which target.
+        target: String,
+    },
+    /// A kernel exists for one target and not for another.
+    #[error("kernel {} is missing for target {target}", kernel.name())]
+    KernelMissing {
+        /// Which.
+        kernel: Kernel,
+        /// For which target.
+        target: String,
+    },
+    /// A launch that the protocol does not count on.
+    #[error("kernel {} has {found:?} CTAs, the exchange asks for {expected:?}", kernel.name())]
+    GridDiffers {
+        /// Which.
+        kernel: Kernel,
+        /// In the manifest.
+        found: Grid,
+        /// By the exchange.
+        expected: Grid,
+    },
+    /// A launch that no GPU can do.
+    #[error("kernel {}: {threads} threads in a CTA, {grid:?}", kernel.name())]
+    Launch {
+        /// Which.
+        kernel: Kernel,
+        /// Threads of a CTA.
+        threads: u32,
+        /// CTAs.
+        grid: Grid,
+    },
+}
+
+impl Manifest {
+    /// Checks what the module documentation promises.
+    ///
+    /// # Errors
+    /// The first contradiction.
+    pub fn check(&self) -> Result<(), ManifestError> {
+        let exchange = &self.exchange;
+        exchange.check()?;
+        let gate = &self.gate;
+        let differs = |what, gate, exchange| Err(ManifestError::GateDiffers { what, gate, exchange });
+        if gate.experts != exchange.experts + exchange.zero_experts {
+            return differs("experts", gate.experts, exchange.experts + exchange.zero_experts);
+        }
+        if gate.top_k != exchange.top_k {
+            return differs("top_k", gate.top_k, exchange.top_k);
+        }
+        if gate.groups == 0 || !gate.experts.is_multiple_of(gate.groups) {
+            return Err(ManifestError::Groups { experts: gate.experts, groups: gate.groups });
+        }
+        let mut names: Vec<&str> = gate.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+        names.push(&gate.logits);
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(ManifestError::ParameterTwice(pair[0].into()));
+        }
+        let sound = self.capacity_factor.is_none_or(|factor| factor > 0.0 && factor.is_finite());
+        if !sound || self.capacity_factor.is_some() != exchange.drop.is_some() {
+            return Err(ManifestError::Capacity(self.capacity_factor));
+        }
+        self.kernels.iter().try_for_each(|entry| check_launch(entry, exchange))?;
+        self.check_targets()
+    }
+
+    fn check_targets(&self) -> Result<(), ManifestError> {
+        let mut seen = std::collections::BTreeSet::new();
+        for entry in &self.kernels {
+            if !seen.insert((entry.target.as_str(), entry.kernel)) {
+                return Err(ManifestError::KernelTwice { kernel: entry.kernel, target: entry.target.clone() });
+            }
+        }
+        for target in self.targets() {
+            if let Some(entry) = self.kernels.iter().find(|entry| !seen.contains(&(target, entry.kernel))) {
+                return Err(ManifestError::KernelMissing { kernel: entry.kernel, target: target.into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The targets, in order of first appearance.
+    pub fn targets(&self) -> Vec<&str> {
+        let mut targets: Vec<&str> = Vec::new();
+        for entry in &self.kernels {
+            if !targets.contains(&entry.target.as_str()) {
+                targets.push(&entry.target);
+            }
+        }
+        targets
+    }
+
+    /// Picks that an expert may keep from the tokens of one rank: the even share of `tokens`, times the factor, rounded up.
+    /// `None` when nothing is dropped.
+    pub fn capacity(&self, tokens: u32) -> Option<u32> {
+        let factor = self.capacity_factor?;
+        let picks = f64::from(tokens) * f64::from(self.exchange.top_k);
+        let share = picks / f64::from(self.gate.experts);
+        Some((share * factor).ceil().min(f64::from(u32::MAX)) as u32)
+    }
+}
+
+fn check_launch(entry: &KernelEntry, exchange: &Exchange) -> Result<(), ManifestError> {
+    let (kernel, grid) = (entry.kernel, entry.grid);
+    if let Some(expected) = Grid::of(kernel, exchange)
+        && grid != expected
+    {
+        return Err(ManifestError::GridDiffers { kernel, found: grid, expected });
+    }
+    let (Grid::Fixed(ctas) | Grid::PerTokens(ctas)) = grid;
+    if ctas == 0 || !crate::limits::THREADS.contains(&entry.block) || !entry.block.is_multiple_of(32) {
+        return Err(ManifestError::Launch { kernel, threads: entry.block, grid });
+    }
+    Ok(())
+}
