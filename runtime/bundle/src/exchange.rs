@@ -218,6 +218,23 @@ pub enum LocalBuffer {
     RowWeights,
 }
 
+impl LocalBuffer {
+    /// Those that a handle owns.
+    pub const OF_HANDLE: [LocalBuffer; 11] = [
+        LocalBuffer::Slots,
+        LocalBuffer::SendCounts,
+        LocalBuffer::ReceivedCounts,
+        LocalBuffer::CopyTokens,
+        LocalBuffer::CopyOrdinals,
+        LocalBuffer::CopyRows,
+        LocalBuffer::CopyWeights,
+        LocalBuffer::ExpertCounts,
+        LocalBuffer::ExpertOffsets,
+        LocalBuffer::RowPicks,
+        LocalBuffer::RowWeights,
+    ];
+}
+
 /// Codes in [`LocalBuffer::Status`] and the meaning of the other three words.
 pub mod status {
     /// No error.

@@ -1,0 +1,82 @@
+//! Formats against their definition.
+
+use moe_bundle::Payload;
+use moe_plan::reference::{Rows, decode, encode};
+
+const FP8: Payload = Payload::Fp8E4m3ScaleF32Per128;
+
+fn bytes_of(payload: Payload, value: f32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(payload, value, &mut bytes);
+    bytes
+}
+
+/// The definition of E4M3: sign, 4 bits of exponent with bias 7, 3 bits of fraction, one NaN per sign, no infinity.
+fn e4m3(code: u8) -> f64 {
+    let (exponent, fraction) = (i32::from(code >> 3 & 15), f64::from(code & 7));
+    let magnitude =
+        if exponent == 0 { fraction / 8.0 * 2f64.powi(-6) } else { (1.0 + fraction / 8.0) * 2f64.powi(exponent - 7) };
+    if code & 0x80 == 0 { magnitude } else { -magnitude }
+}
+
+#[test]
+fn fp8_codes_mean_what_the_format_says() {
+    for code in 0..=255u8 {
+        let value = decode(FP8, &[code]);
+        if code & 0x7f == 0x7f {
+            assert!(value.is_nan(), "{code:#x}");
+        } else {
+            assert_eq!(f64::from(value), e4m3(code), "{code:#x}");
+            assert_eq!(bytes_of(FP8, value), [code], "{code:#x}");
+        }
+    }
+}
+
+#[test]
+fn fp8_rounds_to_the_nearest_and_ties_to_even() {
+    for code in 0..0x7eu8 {
+        let (low, high) = (e4m3(code), e4m3(code + 1));
+        let middle = ((low + high) / 2.0) as f32;
+        let even = if code.is_multiple_of(2) { code } else { code + 1 };
+        assert_eq!(bytes_of(FP8, middle), [even], "half way above {low}");
+        assert_eq!(bytes_of(FP8, middle.next_down()), [code], "just below half way above {low}");
+        assert_eq!(bytes_of(FP8, middle.next_up()), [code + 1], "just above half way above {low}");
+        assert_eq!(bytes_of(FP8, -middle.next_up()), [0x80 | (code + 1)], "the same with a sign");
+    }
+    for large in [449.0, 464.0, 1e30, f32::INFINITY] {
+        assert_eq!(bytes_of(FP8, large), [0x7e], "{large} saturates");
+        assert_eq!(bytes_of(FP8, -large), [0xfe], "-{large} saturates");
+    }
+}
+
+#[test]
+fn sixteen_bit_formats_round_to_nearest_even() {
+    // 1 + 2⁻⁸ is half way between 1 and 1 + 2⁻⁷, the next bf16; 1 + 3 × 2⁻⁸ between the next two.
+    assert_eq!(bytes_of(Payload::Bf16, 1.003_906_3), [0x80, 0x3f]);
+    assert_eq!(bytes_of(Payload::Bf16, 1.011_718_8), [0x82, 0x3f]);
+    assert_eq!(bytes_of(Payload::Bf16, f32::MAX), [0x80, 0x7f], "rounds to infinity");
+    // 1 + 2⁻¹¹ is half way between 1 and the next f16.
+    assert_eq!(bytes_of(Payload::F16, 1.000_488_3), [0x00, 0x3c]);
+    assert_eq!(bytes_of(Payload::F16, 65_520.0), [0x00, 0x7c], "rounds to infinity");
+    assert_eq!(bytes_of(Payload::F16, 2f32.powi(-24)), [0x01, 0x00], "the smallest subnormal");
+}
+
+#[test]
+fn a_nan_becomes_the_canonical_one() {
+    let nan = -f32::NAN;
+    assert_eq!(bytes_of(Payload::Bf16, nan), [0xff, 0x7f]);
+    assert_eq!(bytes_of(Payload::F16, nan), [0xff, 0x7f]);
+    assert_eq!(bytes_of(FP8, nan), [0x7f]);
+}
+
+#[test]
+fn quantising_scales_each_128_elements_by_their_largest() {
+    let mut values = vec![0.0; 256];
+    (values[0], values[1], values[127]) = (1.0, -896.0, 3.25);
+    let rows = Rows::from_values(FP8, 256, &values);
+    // 896 / 448 = 2: elements are halved; 1.625 is a number of the format. The second block is all zero: 1e-4 / 448.
+    assert_eq!(rows.scales(), [2.0, 1e-4 / 448.0]);
+    assert_eq!((rows.bytes()[0], rows.bytes()[1], rows.bytes()[127]), (0x30, 0xfe, 0x3d));
+    assert!(rows.bytes()[128..].iter().all(|&byte| byte == 0));
+    assert_eq!(rows.values(0), values);
+}

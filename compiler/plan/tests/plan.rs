@@ -1,0 +1,129 @@
+//! Places and bytes, worked out by hand.
+
+use moe_bundle::{LimitError, Payload, RankId, RowLayout, SymmetricLayout};
+use moe_plan::traffic::{Flow, Traffic};
+use moe_plan::{Request, Sizes};
+use proptest::prelude::*;
+
+fn request() -> Request {
+    Request {
+        ranks: 2,
+        experts: 3,
+        zero_experts: 1,
+        top_k: 2,
+        hidden: 256,
+        max_tokens: 3,
+        dispatch: Payload::Fp8E4m3ScaleF32Per128,
+        layout: RowLayout::ExpertMajor { align: 2 },
+        combine: Payload::Bf16,
+        weighted: true,
+        drop: None,
+        ctas: 2,
+        threads: 64,
+    }
+}
+
+#[test]
+fn a_layout_worked_out_by_hand() {
+    let exchange = request().plan().expect("sound");
+    // 2 halves × 2 sources × 3 tokens = 12 slots, and as many partial sums, because a token has at most 2 destinations.
+    let expected = SymmetricLayout {
+        dispatch_arrival: 0,
+        combine_arrival: 128,
+        gradient_arrival: 256,
+        barrier_arrival: 384,
+        counts: 512,
+        rows: 640,
+        row_bytes: 512, // 256 bf16 of the way back are more than 256 fp8
+        scales: 640 + 12 * 512,
+        scale_bytes: 16, // 2 f32
+        records: 7040,   // 6784 + 12 × 16 = 6976, rounded up
+        record_bytes: 32,
+        partials: 7040 + 12 * 32,
+        partial_bytes: 512,
+        weight_gradients: 7424 + 12 * 512,
+        bytes: 13_696, // 13568 + 2 × 3 × 2 × 4 = 13616, rounded up
+    };
+    assert_eq!(exchange.symmetric, expected);
+    // Rows: 2 × 3 copies × 2 local picks + 2 experts × 1 of padding = 14.
+    let sizes = Sizes::of(&exchange);
+    assert_eq!(sizes.symmetric, 13_696);
+    assert_eq!(sizes.fixed, 32 + 16);
+    assert_eq!(sizes.expert_input, 14 * (256 + 8));
+    assert_eq!(sizes.expert_output, 14 * 512);
+    // slots, tokens, ordinals: 3 × 4 × 2 × 3; counts: 2 × 8; rows, weights: 2 × 4 × 2 × 3 × 2; experts: 8 + 12
+    assert_eq!(sizes.handle, 72 + 16 + 96 + 20);
+}
+
+#[test]
+fn limits_speak() {
+    let problem = |change: fn(&mut Request)| {
+        let mut request = request();
+        change(&mut request);
+        request.plan().expect_err("wrong").to_string()
+    };
+    assert_eq!(problem(|r| r.ranks = 0), "ranks is 0; it must be from 1 to 72");
+    assert_eq!(problem(|r| r.experts = 1025), "experts is 1025; it must be from 1 to 1024");
+    assert_eq!(problem(|r| r.zero_experts = 1022), "zero_experts is 1022; it must be from 0 to 1021");
+    assert_eq!(problem(|r| r.top_k = 33), "top_k is 33; it must be from 1 to 32");
+    assert_eq!(problem(|r| r.hidden = 200), "hidden is 200; it must be a multiple of 128");
+    assert_eq!(problem(|r| r.threads = 48), "threads is 48; it must be a multiple of 32");
+    assert_eq!(problem(|r| r.layout = RowLayout::ExpertMajor { align: 0 }), "align is 0; it must be from 1 to 65536");
+    let error = Request { max_tokens: 1 << 24, ranks: 72, ..request() }.plan().expect_err("wrong");
+    assert!(matches!(error, LimitError::TooManyEntries { max_tokens: 16_777_216, .. }), "{error}");
+}
+
+/// Rank 0 owns experts 0 and 1, rank 1 owns expert 2; expert 3 computes nothing.
+const RANK_0: [i32; 4] = [0, 2, 1, -1];
+const RANK_1: [i32; 8] = [0, 1, -1, -1, 1, 2, 3, -1];
+
+fn matrix(traffic: &Traffic) -> [[u64; 2]; 2] {
+    [0, 1].map(|writer| [0, 1].map(|owner| traffic.bytes(RankId(writer), RankId(owner))))
+}
+
+#[test]
+fn traffic_worked_out_by_hand() {
+    let request = Request { hidden: 8, dispatch: Payload::Bf16, ..request() };
+    let exchange = request.plan().expect("sound");
+    let flow = Flow::of(&exchange, &[&RANK_0, &RANK_1]);
+    let of_flow = |number: fn(&Flow, RankId, RankId) -> u64| {
+        [0, 1].map(|source| [0, 1].map(|destination| number(&flow, RankId(source), RankId(destination))))
+    };
+    assert_eq!(of_flow(Flow::copies), [[2, 1], [2, 1]]);
+    assert_eq!(of_flow(Flow::picks), [[2, 1], [3, 1]]);
+    // A copy is 16 bytes of row and 24 of record; 4 for the count and 2 × 8 for the flag.
+    assert_eq!(matrix(&Traffic::dispatch(&exchange, &flow)), [[100, 60], [100, 60]]);
+    assert_eq!(matrix(&Traffic::dispatch_cached(&exchange, &flow)), [[48, 32], [48, 32]]);
+    // Back: rank 0 returns 2 rows to itself and 2 to rank 1; rank 1 one to each.
+    assert_eq!(matrix(&Traffic::combine(&exchange, &flow)), [[48, 48], [32, 32]]);
+    // Cached, and then 4 bytes for each pick, the other way.
+    let backward = Traffic::combine_backward(&exchange, &flow);
+    assert_eq!(matrix(&backward), [[48 + 24, 32 + 28], [48 + 20, 32 + 20]]);
+    assert_eq!(backward.crossing(), 60 + 68);
+    assert_eq!(matrix(&Traffic::barrier(&exchange)), [[8, 8], [8, 8]]);
+}
+
+#[test]
+fn scales_travel_with_the_rows() {
+    let exchange = request().plan().expect("sound");
+    let flow = Flow::of(&exchange, &[&RANK_0, &[]]);
+    // 256 fp8, 2 scales, 24 of record; a rank without tokens still says so.
+    assert_eq!(matrix(&Traffic::dispatch(&exchange, &flow)), [[2 * 288 + 20, 288 + 20], [20, 20]]);
+}
+
+proptest! {
+    /// Whatever a request holds: a plan that keeps its own rules, or an error.
+    #[test]
+    fn a_plan_is_sound_or_an_error(
+        ranks in 0..80u32, experts in 0..1100u32, top_k in 0..40u32, hidden in prop_oneof![0..9000u32, any::<u32>()],
+        max_tokens in prop_oneof![0..9000u32, any::<u32>()], align in prop_oneof![0..300u32, any::<u32>()],
+        zero_experts in prop_oneof![0..30u32, any::<u32>()],
+    ) {
+        let layout = RowLayout::ExpertMajor { align };
+        let request = Request { ranks, experts, zero_experts, top_k, hidden, max_tokens, layout, ..request() };
+        if let Ok(exchange) = request.plan() {
+            prop_assert_eq!(exchange.check(), Ok(()));
+            prop_assert!(Sizes::of(&exchange).expert_input >= u64::from(max_tokens));
+        }
+    }
+}
