@@ -1,1 +1,101 @@
-//! Front end, typed specification and plan of the moe language.
+//! Front end and typed specification of the `.moe` language.
+//!
+//! A `.moe` file says *what* a Mixture-of-Experts layer routes (`model`), *where* it may run (`cluster`) and *how* it is laid out
+//! there (`deploy`); `docs/language.md` is its reference. The way through this crate, one type per stage:
+//!
+//! ```text
+//! bytes ──syntax──▶ syntax tree ──check──▶ Spec
+//!                  └── diagnostics ──┘
+//! ```
+//!
+//! Invariants: whatever the bytes, nothing here panics, hangs or overflows the stack; every problem is a
+//! [`diagnostics::Diagnostic`] with a stable code; a [`spec::Spec`] comes out only when there is no error, and then keeps every
+//! promise of [`spec`].
+//!
+//! ```
+//! let checked = moe_compiler::check_source(b"model m { hidden 64 }");
+//! assert!(checked.spec.is_none());
+//! let codes: Vec<&str> = checked.diagnostics.iter().map(|diagnostic| diagnostic.code.id()).collect();
+//! assert_eq!(codes, ["M0208", "M0208"]); // no experts, no gate
+//! ```
+
+mod check;
+pub mod diagnostics;
+pub mod spec;
+pub mod syntax;
+pub mod units;
+
+pub use diagnostics::explain;
+use diagnostics::{BuildProblem, Diagnostic, Diagnostics};
+use spec::{Layout, Model, Payload, Scale, Spec};
+
+/// A file that was checked.
+#[derive(Debug)]
+pub struct Checked {
+    /// What it means; nothing if it has an error.
+    pub spec: Option<Spec>,
+    /// What is to be said of it, in the order of the file.
+    pub diagnostics: Diagnostics,
+}
+
+/// Reads and checks a file.
+pub fn check_source(source: &[u8]) -> Checked {
+    let mut diagnostics = Diagnostics::default();
+    let text = match syntax::lexer::decode(source) {
+        Ok(text) => text,
+        Err(problem) => {
+            diagnostics.push(problem.into());
+            return Checked { spec: None, diagnostics };
+        }
+    };
+    let parsed = syntax::parse(text, &mut |diagnostic| diagnostics.push(diagnostic));
+    let damaged = diagnostics.has_errors();
+    let spec = check::check(&parsed.file, damaged, &mut |diagnostic| diagnostics.push(diagnostic));
+    diagnostics.sort();
+    Checked { spec: spec.filter(|_| !diagnostics.has_errors()), diagnostics }
+}
+
+/// The canonical text of a file.
+///
+/// # Errors
+/// If the file cannot be read; what it means does not matter.
+pub fn format_source(source: &[u8]) -> Result<String, Diagnostics> {
+    let (text, parsed) = parse_source(source)?;
+    Ok(syntax::format::format(text, &parsed.file, &parsed.comments))
+}
+
+/// The syntax tree of a file as text.
+///
+/// # Errors
+/// If the file cannot be read; what it means does not matter.
+pub fn dump_source(source: &[u8]) -> Result<String, Diagnostics> {
+    parse_source(source).map(|(_, parsed)| syntax::dump::dump(&parsed.file))
+}
+
+fn parse_source(source: &[u8]) -> Result<(&str, syntax::Parsed), Diagnostics> {
+    let mut diagnostics = Diagnostics::default();
+    let text = match syntax::lexer::decode(source) {
+        Ok(text) => text,
+        Err(problem) => {
+            diagnostics.push(problem.into());
+            return Err(diagnostics);
+        }
+    };
+    let parsed = syntax::parse(text, &mut |diagnostic| diagnostics.push(diagnostic));
+    if diagnostics.has_errors() { Err(diagnostics) } else { Ok((text, parsed)) }
+}
+
+/// What of a legal model cannot be built yet.
+pub fn not_built_yet(model: &Model) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    let (payload, layout) = (model.dispatch.payload, model.dispatch.layout);
+    if matches!(payload, Payload::Fp4E2m1 | Payload::Fp8E4m3(Scale::Ue8m0Per128 | Scale::Ue8m0Per32)) {
+        let span = model.places.dispatch_payload;
+        problems.push(BuildProblem::Payload { span, format: payload.text().to_owned() }.into());
+    }
+    if layout == Layout::Batched {
+        let span = model.places.layout;
+        problems.push(BuildProblem::Layout { span, layout: layout.text() }.into());
+    }
+    problems
+}

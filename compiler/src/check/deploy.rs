@@ -1,0 +1,297 @@
+//! Checks a deploy against its model and its cluster.
+
+use super::Checker;
+use super::reach::{Placement, chosen_groups, sample};
+use super::settings::{Owner, Slot};
+use crate::diagnostics::{DeployProblem, UnitProblem, WordKind, deploy::GroupSpan};
+use crate::spec::{Cluster, ClusterId, Deploy, Mode, Model, ModelId, limits};
+use crate::syntax::Span;
+use crate::syntax::ast::{self, DeploySetting, Quantity};
+use crate::units::{Bytes, Decimal, Tokens};
+
+/// Above this, one message per pick costs more than one copy per rank.
+const LATENCY_TOKENS: u32 = 1024;
+
+/// The numbers of a deploy, and where they stand.
+struct Written {
+    deploy: Deploy,
+    ep: Span,
+    pp: Option<Span>,
+    zero: Option<Span>,
+    tokens: Span,
+    sms: Option<Span>,
+    /// Whether `dp` was given.
+    dp_given: bool,
+}
+
+impl Checker<'_> {
+    pub(super) fn deploy(
+        &mut self,
+        deploy: &ast::Deploy,
+        model: Option<ModelId>,
+        cluster: Option<ClusterId>,
+    ) -> Option<Deploy> {
+        let written = self.written(deploy, model, cluster)?;
+        // Cloning lets problems be reported while they are found; both are small.
+        let model = self.spec.models[written.deploy.model].clone();
+        let cluster = self.spec.clusters[written.deploy.cluster].clone();
+        self.ranks(&written, &model, &cluster);
+        self.replicas(&written, &model, &cluster, deploy);
+        self.kernels(&written, &model, &cluster);
+        Some(written.deploy)
+    }
+
+    fn written(&mut self, deploy: &ast::Deploy, model: Option<ModelId>, cluster: Option<ClusterId>) -> Option<Written> {
+        let mut ep = Slot::new("ep");
+        let mut pp = Slot::new("pp");
+        let mut dp = Slot::new("dp");
+        let mut tp = Slot::new("tp");
+        let mut zero = Slot::new("zero");
+        let mut tokens = Slot::new("tokens");
+        let mut mode = Slot::new("mode");
+        let mut sms = Slot::new("sms");
+        for setting in &deploy.block.settings {
+            let span = setting.span;
+            let (slot, name, value) = match &setting.kind {
+                DeploySetting::Ep(value) => (&mut ep, "ep", value),
+                DeploySetting::Pp(value) => (&mut pp, "pp", value),
+                DeploySetting::Dp(value) => (&mut dp, "dp", value),
+                DeploySetting::Tp(value) => (&mut tp, "tp", value),
+                DeploySetting::Tokens(value) => (&mut tokens, "tokens", value),
+                DeploySetting::Sms(value) => (&mut sms, "sms", value),
+                DeploySetting::Zero(value) => {
+                    let stage = self.zero_stage(value);
+                    zero.set(self, span, stage);
+                    continue;
+                }
+                DeploySetting::Mode(word) => {
+                    let modes = [Mode::Throughput, Mode::Latency];
+                    let value = self.word(word, WordKind::Mode, &["throughput", "latency"], &modes);
+                    mode.set(self, span, value);
+                    continue;
+                }
+            };
+            let count = self.count(value, name, 1, limits::COUNT);
+            slot.set(self, span, count);
+        }
+        let owner = Owner {
+            span: deploy.name.span,
+            described: format!("deploy `{}`", deploy.name.text),
+            damaged: deploy.block.damaged,
+        };
+        let (ep_place, tokens_place) = (ep.place(), tokens.place());
+        let (pp_place, zero_place, sms_place, dp_given) = (pp.place(), zero.place(), sms.place(), dp.place().is_some());
+        let ep = ep.needed(self, &owner, "ep 8");
+        let tokens = tokens.needed(self, &owner, "tokens 4096 per gpu");
+        let (pp, tp) = (pp.or(1)?, tp.or(1)?);
+        let (model, cluster) = (model?, cluster?);
+        let gpus = self.spec.clusters[cluster].gpus();
+        let all_replicas = (u64::from(gpus) / (u64::from(pp) * u64::from(tp))).max(1);
+        let dp = dp.or(u32::try_from(all_replicas).unwrap_or(1))?;
+        Some(Written {
+            ep: ep_place?,
+            pp: pp_place,
+            zero: zero_place,
+            tokens: tokens_place?,
+            sms: sms_place,
+            dp_given,
+            deploy: Deploy {
+                name: deploy.name.text.clone(),
+                model,
+                cluster,
+                ep: ep?,
+                pp,
+                dp,
+                tp,
+                zero: zero.or(0)?,
+                tokens: Tokens(tokens?),
+                mode: mode.or(Mode::Throughput)?,
+                sms: sms.optional(),
+                place: deploy.name.span,
+            },
+        })
+    }
+
+    fn zero_stage(&mut self, value: &Quantity) -> Option<u8> {
+        match Decimal::read(&value.number.text).whole() {
+            Ok(stage @ 0..=3) => {
+                if let Some(unit) = &value.unit {
+                    self.report(UnitProblem::Superfluous {
+                        span: unit.span,
+                        found: unit.text.clone(),
+                        setting: "zero",
+                    });
+                }
+                u8::try_from(stage).ok()
+            }
+            Ok(stage) => {
+                self.report(DeployProblem::ZeroStage { span: value.span, stage });
+                None
+            }
+            Err(_) => {
+                let number = value.number.text.clone();
+                self.report(UnitProblem::NotWhole { span: value.number.span, number });
+                None
+            }
+        }
+    }
+
+    /// How the experts lie on the ranks, and the ranks on the nodes.
+    fn ranks(&mut self, written: &Written, model: &Model, cluster: &Cluster) {
+        let (span, ranks) = (written.ep, written.deploy.ep);
+        let (gpus, gpus_per_node) = (cluster.gpus(), cluster.gpus_per_node);
+        if ranks > gpus {
+            self.report(DeployProblem::TooFewGpus { span, ranks, gpus, cluster: cluster.place });
+            return;
+        }
+        if ranks.is_multiple_of(gpus_per_node) || gpus_per_node.is_multiple_of(ranks) {
+            if !gpus.is_multiple_of(ranks) {
+                self.report(DeployProblem::GpusLeftOver { span, ranks, gpus });
+                return;
+            }
+        } else if ranks > gpus_per_node {
+            self.report(DeployProblem::PartOfNode { span, ranks, gpus_per_node });
+            return;
+        } else {
+            self.report(DeployProblem::GpusLeftOver { span, ranks, gpus });
+            return;
+        }
+        let nodes = ranks.div_ceil(gpus_per_node);
+        if nodes > 1 && cluster.rdma.is_none() {
+            self.report(DeployProblem::NoRdma { span, nodes, cluster: cluster.place });
+        }
+        let experts = model.stored_experts();
+        if ranks > experts {
+            self.report(DeployProblem::IdleRanks { span, experts, ranks });
+        } else if !experts.is_multiple_of(ranks) {
+            self.report(DeployProblem::UnevenExperts { span, experts, ranks });
+        } else if nodes > 1 {
+            self.groups_and_nodes(written, model, gpus_per_node);
+        }
+    }
+
+    fn groups_and_nodes(&mut self, written: &Written, model: &Model, gpus_per_node: u32) {
+        let (Some(groups), Some(chosen)) = (model.groups, chosen_groups(&model.gate)) else { return };
+        let ranks = written.deploy.ep;
+        let placement = Placement::new(model, ranks, gpus_per_node);
+        let spans = placement.nodes_of_groups(groups);
+        let nodes_per_group = spans.first().copied().unwrap_or(1);
+        if nodes_per_group < 2 || chosen >= groups {
+            return;
+        }
+        let worst: u32 = spans.iter().take(chosen as usize).sum();
+        let reached = worst.min(model.top_k()).min(ranks / gpus_per_node);
+        let ideal = chosen.min(model.top_k());
+        if reached <= ideal {
+            return;
+        }
+        let whole = |fewer: &u32| {
+            ranks.is_multiple_of(*fewer)
+                && (fewer.is_multiple_of(gpus_per_node) || gpus_per_node.is_multiple_of(*fewer))
+                && Placement::new(model, *fewer, gpus_per_node).nodes_of_groups(groups).first() == Some(&1)
+        };
+        let better = (1..ranks).rev().find(whole);
+        let samples = sample(model, chosen);
+        let here = placement.mean_remote_nodes(&samples);
+        let average = match better {
+            Some(better) => here / Placement::new(model, better, gpus_per_node).mean_remote_nodes(&samples),
+            // As if each group had a node of its own.
+            None => here / Placement::new(model, groups, 1).mean_remote_nodes(&samples),
+        };
+        self.report(DeployProblem::GroupSpansNodes(GroupSpan {
+            span: written.ep,
+            ranks,
+            nodes_per_group,
+            chosen,
+            reached,
+            ideal,
+            average,
+            better,
+        }));
+    }
+
+    /// Pipeline stages and data-parallel replicas.
+    fn replicas(&mut self, written: &Written, model: &Model, cluster: &Cluster, deploy: &ast::Deploy) {
+        let Deploy { ep, pp, dp, tp, zero, .. } = written.deploy;
+        let data_parallel = u64::from(dp) * u64::from(tp);
+        let needed = data_parallel * u64::from(pp);
+        if needed != u64::from(cluster.gpus()) {
+            let product = format!("pp {pp} × dp {dp} × tp {tp} = {needed}");
+            let (span, gpus) = (deploy.name.span, cluster.gpus());
+            self.report(DeployProblem::WorldSize { span, product, needed, gpus, cluster: cluster.place });
+        }
+        if let Some(span) = written.pp
+            && pp > model.moe_layers
+        {
+            self.report(DeployProblem::TooManyStages { span, stages: pp, layers: model.moe_layers });
+        }
+        if !data_parallel.is_multiple_of(u64::from(ep)) {
+            if written.dp_given {
+                self.report(DeployProblem::ReplicasNotWhole { span: written.ep, ranks: ep, data_parallel });
+            }
+        } else if let Some(span) = written.zero
+            && zero > 0
+            && data_parallel == u64::from(ep)
+            && ep > 1
+        {
+            self.report(DeployProblem::ZeroShardsNothing { span, ranks: ep, data_parallel: ep });
+        }
+    }
+
+    /// What the kernels take: multiprocessors and memory.
+    fn kernels(&mut self, written: &Written, model: &Model, cluster: &Cluster) {
+        let available = cluster.gpu.sms;
+        if let (Some(span), Some(sms)) = (written.sms, written.deploy.sms) {
+            if sms > available {
+                self.report(DeployProblem::TooManySms { span, sms, available });
+            } else if sms == available {
+                self.report(DeployProblem::AllSms { span, available });
+            }
+        }
+        let tokens = written.deploy.tokens.0;
+        let span = written.tokens;
+        if written.deploy.mode == Mode::Latency && tokens > LATENCY_TOKENS {
+            self.report(DeployProblem::LatencyTokens { span, tokens, most: LATENCY_TOKENS });
+        }
+        let buffers = Buffers::of(model, written.deploy.ep);
+        let memory = cluster.gpu.memory;
+        let parts = buffers.at(tokens);
+        if parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.1.0)) > memory.0 {
+            let fits = memory.0 / buffers.per_token().max(1);
+            let tokens = u32::try_from(fits).ok().filter(|tokens| *tokens > 0);
+            let memory_span = cluster.memory_place;
+            self.report(DeployProblem::Memory { span, parts, memory, memory_span, tokens });
+        }
+    }
+}
+
+/// Bytes per token of a source that the buffers of one rank take at least, whatever the plan adds to them.
+struct Buffers {
+    receive: u64,
+    combine: u64,
+}
+
+impl Buffers {
+    fn of(model: &Model, ranks: u32) -> Buffers {
+        let dispatch = model.dispatch.payload;
+        // With each copy travel its picks and weights (4 bytes each) and its source token.
+        let along = 8 * u64::from(model.top_k()) + 8;
+        let copy = dispatch.row_bytes(model.hidden).0 + dispatch.scale_bytes(model.hidden).0 + along;
+        let back = model.combine.payload.row_bytes(model.hidden).0;
+        Buffers { receive: u64::from(ranks) * copy, combine: u64::from(ranks.min(model.top_k())) * back }
+    }
+
+    fn per_token(&self) -> u64 {
+        self.receive + self.combine
+    }
+
+    fn at(&self, tokens: u32) -> Vec<(&'static str, Bytes)> {
+        let tokens = u64::from(tokens);
+        let mut parts = vec![
+            ("receive buffer of dispatch", Bytes(self.receive.saturating_mul(tokens))),
+            ("receive buffer of combine", Bytes(self.combine.saturating_mul(tokens))),
+        ];
+        parts.sort_by_key(|part| std::cmp::Reverse(part.1.0));
+        parts
+    }
+}

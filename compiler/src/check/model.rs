@@ -1,0 +1,386 @@
+//! Checks a model.
+
+use super::Checker;
+use super::settings::{Owner, Slot};
+use crate::diagnostics::{ModelProblem, NameProblem, UnitProblem, WordKind};
+use crate::spec::{
+    Capacity, CapacityLimit, Combine, Dispatch, DropRule, ExpertRange, Layout, Model, ModelPlaces, Payload, Scale,
+    limits,
+};
+use crate::syntax::Span;
+use crate::syntax::ast::{
+    self, Block, CombineSetting, Declaration, DispatchSetting, ModelSetting, Name, Quantity, ZeroRange,
+};
+use crate::units::{Decimal, Dimension, Tokens, nearest_f32};
+
+const PAYLOADS: &[&str] = &["bf16", "f16", "f32", "fp8_e4m3", "fp4_e2m1"];
+
+/// The experts of a model, as declared.
+#[derive(Clone)]
+pub(super) struct Experts {
+    pub(super) count: u32,
+    pub(super) groups: Option<u32>,
+    pub(super) zero: Vec<ExpertRange>,
+    /// Where the count stands.
+    pub(super) place: Span,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Copy)]
+struct Placed<T> {
+    value: T,
+    place: Span,
+}
+
+struct DispatchParts {
+    payload: Option<Placed<Payload>>,
+    layout: Option<Placed<Layout>>,
+}
+
+struct CombineParts {
+    payload: Option<Placed<Payload>>,
+    weighted: Option<Placed<bool>>,
+}
+
+impl Checker<'_> {
+    pub(super) fn model(&mut self, model: &Declaration<ModelSetting>) -> Option<Model> {
+        let mut hidden = Slot::new("hidden");
+        let mut experts = Slot::new("experts");
+        let mut shared = Slot::new("shared");
+        let mut moe_layers = Slot::new("moe_layers");
+        let mut expert_ffn = Slot::new("expert_ffn");
+        let mut vocab = Slot::new("vocab");
+        let mut capacity = Slot::new("capacity");
+        let mut gate = Slot::new("gate");
+        let mut dispatch = Slot::new("dispatch");
+        let mut combine = Slot::new("combine");
+        for setting in &model.block.settings {
+            let span = setting.span;
+            match &setting.kind {
+                ModelSetting::Hidden(value) => {
+                    let count = self.count(value, "hidden", 1, limits::HIDDEN);
+                    let placed = count.map(|count| Placed { value: count, place: value.span });
+                    hidden.set(self, span, placed);
+                }
+                ModelSetting::Experts { count, groups, zero } => {
+                    let value = self.experts(count, groups.as_ref(), zero.as_ref());
+                    experts.set(self, span, value);
+                }
+                ModelSetting::Shared(value) => {
+                    let count = self.count(value, "shared", 0, limits::COUNT);
+                    shared.set(self, span, count);
+                }
+                ModelSetting::MoeLayers(value) => {
+                    let count = self.count(value, "moe_layers", 1, limits::COUNT);
+                    moe_layers.set(self, span, count);
+                }
+                ModelSetting::ExpertFfn(value) => {
+                    let count = self.count(value, "expert_ffn", 1, limits::COUNT);
+                    expert_ffn.set(self, span, count);
+                }
+                ModelSetting::Vocab(value) => {
+                    let count = self.count(value, "vocab", 1, limits::COUNT);
+                    vocab.set(self, span, count);
+                }
+                ModelSetting::Capacity { limit, drop } => {
+                    let value = self.capacity(span, limit, drop.as_ref());
+                    capacity.set(self, span, value);
+                }
+                // The body is checked below, when the experts are known.
+                ModelSetting::Gate(value) => gate.set(self, span, Some(value)),
+                ModelSetting::Dispatch(block) => {
+                    let value = self.dispatch(block);
+                    dispatch.set(self, span, Some(value));
+                }
+                ModelSetting::Combine(block) => {
+                    let value = self.combine(block);
+                    combine.set(self, span, Some(value));
+                }
+            }
+        }
+        let owner = Owner {
+            span: model.name.span,
+            described: format!("model `{}`", model.name.text),
+            damaged: model.block.damaged,
+        };
+        let hidden = hidden.needed(self, &owner, "hidden 7168");
+        let experts = experts.needed(self, &owner, "experts 256 in 8 groups");
+        let vocab_given = vocab.place().is_some();
+        let vocab = vocab.optional();
+        let gate_place = gate.place();
+        let gate = gate.needed(self, &owner, "gate(logits: f32[experts]) { … }");
+        let checked_gate = match (gate, &experts) {
+            (Some(gate), Some(experts)) => self.gate(gate, gate_place.unwrap_or_default(), experts, vocab, vocab_given),
+            _ => None,
+        };
+        let dispatch = dispatch.or(DispatchParts { payload: None, layout: None });
+        let combine = combine.or(CombineParts { payload: None, weighted: None });
+        let (Some(dispatch), Some(combine)) = (dispatch, combine) else { return None };
+        if let Some(hidden) = hidden {
+            let rows = [("dispatch", dispatch.payload), ("combine", combine.payload)];
+            for (name, payload) in rows {
+                self.row(hidden, payload, name);
+            }
+        }
+        let before_experts = checked_gate.as_ref().is_some_and(|gate| gate.before_experts);
+        self.weighting(gate, combine.weighted, before_experts);
+        let (hidden, experts, gate) = (hidden?, experts?, checked_gate?);
+        Some(Model {
+            name: model.name.text.clone(),
+            hidden: hidden.value,
+            experts: experts.count,
+            groups: experts.groups,
+            shared: shared.or(0)?,
+            zero_experts: experts.zero,
+            moe_layers: moe_layers.or(1)?,
+            expert_ffn: expert_ffn.optional(),
+            vocab,
+            dispatch: Dispatch {
+                payload: dispatch.payload.map_or(Payload::Bf16, |payload| payload.value),
+                layout: dispatch.layout.map_or(Layout::RankMajor, |layout| layout.value),
+            },
+            combine: Combine {
+                payload: combine.payload.map_or(Payload::Bf16, |payload| payload.value),
+                weighted: combine.weighted.map_or(!gate.before_experts, |weighted| weighted.value),
+            },
+            gate,
+            capacity: capacity.optional(),
+            places: ModelPlaces {
+                name: model.name.span,
+                dispatch_payload: dispatch.payload.map_or(model.name.span, |payload| payload.place),
+                layout: dispatch.layout.map_or(model.name.span, |layout| layout.place),
+            },
+        })
+    }
+
+    fn experts(
+        &mut self,
+        count: &Quantity,
+        groups: Option<&Quantity>,
+        zero: Option<&Block<ZeroRange>>,
+    ) -> Option<Experts> {
+        let place = count.span;
+        let experts = self.count(count, "experts", 1, limits::COUNT)?;
+        if experts > limits::EXPERTS {
+            self.report(ModelProblem::TooManyExperts { span: place, experts, most: limits::EXPERTS });
+            return None;
+        }
+        let groups = match groups {
+            None => None,
+            Some(quantity) => {
+                let groups = self.count(quantity, "groups", 1, limits::COUNT)?;
+                if !experts.is_multiple_of(groups) {
+                    self.report(ModelProblem::UnevenGroups { span: quantity.span, experts, groups });
+                    return None;
+                }
+                Some(groups)
+            }
+        };
+        let mut ranges: Vec<(ExpertRange, Span)> = Vec::new();
+        for setting in zero.iter().flat_map(|block| &block.settings) {
+            ranges.extend(self.zero_range(&setting.kind, setting.span, experts));
+        }
+        ranges.sort_by_key(|(range, _)| range.first);
+        for pair in ranges.windows(2) {
+            if pair[1].0.first <= pair[0].0.last {
+                let (earlier, later) = (pair[0].1.min(pair[1].1), pair[0].1.max(pair[1].1));
+                self.report(ModelProblem::ZeroOverlap { span: later, first: earlier });
+                return None;
+            }
+        }
+        let zero: Vec<ExpertRange> = ranges.iter().map(|(range, _)| *range).collect();
+        if zero.iter().map(|range| range.count()).sum::<u32>() == experts {
+            let span = ranges.iter().map(|(_, span)| *span).reduce(Span::to).unwrap_or_default();
+            self.report(ModelProblem::AllZero { span });
+            return None;
+        }
+        Some(Experts { count: experts, groups, zero, place })
+    }
+
+    fn zero_range(&mut self, range: &ZeroRange, span: Span, experts: u32) -> Option<(ExpertRange, Span)> {
+        let first = self.count(&range.first, "zero", 0, limits::COUNT)?;
+        let last = self.count(&range.last, "zero", 0, limits::COUNT)?;
+        if last < first {
+            self.report(ModelProblem::ZeroReversed { span, first, last });
+            return None;
+        }
+        if last >= experts {
+            self.report(ModelProblem::ZeroOutside { span, last, experts });
+            return None;
+        }
+        Some((ExpertRange { first, last }, span))
+    }
+
+    fn capacity(&mut self, span: Span, limit: &Quantity, drop: Option<&Name>) -> Option<Capacity> {
+        let number = &limit.number;
+        let limit = if limit.unit.is_some() {
+            let tokens = self.measure(limit, "capacity", Dimension::Tokens);
+            tokens.map(|tokens| CapacityLimit::Tokens(Tokens(u32::try_from(tokens).unwrap_or(u32::MAX))))
+        } else if Decimal::read(&number.text).is_zero() {
+            self.report(UnitProblem::Zero { span: number.span, setting: "capacity" });
+            None
+        } else {
+            let factor = nearest_f32(&number.text);
+            if factor < 1.0 {
+                let written = number.text.clone();
+                self.report(ModelProblem::CapacityBelowOne { span: number.span, written });
+            }
+            Some(CapacityLimit::Factor(factor))
+        };
+        let Some(drop) = drop else {
+            self.report(ModelProblem::CapacityWithoutDrop { span });
+            return None;
+        };
+        let rules = [DropRule::Lowest, DropRule::Position];
+        let drop = self.word(drop, WordKind::Drop, &["lowest", "position"], &rules);
+        Some(Capacity { limit: limit?, drop: drop? })
+    }
+
+    fn dispatch(&mut self, block: &Block<DispatchSetting>) -> DispatchParts {
+        let mut payload = Slot::new("payload");
+        let mut layout = Slot::new("layout");
+        for setting in &block.settings {
+            match &setting.kind {
+                DispatchSetting::Payload(written) => {
+                    let value = self.payload(written);
+                    payload.set(self, setting.span, value);
+                }
+                DispatchSetting::Layout { name, align } => {
+                    let value = self.layout(name, align.as_ref());
+                    layout.set(self, setting.span, value);
+                }
+            }
+        }
+        DispatchParts { payload: payload.optional(), layout: layout.optional() }
+    }
+
+    fn layout(&mut self, name: &Name, align: Option<&Quantity>) -> Option<Placed<Layout>> {
+        let layouts = [Layout::RankMajor, Layout::ExpertMajor { align: 1 }, Layout::Batched];
+        let known = &["rank_major", "expert_major", "batched"];
+        let layout = self.word(name, WordKind::Layout, known, &layouts)?;
+        let place = name.span;
+        let Some(written) = align else {
+            return Some(Placed { value: layout, place });
+        };
+        if !matches!(layout, Layout::ExpertMajor { .. }) {
+            self.report(ModelProblem::UselessAlignment { span: written.span, layout: name.text.clone() });
+            return None;
+        }
+        let align = self.count(written, "align", 1, limits::COUNT)?;
+        if !align.is_power_of_two() || align > limits::ALIGNMENT {
+            self.report(ModelProblem::Alignment { span: written.span, align, most: limits::ALIGNMENT });
+            return None;
+        }
+        Some(Placed { value: Layout::ExpertMajor { align }, place })
+    }
+
+    fn combine(&mut self, block: &Block<CombineSetting>) -> CombineParts {
+        let mut payload = Slot::new("payload");
+        let mut weighted = Slot::new("reduce");
+        for setting in &block.settings {
+            match &setting.kind {
+                CombineSetting::Payload(written) => {
+                    let value = self.payload(written).filter(|placed| {
+                        let precise = placed.value.scale().is_none();
+                        if !precise {
+                            let format = written.format.text.clone();
+                            self.report(ModelProblem::CombinePayload { span: written.format.span, format });
+                        }
+                        precise
+                    });
+                    payload.set(self, setting.span, value);
+                }
+                CombineSetting::Reduce { accumulate, weighting } => {
+                    let sum = self.word(accumulate, WordKind::Accumulate, &["f32"], &[()]);
+                    let value = self.word(weighting, WordKind::Weighting, &["weighted", "unweighted"], &[true, false]);
+                    let value = sum.and(value).map(|value| Placed { value, place: weighting.span });
+                    weighted.set(self, setting.span, value);
+                }
+            }
+        }
+        CombineParts { payload: payload.optional(), weighted: weighted.optional() }
+    }
+
+    fn payload(&mut self, written: &ast::Payload) -> Option<Placed<Payload>> {
+        let format = &written.format;
+        let place = format.span;
+        let index: Vec<usize> = (0..PAYLOADS.len()).collect();
+        let found = PAYLOADS[self.word(format, WordKind::Payload, PAYLOADS, &index)?];
+        let plain = match found {
+            "bf16" => Some(Payload::Bf16),
+            "f16" => Some(Payload::F16),
+            "f32" => Some(Payload::F32),
+            _ => None,
+        };
+        let value = match (plain, &written.scale) {
+            (Some(payload), None) => payload,
+            (Some(_), Some(scale)) => {
+                self.report(ModelProblem::ScaleNotTaken { span: scale.span, format: format.text.clone() });
+                return None;
+            }
+            (None, None) => {
+                let example =
+                    if found == "fp8_e4m3" { "fp8_e4m3 scale f32 per 128" } else { "fp4_e2m1 scale e4m3 per 16" };
+                self.report(ModelProblem::ScaleMissing { span: place, format: format.text.clone(), example });
+                return None;
+            }
+            (None, Some(scale)) => self.scaled(found, scale)?,
+        };
+        Some(Placed { value, place })
+    }
+
+    fn scaled(&mut self, format: &'static str, scale: &ast::Scale) -> Option<Payload> {
+        let known = &["f32", "ue8m0", "e4m3"];
+        let name = known[self.word(&scale.format, WordKind::Scale, known, &[0_usize, 1, 2])?];
+        let block = self.count(&scale.block, "scale", 1, limits::COUNT)?;
+        match (format, name, block) {
+            ("fp8_e4m3", "f32", 128) => Some(Payload::Fp8E4m3(Scale::F32Per128)),
+            ("fp8_e4m3", "ue8m0", 128) => Some(Payload::Fp8E4m3(Scale::Ue8m0Per128)),
+            ("fp8_e4m3", "ue8m0", 32) => Some(Payload::Fp8E4m3(Scale::Ue8m0Per32)),
+            ("fp4_e2m1", "e4m3", 16) => Some(Payload::Fp4E2m1),
+            _ => {
+                let forms = match format {
+                    "fp8_e4m3" => "`scale f32 per 128`, `scale ue8m0 per 128` or `scale ue8m0 per 32`",
+                    _ => "`scale e4m3 per 16`",
+                };
+                self.report(ModelProblem::ScaleForm { span: scale.span, format: format.to_owned(), forms });
+                None
+            }
+        }
+    }
+
+    /// Rows must be made of whole blocks of scales and of 16-byte pieces.
+    fn row(&mut self, hidden: Placed<u32>, payload: Option<Placed<Payload>>, name: &'static str) {
+        let span = hidden.place;
+        let value = payload.map_or(Payload::Bf16, |payload| payload.value);
+        if let (Some((block, _)), Some(payload)) = (value.scale(), payload)
+            && !hidden.value.is_multiple_of(block)
+        {
+            self.report(ModelProblem::ScaleBlock { span: payload.place, block, hidden: hidden.value });
+        } else if !value.row_bytes(hidden.value).0.is_multiple_of(u64::from(limits::ROW_BYTES)) {
+            let element = (value.element_bits() / 8).max(1);
+            self.report(ModelProblem::RowBytes { span, hidden: hidden.value, element, payload: name });
+        }
+    }
+
+    fn weighting(&mut self, gate: Option<&ast::Gate>, weighted: Option<Placed<bool>>, before_experts: bool) {
+        let weights = gate.and_then(|gate| {
+            let statement =
+                |setting: &&ast::Setting<ast::Statement>| matches!(setting.kind, ast::Statement::Weights { .. });
+            gate.body.settings.iter().find(statement).map(|setting| setting.span)
+        });
+        if let (Some(weights), Some(combine)) = (weights, weighted) {
+            let span = combine.place;
+            match (before_experts, combine.value) {
+                (true, true) => self.report(ModelProblem::WeightedTwice { span, weights }),
+                (false, false) => self.report(ModelProblem::WeightsUnused { span, weights }),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A name that a gate cannot define.
+pub(super) fn reserved(name: &Name) -> NameProblem {
+    NameProblem::Reserved { span: name.span, name: name.text.clone() }
+}

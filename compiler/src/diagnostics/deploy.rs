@@ -1,0 +1,368 @@
+//! Problems of a deploy on its cluster.
+
+use super::{Code, Diagnostic, quoted};
+use crate::syntax::Span;
+use crate::units::Bytes;
+
+/// A deploy that cannot run, or costs more than it seems.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DeployProblem {
+    /// Ranks with different numbers of experts.
+    UnevenExperts {
+        /// `ep`.
+        span: Span,
+        /// Experts that are stored.
+        experts: u32,
+        /// Ranks.
+        ranks: u32,
+    },
+    /// Ranks without any expert.
+    IdleRanks {
+        /// `ep`.
+        span: Span,
+        /// Experts that are stored.
+        experts: u32,
+        /// Ranks.
+        ranks: u32,
+    },
+    /// More ranks than GPUs.
+    TooFewGpus {
+        /// `ep`.
+        span: Span,
+        /// Ranks.
+        ranks: u32,
+        /// GPUs of the cluster.
+        gpus: u32,
+        /// The cluster.
+        cluster: Span,
+    },
+    /// Ranks that do not divide the GPUs.
+    GpusLeftOver {
+        /// `ep`.
+        span: Span,
+        /// Ranks.
+        ranks: u32,
+        /// GPUs of the cluster.
+        gpus: u32,
+    },
+    /// Expert-parallel groups that begin in the middle of a node.
+    PartOfNode {
+        /// `ep`.
+        span: Span,
+        /// Ranks.
+        ranks: u32,
+        /// GPUs of a node.
+        gpus_per_node: u32,
+    },
+    /// A group of experts that spans nodes.
+    GroupSpansNodes(GroupSpan),
+    /// Buffers beyond the memory of a GPU.
+    Memory {
+        /// `tokens`.
+        span: Span,
+        /// What is needed, largest first.
+        parts: Vec<(&'static str, Bytes)>,
+        /// What a GPU has.
+        memory: Bytes,
+        /// Where that is said.
+        memory_span: Span,
+        /// The largest number of tokens that fits, if any does.
+        tokens: Option<u32>,
+    },
+    /// ZeRO on experts with one replica.
+    ZeroShardsNothing {
+        /// `zero`.
+        span: Span,
+        /// `ep`.
+        ranks: u32,
+        /// `dp` × `tp`.
+        data_parallel: u32,
+    },
+    /// More GPUs in a node than one NVLink domain has.
+    DomainTooLarge {
+        /// `gpus`.
+        span: Span,
+        /// GPUs of a node.
+        gpus: u32,
+        /// The limit.
+        most: u32,
+    },
+    /// `pp` × `dp` × `tp` is not the number of GPUs.
+    WorldSize {
+        /// The deploy.
+        span: Span,
+        /// How the product is made up.
+        product: String,
+        /// GPUs that it needs.
+        needed: u64,
+        /// GPUs of the cluster.
+        gpus: u32,
+        /// The cluster.
+        cluster: Span,
+    },
+    /// Ranks that do not divide `dp` × `tp`.
+    ReplicasNotWhole {
+        /// `ep`.
+        span: Span,
+        /// Ranks.
+        ranks: u32,
+        /// `dp` × `tp`.
+        data_parallel: u64,
+    },
+    /// A ZeRO stage that does not exist.
+    ZeroStage {
+        /// `zero`.
+        span: Span,
+        /// As written.
+        stage: u64,
+    },
+    /// More multiprocessors than the GPU has.
+    TooManySms {
+        /// `sms`.
+        span: Span,
+        /// Asked for.
+        sms: u32,
+        /// Of the GPU.
+        available: u32,
+    },
+    /// All multiprocessors.
+    AllSms {
+        /// `sms`.
+        span: Span,
+        /// Of the GPU.
+        available: u32,
+    },
+    /// Several nodes without a network.
+    NoRdma {
+        /// `ep`.
+        span: Span,
+        /// Nodes of an expert-parallel group.
+        nodes: u32,
+        /// The cluster.
+        cluster: Span,
+    },
+    /// More pipeline stages than layers.
+    TooManyStages {
+        /// `pp`.
+        span: Span,
+        /// Stages.
+        stages: u32,
+        /// Layers.
+        layers: u32,
+    },
+    /// Latency mode with many tokens.
+    LatencyTokens {
+        /// `tokens`.
+        span: Span,
+        /// Tokens.
+        tokens: u32,
+        /// Above this, throughput mode is faster.
+        most: u32,
+    },
+    /// Network faster than NVLink.
+    LinksSwapped {
+        /// `rdma`.
+        span: Span,
+        /// `nvlink`.
+        nvlink: Span,
+    },
+}
+
+/// How many nodes a token reaches when groups of experts span nodes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupSpan {
+    /// `ep`.
+    pub span: Span,
+    /// Ranks.
+    pub ranks: u32,
+    /// Nodes that a group spans at most.
+    pub nodes_per_group: u32,
+    /// Groups that a token may use.
+    pub chosen: u32,
+    /// Nodes that a token may reach.
+    pub reached: u32,
+    /// Nodes it would reach with a group on each node.
+    pub ideal: u32,
+    /// The ratio of remote copies per token, on average.
+    pub average: f64,
+    /// Ranks with which each group lies on one node, if there are such.
+    pub better: Option<u32>,
+}
+
+impl From<DeployProblem> for Diagnostic {
+    #[expect(clippy::too_many_lines, reason = "one arm per problem, each short")]
+    fn from(problem: DeployProblem) -> Diagnostic {
+        match problem {
+            DeployProblem::UnevenExperts { span, experts, ranks } => {
+                let (least, more) = (experts / ranks, experts % ranks);
+                let mean = f64::from(experts) / f64::from(ranks);
+                Diagnostic::new(Code::UnevenExperts, format!("{experts} experts do not divide among {ranks} ranks"))
+                    .label(span, format!("ranks 0 to {} hold {} experts, the others {least}", more - 1, least + 1))
+                    .note(format!(
+                        "with balanced experts the fullest rank does ×{:.2} of the mean work, and all wait for it",
+                        f64::from(least + 1) / mean
+                    ))
+                    .help(format!("use an `ep` that divides {experts}"))
+            }
+            DeployProblem::IdleRanks { span, experts, ranks } => {
+                Diagnostic::new(Code::IdleRanks, format!("{ranks} ranks share {experts} experts"))
+                    .label(span, format!("ranks {experts} to {} hold none", ranks - 1))
+                    .help(format!("use `ep {experts}` or less"))
+            }
+            DeployProblem::TooFewGpus { span, ranks, gpus, cluster } => {
+                Diagnostic::new(Code::TooFewGpus, format!("{ranks} ranks need {ranks} GPUs, the cluster has {gpus}"))
+                    .label(span, "one GPU per rank")
+                    .label(cluster, format!("{gpus} GPUs"))
+                    .help(format!("use `ep {gpus}` or less, or a larger cluster"))
+            }
+            DeployProblem::GpusLeftOver { span, ranks, gpus } => {
+                Diagnostic::new(Code::GpusLeftOver, format!("groups of {ranks} ranks do not fill {gpus} GPUs"))
+                    .label(span, format!("leaves {} GPUs over", gpus % ranks))
+                    .help(format!("use an `ep` that divides {gpus}"))
+            }
+            DeployProblem::PartOfNode { span, ranks, gpus_per_node } => {
+                Diagnostic::new(Code::PartOfNode, format!("{ranks} ranks are not whole nodes of {gpus_per_node} GPUs"))
+                    .label(span, "a group would begin in the middle of a node")
+                    .help(format!("use an `ep` that divides {gpus_per_node}, or a multiple of it"))
+            }
+            DeployProblem::GroupSpansNodes(group) => group_spans_nodes(&group),
+            DeployProblem::Memory { span, parts, memory, memory_span, tokens } => {
+                let needed = Bytes(parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.1.0)));
+                let list: Vec<String> = parts.iter().map(|(what, bytes)| format!("{what} {bytes}")).collect();
+                Diagnostic::new(
+                    Code::Memory,
+                    format!("communication buffers need {needed} on each GPU, which has {memory}"),
+                )
+                .label(span, format!("{} too much", Bytes(needed.0.saturating_sub(memory.0))))
+                .label(memory_span, "the memory of a GPU")
+                .note(list.join(", "))
+                .help(match tokens {
+                    Some(tokens) => format!("lower `tokens` to {tokens} or less"),
+                    None => "not even one token fits: lower `hidden` or `ep`, or state more memory".to_owned(),
+                })
+            }
+            DeployProblem::ZeroShardsNothing { span, ranks, data_parallel } => Diagnostic::new(
+                Code::ZeroShardsNothing,
+                "ZeRO shards nothing of the experts here",
+            )
+            .label(span, "experts have a single replica")
+            .note(format!(
+                "dp × tp is {data_parallel} and ep is {ranks}: {data_parallel} / {ranks} = 1 replica of each expert"
+            ))
+            .help("lower `ep` for more replicas, or expect ZeRO to shard only what is not an expert"),
+            DeployProblem::DomainTooLarge { span, gpus, most } => {
+                Diagnostic::new(Code::DomainTooLarge, format!("no NVLink domain has {gpus} GPUs"))
+                    .label(span, format!("at most {most}"))
+                    .help("a node is one NVLink domain; describe the others as further nodes")
+            }
+            DeployProblem::WorldSize { span, product, needed, gpus, cluster } => {
+                Diagnostic::new(Code::WorldSize, format!("the plan uses {needed} GPUs, the cluster has {gpus}"))
+                    .label(span, product)
+                    .label(cluster, format!("{gpus} GPUs"))
+                    .note("a cluster of one expert-parallel group is enough to build and run its kernels")
+                    .help("make the product of `pp`, `dp` and `tp` the number of GPUs, or describe the whole cluster")
+            }
+            DeployProblem::ReplicasNotWhole { span, ranks, data_parallel } => Diagnostic::new(
+                Code::ReplicasNotWhole,
+                format!("{ranks} ranks do not divide dp × tp = {data_parallel}"),
+            )
+            .label(span, "experts would have a fraction of a replica")
+            .help("an expert-parallel group is made of data-parallel ranks: use an `ep` that divides `dp` × `tp`"),
+            DeployProblem::ZeroStage { span, stage } => {
+                Diagnostic::new(Code::ZeroStage, format!("there is no ZeRO stage {stage}"))
+                    .label(span, "0, 1, 2 or 3")
+                    .help("0 shards nothing, 1 optimizer states, 2 gradients too, 3 parameters too")
+            }
+            DeployProblem::TooManySms { span, sms, available } => {
+                Diagnostic::new(Code::TooManySms, format!("{sms} SMs are asked for, the GPU has {available}"))
+                    .label(span, format!("at most {available}"))
+                    .help("communication needs few: 20 is common")
+            }
+            DeployProblem::AllSms { span, available } => {
+                Diagnostic::new(Code::AllSms, format!("communication takes all {available} SMs"))
+                    .label(span, "none is left to compute meanwhile")
+                    .help("communication needs few: 20 is common")
+            }
+            DeployProblem::NoRdma { span, nodes, cluster } => {
+                Diagnostic::new(Code::NoRdma, format!("{nodes} nodes, but the cluster has no network"))
+                    .label(span, format!("an expert-parallel group spans {nodes} nodes"))
+                    .label(cluster, "no `rdma`")
+                    .help("add `rdma 50 GB/s per gpu` to the cluster, or lower `ep` to one node")
+            }
+            DeployProblem::TooManyStages { span, stages, layers } => {
+                Diagnostic::new(Code::TooManyStages, format!("{stages} pipeline stages share {layers} MoE layers"))
+                    .label(span, "some stages have none")
+                    .help(format!("use `pp {layers}` or less"))
+            }
+            DeployProblem::LatencyTokens { span, tokens, most } => {
+                Diagnostic::new(Code::LatencyTokens, format!("latency mode sends {tokens} tokens one pick at a time"))
+                    .label(span, format!("above {most} it is slower than throughput mode"))
+                    .help("write `mode throughput`, or lower `tokens`")
+            }
+            DeployProblem::LinksSwapped { span, nvlink } => {
+                Diagnostic::new(Code::LinksSwapped, "the network is stated to be faster than NVLink")
+                    .label(span, "per GPU, between nodes")
+                    .label(nvlink, "per GPU, inside a node")
+                    .help("check the units: a 400 Gb/s card moves 50 GB/s")
+            }
+        }
+    }
+}
+
+fn group_spans_nodes(group: &GroupSpan) -> Diagnostic {
+    let GroupSpan { span, ranks, nodes_per_group, chosen, reached, ideal, average, better } = group;
+    let title = format!("with ep {ranks} a group of experts spans {nodes_per_group} nodes");
+    let diagnostic = Diagnostic::new(Code::GroupSpansNodes, title).label(
+        *span,
+        format!("the gate limits a token to {chosen} groups, but it may cross to {reached} nodes instead of {ideal}"),
+    );
+    let worst = f64::from(*reached) / f64::from(*ideal);
+    diagnostic
+        .note(format!("RDMA traffic grows by ×{average:.1} on average (×{} at worst)", two_digits(worst)))
+        .note("the average is of 1024 random tokens through this gate, with a fixed seed")
+        .help(match better {
+            Some(better) => format!("`ep {better}` puts each group on one node"),
+            None => "choose `ep` and the number of groups so that a group fits on one node".to_owned(),
+        })
+}
+
+fn two_digits(value: f64) -> String {
+    format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A legal model that this version cannot build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuildProblem {
+    /// A payload format without kernels.
+    Payload {
+        /// The format.
+        span: Span,
+        /// As written.
+        format: String,
+    },
+    /// A layout without kernels.
+    Layout {
+        /// The layout.
+        span: Span,
+        /// As written.
+        layout: String,
+    },
+}
+
+impl From<BuildProblem> for Diagnostic {
+    fn from(problem: BuildProblem) -> Diagnostic {
+        match problem {
+            BuildProblem::Payload { span, format } => {
+                Diagnostic::new(Code::PayloadNotBuilt, format!("there are no kernels for {} yet", quoted(&format)))
+                    .label(span, "checked, but not built")
+                    .help("build with `bf16`, `f16`, `f32` or `fp8_e4m3 scale f32 per 128`")
+            }
+            BuildProblem::Layout { span, layout } => Diagnostic::new(
+                Code::LayoutNotBuilt,
+                format!("there are no kernels for layout {} yet", quoted(&layout)),
+            )
+            .label(span, "checked, but not built")
+            .help("build with `rank_major` or `expert_major align 128`"),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Problems of structure: what stands where it cannot stand.
+
+use super::{Code, Diagnostic, quoted};
+use crate::syntax::Span;
+use crate::syntax::token::{Keyword, Scope};
+
+/// Something that the grammar cannot place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyntaxProblem {
+    /// Anything that has no better name.
+    Unexpected {
+        /// Where.
+        span: Span,
+        /// What stands there.
+        found: String,
+        /// What could stand there.
+        expected: String,
+    },
+    /// A word where a setting begins.
+    UnknownSetting {
+        /// Where.
+        span: Span,
+        /// The word.
+        found: String,
+        /// The block it stands in.
+        scope: Scope,
+        /// What it probably means.
+        suggestion: Option<String>,
+    },
+    /// A bracket that is never closed.
+    Unclosed {
+        /// The bracket.
+        open: Span,
+        /// As written.
+        text: String,
+    },
+    /// A closing bracket without an opening one.
+    StrayCloser {
+        /// The bracket.
+        span: Span,
+        /// As written.
+        text: String,
+    },
+    /// Brackets nest too deeply.
+    TooDeep {
+        /// The bracket that is too deep.
+        span: Span,
+        /// How deep they may be.
+        limit: usize,
+    },
+    /// An expression has too many operators in a row.
+    LongExpression {
+        /// The expression.
+        span: Span,
+        /// How deep it may be.
+        limit: u16,
+    },
+    /// A setting without its value.
+    MissingValue {
+        /// The setting.
+        span: Span,
+        /// Its word.
+        setting: String,
+        /// What its value could be.
+        expected: String,
+    },
+    /// The file ends in the middle of a declaration.
+    UnexpectedEnd {
+        /// The last token.
+        span: Span,
+        /// What could follow.
+        expected: String,
+    },
+    /// A comma or semicolon between settings.
+    Separator {
+        /// Where.
+        span: Span,
+        /// As written.
+        found: String,
+    },
+    /// `=` or `:` between a setting and its value.
+    Assignment {
+        /// Where.
+        span: Span,
+        /// As written.
+        found: String,
+        /// The setting.
+        setting: String,
+    },
+    /// A file without a single declaration.
+    Empty,
+}
+
+impl From<SyntaxProblem> for Diagnostic {
+    fn from(problem: SyntaxProblem) -> Diagnostic {
+        match problem {
+            SyntaxProblem::Unexpected { span, found, expected } => {
+                Diagnostic::new(Code::Unexpected, format!("{} cannot stand here", quoted(&found)))
+                    .label(span, format!("expected {expected}"))
+                    .help("see the form of this part in the language reference, `docs/language.md`")
+            }
+            SyntaxProblem::UnknownSetting { span, found, scope, suggestion } => {
+                unknown_setting(span, &found, scope, suggestion)
+            }
+            SyntaxProblem::Unclosed { open, text } => {
+                Diagnostic::new(Code::Unclosed, format!("{} is never closed", quoted(&text)))
+                    .label(open, "opened here")
+                    .help(format!("write the {} that belongs to it", closer(&text)))
+            }
+            SyntaxProblem::StrayCloser { span, text } => {
+                Diagnostic::new(Code::StrayCloser, format!("{} closes nothing", quoted(&text)))
+                    .label(span, "no open bracket of this kind")
+                    .help("remove it, or write the bracket that opens it")
+            }
+            SyntaxProblem::TooDeep { span, limit } => {
+                Diagnostic::new(Code::TooDeep, format!("brackets nest more than {limit} deep"))
+                    .label(span, "the file is read up to here")
+                    .help("name parts of the expression with `let`")
+            }
+            SyntaxProblem::LongExpression { span, limit } => Diagnostic::new(
+                Code::LongExpression,
+                format!("an expression has more than {limit} operations in a row"),
+            )
+            .label(span, "too long")
+            .help("name parts of it with `let`"),
+            SyntaxProblem::MissingValue { span, setting, expected } => {
+                Diagnostic::new(Code::MissingValue, format!("{} has no value", quoted(&setting)))
+                    .label(span, format!("expected {expected} after this"))
+                    .help(format!("write {expected}, for example {}", example(&setting)))
+            }
+            SyntaxProblem::UnexpectedEnd { span, expected } => {
+                Diagnostic::new(Code::UnexpectedEnd, "the file ends in the middle of a declaration")
+                    .label(span, format!("expected {expected} after this"))
+                    .help("finish the declaration, or remove it")
+            }
+            SyntaxProblem::Separator { span, found } => {
+                Diagnostic::new(Code::Separator, format!("settings are not separated by {}", quoted(&found)))
+                    .label(span, "remove this")
+                    .help("settings follow each other on one line or on several, with nothing between them")
+            }
+            SyntaxProblem::Assignment { span, found, setting } => {
+                Diagnostic::new(Code::Assignment, format!("a setting has no {}", quoted(&found)))
+                    .label(span, "remove this")
+                    .help(format!("write the value right after the word: {}", example(&setting)))
+            }
+            SyntaxProblem::Empty => Diagnostic::new(Code::Empty, "the file declares nothing")
+                .label(Span::default(), "no `model`, `cluster` or `deploy`")
+                .help("begin with `model NAME { … }`"),
+        }
+    }
+}
+
+fn unknown_setting(span: Span, found: &str, scope: Scope, suggestion: Option<String>) -> Diagnostic {
+    let title = match scope {
+        Scope::Gate => format!("{} does not begin a statement of a gate", quoted(found)),
+        Scope::File => format!("{} is not a declaration", quoted(found)),
+        _ => format!("{} is not a setting of {}", quoted(found), scope.described()),
+    };
+    let elsewhere = Keyword::ALL
+        .iter()
+        .find(|keyword| keyword.text() == found)
+        .and_then(|keyword| keyword.scopes().iter().find(|other| **other != scope));
+    let all = match scope {
+        Scope::Gate => "a gate is made of `let NAME = …` and ends with `weights …`".to_owned(),
+        Scope::File => "a file is made of `model`, `cluster` and `deploy`".to_owned(),
+        _ => format!("{} can hold {}", scope.described(), settings_of(scope)),
+    };
+    let help = match (&suggestion, elsewhere) {
+        (Some(meant), _) => format!("did you mean `{meant}`?"),
+        (None, Some(other)) => format!("{} belongs in {}", quoted(found), other.described()),
+        (None, None) => all,
+    };
+    let label = if suggestion.is_some() { "misspelt?" } else { "not known here" };
+    Diagnostic::new(Code::UnknownSetting, title).label(span, label).help(help)
+}
+
+/// The words that begin a setting of a kind of block.
+fn settings_of(scope: Scope) -> String {
+    let begins = |keyword: &&Keyword| {
+        !matches!(
+            keyword,
+            Keyword::In
+                | Keyword::Groups
+                | Keyword::Drop
+                | Keyword::Scale
+                | Keyword::Per
+                | Keyword::Align
+                | Keyword::Node
+                | Keyword::Latency
+        ) && keyword.scopes().contains(&scope)
+            && !(scope == Scope::Deploy && **keyword == Keyword::Gpu)
+    };
+    super::any_of(Keyword::ALL.iter().filter(begins).map(|keyword| keyword.text())).replace(" or ", " and ")
+}
+
+fn closer(opener: &str) -> &'static str {
+    match opener {
+        "{" => "`}`",
+        "(" => "`)`",
+        _ => "`]`",
+    }
+}
+
+fn example(setting: &str) -> String {
+    let example = match setting {
+        "hidden" => "hidden 7168",
+        "experts" => "experts 256 in 8 groups",
+        "shared" => "shared 1",
+        "moe_layers" => "moe_layers 58",
+        "expert_ffn" => "expert_ffn 2048",
+        "vocab" => "vocab 129280",
+        "capacity" => "capacity 1.25 drop lowest",
+        "payload" => "payload bf16",
+        "layout" => "layout rank_major",
+        "reduce" => "reduce f32 weighted",
+        "nodes" => "nodes 8",
+        "gpus" => "gpus 8 per node",
+        "nvlink" => "nvlink 160 GB/s",
+        "rdma" => "rdma 50 GB/s per gpu",
+        "target" => "target sm_90a",
+        "memory" => "memory 80 GB",
+        "tokens" => "tokens 4096 per gpu",
+        "mode" => "mode throughput",
+        "sms" => "sms 20",
+        other => return format!("`{other} 8`"),
+    };
+    format!("`{example}`")
+}

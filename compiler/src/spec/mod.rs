@@ -1,0 +1,405 @@
+//! The typed specification: what a file means, resolved and checked.
+//!
+//! Invariants, established by `check` and relied on by every later stage:
+//! * every count is at least 1 where zero has no meaning, and within [`limits`];
+//! * groups divide the experts, rows of payloads are multiples of 16 bytes, blocks of scales divide them;
+//! * `zero_experts` are sorted, do not overlap, and leave experts that compute;
+//! * a deploy fits its cluster: `ep` divides the GPUs and is part of a node or whole nodes.
+
+mod arena;
+mod show;
+
+pub use arena::{Arena, Handle};
+use moe_gate::ir::Gate;
+
+use crate::syntax::Span;
+use crate::units::{Bytes, BytesPerSecond, Microseconds, Tokens};
+
+/// What the kernels can be made for.
+pub mod limits {
+    /// Experts of a layer.
+    pub const EXPERTS: u32 = 1024;
+    /// Picks of a token: one lane of a warp holds one.
+    pub const TOP_K: u32 = 32;
+    /// GPUs of one NVLink domain.
+    pub const DOMAIN: u32 = 72;
+    /// Rows to which an expert's part of the layout may be aligned.
+    pub const ALIGNMENT: u32 = 1024;
+    /// Elements of a row.
+    pub const HIDDEN: u32 = 1 << 20;
+    /// Everything else that is counted.
+    pub const COUNT: u32 = 1 << 24;
+    /// Bytes that every row is a multiple of.
+    pub const ROW_BYTES: u32 = 16;
+}
+
+/// A model of a [`Spec`].
+pub type ModelId = Handle<Model>;
+/// A cluster of a [`Spec`].
+pub type ClusterId = Handle<Cluster>;
+/// A deploy of a [`Spec`].
+pub type DeployId = Handle<Deploy>;
+
+/// What a file declares.
+#[derive(Clone, Debug, Default)]
+pub struct Spec {
+    /// What is computed.
+    pub models: Arena<Model>,
+    /// Where it may run.
+    pub clusters: Arena<Cluster>,
+    /// How it is laid out there.
+    pub deploys: Arena<Deploy>,
+}
+
+impl Spec {
+    /// The deploy called `name`.
+    pub fn deploy(&self, name: &str) -> Option<DeployId> {
+        self.deploys.iter().find(|(_, deploy)| deploy.name == name).map(|(id, _)| id)
+    }
+
+    /// The model called `name`.
+    pub fn model(&self, name: &str) -> Option<ModelId> {
+        self.models.iter().find(|(_, model)| model.name == name).map(|(id, _)| id)
+    }
+}
+
+/// An inclusive range of expert ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertRange {
+    /// The first.
+    pub first: u32,
+    /// The last.
+    pub last: u32,
+}
+
+impl ExpertRange {
+    /// How many experts.
+    pub fn count(self) -> u32 {
+        self.last - self.first + 1
+    }
+
+    /// Whether `expert` is one of them.
+    pub fn contains(self, expert: u32) -> bool {
+        (self.first..=self.last).contains(&expert)
+    }
+}
+
+/// A Mixture-of-Experts layer.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// What it is called.
+    pub name: String,
+    /// Elements of a token's row.
+    pub hidden: u32,
+    /// Routed experts, those that compute nothing included.
+    pub experts: u32,
+    /// Groups of equal size that the experts form.
+    pub groups: Option<u32>,
+    /// Experts that see every token.
+    pub shared: u32,
+    /// Experts that are routed and weighed but compute nothing and are never sent to.
+    pub zero_experts: Vec<ExpertRange>,
+    /// Layers of this kind.
+    pub moe_layers: u32,
+    /// Inner width of an expert.
+    pub expert_ffn: Option<u32>,
+    /// Token ids.
+    pub vocab: Option<u32>,
+    /// The gate.
+    pub gate: Gate,
+    /// From the tokens to their experts.
+    pub dispatch: Dispatch,
+    /// From the experts back to the tokens.
+    pub combine: Combine,
+    /// How many tokens an expert takes.
+    pub capacity: Option<Capacity>,
+    /// Where the parts were said.
+    pub places: ModelPlaces,
+}
+
+impl Model {
+    /// Picks of a token.
+    pub fn top_k(&self) -> u32 {
+        self.gate.top_k()
+    }
+
+    /// Whether an expert computes nothing.
+    pub fn is_zero_expert(&self, expert: u32) -> bool {
+        self.zero_experts.iter().any(|range| range.contains(expert))
+    }
+
+    /// Experts that compute, and so live on a rank.
+    pub fn stored_experts(&self) -> u32 {
+        self.experts - self.zero_experts.iter().map(|range| range.count()).sum::<u32>()
+    }
+}
+
+/// Where the parts of a model were said, for later stages that have something to say about them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelPlaces {
+    /// Its name.
+    pub name: Span,
+    /// The dispatch payload.
+    pub dispatch_payload: Span,
+    /// The layout.
+    pub layout: Span,
+}
+
+/// From the tokens to their experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dispatch {
+    /// What travels.
+    pub payload: Payload,
+    /// What the experts find.
+    pub layout: Layout,
+}
+
+/// From the experts back to the tokens. Sums are in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Combine {
+    /// What travels.
+    pub payload: Payload,
+    /// Whether the sum applies the weights.
+    pub weighted: bool,
+}
+
+/// The format of a row on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// 16 bits.
+    Bf16,
+    /// 16 bits.
+    F16,
+    /// 32 bits.
+    F32,
+    /// 8 bits, and a scale per block.
+    Fp8E4m3(Scale),
+    /// 4 bits, and a scale per block of 16.
+    Fp4E2m1,
+}
+
+/// The scales of [`Payload::Fp8E4m3`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// An f32 for each 128 elements.
+    F32Per128,
+    /// A power of two in 8 bits for each 128 elements.
+    Ue8m0Per128,
+    /// A power of two in 8 bits for each 32 elements (MXFP8).
+    Ue8m0Per32,
+}
+
+impl Payload {
+    /// Bits of an element.
+    pub fn element_bits(self) -> u32 {
+        match self {
+            Payload::Bf16 | Payload::F16 => 16,
+            Payload::F32 => 32,
+            Payload::Fp8E4m3(_) => 8,
+            Payload::Fp4E2m1 => 4,
+        }
+    }
+
+    /// Elements that share a scale, and the bytes of that scale.
+    pub fn scale(self) -> Option<(u32, u32)> {
+        match self {
+            Payload::Bf16 | Payload::F16 | Payload::F32 => None,
+            Payload::Fp8E4m3(Scale::F32Per128) => Some((128, 4)),
+            Payload::Fp8E4m3(Scale::Ue8m0Per128) => Some((128, 1)),
+            Payload::Fp8E4m3(Scale::Ue8m0Per32) => Some((32, 1)),
+            Payload::Fp4E2m1 => Some((16, 1)),
+        }
+    }
+
+    /// Bytes of a row without its scales.
+    pub fn row_bytes(self, hidden: u32) -> Bytes {
+        Bytes(u64::from(hidden) * u64::from(self.element_bits()) / 8)
+    }
+
+    /// Bytes of the scales of a row.
+    pub fn scale_bytes(self, hidden: u32) -> Bytes {
+        Bytes(self.scale().map_or(0, |(block, bytes)| u64::from(hidden / block) * u64::from(bytes)))
+    }
+
+    /// As written in a file.
+    pub fn text(self) -> &'static str {
+        match self {
+            Payload::Bf16 => "bf16",
+            Payload::F16 => "f16",
+            Payload::F32 => "f32",
+            Payload::Fp8E4m3(Scale::F32Per128) => "fp8_e4m3 scale f32 per 128",
+            Payload::Fp8E4m3(Scale::Ue8m0Per128) => "fp8_e4m3 scale ue8m0 per 128",
+            Payload::Fp8E4m3(Scale::Ue8m0Per32) => "fp8_e4m3 scale ue8m0 per 32",
+            Payload::Fp4E2m1 => "fp4_e2m1 scale e4m3 per 16",
+        }
+    }
+}
+
+/// What the experts find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One row per received token, with its picks, −1 for experts of other ranks.
+    RankMajor,
+    /// Rows grouped by expert, each group beginning at a multiple of `align` rows.
+    ExpertMajor {
+        /// A power of two.
+        align: u32,
+    },
+    /// A fixed number of rows per expert, and how many of them count.
+    Batched,
+}
+
+impl Layout {
+    /// As written in a file.
+    pub fn text(self) -> String {
+        match self {
+            Layout::RankMajor => "rank_major".to_owned(),
+            Layout::ExpertMajor { align } => format!("expert_major align {align}"),
+            Layout::Batched => "batched".to_owned(),
+        }
+    }
+}
+
+/// How many tokens an expert takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Capacity {
+    /// How many.
+    pub limit: CapacityLimit,
+    /// Which picks are dropped beyond it.
+    pub drop: DropRule,
+}
+
+/// The number of tokens that an expert takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum CapacityLimit {
+    /// This many times the mean load.
+    Factor(f32),
+    /// This many.
+    Tokens(Tokens),
+}
+
+/// Which picks are dropped when an expert is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropRule {
+    /// Those of the smallest weights; of equal ones, the later tokens.
+    Lowest,
+    /// Those of the later tokens.
+    Position,
+}
+
+/// Nodes of GPUs.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// What it is called.
+    pub name: String,
+    /// NVLink domains.
+    pub nodes: u32,
+    /// GPUs of each.
+    pub gpus_per_node: u32,
+    /// What they are.
+    pub gpu: Gpu,
+    /// Inside a node, per GPU and direction.
+    pub nvlink: Link,
+    /// Between nodes, per GPU and direction.
+    pub rdma: Option<Link>,
+    /// Where its name stands.
+    pub place: Span,
+    /// Where the memory of a GPU is said.
+    pub memory_place: Span,
+}
+
+impl Cluster {
+    /// All GPUs.
+    pub fn gpus(&self) -> u32 {
+        self.nodes * self.gpus_per_node
+    }
+}
+
+/// A kind of GPU.
+#[derive(Clone, Debug)]
+pub struct Gpu {
+    /// Such as `H800`.
+    pub name: Option<String>,
+    /// What is compiled for it.
+    pub target: Target,
+    /// Multiprocessors.
+    pub sms: u32,
+    /// Its memory.
+    pub memory: Bytes,
+}
+
+/// What is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Hopper.
+    Sm90a,
+    /// Blackwell.
+    Sm100a,
+}
+
+impl Target {
+    /// As written in a file.
+    pub fn text(self) -> &'static str {
+        match self {
+            Target::Sm90a => "sm_90a",
+            Target::Sm100a => "sm_100a",
+        }
+    }
+}
+
+/// A link as one GPU sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Link {
+    /// In one direction, as achieved.
+    pub bandwidth: BytesPerSecond,
+    /// Of one hop, where it is known.
+    pub latency: Option<Microseconds>,
+}
+
+/// A model on a cluster.
+#[derive(Clone, Debug)]
+pub struct Deploy {
+    /// What it is called.
+    pub name: String,
+    /// What runs.
+    pub model: ModelId,
+    /// Where.
+    pub cluster: ClusterId,
+    /// Ranks among which the experts are divided.
+    pub ep: u32,
+    /// Pipeline stages.
+    pub pp: u32,
+    /// Data-parallel replicas; what the cluster holds when it is not said.
+    pub dp: u32,
+    /// Ranks among which a layer's matrices are divided.
+    pub tp: u32,
+    /// The ZeRO stage, 0 to 3.
+    pub zero: u8,
+    /// The most tokens of a rank in one call.
+    pub tokens: Tokens,
+    /// What is optimised.
+    pub mode: Mode,
+    /// Multiprocessors for communication, when it is said.
+    pub sms: Option<u32>,
+    /// Where its name stands.
+    pub place: Span,
+}
+
+/// What a deploy is optimised for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Many tokens.
+    Throughput,
+    /// Few tokens, soon.
+    Latency,
+}
+
+impl Mode {
+    /// As written in a file.
+    pub fn text(self) -> &'static str {
+        match self {
+            Mode::Throughput => "throughput",
+            Mode::Latency => "latency",
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! A specification as text.
+
+use std::fmt;
+
+use super::{CapacityLimit, DropRule, Link, Model, Spec};
+
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (_, model) in self.models.iter() {
+            write!(f, "{model}")?;
+        }
+        for (_, cluster) in self.clusters.iter() {
+            writeln!(f, "cluster {}", cluster.name)?;
+            writeln!(f, "  nodes           {}", cluster.nodes)?;
+            writeln!(f, "  gpus per node   {}", cluster.gpus_per_node)?;
+            let gpu = &cluster.gpu;
+            writeln!(
+                f,
+                "  gpu             {} target {}, {} sms, {}",
+                gpu.name.as_deref().unwrap_or("unnamed"),
+                gpu.target.text(),
+                gpu.sms,
+                gpu.memory
+            )?;
+            writeln!(f, "  nvlink          {}", cluster.nvlink)?;
+            if let Some(rdma) = cluster.rdma {
+                writeln!(f, "  rdma            {rdma}")?;
+            }
+        }
+        for (_, deploy) in self.deploys.iter() {
+            let (model, cluster) = (&self.models[deploy.model].name, &self.clusters[deploy.cluster].name);
+            writeln!(f, "deploy {} of {model} on {cluster}", deploy.name)?;
+            writeln!(
+                f,
+                "  parallel        ep {}, pp {}, dp {}, tp {}, zero {}",
+                deploy.ep, deploy.pp, deploy.dp, deploy.tp, deploy.zero
+            )?;
+            writeln!(f, "  tokens per gpu  {}", deploy.tokens.0)?;
+            writeln!(f, "  mode            {}", deploy.mode.text())?;
+            if let Some(sms) = deploy.sms {
+                writeln!(f, "  sms             {sms}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "model {}", self.name)?;
+        writeln!(f, "  hidden          {}", self.hidden)?;
+        write!(f, "  experts         {}", self.experts)?;
+        if let Some(groups) = self.groups {
+            write!(f, " in {groups} groups")?;
+        }
+        writeln!(f, ", {} per token", self.top_k())?;
+        for range in &self.zero_experts {
+            writeln!(f, "  zero experts    {}..{}", range.first, range.last)?;
+        }
+        writeln!(f, "  shared          {}", self.shared)?;
+        writeln!(f, "  moe_layers      {}", self.moe_layers)?;
+        if let Some(width) = self.expert_ffn {
+            writeln!(f, "  expert_ffn      {width}")?;
+        }
+        if let Some(vocab) = self.vocab {
+            writeln!(f, "  vocab           {vocab}")?;
+        }
+        if let Some(capacity) = self.capacity {
+            let drop = match capacity.drop {
+                DropRule::Lowest => "lowest",
+                DropRule::Position => "position",
+            };
+            match capacity.limit {
+                CapacityLimit::Factor(factor) => writeln!(f, "  capacity        {factor} of the mean, drop {drop}")?,
+                CapacityLimit::Tokens(tokens) => writeln!(f, "  capacity        {tokens}, drop {drop}")?,
+            }
+        }
+        let program = &self.gate.program;
+        writeln!(f, "  gate")?;
+        for input in program.inputs() {
+            writeln!(f, "    input {}: {:?}", input.name, input.kind)?;
+        }
+        for (id, op) in program.ops() {
+            writeln!(f, "    {id}: {} = {op:?}", program.type_of(id))?;
+        }
+        let place = if self.gate.before_experts { " before experts" } else { "" };
+        writeln!(f, "    choice {}, weights {}{place}", self.gate.choice, self.gate.weights)?;
+        writeln!(f, "  dispatch        {}, {}", self.dispatch.payload.text(), self.dispatch.layout.text())?;
+        let weighted = if self.combine.weighted { "weighted" } else { "unweighted" };
+        writeln!(f, "  combine         {}, {weighted}", self.combine.payload.text())
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} per gpu", self.bandwidth)?;
+        match self.latency {
+            Some(latency) => write!(f, ", latency {latency}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! From bytes to tokens.
+//!
+//! Invariant: whatever the bytes, every token has a span inside the source, and everything that is not a token has been reported.
+
+use logos::Logos;
+
+use super::{Span, Token};
+use crate::diagnostics::{Diagnostic, LexicalProblem};
+
+/// The largest file that is read.
+pub const MAX_FILE_BYTES: usize = 16 * 1024 * 1024;
+
+/// A `//` comment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Comment {
+    /// From the slashes to the end of the line.
+    pub span: Span,
+}
+
+/// A file cut into tokens.
+#[derive(Debug, Default)]
+pub struct Lexed {
+    /// Everything but blanks and comments.
+    pub tokens: Vec<(Token, Span)>,
+    /// In the order of the file.
+    pub comments: Vec<Comment>,
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// If the file is too large or not UTF-8.
+pub fn decode(bytes: &[u8]) -> Result<&str, LexicalProblem> {
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(LexicalProblem::FileTooLarge { bytes: bytes.len() });
+    }
+    std::str::from_utf8(bytes).map_err(|error| LexicalProblem::NotUtf8 {
+        at: error.valid_up_to() as u32,
+        byte: bytes[error.valid_up_to()],
+        looks_like_utf16: bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]),
+    })
+}
+
+/// Cuts `source` into tokens and reports what is not one.
+pub fn lex(source: &str, report: &mut dyn FnMut(Diagnostic)) -> Lexed {
+    let mut lexed = Lexed::default();
+    let mut foreign: Option<Span> = None;
+    // A byte-order mark says nothing in UTF-8, and some editors write one.
+    let skipped = if source.starts_with('\u{FEFF}') { 3 } else { 0 };
+    let mut lexer = Token::lexer(source);
+    lexer.bump(skipped);
+    while let Some(token) = lexer.next() {
+        let range = lexer.span();
+        let span = Span::new(range.start as u32, range.end as u32);
+        let Ok(token) = token else {
+            foreign = match foreign {
+                Some(run) if run.end == span.start => Some(run.to(span)),
+                other => {
+                    report_foreign(other, source, report);
+                    Some(span)
+                }
+            };
+            continue;
+        };
+        report_foreign(foreign.take(), source, report);
+        match token {
+            Token::Comment => lexed.comments.push(Comment { span }),
+            Token::BlockComment => {
+                let end = source[range.end..].find("*/").map_or(range.end, |at| range.end + at + 2);
+                lexer.bump(end - range.end);
+                let span = Span::new(span.start, end as u32);
+                report(LexicalProblem::BlockComment { span }.into());
+            }
+            Token::OpenText => {
+                report(LexicalProblem::OpenString { span }.into());
+                lexed.tokens.push((Token::Text, span));
+            }
+            Token::Dot => {
+                let touches_number =
+                    lexed.tokens.last().is_some_and(|(last, at)| *last == Token::Number && at.end == span.start)
+                        || source[range.end..].starts_with(|c: char| c.is_ascii_digit());
+                if touches_number {
+                    report(LexicalProblem::MalformedNumber { span, why: "a digit is missing beside the dot" }.into());
+                } else {
+                    report(LexicalProblem::ForeignCharacter { span, found: ".".into() }.into());
+                }
+            }
+            Token::Number => {
+                if let Some(why) = malformed(&source[range.clone()], &source[range.end..]) {
+                    let tail = source[range.end..]
+                        .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                        .unwrap_or(source.len() - range.end);
+                    lexer.bump(tail);
+                    let span = Span::new(span.start, (range.end + tail) as u32);
+                    report(LexicalProblem::MalformedNumber { span, why }.into());
+                    lexed.tokens.push((Token::Number, span));
+                } else {
+                    lexed.tokens.push((Token::Number, span));
+                }
+            }
+            token => lexed.tokens.push((token, span)),
+        }
+    }
+    report_foreign(foreign, source, report);
+    lexed
+}
+
+fn malformed(number: &str, rest: &str) -> Option<&'static str> {
+    let digits = number.trim_end_matches('%');
+    let parts = || digits.split(['.', 'e', 'E']);
+    if parts().any(|part| part.ends_with('_')) || digits.contains("__") {
+        Some("an underscore stands between two digits")
+    } else if number == "0" && rest.starts_with(['x', 'b', 'o']) {
+        Some("numbers are decimal")
+    } else {
+        None
+    }
+}
+
+fn report_foreign(run: Option<Span>, source: &str, report: &mut dyn FnMut(Diagnostic)) {
+    let Some(span) = run else { return };
+    let text = span.text(source);
+    if text.contains('\0') {
+        report(LexicalProblem::NulByte { span }.into());
+    } else {
+        let found = text.chars().take(8).collect();
+        report(LexicalProblem::ForeignCharacter { span, found }.into());
+    }
+}

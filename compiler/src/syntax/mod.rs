@@ -1,0 +1,38 @@
+//! From bytes to a syntax tree, and back to text.
+//!
+//! Invariants: any bytes are read without panic, in time and memory that grow with their number; every problem is reported;
+//! [`format`](format::format) keeps every comment and changes no meaning.
+//!
+//! The way: [`lexer`] cuts tokens, [`structure`] balances brackets and tells keywords from names, [`parse`] builds the [`ast`].
+
+pub mod ast;
+pub mod dump;
+pub mod format;
+pub mod lexer;
+mod parse;
+mod span;
+mod structure;
+pub mod token;
+
+pub use lexer::Comment;
+pub use span::Span;
+pub use token::Token;
+
+use crate::diagnostics::Diagnostic;
+
+/// A file that was read.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// What could be read.
+    pub file: ast::File,
+    /// In the order of the file.
+    pub comments: Vec<Comment>,
+}
+
+/// Reads a file; problems go to `report`.
+pub fn parse(source: &str, report: &mut dyn FnMut(Diagnostic)) -> Parsed {
+    let lexed = lexer::lex(source, report);
+    let tokens = structure::structure(source, &lexed, report);
+    let file = tokens.map(|tokens| parse::parse(source, &tokens, report)).unwrap_or_default();
+    Parsed { file, comments: lexed.comments }
+}

@@ -1,0 +1,218 @@
+//! From tokens to the tree.
+//!
+//! Invariant: every token that the grammar could not place has been reported, and the parser always reaches the end of the file.
+
+use lalrpop_util::{ErrorRecovery, ParseError, lalrpop_mod};
+
+use super::ast::{self, Expression, ExpressionKind, Operator};
+use super::structure::Located;
+use super::token::{Keyword, Scope};
+use super::{Span, Token};
+use crate::diagnostics::{Diagnostic, SyntaxProblem, closest};
+
+lalrpop_mod!(
+    #[allow(clippy::all, clippy::pedantic, missing_docs, unused_imports, reason = "generated")]
+    grammar,
+    "/syntax/grammar.rs"
+);
+
+/// What the actions of the grammar share.
+pub struct Reading<'a> {
+    source: &'a str,
+    tokens: &'a [Located],
+    report: &'a mut dyn FnMut(Diagnostic),
+}
+
+/// Reads the tree. Where the file is wrong, the tree has a gap and the problem is reported.
+pub fn parse(source: &str, tokens: &[Located], report: &mut dyn FnMut(Diagnostic)) -> ast::File {
+    let mut reading = Reading { source, tokens, report };
+    let parsed = grammar::FileParser::new().parse(&mut reading, tokens.iter().map(|token| Ok::<_, ()>(*token)));
+    parsed.unwrap_or_else(|error| {
+        reading.recovered(ErrorRecovery { error, dropped_tokens: Vec::new() });
+        ast::File::default()
+    })
+}
+
+impl Reading<'_> {
+    pub(super) fn name(&self, span: Span) -> ast::Name {
+        // A unit may be written with blanks, `GB / s`; its name has none.
+        let text = span.text(self.source).split_whitespace().collect();
+        let text = if span.text(self.source).starts_with('"') { span.text(self.source).to_owned() } else { text };
+        ast::Name { text, span }
+    }
+
+    pub(super) fn number(&self, span: Span) -> ast::Number {
+        ast::Number { text: span.text(self.source).to_owned(), span }
+    }
+
+    pub(super) fn binary(&mut self, left: Expression, operator: Operator, right: Expression, span: Span) -> Expression {
+        let kind = ExpressionKind::Binary { left: Box::new(left), operator, right: Box::new(right) };
+        self.expression(kind, span)
+    }
+
+    pub(super) fn expression(&mut self, kind: ExpressionKind, span: Span) -> Expression {
+        Expression::new(kind, span).unwrap_or_else(|ast::TooDeep| {
+            (self.report)(SyntaxProblem::LongExpression { span, limit: ast::MAX_EXPRESSION_DEPTH }.into());
+            Expression::broken(span)
+        })
+    }
+
+    pub(super) fn recovered(&mut self, recovery: ErrorRecovery<u32, Token, ()>) {
+        let (token, span, expected) = match recovery.error {
+            ParseError::UnrecognizedToken { token: (start, token, end), expected } => {
+                (Some(token), Span::new(start, end), expected)
+            }
+            ParseError::ExtraToken { token: (start, token, end) } => (Some(token), Span::new(start, end), Vec::new()),
+            ParseError::UnrecognizedEof { location, expected } => (None, Span::new(location, location), expected),
+            ParseError::InvalidToken { location } => (None, Span::new(location, location), Vec::new()),
+            ParseError::User { error: () } => (None, Span::default(), Vec::new()),
+        };
+        let expected = Expected::new(&expected);
+        let problem = self.problem(token, span, &expected);
+        (self.report)(problem.into());
+        for &(start, dropped, end) in &recovery.dropped_tokens {
+            let other = Span::new(start, end);
+            if dropped == Token::Word && start > span.start && expected.settings() && self.first_on_line(start) {
+                let problem = self.unknown_setting(other, &expected);
+                (self.report)(problem.into());
+            }
+        }
+    }
+
+    fn problem(&self, token: Option<Token>, span: Span, expected: &Expected) -> SyntaxProblem {
+        let found = span.text(self.source).to_owned();
+        let previous = self.before(span.start);
+        match token {
+            None => SyntaxProblem::UnexpectedEnd { span: previous.unwrap_or(span), expected: expected.described() },
+            Some(Token::Word) if expected.settings() => self.unknown_setting(span, expected),
+            Some(Token::Keyword(_)) if expected.settings() => self.unknown_setting(span, expected),
+            Some(Token::Comma | Token::Semicolon) if expected.settings() => SyntaxProblem::Separator { span, found },
+            Some(Token::Equals | Token::Colon) if expected.value() => SyntaxProblem::Assignment {
+                span,
+                found,
+                setting: previous.map(|at| at.text(self.source).to_owned()).unwrap_or_default(),
+            },
+            Some(Token::Keyword(_) | Token::CloseBrace) if expected.value() => {
+                let setting = previous.unwrap_or(span);
+                SyntaxProblem::MissingValue {
+                    span: setting,
+                    setting: setting.text(self.source).to_owned(),
+                    expected: expected.described(),
+                }
+            }
+            Some(_) => SyntaxProblem::Unexpected { span, found, expected: expected.described() },
+        }
+    }
+
+    fn unknown_setting(&self, span: Span, expected: &Expected) -> SyntaxProblem {
+        let found = span.text(self.source);
+        let suggestion = closest(found, expected.keywords.iter().map(|keyword| keyword.text()));
+        SyntaxProblem::UnknownSetting {
+            span,
+            found: found.to_owned(),
+            scope: expected.scope(),
+            suggestion: suggestion.map(str::to_owned),
+        }
+    }
+
+    /// The token that ends before `place`.
+    fn before(&self, place: u32) -> Option<Span> {
+        let index = self.tokens.partition_point(|token| token.0 < place);
+        let &(start, _, end) = self.tokens.get(index.checked_sub(1)?)?;
+        Some(Span::new(start, end))
+    }
+
+    fn first_on_line(&self, place: u32) -> bool {
+        self.source[..place as usize]
+            .bytes()
+            .rev()
+            .take_while(|byte| *byte != b'\n')
+            .all(|byte| byte.is_ascii_whitespace())
+    }
+}
+
+/// What the grammar could have read next.
+struct Expected {
+    keywords: Vec<Keyword>,
+    others: Vec<String>,
+}
+
+impl Expected {
+    fn new(names: &[String]) -> Expected {
+        let mut expected = Expected { keywords: Vec::new(), others: Vec::new() };
+        for name in names {
+            let bare = name.trim_matches('"');
+            match Keyword::ALL.iter().find(|keyword| keyword.text() == bare) {
+                Some(keyword) => expected.keywords.push(*keyword),
+                None => expected.others.push(bare.to_owned()),
+            }
+        }
+        expected
+    }
+
+    /// Whether a whole setting, statement or declaration could begin here.
+    fn settings(&self) -> bool {
+        let begins = |keyword: &&Keyword| {
+            matches!(
+                keyword,
+                Keyword::Model
+                    | Keyword::Shared
+                    | Keyword::Payload
+                    | Keyword::Nodes
+                    | Keyword::Target
+                    | Keyword::Ep
+                    | Keyword::Let
+            )
+        };
+        self.keywords.iter().any(|keyword| begins(&keyword)) || self.keywords == [Keyword::Zero]
+    }
+
+    /// Whether a number or a word is due.
+    fn value(&self) -> bool {
+        self.keywords.is_empty() && self.others.iter().any(|other| matches!(other.as_str(), "number" | "word"))
+    }
+
+    fn scope(&self) -> Scope {
+        let has = |keyword| self.keywords.contains(&keyword);
+        if has(Keyword::Model) {
+            Scope::File
+        } else if has(Keyword::Let) {
+            Scope::Gate
+        } else if has(Keyword::Shared) {
+            Scope::Model
+        } else if has(Keyword::Layout) {
+            Scope::Dispatch
+        } else if has(Keyword::Reduce) {
+            Scope::Combine
+        } else if has(Keyword::Nodes) {
+            Scope::Cluster
+        } else if has(Keyword::Target) {
+            Scope::Gpu
+        } else if has(Keyword::Ep) {
+            Scope::Deploy
+        } else {
+            Scope::Experts
+        }
+    }
+
+    /// For example ``a number or `}` ``.
+    fn described(&self) -> String {
+        let mut parts: Vec<String> = Vec::new();
+        for other in &self.others {
+            parts.push(match other.as_str() {
+                "word" => "a name".to_owned(),
+                "number" => "a number".to_owned(),
+                "text" => "a text in quotes".to_owned(),
+                "unit" => "a unit".to_owned(),
+                "group" | ";" => continue,
+                symbol => format!("`{symbol}`"),
+            });
+        }
+        parts.extend(self.keywords.iter().map(|keyword| format!("`{}`", keyword.text())));
+        match parts.split_last() {
+            None => "the end of the file".to_owned(),
+            Some((last, [])) => last.clone(),
+            Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        }
+    }
+}

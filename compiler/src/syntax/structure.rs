@@ -1,0 +1,221 @@
+//! From loose tokens to tokens that the grammar can trust.
+//!
+//! Invariants of the result:
+//! * brackets are balanced (missing ones are inserted, stray ones removed, each with a report) and nested at most [`MAX_DEPTH`] deep;
+//! * a word is a keyword exactly where its block knows it;
+//! * brackets that no setting announces are one [`Token::Group`], so that the parser can skip them as a whole.
+
+use super::lexer::Lexed;
+use super::token::{Keyword, Scope};
+use super::{Span, Token};
+use crate::diagnostics::{Diagnostic, SyntaxProblem, closest};
+
+/// How deep brackets may nest. A gate of any published model needs 6.
+pub const MAX_DEPTH: usize = 64;
+
+/// A token between two places, the form that the parser reads.
+pub type Located = (u32, Token, u32);
+
+struct Frame {
+    open: Span,
+    closer: Token,
+    scope: Scope,
+    /// What a `{` would open here.
+    announced: Option<Scope>,
+}
+
+struct Structure<'a> {
+    source: &'a str,
+    report: &'a mut dyn FnMut(Diagnostic),
+    frames: Vec<Frame>,
+    announced: Option<Scope>,
+    tokens: Vec<Located>,
+    closers: Vec<u32>,
+}
+
+/// Balances brackets and marks keywords. Returns nothing when the file nests too deeply to be read at all.
+pub fn structure(source: &str, lexed: &Lexed, report: &mut dyn FnMut(Diagnostic)) -> Option<Vec<Located>> {
+    let mut structure = Structure {
+        source,
+        report,
+        frames: Vec::new(),
+        announced: None,
+        tokens: Vec::with_capacity(lexed.tokens.len()),
+        closers: matching_closers(lexed),
+    };
+    let mut index = 0;
+    while let Some(&(token, span)) = lexed.tokens.get(index) {
+        index += 1;
+        if token.closer().is_some() {
+            if structure.frames.len() >= MAX_DEPTH {
+                (structure.report)(SyntaxProblem::TooDeep { span, limit: MAX_DEPTH }.into());
+                return None;
+            }
+            index = structure.open(token, span, lexed, index);
+        } else if token.closes() {
+            structure.close(token, span);
+        } else if token == Token::Word {
+            let follower = lexed.tokens.get(index).map(|(next, _)| *next);
+            structure.word(span, follower);
+        } else {
+            structure.push(token, span);
+        }
+    }
+    let end = source.len() as u32;
+    while let Some(frame) = structure.frames.pop() {
+        structure.unclosed(&frame, end);
+    }
+    Some(structure.tokens)
+}
+
+impl Structure<'_> {
+    fn push(&mut self, token: Token, span: Span) {
+        self.tokens.push((span.start, token, span.end));
+    }
+
+    fn scope(&self) -> Scope {
+        self.frames.last().map_or(Scope::File, |frame| frame.scope)
+    }
+
+    fn announced(&mut self) -> &mut Option<Scope> {
+        match self.frames.last_mut() {
+            Some(frame) => &mut frame.announced,
+            None => &mut self.announced,
+        }
+    }
+
+    /// Opens a bracket and returns the index of the next token to read: past the closing one when it is skipped as a group.
+    fn open(&mut self, token: Token, span: Span, lexed: &Lexed, next: usize) -> usize {
+        let scope = match (token, self.scope()) {
+            (Token::OpenBrace, Scope::Gate) => None,
+            (Token::OpenBrace, _) => self.announced().take(),
+            (_, Scope::Gate) => Some(Scope::Gate),
+            _ => self.announced().filter(|scope| *scope == Scope::Gate),
+        };
+        if let (Some(scope), Some(closer)) = (scope, token.closer()) {
+            self.push(token, span);
+            self.frames.push(Frame { open: span, closer, scope, announced: None });
+            return next;
+        }
+        match self.closers[next - 1] as usize {
+            close if close < lexed.tokens.len() => {
+                self.push(Token::Group, span.to(lexed.tokens[close].1));
+                close + 1
+            }
+            _ => {
+                (self.report)(SyntaxProblem::Unclosed { open: span, text: span.text(self.source).into() }.into());
+                next
+            }
+        }
+    }
+
+    fn close(&mut self, token: Token, span: Span) {
+        let Some(depth) = self.frames.iter().rposition(|frame| frame.closer == token) else {
+            let text = span.text(self.source).into();
+            (self.report)(SyntaxProblem::StrayCloser { span, text }.into());
+            return;
+        };
+        while self.frames.len() > depth + 1 {
+            if let Some(frame) = self.frames.pop() {
+                self.unclosed(&frame, span.start);
+            }
+        }
+        self.frames.pop();
+        self.push(token, span);
+    }
+
+    fn unclosed(&mut self, frame: &Frame, at: u32) {
+        let text = frame.open.text(self.source).into();
+        (self.report)(SyntaxProblem::Unclosed { open: frame.open, text }.into());
+        self.tokens.push((at, frame.closer, at));
+    }
+
+    fn word(&mut self, span: Span, follower: Option<Token>) {
+        let text = span.text(self.source);
+        // A declaration at the margin inside a block: the block was never closed.
+        if !self.frames.is_empty()
+            && follower == Some(Token::Word)
+            && self.starts_line(span)
+            && matches!(text, "model" | "cluster" | "deploy")
+        {
+            while let Some(frame) = self.frames.pop() {
+                self.unclosed(&frame, span.start);
+            }
+        }
+        let scope = self.scope();
+        let previous = self.tokens.last().copied();
+        let token = match previous {
+            Some((_, Token::Keyword(keyword), _)) if names_something(keyword) => Token::Word,
+            Some((_, Token::Keyword(Keyword::Before), _)) if text == "experts" => Token::Keyword(Keyword::Experts),
+            Some((_, Token::Number, end)) if scope != Scope::Gate && self.is_unit(text, end, span) => Token::Unit,
+            Some((_, Token::Slash, _)) if scope != Scope::Gate => Token::Unit,
+            _ => match Keyword::find(text, scope) {
+                Some(keyword) => Token::Keyword(keyword),
+                None => self.corrected(text, span, scope, follower),
+            },
+        };
+        if let Token::Keyword(keyword) = token
+            && !continues_setting(keyword)
+        {
+            *self.announced() = keyword.opens();
+        }
+        self.push(token, span);
+    }
+
+    fn starts_line(&self, span: Span) -> bool {
+        span.start == 0 || self.source.as_bytes()[span.start as usize - 1] == b'\n'
+    }
+
+    /// Whether a word after a number that ends at `end` is meant as its unit.
+    fn is_unit(&self, text: &str, end: u32, span: Span) -> bool {
+        let between = Span::new(end, span.start).text(self.source);
+        !between.contains('\n')
+            && Keyword::find(text, self.scope()).is_none()
+            && (between.len() <= 1 || crate::units::Unit::known_word(text))
+    }
+
+    /// The keyword that a misspelt head of a block means, so that the block itself can still be read.
+    fn corrected(&mut self, text: &str, span: Span, scope: Scope, follower: Option<Token>) -> Token {
+        let starts_item = scope == Scope::File
+            && follower == Some(Token::Word)
+            && matches!(self.tokens.last(), None | Some((_, Token::CloseBrace, _)));
+        let heads: &[Keyword] = match (scope, follower) {
+            (Scope::File, _) if starts_item => &[Keyword::Model, Keyword::Cluster, Keyword::Deploy],
+            (Scope::Model, Some(Token::OpenParenthesis)) => &[Keyword::Gate],
+            (Scope::Model, Some(Token::OpenBrace)) => &[Keyword::Dispatch, Keyword::Combine],
+            _ => return Token::Word,
+        };
+        let Some(meant) = closest(text, heads.iter().map(|head| head.text())) else {
+            return Token::Word;
+        };
+        let problem = SyntaxProblem::UnknownSetting { span, found: text.into(), scope, suggestion: Some(meant.into()) };
+        (self.report)(problem.into());
+        Keyword::find(meant, scope).map_or(Token::Word, Token::Keyword)
+    }
+}
+
+/// Whether the word after this keyword is a name, whatever it spells.
+fn names_something(keyword: Keyword) -> bool {
+    matches!(keyword, Keyword::Model | Keyword::Cluster | Keyword::Deploy | Keyword::Of | Keyword::On)
+}
+
+/// Whether this keyword stands inside a setting that another one began.
+fn continues_setting(keyword: Keyword) -> bool {
+    matches!(keyword, Keyword::Of | Keyword::On | Keyword::In | Keyword::Groups)
+}
+
+/// For every opening bracket the index of the bracket that closes it, whatever its shape; [`u32::MAX`] elsewhere.
+fn matching_closers(lexed: &Lexed) -> Vec<u32> {
+    let mut closers = vec![u32::MAX; lexed.tokens.len()];
+    let mut open = Vec::new();
+    for (index, (token, _)) in lexed.tokens.iter().enumerate() {
+        if token.closer().is_some() {
+            open.push(index);
+        } else if token.closes()
+            && let Some(opener) = open.pop()
+        {
+            closers[opener] = index as u32;
+        }
+    }
+    closers
+}

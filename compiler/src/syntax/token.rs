@@ -1,0 +1,228 @@
+//! Tokens and keywords.
+//!
+//! Invariant: keywords are contextual. A word is a keyword only inside the kind of block ([`Scope`]) where it begins or joins
+//! the parts of a setting, so `hidden` or `scale` are fine names inside a gate.
+
+use logos::Logos;
+
+/// What the grammar sees. The text of a token is read from the source by its span.
+#[derive(Logos, Clone, Copy, Debug, PartialEq, Eq)]
+#[logos(skip r"[ \t\r\n\x0C]+")]
+pub enum Token {
+    /// From `//` to the end of the line. Never reaches the grammar.
+    #[regex(r"//[^\n]*", allow_greedy = true)]
+    Comment,
+    /// A name, or a word whose meaning depends on its place.
+    #[regex(r"[A-Za-z_][A-Za-z0-9_]*")]
+    Word,
+    /// `7168`, `1_000`, `1e-20`, `2.5`, `25%`
+    #[regex(r"[0-9][0-9_]*(\.[0-9][0-9_]*)?([eE][+-]?[0-9][0-9_]*)?%?")]
+    Number,
+    /// `"H800"`
+    #[regex(r#""[^"\n]*""#)]
+    Text,
+    /// A string without its closing quote. Never reaches the grammar.
+    #[regex(r#""[^"\n]*"#)]
+    OpenText,
+    /// A word right after a number of a setting: `GB`.
+    Unit,
+    /// A bracketed part that no setting announces: the grammar refuses it as a whole.
+    Group,
+    /// A word that the grammar knows in its block.
+    Keyword(Keyword),
+    /// `{`
+    #[token("{")]
+    OpenBrace,
+    /// `}`
+    #[token("}")]
+    CloseBrace,
+    /// `(`
+    #[token("(")]
+    OpenParenthesis,
+    /// `)`
+    #[token(")")]
+    CloseParenthesis,
+    /// `[`
+    #[token("[")]
+    OpenBracket,
+    /// `]`
+    #[token("]")]
+    CloseBracket,
+    /// `,`
+    #[token(",")]
+    Comma,
+    /// `:`
+    #[token(":")]
+    Colon,
+    /// `;`, which the language does not use, known for a better error.
+    #[token(";")]
+    Semicolon,
+    /// `=`
+    #[token("=")]
+    Equals,
+    /// `+`
+    #[token("+")]
+    Plus,
+    /// `-`
+    #[token("-")]
+    Minus,
+    /// `*`
+    #[token("*")]
+    Star,
+    /// `/`
+    #[token("/")]
+    Slash,
+    /// `..`
+    #[token("..")]
+    Range,
+    /// `.`, which the language does not use, known for a better error.
+    #[token(".")]
+    Dot,
+    /// `/*`, which the language does not use, known for a better error.
+    #[token("/*")]
+    BlockComment,
+}
+
+impl Token {
+    /// The bracket that closes this one.
+    pub fn closer(self) -> Option<Token> {
+        match self {
+            Token::OpenBrace => Some(Token::CloseBrace),
+            Token::OpenParenthesis => Some(Token::CloseParenthesis),
+            Token::OpenBracket => Some(Token::CloseBracket),
+            _ => None,
+        }
+    }
+
+    /// Whether this is a closing bracket.
+    pub fn closes(self) -> bool {
+        matches!(self, Token::CloseBrace | Token::CloseParenthesis | Token::CloseBracket)
+    }
+}
+
+/// The kind of block that a word stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Outside of all blocks.
+    File,
+    /// `model … { }`
+    Model,
+    /// The parameters and the body of `gate( ) { }`
+    Gate,
+    /// `experts … { }`
+    Experts,
+    /// `dispatch { }`
+    Dispatch,
+    /// `combine { }`
+    Combine,
+    /// `cluster … { }`
+    Cluster,
+    /// `gpu … { }`
+    Gpu,
+    /// `deploy … { }`
+    Deploy,
+}
+
+impl Scope {
+    /// What a reader calls such a block.
+    pub fn described(self) -> &'static str {
+        match self {
+            Scope::File => "the file",
+            Scope::Model => "a model",
+            Scope::Gate => "a gate",
+            Scope::Experts => "an `experts` block",
+            Scope::Dispatch => "a `dispatch` block",
+            Scope::Combine => "a `combine` block",
+            Scope::Cluster => "a cluster",
+            Scope::Gpu => "a `gpu` block",
+            Scope::Deploy => "a deploy",
+        }
+    }
+}
+
+macro_rules! keywords {
+    ($($name:ident $text:literal in $($scope:ident)+ $(: opens $opens:ident)?;)*) => {
+        /// A word with a meaning of its own inside some kinds of block.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "each is its own spelling")]
+        pub enum Keyword { $($name),* }
+
+        impl Keyword {
+            /// Every keyword.
+            pub const ALL: &[Keyword] = &[$(Keyword::$name),*];
+
+            /// As written.
+            pub fn text(self) -> &'static str {
+                match self { $(Keyword::$name => $text),* }
+            }
+
+            /// The keyword that `text` is inside a block of kind `scope`.
+            pub fn find(text: &str, scope: Scope) -> Option<Keyword> {
+                match text {
+                    $($text if matches!(scope, $(Scope::$scope)|+) => Some(Keyword::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// The kinds of block that know this word.
+            pub fn scopes(self) -> &'static [Scope] {
+                match self { $(Keyword::$name => &[$(Scope::$scope),+]),* }
+            }
+
+            /// The kind of block that may follow this word.
+            pub fn opens(self) -> Option<Scope> {
+                match self {
+                    $($(Keyword::$name => Some(Scope::$opens),)?)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+keywords! {
+    Model "model" in File: opens Model;
+    Cluster "cluster" in File: opens Cluster;
+    Deploy "deploy" in File: opens Deploy;
+    Of "of" in File;
+    On "on" in File;
+    Hidden "hidden" in Model;
+    Experts "experts" in Model: opens Experts;
+    In "in" in Model Gate;
+    Groups "groups" in Model;
+    Zero "zero" in Experts Deploy;
+    Shared "shared" in Model;
+    MoeLayers "moe_layers" in Model;
+    ExpertFfn "expert_ffn" in Model;
+    Vocab "vocab" in Model;
+    Capacity "capacity" in Model;
+    Drop "drop" in Model;
+    Gate "gate" in Model: opens Gate;
+    Dispatch "dispatch" in Model: opens Dispatch;
+    Combine "combine" in Model: opens Combine;
+    Let "let" in Gate;
+    Weights "weights" in Gate;
+    Before "before" in Gate;
+    Payload "payload" in Dispatch Combine;
+    Scale "scale" in Dispatch Combine;
+    Per "per" in Dispatch Combine Cluster Deploy;
+    Layout "layout" in Dispatch;
+    Align "align" in Dispatch;
+    Reduce "reduce" in Combine;
+    Nodes "nodes" in Cluster;
+    Node "node" in Cluster;
+    Gpus "gpus" in Cluster;
+    Gpu "gpu" in Cluster Deploy: opens Gpu;
+    Nvlink "nvlink" in Cluster;
+    Rdma "rdma" in Cluster;
+    Latency "latency" in Cluster;
+    Target "target" in Gpu;
+    Sms "sms" in Gpu Deploy;
+    Memory "memory" in Gpu;
+    Ep "ep" in Deploy;
+    Pp "pp" in Deploy;
+    Dp "dp" in Deploy;
+    Tp "tp" in Deploy;
+    Tokens "tokens" in Deploy;
+    Mode "mode" in Deploy;
+}
