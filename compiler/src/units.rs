@@ -226,6 +226,15 @@ impl Decimal {
     }
 }
 
+/// Whether a number token is a decimal number whose underscores stand between two digits.
+pub fn well_formed(text: &str) -> bool {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    let digits = |part: &str| {
+        !part.is_empty() && part.split('_').all(|run| !run.is_empty() && run.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    number.split(['.', 'e', 'E']).all(|part| digits(part.strip_prefix(['+', '-']).unwrap_or(part)))
+}
+
 /// The f32 nearest to a number token, ties to even; infinite when it is too large.
 pub fn nearest_f32(text: &str) -> f32 {
     let clean: String = text.chars().filter(|c| *c != '_' && *c != '%').collect();

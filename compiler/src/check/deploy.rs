@@ -3,7 +3,7 @@
 use super::Checker;
 use super::reach::{Placement, chosen_groups, sample};
 use super::settings::{Owner, Slot};
-use crate::diagnostics::{DeployProblem, UnitProblem, WordKind, deploy::GroupSpan};
+use crate::diagnostics::{DeployProblem, GroupSpan, UnitProblem, WordKind};
 use crate::spec::{Cluster, ClusterId, Deploy, Mode, Model, ModelId, limits};
 use crate::syntax::Span;
 use crate::syntax::ast::{self, DeploySetting, Quantity};

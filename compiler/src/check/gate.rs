@@ -14,7 +14,7 @@ use crate::diagnostics::{ModelProblem, NameProblem, TypeProblem, UnitProblem, cl
 use crate::spec::limits;
 use crate::syntax::Span;
 use crate::syntax::ast::{self, Expression, ExpressionKind, Name, Number, Operator, Parameter, Statement};
-use crate::units::{Decimal, NotWhole, nearest_f32};
+use crate::units::{Decimal, NotWhole, nearest_f32, well_formed};
 
 /// What an expression is while it is checked.
 #[derive(Clone, Copy, Debug)]
@@ -226,6 +226,9 @@ impl Lowering<'_, '_> {
 
     /// A whole number from 1 to `most`.
     fn whole(&mut self, text: &str, span: Span, most: u32) -> Option<u32> {
+        if !well_formed(text) {
+            return None; // The lexer has said so.
+        }
         let number = text.to_owned();
         if text.ends_with('%') {
             self.checker.report(UnitProblem::Percent { span, number });
@@ -300,6 +303,9 @@ impl Lowering<'_, '_> {
     }
 
     fn constant(&mut self, number: &Number, negative: bool) -> Option<Value> {
+        if !well_formed(&number.text) {
+            return None; // The lexer has said so.
+        }
         let magnitude = nearest_f32(&number.text);
         let (span, text) = (number.span, number.text.clone());
         if magnitude.is_infinite() {

@@ -11,7 +11,7 @@ use crate::syntax::Span;
 use crate::syntax::ast::{
     self, Block, CombineSetting, Declaration, DispatchSetting, ModelSetting, Name, Quantity, ZeroRange,
 };
-use crate::units::{Decimal, Dimension, Tokens, nearest_f32};
+use crate::units::{Decimal, Dimension, Tokens, nearest_f32, well_formed};
 
 const PAYLOADS: &[&str] = &["bf16", "f16", "f32", "fp8_e4m3", "fp4_e2m1"];
 
@@ -216,6 +216,8 @@ impl Checker<'_> {
         let limit = if limit.unit.is_some() {
             let tokens = self.measure(limit, "capacity", Dimension::Tokens);
             tokens.map(|tokens| CapacityLimit::Tokens(Tokens(u32::try_from(tokens).unwrap_or(u32::MAX))))
+        } else if !well_formed(&number.text) {
+            None // The lexer has said so.
         } else if Decimal::read(&number.text).is_zero() {
             self.report(UnitProblem::Zero { span: number.span, setting: "capacity" });
             None

@@ -4,7 +4,7 @@ use super::Checker;
 use crate::diagnostics::{NameProblem, UnitProblem, WordKind, closest};
 use crate::syntax::Span;
 use crate::syntax::ast::{Name, Quantity};
-use crate::units::{Decimal, Dimension, NotWhole, Unit};
+use crate::units::{Decimal, Dimension, NotWhole, Unit, well_formed};
 
 /// A setting that may be given once.
 pub(super) struct Slot<T> {
@@ -76,6 +76,9 @@ impl Checker<'_> {
     /// A count from `least` to `most`.
     pub(super) fn count(&mut self, quantity: &Quantity, setting: &'static str, least: u32, most: u32) -> Option<u32> {
         let number = &quantity.number;
+        if !well_formed(&number.text) {
+            return None; // The lexer has said so.
+        }
         if let Some(unit) = &quantity.unit {
             self.report(UnitProblem::Superfluous { span: unit.span, found: unit.text.clone(), setting });
         }
@@ -108,6 +111,9 @@ impl Checker<'_> {
             let found = name.text.clone();
             self.report(UnitProblem::WrongKind { span: name.span, found, is: unit.dimension, wanted });
             return None;
+        }
+        if !well_formed(&quantity.number.text) {
+            return None; // The lexer has said so.
         }
         let value = self.whole(Decimal::read(&quantity.number.text).of(unit), quantity, u64::MAX)?;
         if value == 0 {

@@ -318,8 +318,10 @@ fn group_spans_nodes(group: &GroupSpan) -> Diagnostic {
     );
     let worst = f64::from(*reached) / f64::from(*ideal);
     diagnostic
-        .note(format!("RDMA traffic grows by ×{average:.1} on average (×{} at worst)", two_digits(worst)))
-        .note("the average is of 1024 random tokens through this gate, with a fixed seed")
+        .note(format!(
+            "RDMA traffic grows by ×{average:.1} on average, and for the worst token from {ideal} to {reached} copies (×{})",
+            two_digits(worst)
+        ))
         .help(match better {
             Some(better) => format!("`ep {better}` puts each group on one node"),
             None => "choose `ep` and the number of groups so that a group fits on one node".to_owned(),

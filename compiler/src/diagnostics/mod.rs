@@ -4,7 +4,7 @@
 //! [`Diagnostic`] in one place; every [`Code`] has its title, level and explanation in the [`registry`]; only [`render`] makes text of it.
 
 mod collect;
-pub mod deploy;
+mod deploy;
 mod lexical;
 mod model;
 mod names;
@@ -16,7 +16,7 @@ mod types;
 mod units;
 
 pub use collect::Diagnostics;
-pub use deploy::{BuildProblem, DeployProblem};
+pub use deploy::{BuildProblem, DeployProblem, GroupSpan};
 pub use lexical::LexicalProblem;
 pub use model::ModelProblem;
 pub use names::{NameProblem, WordKind};

@@ -1,8 +1,13 @@
 //! The only place where diagnostics become text or JSON.
 //!
-//! Invariant: rendering costs about as much as the lines it shows, whatever the size of the file.
+//! Invariant: rendering reads the file once and then costs about as much as the lines it shows, however long they are.
 
-use ariadne::{CharSet, Color, Config, IndexType, Report, ReportKind, Source};
+use std::borrow::Cow;
+use std::ops::Range;
+
+use codespan_reporting::diagnostic as shown;
+use codespan_reporting::files::{Error, Files};
+use codespan_reporting::term::{self, Chars, Config, StylesWriter, termcolor::Ansi};
 
 use super::{Diagnostic, Diagnostics, Severity};
 use crate::syntax::Span;
@@ -18,10 +23,10 @@ pub struct Style {
 
 /// All diagnostics of a file as text, with a last line that counts them.
 pub fn render(name: &str, source: &[u8], diagnostics: &Diagnostics, style: Style) -> String {
-    let source = String::from_utf8_lossy(source);
+    let file = SourceFile::new(name, source);
     let mut text = String::new();
     for diagnostic in diagnostics {
-        text.push_str(&render_one(name, &source, diagnostic, style));
+        text.push_str(&file.render(diagnostic, style));
         text.push('\n');
     }
     if diagnostics.left_out() > 0 {
@@ -45,87 +50,143 @@ pub fn summary(diagnostics: &Diagnostics) -> String {
     if parts.is_empty() { String::new() } else { format!("{}\n", parts.join(", ")) }
 }
 
-/// One diagnostic as text.
-pub fn render_one(name: &str, source: &str, diagnostic: &Diagnostic, style: Style) -> String {
-    let excerpt = Excerpt::around(source, diagnostic);
-    let (kind, colour) = match diagnostic.severity {
-        Severity::Error => (ReportKind::Error, Color::Red),
-        Severity::Warning => (ReportKind::Warning, Color::Yellow),
-    };
-    let config = Config::new()
-        .with_color(style.colour)
-        .with_index_type(IndexType::Byte)
-        .with_char_set(if style.ascii { CharSet::Ascii } else { CharSet::Unicode });
-    let place = excerpt.inside(diagnostic.place());
-    let mut report = Report::build(kind, (name, place))
-        .with_config(config)
-        .with_code(diagnostic.code)
-        .with_message(&diagnostic.title);
-    for (index, label) in diagnostic.labels.iter().enumerate() {
-        let colour = if index == 0 { colour } else { Color::Blue };
-        let span = (name, excerpt.inside(label.span));
-        report.add_label(ariadne::Label::new(span).with_message(&label.text).with_color(colour));
-    }
-    for note in &diagnostic.notes {
-        report.add_note(note);
-    }
-    if let Some(help) = &diagnostic.help {
-        report.add_help(help);
-    }
-    let cached = Source::from(excerpt.text.as_str()).with_display_line_offset(excerpt.lines_before);
-    let mut out = Vec::new();
-    // Writing to memory cannot fail; an empty report would still name the problem below.
-    if report.finish().write((name, cached), &mut out).is_err() {
-        return format!("{}: {}\n", diagnostic.code, diagnostic.title);
-    }
-    let text = String::from_utf8_lossy(&out);
-    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
-    format!("{}\n", lines.join("\n"))
-}
-
-/// The part of a file that a diagnostic speaks of.
-struct Excerpt {
-    text: String,
-    /// Where it begins in the file.
-    start: usize,
-    lines_before: usize,
-}
-
-/// Lines longer than this are cut around the label.
+/// Of a line longer than this, only the part around the label is shown.
 const LONGEST_LINE: usize = 400;
-/// Further labels are shown with all lines between while the whole is not longer than this.
-const LONGEST_EXCERPT: usize = 20_000;
 
-impl Excerpt {
-    fn around(source: &str, diagnostic: &Diagnostic) -> Excerpt {
-        let place = diagnostic.place();
-        let all = diagnostic.labels.iter().fold(place, |all, label| all.to(label.span));
-        let wanted =
-            if (all.end - all.start) as usize <= LONGEST_EXCERPT { all } else { Span::new(place.start, place.start) };
-        let first = boundary(source, wanted.start as usize);
-        let last = boundary(source, wanted.end as usize);
-        let mut start = source[..first].rfind('\n').map_or(0, |at| at + 1);
-        let mut end = source[last..].find('\n').map_or(source.len(), |at| last + at);
-        if first - start > LONGEST_LINE {
-            start = boundary(source, first - LONGEST_LINE / 2);
-        }
-        if end - last > LONGEST_LINE {
-            end = boundary(source, last + LONGEST_LINE / 2);
-        }
-        let lines_before = source[..start].bytes().filter(|byte| *byte == b'\n').count();
-        Excerpt { text: source[start..end].to_owned(), start, lines_before }
+/// A file with the places of its lines.
+struct SourceFile<'a> {
+    name: &'a str,
+    text: Cow<'a, str>,
+    line_starts: Vec<usize>,
+}
+
+impl<'a> SourceFile<'a> {
+    fn new(name: &'a str, source: &'a [u8]) -> SourceFile<'a> {
+        // Up to the first byte that is not UTF-8, which is what a diagnostic points at, nothing moves.
+        let text = String::from_utf8_lossy(source);
+        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        SourceFile { name, text, line_starts }
     }
 
-    /// A span of the file as a range of the excerpt; one outside is shown at its edge.
-    fn inside(&self, span: Span) -> std::ops::Range<usize> {
-        let within = |place: u32| boundary(&self.text, (place as usize).saturating_sub(self.start));
-        within(span.start)..within(span.end)
+    /// The index of the line that holds a place.
+    fn line(&self, place: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= place) - 1
+    }
+
+    fn line_range(&self, line: usize) -> Range<usize> {
+        let end = self.line_starts.get(line + 1).copied().unwrap_or(self.text.len());
+        self.line_starts[line]..end
+    }
+
+    /// The nearest character boundary at or below `place`.
+    fn boundary(&self, place: usize) -> usize {
+        self.text.floor_char_boundary(place.min(self.text.len()))
+    }
+
+    fn column(&self, line: usize, place: usize) -> usize {
+        self.text[self.line_starts[line]..place].chars().count() + 1
+    }
+
+    fn range(&self, span: Span) -> Range<usize> {
+        self.boundary(span.start as usize)..self.boundary(span.end as usize)
+    }
+
+    fn render(&self, diagnostic: &Diagnostic, style: Style) -> String {
+        let view = View::around(self, self.range(diagnostic.place()));
+        let labels = diagnostic.labels.iter().enumerate().filter_map(|(index, label)| {
+            let range = view.visible(self.range(label.span))?;
+            let new = if index == 0 { shown::Label::primary } else { shown::Label::secondary };
+            Some(new((), range).with_message(&label.text))
+        });
+        let notes = diagnostic.notes.iter().map(|note| format!("note: {note}"));
+        let help = diagnostic.help.iter().map(|help| format!("help: {help}"));
+        let severity = match diagnostic.severity {
+            Severity::Error => shown::Severity::Error,
+            Severity::Warning => shown::Severity::Warning,
+        };
+        let message = shown::Diagnostic::new(severity)
+            .with_code(diagnostic.code.id())
+            .with_message(&diagnostic.title)
+            .with_labels(labels.collect())
+            .with_notes(notes.chain(help).collect());
+        let chars = if style.ascii { Chars::ascii() } else { Chars::box_drawing() };
+        let config = Config { chars, ..Config::default() };
+        let mut out = Vec::new();
+        let written = if style.colour {
+            let styles = term::Styles::default();
+            term::emit_to_write_style(&mut StylesWriter::new(Ansi::new(&mut out), &styles), &config, &view, &message)
+        } else {
+            term::emit_to_io_write(&mut out, &config, &view, &message)
+        };
+        if written.is_err() {
+            // Cannot happen while labels lie in the file; the problem itself must still be said.
+            return format!("{}: {}\n", diagnostic.code, diagnostic.title);
+        }
+        let text = String::from_utf8_lossy(&out);
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        format!("{}\n", lines.join("\n").trim_end())
     }
 }
 
-/// The nearest character boundary at or below `place`.
-fn boundary(text: &str, place: usize) -> usize {
-    text.floor_char_boundary(place.min(text.len()))
+/// A file of which, where its lines are very long, only a window can be seen.
+struct View<'f, 'a> {
+    file: &'f SourceFile<'a>,
+    window: Option<Range<usize>>,
+}
+
+impl<'f, 'a> View<'f, 'a> {
+    fn around(file: &'f SourceFile<'a>, cause: Range<usize>) -> View<'f, 'a> {
+        let line = file.line_range(file.line(cause.start));
+        let window = (line.len() > LONGEST_LINE).then(|| {
+            let start = file.boundary(cause.start.saturating_sub(LONGEST_LINE / 2)).max(line.start);
+            let end = file.boundary(cause.start + LONGEST_LINE / 2).min(line.end);
+            start..end
+        });
+        View { file, window }
+    }
+
+    /// The part of a range that can be seen.
+    fn visible(&self, range: Range<usize>) -> Option<Range<usize>> {
+        if let Some(window) = &self.window {
+            let inside = range.start >= window.start && range.start <= window.end;
+            return inside.then(|| range.start..range.end.min(window.end));
+        }
+        let long = |place| self.file.line_range(self.file.line(place)).len() > LONGEST_LINE;
+        (!long(range.start) && !long(range.end)).then_some(range)
+    }
+}
+
+impl<'v> Files<'v> for View<'_, '_> {
+    type FileId = ();
+    type Name = &'v str;
+    type Source = &'v str;
+
+    fn name(&'v self, (): ()) -> Result<&'v str, Error> {
+        Ok(self.file.name)
+    }
+
+    fn source(&'v self, (): ()) -> Result<&'v str, Error> {
+        Ok(&self.file.text)
+    }
+
+    fn line_index(&'v self, (): (), place: usize) -> Result<usize, Error> {
+        Ok(self.file.line(place))
+    }
+
+    fn column_number(&'v self, (): (), line: usize, place: usize) -> Result<usize, Error> {
+        Ok(self.file.column(line, place))
+    }
+
+    fn line_range(&'v self, (): (), line: usize) -> Result<Range<usize>, Error> {
+        if line >= self.file.line_starts.len() {
+            return Err(Error::LineTooLarge { given: line, max: self.file.line_starts.len() - 1 });
+        }
+        let range = self.file.line_range(line);
+        Ok(match &self.window {
+            Some(window) if range.start <= window.start && window.end <= range.end => window.clone(),
+            _ => range,
+        })
+    }
 }
 
 /// A diagnostic for tools.
@@ -164,13 +225,11 @@ pub struct Place<'a> {
 
 /// All diagnostics of a file for tools.
 pub fn messages<'a>(file: &'a str, source: &[u8], diagnostics: &'a Diagnostics) -> Vec<Message<'a>> {
-    let source = String::from_utf8_lossy(source);
-    let starts: Vec<usize> = std::iter::once(0).chain(source.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    let source = SourceFile::new(file, source);
     let place = |span: Span, text| {
-        let start = boundary(&source, span.start as usize);
-        let line = starts.partition_point(|line| *line <= start);
-        let column = source[starts[line - 1]..start].chars().count() + 1;
-        Place { text, start: span.start, end: span.end, line, column }
+        let start = source.range(span).start;
+        let line = source.line(start);
+        Place { text, start: span.start, end: span.end, line: line + 1, column: source.column(line, start) }
     };
     let message = |diagnostic: &'a Diagnostic| Message {
         file,

@@ -6,6 +6,7 @@ use logos::Logos;
 
 use super::{Span, Token};
 use crate::diagnostics::{Diagnostic, LexicalProblem};
+use crate::units::well_formed;
 
 /// The largest file that is read.
 pub const MAX_FILE_BYTES: usize = 16 * 1024 * 1024;
@@ -56,13 +57,13 @@ pub fn lex(source: &str, report: &mut dyn FnMut(Diagnostic)) -> Lexed {
             foreign = match foreign {
                 Some(run) if run.end == span.start => Some(run.to(span)),
                 other => {
-                    report_foreign(other, source, report);
+                    report_foreign(other, source, &mut lexed, report);
                     Some(span)
                 }
             };
             continue;
         };
-        report_foreign(foreign.take(), source, report);
+        report_foreign(foreign.take(), source, &mut lexed, report);
         match token {
             Token::Comment => lexed.comments.push(Comment { span }),
             Token::BlockComment => {
@@ -86,40 +87,49 @@ pub fn lex(source: &str, report: &mut dyn FnMut(Diagnostic)) -> Lexed {
                 }
             }
             Token::Number => {
-                if let Some(why) = malformed(&source[range.clone()], &source[range.end..]) {
-                    let tail = source[range.end..]
-                        .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-                        .unwrap_or(source.len() - range.end);
-                    lexer.bump(tail);
-                    let span = Span::new(span.start, (range.end + tail) as u32);
+                // A letter right after a number begins its unit, but `0x40` is no number with a unit.
+                let tail = match source[range.end..].strip_prefix(['x', 'b', 'o']) {
+                    Some(rest) if lexer.slice() == "0" => {
+                        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                        1 + end.unwrap_or(rest.len())
+                    }
+                    _ => 0,
+                };
+                lexer.bump(tail);
+                let span = Span::new(span.start, span.end + tail as u32);
+                if let Some(why) = malformed(span.text(source)) {
                     report(LexicalProblem::MalformedNumber { span, why }.into());
-                    lexed.tokens.push((Token::Number, span));
-                } else {
-                    lexed.tokens.push((Token::Number, span));
                 }
+                lexed.tokens.push((Token::Number, span));
             }
             token => lexed.tokens.push((token, span)),
         }
     }
-    report_foreign(foreign, source, report);
+    report_foreign(foreign, source, &mut lexed, report);
     lexed
 }
 
-fn malformed(number: &str, rest: &str) -> Option<&'static str> {
-    let digits = number.trim_end_matches('%');
-    let parts = || digits.split(['.', 'e', 'E']);
-    if parts().any(|part| part.ends_with('_')) || digits.contains("__") {
-        Some("an underscore stands between two digits")
-    } else if number == "0" && rest.starts_with(['x', 'b', 'o']) {
+/// The rule that a number breaks, if it breaks one.
+fn malformed(number: &str) -> Option<&'static str> {
+    if well_formed(number) {
+        None
+    } else if number.starts_with(['0']) && number[1..].starts_with(['x', 'b', 'o']) {
         Some("numbers are decimal")
     } else {
-        None
+        Some("an underscore stands between two digits")
     }
 }
 
-fn report_foreign(run: Option<Span>, source: &str, report: &mut dyn FnMut(Diagnostic)) {
+/// Reports a run of foreign characters; one that looks like an operator is read as that operator.
+fn report_foreign(run: Option<Span>, source: &str, lexed: &mut Lexed, report: &mut dyn FnMut(Diagnostic)) {
     let Some(span) = run else { return };
     let text = span.text(source);
+    match text {
+        "×" => lexed.tokens.push((Token::Star, span)),
+        "−" | "–" | "—" => lexed.tokens.push((Token::Minus, span)),
+        "÷" => lexed.tokens.push((Token::Slash, span)),
+        _ => {}
+    }
     if text.contains('\0') {
         report(LexicalProblem::NulByte { span }.into());
     } else {

@@ -198,6 +198,10 @@ impl Expected {
     /// For example ``a number or `}` ``.
     fn described(&self) -> String {
         let mut parts: Vec<String> = Vec::new();
+        let operators = self.others.iter().any(|other| other == "*");
+        if operators {
+            parts.push("an operator".to_owned());
+        }
         for other in &self.others {
             parts.push(match other.as_str() {
                 "word" => "a name".to_owned(),
@@ -205,6 +209,7 @@ impl Expected {
                 "text" => "a text in quotes".to_owned(),
                 "unit" => "a unit".to_owned(),
                 "group" | ";" => continue,
+                "+" | "-" | "*" | "/" | "[" if operators => continue,
                 symbol => format!("`{symbol}`"),
             });
         }
