@@ -219,6 +219,25 @@ pub enum LocalBuffer {
 }
 
 impl LocalBuffer {
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            LocalBuffer::Status => "status",
+            LocalBuffer::Peers => "peers",
+            LocalBuffer::Slots => "slots",
+            LocalBuffer::SendCounts => "send_counts",
+            LocalBuffer::ReceivedCounts => "received_counts",
+            LocalBuffer::CopyTokens => "copy_tokens",
+            LocalBuffer::CopyOrdinals => "copy_ordinals",
+            LocalBuffer::CopyRows => "copy_rows",
+            LocalBuffer::CopyWeights => "copy_weights",
+            LocalBuffer::ExpertCounts => "expert_counts",
+            LocalBuffer::ExpertOffsets => "expert_offsets",
+            LocalBuffer::RowPicks => "row_picks",
+            LocalBuffer::RowWeights => "row_weights",
+        }
+    }
+
     /// Those that a handle owns.
     pub const OF_HANDLE: [LocalBuffer; 11] = [
         LocalBuffer::Slots,
@@ -309,6 +328,26 @@ pub enum Tensor {
     CombinedGradient,
     /// `[N, hidden]` in the combine payload: gradient of [`Tensor::ExpertOutput`].
     ExpertOutputGradient,
+}
+
+impl Tensor {
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tensor::Logits => "logits",
+            Tensor::Indices => "indices",
+            Tensor::Weights => "weights",
+            Tensor::WeightGradients => "gradients of weights",
+            Tensor::LogitGradients => "gradients of logits",
+            Tensor::Tokens => "tokens",
+            Tensor::ExpertInput => "experts' input",
+            Tensor::ExpertInputScales => "scales of experts' input",
+            Tensor::ExpertOutput => "experts' output",
+            Tensor::Combined => "combined rows",
+            Tensor::CombinedGradient => "gradients of combined rows",
+            Tensor::ExpertOutputGradient => "gradients of experts' output",
+        }
+    }
 }
 
 /// The kernels of a bundle. The name in PTX is [`Kernel::name`].
@@ -559,6 +598,20 @@ impl Exchange {
                 let rows = copies * u64::from(self.top_k).min(local);
                 let padding = local * u64::from(align - 1);
                 (rows + padding).next_multiple_of(u64::from(align))
+            }
+        }
+    }
+
+    /// Bytes of a row of a [`Tensor`].
+    pub fn tensor_row_bytes(&self, tensor: Tensor) -> u64 {
+        match tensor {
+            Tensor::Logits | Tensor::LogitGradients => 4 * u64::from(self.experts + self.zero_experts),
+            Tensor::Indices | Tensor::Weights | Tensor::WeightGradients => 4 * u64::from(self.top_k),
+            Tensor::Tokens => self.row_bytes(self.dispatch.source()),
+            Tensor::ExpertInput => self.row_bytes(self.dispatch),
+            Tensor::ExpertInputScales => 4 * u64::from(self.dispatch.scales(self.hidden)),
+            Tensor::ExpertOutput | Tensor::Combined | Tensor::CombinedGradient | Tensor::ExpertOutputGradient => {
+                self.row_bytes(self.combine)
             }
         }
     }

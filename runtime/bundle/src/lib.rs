@@ -32,3 +32,14 @@ impl std::fmt::Display for RankId {
         write!(formatter, "rank {}", self.0)
     }
 }
+
+/// An expert, by its id in the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ExpertId(pub u32);
+
+impl std::fmt::Display for ExpertId {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "expert {}", self.0)
+    }
+}

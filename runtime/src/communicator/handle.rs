@@ -1,0 +1,118 @@
+//! What calls return: the routing of a gate, and the handle of a dispatch.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use moe_bundle::{Exchange, LocalBuffer, RankId, RowLayout};
+
+use crate::device::{Address, Device, Memory};
+use crate::error::Result;
+use crate::tensor::Distributed;
+
+/// Which experts each token goes to, and with which weights.
+#[derive(Clone, Debug)]
+pub struct Routing {
+    /// [`moe_bundle::Tensor::Indices`]
+    pub indices: Distributed,
+    /// [`moe_bundle::Tensor::Weights`]
+    pub weights: Distributed,
+}
+
+/// The result of a dispatch.
+#[derive(Debug)]
+pub struct Dispatched {
+    /// What combine and the gradients need.
+    pub handle: Handle,
+    /// [`moe_bundle::Tensor::ExpertInput`]
+    pub input: Distributed,
+    /// [`moe_bundle::Tensor::ExpertInputScales`], for a payload that has scales.
+    pub scales: Option<Distributed>,
+}
+
+/// A routing that has been dispatched. Its arrays live on the device until it is dropped.
+#[derive(Debug)]
+pub struct Handle {
+    pub(super) routing: Routing,
+    /// Tokens of each rank.
+    pub(super) tokens: Vec<u64>,
+    /// Rows of the experts' input of each rank, as they were allocated.
+    pub(super) rows: Vec<u64>,
+    /// Whether `rows` are those that arrived; otherwise they are the most that can.
+    pub(super) counted: bool,
+    buffers: Vec<BTreeMap<LocalBuffer, Memory>>,
+}
+
+impl Handle {
+    pub(super) fn new(
+        device: &Arc<dyn Device>,
+        exchange: &Exchange,
+        routing: &Routing,
+        tokens: Vec<u64>,
+    ) -> Result<Handle> {
+        let of_rank = |rank| {
+            let memory = |buffer: LocalBuffer| {
+                Ok((buffer, Memory::new(device, RankId(rank), exchange.buffer_bytes(buffer), buffer.name())?))
+            };
+            LocalBuffer::OF_HANDLE.into_iter().map(memory).collect::<Result<_>>()
+        };
+        let buffers = (0..exchange.ranks).map(of_rank).collect::<Result<_>>()?;
+        let rows = vec![exchange.output_rows_max(); exchange.ranks as usize];
+        Ok(Handle { routing: routing.clone(), tokens, rows, counted: false, buffers })
+    }
+
+    /// The routing that was dispatched.
+    pub fn routing(&self) -> &Routing {
+        &self.routing
+    }
+
+    pub(super) fn address(&self, rank: RankId, buffer: LocalBuffer) -> Address {
+        self.buffers[rank.index()].get(&buffer).map_or(Address::NULL, Memory::address)
+    }
+
+    /// Elements of an array, as they are now.
+    pub(super) fn read<T: bytemuck::Pod>(
+        &self,
+        rank: RankId,
+        buffer: LocalBuffer,
+        elements: Range<usize>,
+    ) -> Result<Vec<T>> {
+        match self.buffers[rank.index()].get(&buffer) {
+            Some(memory) => Ok(memory.read(elements)?),
+            None => Ok(vec![]),
+        }
+    }
+}
+
+/// What a rank received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Copies from each source.
+    pub copies: Vec<u32>,
+    /// Picks of each local expert; in an expert-major layout its rows without padding.
+    pub expert_counts: Vec<u32>,
+    /// First row of each local expert, and the number of rows at the end; empty in a rank-major layout.
+    pub expert_offsets: Vec<u32>,
+    /// Rows of the experts' input, padding included.
+    pub rows: u64,
+}
+
+impl Received {
+    pub(super) fn new(exchange: &Exchange, copies: Vec<u32>, expert_counts: Vec<u32>) -> Received {
+        match exchange.layout {
+            RowLayout::RankMajor => {
+                let rows = copies.iter().copied().map(u64::from).sum();
+                Received { copies, expert_counts, expert_offsets: vec![], rows }
+            }
+            RowLayout::ExpertMajor { align } => {
+                let mut expert_offsets = vec![0];
+                let mut rows = 0u32;
+                for count in &expert_counts {
+                    rows = (rows + count).next_multiple_of(align);
+                    expert_offsets.push(rows);
+                }
+                Received { copies, expert_counts, expert_offsets, rows: rows.into() }
+            }
+        }
+    }
+}

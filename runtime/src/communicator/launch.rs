@@ -1,0 +1,177 @@
+//! From a call to launches.
+//!
+//! Invariants:
+//! * every argument of a kernel is found by its meaning, never by its place;
+//! * a kernel is launched on all ranks before the next one is launched on any. The order of launches is therefore one in which they
+//!   could run one after the other: a kernel waits only for kernels launched before it, even where streams share a hardware queue.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use moe_bundle::{Argument, Bundle, Kernel, KernelEntry, LocalBuffer, RankId};
+
+use super::Communicator;
+use super::handle::Handle;
+use crate::device::{Address, Device, FunctionId, Launch, Residency, Value};
+use crate::error::{Error, Result};
+use crate::tensor::Distributed;
+
+/// Kernels that wait for other ranks.
+const WAITING: [Kernel; 6] = [
+    Kernel::DispatchCount,
+    Kernel::DispatchPlaceCached,
+    Kernel::CombineReduce,
+    Kernel::CombineBackwardPlace,
+    Kernel::WeightGradientCollect,
+    Kernel::Barrier,
+];
+
+/// The kernels of a bundle, loaded on every rank.
+pub(super) struct Kernels(BTreeMap<Kernel, Loaded>);
+
+struct Loaded {
+    entry: KernelEntry,
+    /// One per rank.
+    functions: Vec<FunctionId>,
+}
+
+impl Kernels {
+    /// Loads the kernels of the best target and checks that ranks which share a GPU cannot keep each other off it.
+    pub fn load(device: &Arc<dyn Device>, bundle: &Bundle) -> Result<Kernels> {
+        let manifest = bundle.manifest();
+        let targets = manifest.targets();
+        let target = device.choose_target(&targets).ok_or_else(|| Error::NoTarget {
+            bundle: if targets.is_empty() { "no target".into() } else { targets.join(", ") },
+            device: device.description(),
+        })?;
+        let mut kernels = BTreeMap::new();
+        for entry in manifest.kernels.iter().filter(|entry| entry.target == target) {
+            let load = |rank| device.load(RankId(rank), bundle.ptx(entry), entry.kernel.name());
+            let functions = (0..manifest.exchange.ranks).map(load).collect::<Result<_, _>>()?;
+            kernels.insert(entry.kernel, Loaded { entry: entry.clone(), functions });
+        }
+        let kernels = Kernels(kernels);
+        kernels.check_residency(device)?;
+        Ok(kernels)
+    }
+
+    fn check_residency(&self, device: &Arc<dyn Device>) -> Result<()> {
+        let mut least: BTreeMap<usize, Residency> = BTreeMap::new();
+        for loaded in self.0.values() {
+            for (rank, &function) in loaded.functions.iter().enumerate() {
+                let residency = device.residency(function, loaded.entry.block, loaded.entry.shared)?;
+                let known = least.entry(rank).or_insert(residency);
+                known.ctas = known.ctas.min(residency.ctas);
+            }
+        }
+        for kernel in WAITING {
+            let Some(loaded) = self.0.get(&kernel) else { continue };
+            for &residency in least.values() {
+                fits(kernel, loaded.entry.grid.ctas(0), residency)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A CTA that waits occupies its place until the rank it waits for has sent. While all ranks but one of a GPU wait, the last one must
+/// still have places for its own CTAs; `residency` counts places in which any kernel of the bundle fits. A rank with a GPU of its own
+/// sends before it waits, in stream order.
+fn fits(kernel: Kernel, per_rank: u32, residency: Residency) -> Result<()> {
+    let Residency { ctas: resident, ranks } = residency;
+    if ranks > 1 && u64::from(per_rank) * u64::from(ranks) > resident {
+        return Err(Error::Residency { kernel, per_rank, ranks, resident });
+    }
+    Ok(())
+}
+
+/// What the arguments of a call's kernels stand for.
+#[derive(Clone, Copy)]
+pub(super) struct Call<'c> {
+    /// Tokens of each rank.
+    pub tokens: &'c [u64],
+    /// Tensors of the caller, each of its own kind.
+    pub tensors: &'c [&'c Distributed],
+    /// Arrays of a handle.
+    pub handle: Option<&'c Handle>,
+    /// Gate parameters of each rank, in order.
+    pub parameters: &'c [Vec<Address>],
+    /// Of this call.
+    pub epoch: u64,
+}
+
+impl Call<'_> {
+    /// A call that passes nothing.
+    pub const NOTHING: Call<'static> = Call { tokens: &[], tensors: &[], handle: None, parameters: &[], epoch: 0 };
+}
+
+impl Communicator {
+    /// Launches a kernel on every rank.
+    pub(super) fn enqueue(&self, kernel: Kernel, call: &Call<'_>) -> Result<()> {
+        self.running()?;
+        let loaded = self.kernels.0.get(&kernel).ok_or(Error::NoKernel(kernel))?;
+        for (rank, &function) in (0..).map(RankId).zip(&loaded.functions) {
+            let tokens = call.tokens.get(rank.index()).map_or(0, |&tokens| tokens as u32);
+            let mut arguments: Vec<Value> =
+                kernel.arguments().into_iter().map(|argument| self.resolve(argument, rank, tokens, call)).collect();
+            let parameters = call.parameters.get(rank.index()).map_or(&[][..], Vec::as_slice);
+            arguments.extend(parameters.iter().map(|&address| Value::Pointer(address)));
+            let KernelEntry { block, shared, grid, .. } = loaded.entry;
+            let launch = Launch { function, grid: grid.ctas(tokens), block, shared, arguments };
+            self.device.launch(self.streams[rank.index()], &launch)?;
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, argument: Argument, rank: RankId, tokens: u32, call: &Call<'_>) -> Value {
+        match argument {
+            Argument::Buffer(LocalBuffer::Status) => Value::Pointer(self.status[rank.index()].address()),
+            Argument::Buffer(LocalBuffer::Peers) => Value::Pointer(self.symmetric.peers(rank)),
+            Argument::Buffer(buffer) => {
+                Value::Pointer(call.handle.map_or(Address::NULL, |handle| handle.address(rank, buffer)))
+            }
+            Argument::Symmetric => Value::Pointer(self.symmetric.base(rank)),
+            Argument::Tensor(kind) => {
+                // A tensor that a bundle has not got, such as scales of bf16, is null.
+                let tensor = call.tensors.iter().find(|tensor| tensor.kind() == kind);
+                Value::Pointer(tensor.map_or(Address::NULL, |tensor| tensor.address(rank)))
+            }
+            Argument::GateParameter(place) => {
+                let parameters = call.parameters.get(rank.index());
+                let parameter = parameters.and_then(|parameters| parameters.get(place as usize));
+                Value::Pointer(parameter.copied().unwrap_or(Address::NULL))
+            }
+            Argument::Rank => Value::U32(rank.0),
+            Argument::Tokens => Value::U32(tokens),
+            Argument::Epoch => Value::U64(call.epoch),
+            Argument::GradientEpoch => Value::U64(self.epochs.gradient),
+            Argument::Deadline => {
+                let nanoseconds = self.options.deadline.map_or(0, |deadline| deadline.as_nanos());
+                Value::U64(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+            }
+            Argument::Capacity => Value::U32(self.manifest.capacity(tokens).unwrap_or(u32::MAX)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_ranks_leave_room_for_the_last_one() {
+        let shared = |ranks| Residency { ctas: 264, ranks };
+        assert_eq!(fits(Kernel::CombineReduce, 33, shared(8)), Ok(()));
+        assert_eq!(
+            fits(Kernel::CombineReduce, 1000, shared(1)),
+            Ok(()),
+            "a GPU of its own has room for what comes in turn"
+        );
+        let error = fits(Kernel::CombineReduce, 34, shared(8)).expect_err("272 CTAs");
+        assert_eq!(
+            error.to_string(),
+            "too many ranks for one GPU: kernel `combine_reduce` waits with 34 CTAs on each of 8 ranks, and the GPU holds 264 of them \
+             at once; use fewer ranks, more GPUs, or a plan with fewer CTAs"
+        );
+    }
+}

@@ -1,0 +1,212 @@
+//! What a trainer holds: all ranks of this process, and the calls they make together.
+//!
+//! Invariants:
+//! * a call checks every shape before its first launch, and launches its kernels on all ranks, each in the rank's one stream;
+//! * epochs count calls as [`moe_bundle::exchange`] defines them, the same on all ranks;
+//! * the first error stops the communicator: flags of the ranks may then differ, and only [`Communicator::recover`] makes them equal again.
+//!
+//! Calls return when everything is launched, except [`Communicator::dispatch`] with [`ExpertRows::Counted`], which waits for the counts.
+//! Errors of kernels are found by [`Communicator::synchronise`], which [`Communicator::download`] calls.
+
+mod backward;
+mod forward;
+mod gate;
+mod handle;
+mod launch;
+
+pub use backward::CombineGradient;
+pub use gate::Parameters;
+pub use handle::{Dispatched, Handle, Received, Routing};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moe_bundle::exchange::Tensor;
+use moe_bundle::{Bundle, Exchange, LocalBuffer, Manifest, RankId};
+
+use crate::device::{Device, Memory, StreamId};
+use crate::error::{Error, Phase, Result, diagnose, read_status};
+use crate::symmetric::SymmetricMemory;
+use crate::tensor::Distributed;
+use crate::traffic::LinkBytes;
+use launch::Kernels;
+
+/// How much memory the experts' input gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ExpertRows {
+    /// The rows that arrive. Dispatch waits for the counts, so that the host meets the device once in each dispatch.
+    #[default]
+    Counted,
+    /// As many as can arrive at most; dispatch does not wait.
+    WorstCase,
+}
+
+/// How a communicator behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How long a kernel may wait for a rank; `None` for ever, which leaves a hang to the device to find (the virtual one does).
+    pub deadline: Option<Duration>,
+    /// Memory of the experts' input.
+    pub expert_rows: ExpertRows,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { deadline: Some(Duration::from_secs(10)), expert_rows: ExpertRows::default() }
+    }
+}
+
+/// Calls of each kind so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Epochs {
+    dispatch: u64,
+    combine: u64,
+    gradient: u64,
+    barrier: u64,
+}
+
+/// All ranks of one process.
+pub struct Communicator {
+    device: Arc<dyn Device>,
+    manifest: Manifest,
+    options: Options,
+    kernels: Kernels,
+    streams: Vec<StreamId>,
+    symmetric: SymmetricMemory,
+    status: Vec<Memory>,
+    epochs: Epochs,
+    stopped: bool,
+}
+
+impl Communicator {
+    /// Loads the kernels on every rank and allocates symmetric memory.
+    ///
+    /// # Errors
+    /// When the bundle does not fit the device: target, ranks, residency, memory.
+    pub fn new(device: Arc<dyn Device>, bundle: &Bundle, options: Options) -> Result<Communicator> {
+        let exchange = &bundle.manifest().exchange;
+        if exchange.ranks != device.ranks() {
+            return Err(Error::Ranks { bundle: exchange.ranks, device: device.ranks() });
+        }
+        let ranks = || (0..exchange.ranks).map(RankId);
+        let kernels = Kernels::load(&device, bundle)?;
+        let streams = ranks().map(|rank| device.stream(rank)).collect::<Result<_, _>>()?;
+        let status = ranks().map(|rank| {
+            let bytes = exchange.buffer_bytes(LocalBuffer::Status);
+            let memory = Memory::new(&device, rank, bytes, LocalBuffer::Status.name())?;
+            memory.zero()?;
+            Ok(memory)
+        });
+        Ok(Communicator {
+            status: status.collect::<Result<_>>()?,
+            symmetric: SymmetricMemory::new(&device, exchange)?,
+            manifest: bundle.manifest().clone(),
+            device,
+            options,
+            kernels,
+            streams,
+            epochs: Epochs::default(),
+            stopped: false,
+        })
+    }
+
+    /// The plan.
+    pub fn exchange(&self) -> &Exchange {
+        &self.manifest.exchange
+    }
+
+    /// Everything the bundle says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// Every rank.
+    pub fn ranks(&self) -> impl Iterator<Item = RankId> + use<> {
+        (0..self.manifest.exchange.ranks).map(RankId)
+    }
+
+    /// Bytes on every link so far; `None` on a device that does not count.
+    pub fn traffic(&self) -> Option<LinkBytes> {
+        self.device.traffic()
+    }
+
+    /// Copies a tensor to the device: for each rank its elements, row by row.
+    ///
+    /// # Errors
+    /// When there is not one part per rank, or a part is not whole rows.
+    pub fn upload<T: bytemuck::Pod>(&mut self, kind: Tensor, parts: &[impl AsRef<[T]>]) -> Result<Distributed> {
+        self.synchronise()?;
+        Distributed::upload(&self.device, self.exchange(), kind, parts)
+    }
+
+    /// Copies a tensor from the device, after everything that was launched before.
+    ///
+    /// # Errors
+    /// When a kernel failed.
+    pub fn download<T: bytemuck::Pod>(&mut self, tensor: &Distributed) -> Result<Vec<Vec<T>>> {
+        self.synchronise()?;
+        tensor.download()
+    }
+
+    /// Waits for everything that was launched.
+    ///
+    /// # Errors
+    /// What a kernel refused, or who did not come; the communicator is then stopped.
+    pub fn synchronise(&mut self) -> Result<()> {
+        self.running()?;
+        let problem = self.device.synchronise().err();
+        if problem.is_some() {
+            self.stopped = true;
+            self.device.abandon()?;
+        }
+        let mut failures = Vec::new();
+        for (rank, status) in (0..).map(RankId).zip(&self.status) {
+            let words = status.read::<u64>(0..4)?;
+            let ctas = u64::from(self.exchange().ctas);
+            let per_call = |phase| if phase == Phase::Barrier { 1 } else { ctas };
+            failures.extend(read_status(rank, [words[0], words[1], words[2], words[3]], per_call));
+        }
+        let result = diagnose(&failures, problem, self.options.deadline);
+        self.stopped = result.is_err();
+        result
+    }
+
+    /// Makes a stopped communicator usable again: gives up what runs, zeroes symmetric memory, counts calls from the beginning.
+    /// Handles from before must not be used any more.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn recover(&mut self) -> Result<()> {
+        self.device.abandon()?;
+        self.symmetric.zero()?;
+        self.status.iter().try_for_each(Memory::zero)?;
+        self.epochs = Epochs::default();
+        self.stopped = false;
+        Ok(())
+    }
+
+    fn running(&self) -> Result<()> {
+        if self.stopped { Err(Error::Stopped) } else { Ok(()) }
+    }
+
+    fn allocate(&self, kind: Tensor, rows: &[u64]) -> Result<Distributed> {
+        Distributed::allocate(&self.device, self.exchange(), kind, rows)
+    }
+
+    /// Refuses more tokens than planned for.
+    fn check_tokens(&self, tensor: &Distributed) -> Result<Vec<u64>> {
+        let rows = tensor.all_rows();
+        let most = self.exchange().max_tokens;
+        for (rank, &tokens) in (0..).map(RankId).zip(&rows) {
+            if tokens > u64::from(most) {
+                return Err(Error::Tokens { rank, tokens, most });
+            }
+        }
+        Ok(rows)
+    }
+}

@@ -1,0 +1,103 @@
+//! Memory that frees itself.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use moe_bundle::RankId;
+
+use super::{Address, Device, DeviceError};
+
+/// An allocation of one rank. Dropping it frees it, after all launches so far.
+pub struct Memory {
+    device: Arc<dyn Device>,
+    rank: RankId,
+    address: Address,
+    bytes: u64,
+}
+
+impl Memory {
+    /// Allocates; `name` occurs in reports. Nothing is allocated for no bytes.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub fn new(device: &Arc<dyn Device>, rank: RankId, bytes: u64, name: &str) -> Result<Memory, DeviceError> {
+        let address = if bytes == 0 { Address::NULL } else { device.allocate(rank, bytes, name)? };
+        Ok(Memory { device: Arc::clone(device), rank, address, bytes })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Its size.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whose it is.
+    pub fn rank(&self) -> RankId {
+        self.rank
+    }
+
+    /// Fills the first bytes.
+    ///
+    /// # Errors
+    /// When a launch before failed.
+    ///
+    /// # Panics
+    /// When there are more bytes than memory.
+    pub fn write(&self, bytes: &[u8]) -> Result<(), DeviceError> {
+        assert!(bytes.len() as u64 <= self.bytes, "{} bytes into memory of {}", bytes.len(), self.bytes);
+        if bytes.is_empty() { Ok(()) } else { self.device.write(self.rank, self.address, bytes) }
+    }
+
+    /// Zeroes all of it.
+    ///
+    /// # Errors
+    /// When a launch before failed.
+    pub fn zero(&self) -> Result<(), DeviceError> {
+        const BLOCK: usize = 1 << 20;
+        let zeros = vec![0; BLOCK.min(self.bytes as usize)];
+        let mut done = 0;
+        while done < self.bytes {
+            let part = (self.bytes - done).min(BLOCK as u64);
+            self.device.write(self.rank, self.address.offset(done), &zeros[..part as usize])?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Reads some elements.
+    ///
+    /// # Errors
+    /// When a launch before failed, or they were never written.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn read<T: bytemuck::Pod>(&self, elements: Range<usize>) -> Result<Vec<T>, DeviceError> {
+        let start = (elements.start * size_of::<T>()) as u64;
+        let mut read = vec![T::zeroed(); elements.len()];
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut read);
+        let end = start + bytes.len() as u64;
+        assert!(end <= self.bytes, "{} bytes from byte {start} of memory of {}", bytes.len(), self.bytes);
+        if !bytes.is_empty() {
+            self.device.read(self.rank, self.address.offset(start), bytes)?;
+        }
+        Ok(read)
+    }
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} bytes of {} at {:#x}", self.bytes, self.rank, self.address.0)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.device.free(self.rank, self.address);
+        }
+    }
+}

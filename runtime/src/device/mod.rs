@@ -1,0 +1,230 @@
+//! What the runtime asks of a device: memory, modules, streams; nothing else.
+//!
+//! Invariants every implementation keeps:
+//! * an [`Address`] is what a kernel dereferences, on its own rank and, for symmetric memory, on every other;
+//! * launches of one stream run in order, launches of different streams together;
+//! * [`Device::synchronise`] returns when everything launched before has finished or failed.
+
+mod cuda;
+mod memory;
+
+pub use cuda::{CudaDevice, CudaOptions};
+pub use memory::Memory;
+
+use moe_bundle::RankId;
+
+use crate::traffic::LinkBytes;
+
+/// A pointer into the memory of a rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(pub u64);
+
+impl Address {
+    /// The pointer of a tensor that does not exist.
+    pub const NULL: Address = Address(0);
+
+    /// So many bytes further.
+    #[must_use]
+    pub fn offset(self, bytes: u64) -> Address {
+        Address(self.0 + bytes)
+    }
+}
+
+/// A loaded kernel of one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FunctionId(pub u32);
+
+/// A queue of launches of one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamId(pub u32);
+
+/// A point in a stream, until the next [`Device::synchronise`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EventId(pub u32);
+
+/// A kernel's argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// 4 bytes.
+    U32(u32),
+    /// 8 bytes.
+    U64(u64),
+    /// 8 bytes.
+    Pointer(Address),
+}
+
+/// One launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// What.
+    pub function: FunctionId,
+    /// CTAs.
+    pub grid: u32,
+    /// Threads of a CTA.
+    pub block: u32,
+    /// Dynamic shared memory in bytes.
+    pub shared: u32,
+    /// In order.
+    pub arguments: Vec<Value>,
+}
+
+/// How many CTAs of a kernel run at once, and for how many ranks that has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Residency {
+    /// CTAs that the GPU of this rank holds.
+    pub ctas: u64,
+    /// Ranks on that GPU.
+    pub ranks: u32,
+}
+
+/// Why a device cannot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// No CUDA driver on this machine.
+    #[error(
+        "no CUDA driver: libcuda.so was not found. Install the NVIDIA driver, or use the virtual device, which needs none"
+    )]
+    NoDriver,
+    /// A driver, but nothing to drive.
+    #[error("the CUDA driver finds no GPU")]
+    NoGpu,
+    /// Two GPUs that cannot reach each other's memory.
+    #[error(
+        "GPU {from} cannot reach the memory of GPU {to}: all ranks must be in one NVLink or PCIe peer-to-peer domain"
+    )]
+    NoPeerAccess {
+        /// Which GPU.
+        from: u32,
+        /// Which other.
+        to: u32,
+    },
+    /// A call of the CUDA driver failed.
+    #[error("CUDA driver, {doing}: {problem}")]
+    Driver {
+        /// What was being done.
+        doing: String,
+        /// What the driver says.
+        problem: String,
+    },
+    /// PTX that the device does not take.
+    #[error("cannot load PTX: {problem}")]
+    Ptx {
+        /// Why.
+        problem: String,
+    },
+    /// A module without the kernel that it should have.
+    #[error("the module has no kernel `{name}`")]
+    NoKernel {
+        /// The entry point.
+        name: String,
+    },
+    /// An access that a kernel must not do.
+    #[error("{report}")]
+    Fault {
+        /// Who, where, what.
+        report: String,
+    },
+    /// Every thread waits for something that nobody will do.
+    #[error("{report}")]
+    Deadlock {
+        /// Who waits, for what.
+        report: String,
+    },
+    /// An id that this device did not give.
+    #[error("{what} {id} does not exist on this device")]
+    Unknown {
+        /// Kind of id.
+        what: &'static str,
+        /// Its number.
+        id: u64,
+    },
+}
+
+/// A device with one or more ranks. Methods take `&self`, so that memory can free itself.
+pub trait Device: Send + Sync {
+    /// For people: "virtual cluster of 8 GPUs".
+    fn description(&self) -> String;
+
+    /// Number of ranks.
+    fn ranks(&self) -> u32;
+
+    /// The best of some targets (`sm_90a` …) for this device.
+    fn choose_target<'t>(&self, targets: &[&'t str]) -> Option<&'t str>;
+
+    /// Allocates memory, not initialised, aligned to at least 256 bytes. `name` occurs in reports.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    fn allocate(&self, rank: RankId, bytes: u64, name: &str) -> Result<Address, DeviceError>;
+
+    /// Frees what [`Device::allocate`] gave, after all launches so far.
+    fn free(&self, rank: RankId, address: Address);
+
+    /// Gives a part of memory a name for reports. Devices without reports do nothing.
+    fn label(&self, _rank: RankId, _address: Address, _bytes: u64, _label: &str) {}
+
+    /// Copies to the device, after all launches so far.
+    ///
+    /// # Errors
+    /// When the memory is not there, or a launch before failed.
+    fn write(&self, rank: RankId, address: Address, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Copies from the device, after all launches so far.
+    ///
+    /// # Errors
+    /// When the memory is not there or was never written, or a launch before failed.
+    fn read(&self, rank: RankId, address: Address, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Loads PTX for a rank and finds an entry point in it.
+    ///
+    /// # Errors
+    /// When the PTX cannot be loaded or has no such entry point.
+    fn load(&self, rank: RankId, ptx: &str, name: &str) -> Result<FunctionId, DeviceError>;
+
+    /// How many CTAs of a kernel are resident at once.
+    ///
+    /// # Errors
+    /// When the device cannot say.
+    fn residency(&self, function: FunctionId, block: u32, shared: u32) -> Result<Residency, DeviceError>;
+
+    /// Makes a stream.
+    ///
+    /// # Errors
+    /// When the device cannot.
+    fn stream(&self, rank: RankId) -> Result<StreamId, DeviceError>;
+
+    /// Puts a launch into a stream of the function's rank and returns at once.
+    ///
+    /// # Errors
+    /// When the launch is not possible.
+    fn launch(&self, stream: StreamId, launch: &Launch) -> Result<(), DeviceError>;
+
+    /// Marks a point in a stream.
+    ///
+    /// # Errors
+    /// When the device cannot.
+    fn record(&self, stream: StreamId) -> Result<EventId, DeviceError>;
+
+    /// Makes what follows in a stream wait for an event, of any rank.
+    ///
+    /// # Errors
+    /// When the device cannot.
+    fn wait(&self, stream: StreamId, event: EventId) -> Result<(), DeviceError>;
+
+    /// Waits until every launch has finished.
+    ///
+    /// # Errors
+    /// What went wrong in a launch.
+    fn synchronise(&self) -> Result<(), DeviceError>;
+
+    /// Gives up all launches that have not finished, after an error.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn abandon(&self) -> Result<(), DeviceError>;
+
+    /// Bytes that every rank has written to every other so far; `None` on a device that does not count.
+    fn traffic(&self) -> Option<LinkBytes> {
+        None
+    }
+}

@@ -1,0 +1,411 @@
+//! Everything that can go wrong between a caller and a device, as data; each message says what to change.
+
+use std::fmt;
+use std::time::Duration;
+
+use moe_bundle::exchange::status;
+use moe_bundle::{Kernel, RankId};
+
+use crate::device::DeviceError;
+
+/// Why a call of the runtime failed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// The device itself.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The bundle was compiled for other GPUs.
+    #[error("the bundle has kernels for {bundle}, none of which runs on {device}: build it with `--target`")]
+    NoTarget {
+        /// What the bundle has.
+        bundle: String,
+        /// What there is.
+        device: String,
+    },
+    /// The bundle was planned for another number of ranks.
+    #[error("the bundle is for {bundle} ranks, the device has {device}")]
+    Ranks {
+        /// Of the plan.
+        bundle: u32,
+        /// Of the device.
+        device: u32,
+    },
+    /// The bundle was compiled without a kernel that the call needs.
+    #[error("the bundle has no kernel `{}`", .0.name())]
+    NoKernel(Kernel),
+    /// Waiting CTAs would keep the senders that they wait for off the GPU.
+    #[error(
+        "too many ranks for one GPU: kernel `{}` waits with {per_rank} CTAs on each of {ranks} ranks, and the GPU holds {resident} \
+         of them at once; use fewer ranks, more GPUs, or a plan with fewer CTAs", kernel.name()
+    )]
+    Residency {
+        /// The kernel that waits.
+        kernel: Kernel,
+        /// Its CTAs on one rank.
+        per_rank: u32,
+        /// Ranks that share the GPU.
+        ranks: u32,
+        /// CTAs of it that the GPU holds.
+        resident: u64,
+    },
+    /// A call needs one tensor per rank.
+    #[error("{what}: {found} tensors for {ranks} ranks")]
+    Parts {
+        /// Which tensor.
+        what: String,
+        /// Those that were passed.
+        found: usize,
+        /// Ranks of the communicator.
+        ranks: u32,
+    },
+    /// More tokens than were planned for.
+    #[error("{rank}: {tokens} tokens, but the bundle was built for at most {most} per rank and call")]
+    Tokens {
+        /// Whose.
+        rank: RankId,
+        /// Tokens.
+        tokens: u64,
+        /// The plan's limit.
+        most: u32,
+    },
+    /// A tensor with a row too many or too few.
+    #[error("{rank}: {what} has {found} rows; it must have {expected}")]
+    Rows {
+        /// Whose.
+        rank: RankId,
+        /// Which tensor.
+        what: String,
+        /// Its rows.
+        found: u64,
+        /// Rows it should have.
+        expected: u64,
+    },
+    /// A tensor that does not consist of rows of the right length.
+    #[error("{rank}: {what} has {found} bytes, which are not rows of {row} bytes")]
+    RowBytes {
+        /// Whose.
+        rank: RankId,
+        /// Which tensor.
+        what: String,
+        /// Its bytes.
+        found: u64,
+        /// Bytes of a row.
+        row: u64,
+    },
+    /// A tensor in a place where another is needed.
+    #[error("{found} were passed where {expected} are needed")]
+    WrongTensor {
+        /// What was passed.
+        found: &'static str,
+        /// What is needed.
+        expected: &'static str,
+    },
+    /// A parameter that the gate has not got.
+    #[error("the gate has no parameter `{name}`; it has {}", list(known))]
+    UnknownParameter {
+        /// What was passed.
+        name: String,
+        /// What the gate has.
+        known: Vec<String>,
+    },
+    /// A parameter that was not passed.
+    #[error("the gate needs the parameter `{name}`")]
+    MissingParameter {
+        /// Which.
+        name: String,
+    },
+    /// A parameter of the wrong size or type.
+    #[error("the gate's parameter `{name}` has {found}; it must have {expected}")]
+    ParameterShape {
+        /// Which.
+        name: String,
+        /// What was passed.
+        found: String,
+        /// What is needed.
+        expected: String,
+    },
+    /// Combine does not weigh, so that its gradient has no weights.
+    #[error("{what} is not possible: {why}")]
+    NotPossible {
+        /// The call.
+        what: &'static str,
+        /// Why.
+        why: &'static str,
+    },
+    /// Numbers that a kernel refused.
+    #[error(transparent)]
+    Input(#[from] InputFault),
+    /// A wait that took too long.
+    #[error(transparent)]
+    Deadline(#[from] Stuck),
+    /// A status that no kernel of this version writes.
+    #[error("{rank}: a kernel left the status {words:x?}, which this program does not know")]
+    UnknownStatus {
+        /// Where.
+        rank: RankId,
+        /// The four words.
+        words: [u64; 4],
+    },
+    /// A call after an error.
+    #[error("the communicator stopped after an error; `recover` makes it usable again")]
+    Stopped,
+}
+
+/// The result of a call of the runtime.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { format!("`{}`", names.join("`, `")) }
+}
+
+/// Numbers of one token that a kernel refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{rank}, token {token}: {problem}")]
+pub struct InputFault {
+    /// Whose token.
+    pub rank: RankId,
+    /// Which.
+    pub token: u64,
+    /// What is wrong.
+    pub problem: InputProblem,
+}
+
+/// What is wrong with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputProblem {
+    /// A NaN in the gate, at an expert's logit when it is known which.
+    Nan {
+        /// The expert.
+        expert: Option<u64>,
+    },
+    /// A pick that is not an expert.
+    PickOutOfRange {
+        /// Which pick of the token.
+        position: u64,
+        /// Its value.
+        value: i32,
+    },
+    /// An expert that the token picks a second time.
+    PickTwice {
+        /// Which pick of the token.
+        position: u64,
+        /// The expert.
+        expert: i32,
+    },
+}
+
+impl fmt::Display for InputProblem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InputProblem::Nan { expert: Some(expert) } => write!(formatter, "the logit of expert {expert} is NaN"),
+            InputProblem::Nan { expert: None } => write!(formatter, "the gate computes a NaN"),
+            InputProblem::PickOutOfRange { position, value } => {
+                write!(formatter, "pick {position} is {value}, which is not an expert")
+            }
+            InputProblem::PickTwice { position, expert } => {
+                write!(formatter, "pick {position} is expert {expert}, which the token has picked before")
+            }
+        }
+    }
+}
+
+/// What a rank waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Rows of a dispatch.
+    Dispatch,
+    /// Partial sums of a combine.
+    Combine,
+    /// Gradients of weights.
+    Gradient,
+    /// A barrier.
+    Barrier,
+}
+
+impl Phase {
+    /// As in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Dispatch => "dispatch.arrive",
+            Phase::Combine => "combine.arrive",
+            Phase::Gradient => "gradient.arrive",
+            Phase::Barrier => "barrier.arrive",
+        }
+    }
+}
+
+/// One rank that waited for another too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Who waited.
+    pub rank: RankId,
+    /// In which phase.
+    pub phase: Phase,
+    /// For whom.
+    pub culprit: RankId,
+    /// The flag that would have been enough.
+    pub expected: u64,
+    /// The flag that was there.
+    pub found: u64,
+    /// Steps that a flag takes in one call.
+    pub per_call: u64,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Earlier calls are of no interest to a reader: of this call's steps, so many have come.
+        let missing = self.expected.saturating_sub(self.found);
+        let has = self.per_call.saturating_sub(missing);
+        let (rank, phase, culprit) = (self.rank, self.phase.name(), self.culprit);
+        write!(formatter, "{rank}, {phase}, waits for {culprit}: has {has} of {}", self.per_call)?;
+        if missing > self.per_call {
+            write!(formatter, ", and {} of earlier calls are missing", missing - self.per_call)?;
+        }
+        Ok(())
+    }
+}
+
+/// Ranks that waited too long; at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Every rank that gave up, ascending.
+    pub waits: Vec<Wait>,
+    /// How long they waited.
+    pub deadline: Option<Duration>,
+}
+
+impl std::error::Error for Stuck {}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(first) = self.waits.first() else { return Ok(()) };
+        write!(formatter, "{first}")?;
+        if let Some(deadline) = self.deadline {
+            write!(formatter, " after {deadline:?}")?;
+        }
+        match self.waits.len() - 1 {
+            0 => Ok(()),
+            1 => write!(formatter, "; 1 other rank waits too"),
+            others => write!(formatter, "; {others} other ranks wait too"),
+        }
+    }
+}
+
+/// The meaning of a rank's status words; `None` when all is well. `per_call` is the steps of a flag of the phase in one call.
+pub(crate) fn read_status(rank: RankId, words: [u64; 4], per_call: impl Fn(Phase) -> u64) -> Option<Failure> {
+    let [code, who, expected, found] = words;
+    let input = |problem| Failure::Input(InputFault { rank, token: who, problem });
+    let wait = |phase| {
+        let culprit = RankId(who as u32);
+        Failure::Wait(Wait { rank, phase, culprit, expected, found, per_call: per_call(phase) })
+    };
+    let value = found as u32 as i32;
+    Some(match code {
+        status::OK => return None,
+        status::GATE_NAN => input(InputProblem::Nan { expert: (expected != u64::MAX).then_some(expected) }),
+        status::PICK_OUT_OF_RANGE => input(InputProblem::PickOutOfRange { position: expected, value }),
+        status::PICK_TWICE => input(InputProblem::PickTwice { position: expected, expert: value }),
+        status::DISPATCH_DEADLINE => wait(Phase::Dispatch),
+        status::COMBINE_DEADLINE => wait(Phase::Combine),
+        status::GRADIENT_DEADLINE => wait(Phase::Gradient),
+        status::BARRIER_DEADLINE => wait(Phase::Barrier),
+        _ => Failure::Unknown(rank, words),
+    })
+}
+
+/// What one rank's status says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The caller's numbers.
+    Input(InputFault),
+    /// A wait.
+    Wait(Wait),
+    /// Neither.
+    Unknown(RankId, [u64; 4]),
+}
+
+/// One error from the status of all ranks and what the device says. Wrong numbers come first: a rank that refuses them does not send, and
+/// what the others then say is a consequence.
+pub(crate) fn diagnose(failures: &[Failure], device: Option<DeviceError>, deadline: Option<Duration>) -> Result<()> {
+    let inputs = failures.iter().filter_map(|failure| match failure {
+        Failure::Input(fault) => Some(*fault),
+        _ => None,
+    });
+    if let Some(fault) = inputs.min_by_key(|fault| fault.rank) {
+        return Err(fault.into());
+    }
+    for failure in failures {
+        if let Failure::Unknown(rank, words) = *failure {
+            return Err(Error::UnknownStatus { rank, words });
+        }
+    }
+    let waits: Vec<Wait> = failures
+        .iter()
+        .filter_map(|failure| match failure {
+            Failure::Wait(wait) => Some(*wait),
+            _ => None,
+        })
+        .collect();
+    match device {
+        // A fault is a bug of a kernel, and the waits are its consequence.
+        Some(fault @ DeviceError::Fault { .. }) => Err(fault.into()),
+        _ if !waits.is_empty() => Err(Stuck { waits, deadline }.into()),
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PER_CALL: fn(Phase) -> u64 = |_| 4;
+
+    fn failure(rank: u32, words: [u64; 4]) -> Failure {
+        read_status(RankId(rank), words, PER_CALL).expect("a failure")
+    }
+
+    #[test]
+    fn a_deadline_names_who_waits_for_whom() {
+        let failures = [failure(3, [status::DISPATCH_DEADLINE, 5, 12, 10])];
+        let error = diagnose(&failures, None, Some(Duration::from_secs(10))).expect_err("stuck");
+        assert_eq!(error.to_string(), "rank 3, dispatch.arrive, waits for rank 5: has 2 of 4 after 10s");
+        let failures = [failures[0], failure(4, [status::COMBINE_DEADLINE, 5, 12, 0])];
+        let error = diagnose(&failures, None, None).expect_err("stuck");
+        assert_eq!(error.to_string(), "rank 3, dispatch.arrive, waits for rank 5: has 2 of 4; 1 other rank waits too");
+        let late = failure(4, [status::BARRIER_DEADLINE, 5, 12, 0]);
+        let error = diagnose(&[late], None, None).expect_err("stuck");
+        assert_eq!(
+            error.to_string(),
+            "rank 4, barrier.arrive, waits for rank 5: has 0 of 4, and 8 of earlier calls are missing"
+        );
+    }
+
+    #[test]
+    fn wrong_numbers_come_before_their_consequences() {
+        let wait = failure(0, [status::DISPATCH_DEADLINE, 2, 4, 0]);
+        let twice = failure(2, [status::PICK_TWICE, 7, 1, 9]);
+        let deadlock = DeviceError::Deadlock { report: "all wait".into() };
+        let error = diagnose(&[wait, twice], Some(deadlock.clone()), None).expect_err("wrong");
+        assert_eq!(error.to_string(), "rank 2, token 7: pick 1 is expert 9, which the token has picked before");
+        let error = diagnose(&[], Some(deadlock), None).expect_err("wrong");
+        assert_eq!(error.to_string(), "all wait");
+    }
+
+    #[test]
+    fn every_status_has_its_words() {
+        let text = |words| match failure(1, words) {
+            Failure::Input(fault) => fault.to_string(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(text([status::GATE_NAN, 3, 17, 0]), "rank 1, token 3: the logit of expert 17 is NaN");
+        assert_eq!(text([status::GATE_NAN, 3, u64::MAX, 0]), "rank 1, token 3: the gate computes a NaN");
+        assert_eq!(
+            text([status::PICK_OUT_OF_RANGE, 3, 0, 0xffff_fffe]),
+            "rank 1, token 3: pick 0 is -2, which is not an expert"
+        );
+        assert_eq!(read_status(RankId(1), [0; 4], PER_CALL), None);
+        let error = diagnose(&[failure(1, [99, 1, 2, 3])], None, None).expect_err("unknown");
+        assert_eq!(error, Error::UnknownStatus { rank: RankId(1), words: [99, 1, 2, 3] });
+    }
+}

@@ -1,0 +1,150 @@
+//! Experts that run on the host: for tests, demonstrations, and to try a function before it becomes a kernel.
+//!
+//! Invariant: the order of arithmetic is that of a kernel for the same layout. A row of a rank-major layout is the sum over its picks in
+//! ascending expert, in f32, each weighted; the result is rounded once.
+
+use float8::F8E4M3;
+use half::{bf16, f16};
+use moe_bundle::limits::SCALE_BLOCK;
+use moe_bundle::{Exchange, ExpertId, LocalBuffer, Payload, RankId, RowLayout, Tensor};
+
+use crate::communicator::{Communicator, Dispatched, Handle, Received};
+use crate::error::Result;
+use crate::tensor::Distributed;
+
+impl Communicator {
+    /// Calls `expert` with every row that was dispatched and collects what it writes: the experts' output. Where the gate's weights scale
+    /// the input, they do so before the call.
+    ///
+    /// # Errors
+    /// When a kernel failed.
+    pub fn apply_experts(
+        &mut self,
+        dispatched: &Dispatched,
+        mut expert: impl FnMut(ExpertId, &[f32], &mut [f32]),
+    ) -> Result<Distributed> {
+        let exchange = self.exchange().clone();
+        let before = self.manifest().gate.before_experts;
+        let inputs: Vec<Vec<u8>> = self.download(&dispatched.input)?;
+        let scales: Vec<Vec<f32>> = match &dispatched.scales {
+            Some(scales) => self.download(scales)?,
+            None => inputs.iter().map(|_| vec![]).collect(),
+        };
+        let received = self.received(&dispatched.handle)?;
+        let mut outputs = Vec::new();
+        for (((rank, input), scales), received) in self.ranks().zip(&inputs).zip(&scales).zip(&received) {
+            let work = self.work(&dispatched.handle, rank, received)?;
+            let mut output = Vec::new();
+            for (row, picks) in work.iter().enumerate() {
+                let values = decode_row(&exchange, input, scales, row);
+                let sum = picks.iter().map(|pick| apply(&mut expert, pick, &values, before)).reduce(add);
+                let sum = sum.unwrap_or_else(|| vec![0.0; values.len()]);
+                sum.into_iter().for_each(|value| encode(exchange.combine, value, &mut output));
+            }
+            // Rows that were allocated for the worst case and did not arrive.
+            output.resize((dispatched.input.rows(rank) * exchange.row_bytes(exchange.combine)) as usize, 0);
+            outputs.push(output);
+        }
+        self.upload(Tensor::ExpertOutput, &outputs)
+    }
+
+    /// What is to be done for each row of a rank; nothing for padding.
+    fn work(&mut self, handle: &Handle, rank: RankId, received: &Received) -> Result<Vec<Vec<Pick>>> {
+        let exchange = self.exchange().clone();
+        let (k, first) = (exchange.top_k as usize, exchange.experts_of(rank.0).start);
+        let rows = received.rows as usize;
+        let mut work = vec![vec![]; rows];
+        if exchange.layout == RowLayout::RankMajor {
+            let experts: Vec<i32> = self.inspect(handle, rank, LocalBuffer::RowPicks, 0..rows * k)?;
+            let weights: Vec<f32> = self.inspect(handle, rank, LocalBuffer::RowWeights, 0..rows * k)?;
+            for (place, (&local, &weight)) in experts.iter().zip(&weights).enumerate() {
+                if let Ok(local) = u32::try_from(local) {
+                    work[place / k].push(Pick { expert: ExpertId(first + local), weight: Some(weight) });
+                }
+            }
+            return Ok(work);
+        }
+        for (local, (&start, &count)) in (0..).zip(received.expert_offsets.iter().zip(&received.expert_counts)) {
+            for picks in &mut work[start as usize..(start + count) as usize] {
+                picks.push(Pick { expert: ExpertId(first + local), weight: None });
+            }
+        }
+        if self.manifest().gate.before_experts {
+            for (source, &copies) in received.copies.iter().enumerate() {
+                let start = source * exchange.max_tokens as usize * k;
+                let range = start..start + copies as usize * k;
+                let rows: Vec<i32> = self.inspect(handle, rank, LocalBuffer::CopyRows, range.clone())?;
+                let weights: Vec<f32> = self.inspect(handle, rank, LocalBuffer::CopyWeights, range)?;
+                for (&row, &weight) in rows.iter().zip(&weights) {
+                    if let Ok(row) = usize::try_from(row) {
+                        work[row].iter_mut().for_each(|pick| pick.weight = Some(weight));
+                    }
+                }
+            }
+        }
+        Ok(work)
+    }
+}
+
+/// One call of the expert function.
+#[derive(Clone, Copy, Debug)]
+struct Pick {
+    expert: ExpertId,
+    /// `None` where combine weighs.
+    weight: Option<f32>,
+}
+
+fn apply(expert: &mut impl FnMut(ExpertId, &[f32], &mut [f32]), pick: &Pick, input: &[f32], before: bool) -> Vec<f32> {
+    let mut output = vec![0.0; input.len()];
+    let scaled = |values: &[f32], weight: f32| values.iter().map(|value| weight * value).collect::<Vec<f32>>();
+    match pick.weight {
+        None => expert(pick.expert, input, &mut output),
+        Some(weight) if before => expert(pick.expert, &scaled(input, weight), &mut output),
+        Some(weight) => {
+            expert(pick.expert, input, &mut output);
+            output = scaled(&output, weight);
+        }
+    }
+    output
+}
+
+fn add(mut sum: Vec<f32>, row: Vec<f32>) -> Vec<f32> {
+    sum.iter_mut().zip(row).for_each(|(sum, element)| *sum += element);
+    sum
+}
+
+/// The numbers that a row of the experts' input stands for.
+fn decode_row(exchange: &Exchange, input: &[u8], scales: &[f32], row: usize) -> Vec<f32> {
+    let payload = exchange.dispatch;
+    let bytes = exchange.row_bytes(payload) as usize;
+    let elements = input[row * bytes..][..bytes].chunks(payload.element_bytes() as usize);
+    let per_row = payload.scales(exchange.hidden) as usize;
+    let scales = scales.get(row * per_row..(row + 1) * per_row).unwrap_or_default();
+    let value = |(place, element): (usize, &[u8])| {
+        let scale = scales.get(place / SCALE_BLOCK as usize).copied();
+        scale.map_or(decode(payload, element), |scale| decode(payload, element) * scale)
+    };
+    elements.enumerate().map(value).collect()
+}
+
+fn decode(payload: Payload, bytes: &[u8]) -> f32 {
+    match (payload, bytes) {
+        (Payload::Bf16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
+        (Payload::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
+        (Payload::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+        (Payload::Fp8E4m3ScaleF32Per128, &[a]) => F8E4M3::from_bits(a).to_f32(),
+        _ => unreachable!("elements are cut to the payload's size"),
+    }
+}
+
+/// To nearest even; a NaN becomes the canonical one of PTX.
+fn encode(payload: Payload, value: f32, bytes: &mut Vec<u8>) {
+    match payload {
+        Payload::Bf16 | Payload::F16 if value.is_nan() => bytes.extend([0xff, 0x7f]),
+        Payload::Bf16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
+        Payload::F16 => bytes.extend(f16::from_f32(value).to_le_bytes()),
+        Payload::F32 => bytes.extend(value.to_le_bytes()),
+        // `Exchange::check` refuses it for combine.
+        Payload::Fp8E4m3ScaleF32Per128 => unreachable!("combine has no scales"),
+    }
+}
