@@ -1,0 +1,97 @@
+//! A bundle for the model, and inputs for it.
+
+use std::sync::Arc;
+
+use moe_bundle::manifest::{Parameter, ParameterKind};
+use moe_bundle::{Bundle, Digest, Exchange, GateDescription, Grid, Kernel, KernelImage, Manifest, Payload};
+use moe_plan::reference::{Input, Rows};
+use moe_runtime::{Communicator, Options};
+
+use super::Model;
+
+/// Every kernel, for the model. The gate has a bias.
+pub fn bundle(exchange: &Exchange) -> Bundle {
+    let width = exchange.experts + exchange.zero_experts;
+    let manifest = Manifest {
+        compiler: "none".into(),
+        model: "test".into(),
+        deploy: None,
+        source: Digest::of(b""),
+        exchange: exchange.clone(),
+        gate: GateDescription {
+            logits: "logits".into(),
+            parameters: vec![Parameter { name: "bias".into(), kind: ParameterKind::Experts }],
+            experts: width,
+            groups: 1,
+            top_k: exchange.top_k,
+            before_experts: false,
+        },
+        capacity_factor: exchange.drop.map(|_| 1.0),
+        kernels: vec![],
+    };
+    let image = |kernel: Kernel| KernelImage {
+        kernel,
+        target: "model".into(),
+        block: 64,
+        grid: Grid::of(kernel, exchange).unwrap_or(Grid::PerTokens(4)),
+        shared: 0,
+        registers: None,
+        ptx: kernel.name().into(),
+    };
+    Bundle::new(manifest, &Kernel::ALL.map(image)).expect("sound")
+}
+
+/// A communicator on a model of its own.
+pub fn communicator(exchange: &Exchange, options: Options) -> (Arc<Model>, Communicator) {
+    let device = Arc::new(Model::new(exchange));
+    let communicator = Communicator::new(device.clone(), &bundle(exchange), options).expect("a communicator");
+    (device, communicator)
+}
+
+/// Numbers that look random and are the same in every run (splitmix64).
+pub struct Noise(pub u64);
+
+impl Noise {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// From −4 to 4.
+    pub fn number(&mut self) -> f32 {
+        (self.below(1 << 16) as f32 - 32_768.0) / 8192.0
+    }
+
+    pub fn rows(&mut self, payload: Payload, hidden: u32, count: usize) -> Rows {
+        let values: Vec<f32> = (0..count * hidden as usize).map(|_| self.number()).collect();
+        Rows::from_values(payload, hidden, &values)
+    }
+
+    /// Tokens with picks: fewer than top_k now and then, zero experts among them.
+    pub fn input(&mut self, exchange: &Exchange, tokens: usize) -> Input {
+        let (k, width) = (exchange.top_k as usize, u64::from(exchange.experts + exchange.zero_experts));
+        let mut indices = Vec::new();
+        for _ in 0..tokens {
+            let wanted = self.below(k as u64 + 1) as usize;
+            let mut picks: Vec<i32> = Vec::new();
+            while picks.len() < wanted {
+                let pick = self.below(width) as i32;
+                if !picks.contains(&pick) {
+                    picks.push(pick);
+                }
+            }
+            picks.sort_unstable();
+            picks.resize(k, -1);
+            indices.extend(picks);
+        }
+        let weights = (0..tokens * k).map(|_| self.number()).collect();
+        let tokens = self.rows(exchange.dispatch.source(), exchange.hidden, tokens);
+        Input { tokens, indices, weights }
+    }
+}
