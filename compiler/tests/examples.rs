@@ -20,14 +20,33 @@ fn examples_check_without_a_warning() {
 }
 
 #[test]
+fn gates_of_the_golden_vectors_check_without_a_warning() {
+    insta::glob!("../../tests/data/gates", "*.moe", |path| {
+        let source = std::fs::read(path).expect("the file is there");
+        let checked = check_source(&source);
+        let shown = render("gate.moe", &source, &checked.diagnostics, Style::default());
+        assert!(checked.diagnostics.is_empty(), "{}\n{shown}", path.display());
+        let spec = checked.spec.expect("no error, so there is a specification");
+        let name = path.file_stem().and_then(|stem| stem.to_str()).expect("a name");
+        assert!(spec.model(name).is_some(), "the model is called as its file");
+        canonical(path);
+    });
+}
+
+#[test]
 fn examples_are_in_canonical_form() {
     insta::glob!("../../dsl-examples", "*.moe", |path| {
-        let source = std::fs::read_to_string(path).expect("the example is there");
-        let formatted = format_source(source.as_bytes()).expect("the example can be read");
-        if std::env::var_os("MOE_BLESS").is_some() {
-            std::fs::write(path, &formatted).expect("the example can be written");
-            return;
-        }
-        assert!(formatted == source, "{} should be written as\n{formatted}", path.display());
+        canonical(path);
     });
+}
+
+/// A file is in canonical form, or becomes so.
+fn canonical(path: &std::path::Path) {
+    let source = std::fs::read_to_string(path).expect("the file is there");
+    let formatted = format_source(source.as_bytes()).expect("the file can be read");
+    if std::env::var_os("MOE_BLESS").is_some() {
+        std::fs::write(path, &formatted).expect("the file can be written");
+        return;
+    }
+    assert!(formatted == source, "{} should be written as\n{formatted}", path.display());
 }

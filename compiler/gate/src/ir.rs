@@ -9,8 +9,9 @@
 //! A program is evaluated once per token. All arithmetic is IEEE-754 binary32, round to nearest even, without contraction.
 //! Sums are taken in the order that [`crate::order`] defines; transcendental functions are those of [`crate::math`]. Both are part of
 //! the meaning, so that every execution of a gate gives the same bits.
-//! Every choice is reported in ascending id; ties go to the lowest id (−0 and +0 tie). A NaN in the logits, in the key of a choice or
-//! in the weights is an error of that token.
+//! Every choice is reported in ascending id; ties go to the lowest id (−0 and +0 tie, and the n largest and a maximum are never −0).
+//! A NaN in the logits, in what is ranked (the key of a choice, and the operand of a largest n) or in the weights is an error of that
+//! token. Elsewhere a NaN is a number like others; which NaN it is, is not specified.
 
 use std::fmt;
 
@@ -63,6 +64,13 @@ pub enum InputKind {
     WeightGradient(u32),
 }
 
+impl InputKind {
+    /// Whether each token has its own.
+    pub fn is_per_token(self) -> bool {
+        matches!(self, InputKind::Logits | InputKind::TokenId | InputKind::WeightGradient(_))
+    }
+}
+
 /// A named input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
@@ -87,7 +95,7 @@ pub enum Unary {
     Sqrt,
     /// log(1 + exp(x)): [`crate::math::softplus`]
     Softplus,
-    /// max(x, 0), with relu(0) = 0
+    /// 0 where x < 0, else x
     Relu,
     /// [`crate::math::tanh`]
     Tanh,
@@ -217,6 +225,53 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// The values that the operation reads.
+    pub fn operands(&self) -> impl Iterator<Item = ValueId> + use<> {
+        let (first, second) = match *self {
+            Op::Input(_) | Op::Constant(_) | Op::LookUp { .. } => (None, None),
+            Op::Unary(_, of)
+            | Op::Softmax(of)
+            | Op::Reduce(_, of)
+            | Op::GroupReduce { of, .. }
+            | Op::ChooseGroups { by: of, .. }
+            | Op::Spread(of)
+            | Op::LargestMask { of, .. }
+            | Op::GroupLargestMask { of, .. } => (Some(of), None),
+            Op::ChooseExperts { by, within, .. } => (Some(by), within.map(|(groups, _)| groups)),
+            Op::Binary(_, a, b) | Op::Gather { of: a, at: b } | Op::Scatter { of: a, at: b } => (Some(a), Some(b)),
+        };
+        first.into_iter().chain(second)
+    }
+
+    /// The operation with other operands.
+    #[must_use]
+    pub fn with_operands(mut self, mut replace: impl FnMut(ValueId) -> ValueId) -> Op {
+        match &mut self {
+            Op::Input(_) | Op::Constant(_) | Op::LookUp { .. } => {}
+            Op::Unary(_, of)
+            | Op::Softmax(of)
+            | Op::Reduce(_, of)
+            | Op::GroupReduce { of, .. }
+            | Op::ChooseGroups { by: of, .. }
+            | Op::Spread(of)
+            | Op::LargestMask { of, .. }
+            | Op::GroupLargestMask { of, .. } => *of = replace(*of),
+            Op::ChooseExperts { by, within, .. } => {
+                *by = replace(*by);
+                if let Some((groups, _)) = within {
+                    *groups = replace(*groups);
+                }
+            }
+            Op::Binary(_, a, b) | Op::Gather { of: a, at: b } | Op::Scatter { of: a, at: b } => {
+                *a = replace(*a);
+                *b = replace(*b);
+            }
+        }
+        self
+    }
+}
+
 /// Why an operation is not legal. The front end reports these in the user's words; elsewhere they are bugs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IllFormed {
@@ -318,6 +373,17 @@ impl Program {
             Type::Experts => self.experts,
             Type::Groups => self.groups.unwrap_or(0),
             Type::Picks(k) | Type::ExpertChoice(k) | Type::GroupChoice(k) => k,
+        }
+    }
+
+    /// Number of elements of an input; of one that each token has, the number for one token.
+    pub fn length_of_input(&self, id: InputId) -> u64 {
+        match self.input(id).kind {
+            InputKind::Logits | InputKind::ExpertParameter => u64::from(self.experts),
+            InputKind::GroupParameter => u64::from(self.groups.unwrap_or(0)),
+            InputKind::ScalarParameter | InputKind::TokenId => 1,
+            InputKind::Table { vocabulary, k } => u64::from(vocabulary) * u64::from(k),
+            InputKind::WeightGradient(k) => u64::from(k),
         }
     }
 

@@ -3,6 +3,7 @@
 //! The order is the one that a warp takes without waste. The experts of a token lie on [`Lanes::lanes`] lanes, [`Lanes::per_lane`]
 //! neighbouring experts on each; a lane adds its own in ascending order; then lanes add pairwise at distance 1, 2, 4, … (a *butterfly*:
 //! f32 addition commutes, so every lane has the same result). Places without an element count as +0.
+//! The n largest of something are added from the largest to the smallest.
 
 /// How the experts of one token lie on the lanes of a warp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,38 @@ pub fn sum_picks(values: &[f32]) -> f32 {
     butterfly(values)
 }
 
+/// The number with −0 replaced by +0, so that numbers which tie have the same bits. What is ranked, and what a maximum gives, is
+/// comparable.
+pub fn comparable(value: f32) -> f32 {
+    value + 0.0
+}
+
+/// The largest, [`comparable`]. NaN is skipped; the largest of nothing is −∞.
+pub fn maximum(values: &[f32]) -> f32 {
+    comparable(values.iter().fold(f32::NEG_INFINITY, |largest, &value| if value > largest { value } else { largest }))
+}
+
+/// All positions, from the largest value to the smallest; ties in ascending position. The values hold no NaN.
+pub fn ranking(values: &[f32]) -> Vec<u32> {
+    let value = |position: u32| comparable(values[position as usize]);
+    let mut positions: Vec<u32> = (0..values.len() as u32).collect();
+    positions.sort_by(|&a, &b| value(b).total_cmp(&value(a)));
+    positions
+}
+
+/// The positions of the `count` largest values, ascending. The values hold no NaN.
+pub fn choose(values: &[f32], count: u32) -> Vec<u32> {
+    let mut chosen = ranking(values);
+    chosen.truncate(count as usize);
+    chosen.sort_unstable();
+    chosen
+}
+
+/// The `count` largest values, [`comparable`], from the largest to the smallest. The values hold no NaN.
+pub fn largest(values: &[f32], count: u32) -> Vec<f32> {
+    ranking(values).into_iter().take(count as usize).map(|position| comparable(values[position as usize])).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,5 +158,14 @@ mod tests {
         // Two lanes of two: (big + 1) + (1 + 1) against lanes of one: ((big + 1) + (1 + 1)).
         assert_eq!(sum_experts(&[1.0, 1.0, big, 1.0], Lanes { lanes: 2, per_lane: 2 }), big + 2.0);
         assert_eq!(sum_group(&[big, 1.0, 1.0, 1.0], Lanes { lanes: 4, per_lane: 1 }), big);
+    }
+
+    #[test]
+    fn the_two_zeros_tie() {
+        assert_eq!(ranking(&[-0.0, 0.0, -0.0, 1.0]), [3, 0, 1, 2]);
+        assert_eq!(maximum(&[-0.0, -0.0]).to_bits(), 0);
+        assert_eq!(largest(&[-0.0, -1.0], 1)[0].to_bits(), 0);
+        assert_eq!(maximum(&[]), f32::NEG_INFINITY);
+        assert_eq!(maximum(&[1.0, f32::NAN, 0.0]), 1.0);
     }
 }

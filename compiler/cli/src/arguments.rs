@@ -1,0 +1,196 @@
+//! The command line, as clap sees it. Exit status: 0 ok, 1 the user's file or input is wrong, 2 misuse of the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Compiler for Mixture-of-Experts communication: from a .moe file to PTX kernels, and to a verified run of them.
+#[derive(Parser)]
+#[command(name = "moec", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// How diagnostics are printed
+    #[arg(long, global = true, value_enum, default_value_t = MessageFormat::Human)]
+    pub message_format: MessageFormat,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Check a file: diagnostics only
+    Check(Check),
+    /// Bring files into the canonical format
+    Fmt(Fmt),
+    /// Compile a file to a bundle of kernels, or print a stage of the compilation
+    Build(Build),
+    /// Compile, run gate, dispatch, experts and combine on every rank, and check every result against the reference
+    Run(Run),
+    /// Run a gate alone over a file of logits
+    Gate(Gate),
+    /// Explain a diagnostic code, with a failing and a repaired example
+    Explain(Explain),
+}
+
+#[derive(Args)]
+pub struct Check {
+    /// The .moe file
+    pub file: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Fmt {
+    /// The .moe files
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Change nothing; exit 1 if a file is not in the canonical format
+    #[arg(long)]
+    pub check: bool,
+}
+
+#[derive(Args)]
+pub struct Build {
+    /// The .moe file
+    pub file: PathBuf,
+    /// Which deploy of the file [default: the only one]
+    #[arg(long)]
+    pub deploy: Option<String>,
+    /// GPU architecture, repeatable [default: the cluster's target]
+    #[arg(long = "target", value_enum)]
+    pub targets: Vec<TargetName>,
+    /// Where the bundle goes [default: FILE with the extension moeb]
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+    /// Print a stage of the compilation instead of writing a bundle
+    #[arg(long, value_enum)]
+    pub emit: Option<Stage>,
+}
+
+#[derive(Args)]
+pub struct Run {
+    /// A .moe file, or a bundle made by `moec build`
+    pub file: PathBuf,
+    /// Which deploy of the file [default: the only one]
+    #[arg(long)]
+    pub deploy: Option<String>,
+    /// Where the kernels run
+    #[arg(long, value_enum, default_value_t = DeviceName::Virtual)]
+    pub device: DeviceName,
+    /// Nodes; the ranks of the deploy are spread over them [default: as the deploy says]
+    #[arg(long)]
+    pub nodes: Option<u32>,
+    /// GPUs, that is ranks, per node [default: as the cluster says]
+    #[arg(long)]
+    pub gpus_per_node: Option<u32>,
+    /// Tokens per rank [default: as the deploy says]
+    #[arg(long)]
+    pub tokens: Option<u32>,
+    /// Seed of the input and of the virtual GPU's schedule
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Logits [tokens, experts], gate parameters and activations x [tokens, hidden]; tokens are split evenly over the ranks
+    #[arg(long)]
+    pub input: Option<PathBuf>,
+    /// Where indices, weights and the combined result go
+    #[arg(long)]
+    pub output: Option<PathBuf>,
+    /// Where a picture of the traffic matrix goes (SVG)
+    #[arg(long)]
+    pub picture: Option<PathBuf>,
+    /// How the report is printed
+    #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+    pub format: ReportFormat,
+}
+
+#[derive(Args)]
+pub struct Gate {
+    /// The .moe file
+    pub file: PathBuf,
+    /// Which model of the file [default: the only one]
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Logits [tokens, experts] and every gate parameter under its own name; with grad_weights, gradients are computed too
+    #[arg(long)]
+    pub input: PathBuf,
+    /// Where indices and weights (and grad_logits) go
+    #[arg(long)]
+    pub output: PathBuf,
+    /// What executes the gate
+    #[arg(long, value_enum, default_value_t = Backend::Host)]
+    pub on: Backend,
+}
+
+#[derive(Args)]
+pub struct Explain {
+    /// A code, such as M0301
+    pub code: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum MessageFormat {
+    Human,
+    Json,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum TargetName {
+    #[value(name = "sm_90a")]
+    Sm90a,
+    #[value(name = "sm_100a")]
+    Sm100a,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Stage {
+    /// The syntax tree
+    Ast,
+    /// The typed specification
+    Spec,
+    /// The gate and its derivative
+    Gate,
+    /// Shapes, buffers, slots, bytes
+    Plan,
+    /// Device code as MLIR
+    Mlir,
+    /// Device code as LLVM IR
+    Llvm,
+    /// Device code as PTX
+    Ptx,
+    /// Machine code, through ptxas and nvdisasm
+    Sass,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum DeviceName {
+    /// The virtual GPU: PTX on this machine's CPU
+    Virtual,
+    /// NVIDIA GPUs, through the driver
+    Cuda,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Backend {
+    /// The interpreter that defines the meaning
+    Reference,
+    /// Native code for this CPU
+    Host,
+    /// The PTX kernel on the virtual GPU
+    Virtual,
+    /// The PTX kernel on an NVIDIA GPU
+    Cuda,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum ReportFormat {
+    Table,
+    Json,
+}

@@ -1,0 +1,415 @@
+//! What is simulated, as plain typed values.
+//!
+//! Invariant: after [`Scenario::check`] every count is positive, every rate and factor is finite and positive, every GPU
+//! that a fault names exists, and the number of chunks fits a `u32`.
+
+use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
+use serde::Serialize;
+use thiserror::Error;
+
+/// The number of a GPU in the cluster: `node × gpus per node + local index`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Gpu(pub u32);
+
+/// The number of a node, one NVLink domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Node(pub u32);
+
+/// The links of a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Network {
+    /// Nodes.
+    pub nodes: u32,
+    /// GPUs of a node, each with its own NIC; the NICs with one local index form a rail.
+    pub gpus_per_node: u32,
+    /// Rate of a GPU's NVLink, per direction.
+    pub nvlink: BytesPerSecond,
+    /// Rate of a NIC, per direction.
+    pub nic: BytesPerSecond,
+    /// From a GPU to another GPU of its node.
+    pub nvlink_latency: Microseconds,
+    /// From a NIC to another NIC of its rail.
+    pub nic_latency: Microseconds,
+    /// What joins the pods; none if every rail is one switch without oversubscription.
+    pub spine: Option<Spine>,
+}
+
+/// The upper level of a rail: pods of nodes joined by links that may carry less than their NICs together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spine {
+    /// Nodes below one leaf switch of each rail.
+    pub nodes_per_pod: u32,
+    /// Rate of a pod's NICs of one rail over the rate of its uplinks; 1 is non-blocking.
+    pub oversubscription: f64,
+    /// Added to the latency of a NIC for a chunk that changes pods.
+    pub latency: Microseconds,
+}
+
+/// How many copies go where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Demand {
+    /// Ranks of an expert-parallel group, whole nodes; the cluster holds as many groups as fit.
+    pub group_ranks: u32,
+    /// Tokens of each GPU.
+    pub tokens_per_gpu: u32,
+    /// Distinct nodes that a token goes to on average, its own included where it is picked.
+    pub nodes_per_token: f64,
+    /// Distinct ranks of a node that a copy reaches on average, at least one.
+    pub ranks_per_copy: f64,
+    /// Bytes of a copy on the way to the experts.
+    pub dispatch_bytes: Bytes,
+    /// Bytes of a copy on the way back.
+    pub combine_bytes: Bytes,
+    /// Relative load of each rank of a group; empty for an even one.
+    pub rank_load: Vec<f64>,
+    /// Time of the experts between dispatch and combine on a GPU with average load.
+    pub expert_time: Microseconds,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    /// A NIC, both directions, that reaches only a fraction of its rate.
+    SlowNic {
+        /// Whose.
+        gpu: Gpu,
+        /// Fraction of the rate, above 0 and at most 1.
+        rate: f64,
+    },
+    /// An NVLink port, both directions, that reaches only a fraction of its rate.
+    SlowNvlink {
+        /// Whose.
+        gpu: Gpu,
+        /// Fraction of the rate, above 0 and at most 1.
+        rate: f64,
+    },
+    /// A GPU that enters dispatch late.
+    Late {
+        /// Which.
+        gpu: Gpu,
+        /// By how much.
+        by: Microseconds,
+    },
+    /// A GPU whose experts take longer.
+    SlowExperts {
+        /// Which.
+        gpu: Gpu,
+        /// Time over the usual time, at least 1.
+        factor: f64,
+    },
+}
+
+/// In which order a sender takes its chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As tokens come: at random.
+    Shuffled,
+    /// Each sender starts with itself and goes round: no two senders of a rail meet under an even load.
+    Rotated,
+}
+
+/// How finely and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Tokens of a chunk.
+    pub chunk_tokens: u32,
+    /// Most chunks of one sender on the way, per kind of link.
+    pub window: u32,
+    /// Order of sending.
+    pub order: Order,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { chunk_tokens: 64, window: 16, order: Order::Shuffled, seed: 1 }
+    }
+}
+
+/// Everything that decides an outcome.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scenario {
+    /// The links.
+    pub network: Network,
+    /// The copies.
+    pub demand: Demand,
+    /// What is wrong with the cluster.
+    pub faults: Vec<Fault>,
+    /// Granularity, order and seed.
+    pub options: Options,
+}
+
+/// A link by what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkKind {
+    /// From a NIC into the network.
+    NicOut,
+    /// From the network into a NIC.
+    NicIn,
+    /// From a GPU into NVLink.
+    NvlinkOut,
+    /// From NVLink into a GPU.
+    NvlinkIn,
+    /// From the leaf switch of a pod and rail up.
+    SpineUp,
+    /// Down to the leaf switch of a pod and rail.
+    SpineDown,
+}
+
+/// One link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(tag = "link", rename_all = "snake_case")]
+pub enum Link {
+    /// A port of a GPU or of its NIC.
+    Port {
+        /// Which of its four ports.
+        kind: LinkKind,
+        /// Whose.
+        gpu: Gpu,
+    },
+    /// A bundle of uplinks or downlinks.
+    Spine {
+        /// Up or down.
+        kind: LinkKind,
+        /// The pod, counted from 0.
+        pod: u32,
+        /// The rail, the local index of its NICs.
+        rail: u32,
+    },
+}
+
+impl Link {
+    /// What it is.
+    #[must_use]
+    pub fn kind(self) -> LinkKind {
+        match self {
+            Self::Port { kind, .. } | Self::Spine { kind, .. } => kind,
+        }
+    }
+}
+
+/// What makes a scenario impossible, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum ScenarioError {
+    /// A count that must be positive.
+    #[error("{what} is 0; give at least 1")]
+    Zero {
+        /// Which.
+        what: &'static str,
+    },
+    /// A rate, time or factor outside its range.
+    #[error("{what} is {value}; give {range}")]
+    Range {
+        /// Which.
+        what: &'static str,
+        /// What was given.
+        value: f64,
+        /// What is allowed.
+        range: &'static str,
+    },
+    /// Groups do not consist of whole nodes.
+    #[error(
+        "a group of {ranks} ranks is not a whole number of nodes of {gpus_per_node} GPUs; round it, or for a group \
+         inside a node describe each group as a node of its own"
+    )]
+    PartialNode {
+        /// Ranks of a group.
+        ranks: u32,
+        /// GPUs of a node.
+        gpus_per_node: u32,
+    },
+    /// The cluster is not a whole number of groups.
+    #[error("{gpus} GPUs are not a whole number of groups of {ranks} ranks; change the number of nodes or the group")]
+    PartialGroup {
+        /// GPUs of the cluster.
+        gpus: u64,
+        /// Ranks of a group.
+        ranks: u32,
+    },
+    /// The load names another number of ranks.
+    #[error("rank_load has {given} values; give one for each of the {ranks} ranks of a group, or none for an even load")]
+    LoadShape {
+        /// Values given.
+        given: usize,
+        /// Ranks of a group.
+        ranks: u32,
+    },
+    /// A rank's load is no weight.
+    #[error("rank_load[{rank}] is {value}; give a finite number of at least 0, and not all of them 0")]
+    LoadValue {
+        /// Which.
+        rank: usize,
+        /// What was given.
+        value: f64,
+    },
+    /// More nodes per token than the group has, or fewer than one pick needs.
+    #[error("a token goes to {nodes} nodes of a group of {available}; give a number above 0 and at most {available}")]
+    NodesPerToken {
+        /// What was given.
+        nodes: f64,
+        /// Nodes of a group with any load.
+        available: u32,
+    },
+    /// A fault names a GPU that is not there.
+    #[error("fault {index} names GPU {gpu}, but the cluster has GPUs 0 to {last}")]
+    NoSuchGpu {
+        /// Place in the list of faults, from 0.
+        index: usize,
+        /// The GPU.
+        gpu: u32,
+        /// The last GPU.
+        last: u64,
+    },
+    /// Too fine.
+    #[error("{chunks} chunks are more than {limit}; raise chunk_tokens to at least {suggestion}")]
+    TooManyChunks {
+        /// How many there would be.
+        chunks: f64,
+        /// How many may be.
+        limit: u32,
+        /// A size that fits.
+        suggestion: u64,
+    },
+}
+
+/// Most chunks of a simulation: about 20 GB of state.
+const CHUNK_LIMIT: u32 = 200_000_000;
+
+impl Scenario {
+    /// GPUs of the cluster.
+    #[must_use]
+    pub fn gpus(&self) -> u32 {
+        self.network.nodes * self.network.gpus_per_node
+    }
+
+    /// Nodes of an expert-parallel group.
+    #[must_use]
+    pub fn group_nodes(&self) -> u32 {
+        self.demand.group_ranks / self.network.gpus_per_node
+    }
+
+    /// Chunks of each sender.
+    pub(super) fn chunks_per_gpu(&self) -> u32 {
+        let copies = f64::from(self.demand.tokens_per_gpu) * self.demand.nodes_per_token;
+        (copies / f64::from(self.options.chunk_tokens)).ceil().max(1.0) as u32
+    }
+
+    /// Checks everything that the simulation relies on.
+    ///
+    /// # Errors
+    /// The first value that is impossible.
+    pub fn check(&self) -> Result<(), ScenarioError> {
+        let (network, demand, options) = (&self.network, &self.demand, &self.options);
+        for (what, value) in [
+            ("nodes", u64::from(network.nodes)),
+            ("gpus_per_node", u64::from(network.gpus_per_node)),
+            ("nvlink", network.nvlink.0),
+            ("nic", network.nic.0),
+            ("group_ranks", u64::from(demand.group_ranks)),
+            ("tokens_per_gpu", u64::from(demand.tokens_per_gpu)),
+            ("dispatch_bytes", demand.dispatch_bytes.0),
+            ("combine_bytes", demand.combine_bytes.0),
+            ("chunk_tokens", u64::from(options.chunk_tokens)),
+            ("window", u64::from(options.window)),
+        ] {
+            if value == 0 {
+                return Err(ScenarioError::Zero { what });
+            }
+        }
+        time("nvlink_latency", network.nvlink_latency)?;
+        time("nic_latency", network.nic_latency)?;
+        time("expert_time", demand.expert_time)?;
+        if let Some(spine) = &network.spine {
+            if spine.nodes_per_pod == 0 {
+                return Err(ScenarioError::Zero { what: "nodes_per_pod" });
+            }
+            range("oversubscription", spine.oversubscription, 1.0, 1e6, "a number of at least 1")?;
+            time("spine latency", spine.latency)?;
+        }
+        if demand.group_ranks % network.gpus_per_node != 0 {
+            return Err(ScenarioError::PartialNode { ranks: demand.group_ranks, gpus_per_node: network.gpus_per_node });
+        }
+        let gpus = u64::from(network.nodes) * u64::from(network.gpus_per_node);
+        if !gpus.is_multiple_of(u64::from(demand.group_ranks)) {
+            return Err(ScenarioError::PartialGroup { gpus, ranks: demand.group_ranks });
+        }
+        self.check_load()?;
+        range(
+            "ranks_per_copy",
+            demand.ranks_per_copy,
+            1.0,
+            f64::from(network.gpus_per_node),
+            "at least 1 and at most the GPUs of a node",
+        )?;
+        for (index, fault) in self.faults.iter().enumerate() {
+            check_fault(index, fault, gpus)?;
+        }
+        let copies = f64::from(demand.tokens_per_gpu) * demand.nodes_per_token * gpus as f64;
+        let chunks = copies / f64::from(options.chunk_tokens) + gpus as f64;
+        if chunks > f64::from(CHUNK_LIMIT) {
+            let suggestion = (copies / f64::from(CHUNK_LIMIT) * 2.0).ceil() as u64;
+            return Err(ScenarioError::TooManyChunks { chunks: chunks.ceil(), limit: CHUNK_LIMIT, suggestion });
+        }
+        Ok(())
+    }
+
+    fn check_load(&self) -> Result<(), ScenarioError> {
+        let demand = &self.demand;
+        if !demand.rank_load.is_empty() && demand.rank_load.len() != demand.group_ranks as usize {
+            return Err(ScenarioError::LoadShape { given: demand.rank_load.len(), ranks: demand.group_ranks });
+        }
+        for (rank, &value) in demand.rank_load.iter().enumerate() {
+            if !value.is_finite() || value < 0.0 {
+                return Err(ScenarioError::LoadValue { rank, value });
+            }
+        }
+        let loaded = if demand.rank_load.is_empty() {
+            self.group_nodes()
+        } else {
+            let nodes = demand.rank_load.chunks(self.network.gpus_per_node as usize);
+            nodes.filter(|node| node.iter().any(|&load| load > 0.0)).count() as u32
+        };
+        if loaded == 0 {
+            return Err(ScenarioError::LoadValue { rank: 0, value: 0.0 });
+        }
+        let nodes = demand.nodes_per_token;
+        if !(nodes > 0.0 && nodes <= f64::from(loaded)) {
+            return Err(ScenarioError::NodesPerToken { nodes, available: loaded });
+        }
+        Ok(())
+    }
+}
+
+fn check_fault(index: usize, fault: &Fault, gpus: u64) -> Result<(), ScenarioError> {
+    let gpu = match *fault {
+        Fault::SlowNic { gpu, rate } | Fault::SlowNvlink { gpu, rate } => {
+            range("the rate of a fault", rate, f64::MIN_POSITIVE, 1.0, "a fraction above 0 and at most 1")?;
+            gpu
+        }
+        Fault::Late { gpu, by } => {
+            time("the delay of a fault", by)?;
+            gpu
+        }
+        Fault::SlowExperts { gpu, factor } => {
+            range("the factor of a fault", factor, 1.0, 1e6, "a number of at least 1")?;
+            gpu
+        }
+    };
+    if u64::from(gpu.0) >= gpus {
+        return Err(ScenarioError::NoSuchGpu { index, gpu: gpu.0, last: gpus - 1 });
+    }
+    Ok(())
+}
+
+/// A day: longer times would not be a communication phase, and picoseconds in a `u64` hold 200 days.
+const LONGEST: f64 = 86_400e6;
+
+fn time(what: &'static str, value: Microseconds) -> Result<(), ScenarioError> {
+    range(what, value.0, 0.0, LONGEST, "a time from 0 us to one day")
+}
+
+fn range(what: &'static str, value: f64, low: f64, high: f64, range: &'static str) -> Result<(), ScenarioError> {
+    if value >= low && value <= high { Ok(()) } else { Err(ScenarioError::Range { what, value, range }) }
+}

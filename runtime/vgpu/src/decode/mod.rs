@@ -1,0 +1,549 @@
+//! Syntax tree → compact form, once per kernel. Device functions are decoded into the kernels that call them.
+//!
+//! Invariants established here and relied on by the engine's `unsafe` code: every register offset leaves room for 32
+//! lanes of its width inside `file_bytes`; every predicate index is below `predicates`; every branch target is a step.
+
+mod arithmetic;
+mod control;
+mod conversion;
+mod floating;
+mod memory;
+mod modifiers;
+pub(crate) mod op;
+mod operands;
+mod synchronisation;
+
+use std::collections::HashMap;
+
+use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Statement, Variable, VariableSpace};
+use crate::ptx::{PtxError, ScalarType};
+use modifiers::Modifiers;
+use op::{Constant, KernelCode, NO_GUARD, Op, PREDICATE_FLAG, Parameter, Reg, SHARED_BASE, Step};
+
+type Decoded<T> = Result<T, PtxError>;
+
+const MAX_LOCAL_BYTES: u64 = 512 * 1024;
+const MAX_SHARED_BYTES: u64 = 1 << 20;
+const MAX_FILE_BYTES: u32 = 64 << 20;
+
+/// What a name stands for.
+#[derive(Debug, Clone)]
+enum Binding {
+    Register(ScalarType, Option<Reg>),
+    Predicate(u32),
+    Global(u32),
+    Shared(u32),
+    DynamicShared,
+    Local(u32),
+    Parameter(u32),
+    Label(usize),
+    Targets(Vec<String>),
+    /// Module-level shared variable that this kernel has not used yet.
+    UnplacedShared(u32),
+}
+
+#[derive(Debug, Default)]
+struct Scope {
+    names: HashMap<String, Binding>,
+    /// `name<count>` declarations: prefix, count, type.
+    families: Vec<(String, u32, ScalarType)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Formal {
+    Memory { offset: u32, bytes: u32 },
+    Register(Reg),
+    Predicate,
+}
+
+#[derive(Debug, Clone)]
+struct Callee {
+    label: usize,
+    return_row: u32,
+    parameters: Vec<Formal>,
+    returns: Vec<Formal>,
+}
+
+pub(crate) struct Decoder<'m> {
+    module: &'m Module,
+    functions: &'m HashMap<&'m str, usize>,
+    scopes: Vec<Scope>,
+    line: u32,
+    form: String,
+    guard: u32,
+    code: KernelCode,
+    form_index: HashMap<String, u32>,
+    constant_rows: HashMap<(Constant, u32), u32>,
+    uses: Vec<u32>,
+    defines: Vec<u32>,
+    labels: Vec<Option<u32>>,
+    /// Steps whose target is a label number that is to become a step number.
+    callees: HashMap<usize, Callee>,
+    pending: Vec<usize>,
+    calls: Vec<(usize, usize)>,
+    current: usize,
+    local_bytes: u64,
+}
+
+/// Decodes one kernel of a module.
+pub(crate) fn kernel(module: &Module, functions: &HashMap<&str, usize>, index: usize) -> Decoded<KernelCode> {
+    let function = &module.functions[index];
+    let mut decoder = Decoder {
+        module,
+        functions,
+        scopes: vec![module_scope(module)],
+        line: function.line,
+        form: String::new(),
+        guard: NO_GUARD,
+        code: KernelCode {
+            name: function.name.clone(),
+            steps: Vec::new(),
+            lines: Vec::new(),
+            form_of: Vec::new(),
+            forms: Vec::new(),
+            uses: Vec::new(),
+            defines: Vec::new(),
+            file_bytes: 0,
+            predicates: 2,
+            constants: Vec::new(),
+            parameters: Vec::new(),
+            parameter_bytes: 0,
+            shared_symbols: Vec::new(),
+            shared_static: SHARED_BASE,
+            dynamic_align: 16,
+            local_bytes: 0,
+            max_threads: function.max_threads,
+            required_threads: function.required_threads,
+            return_sites: Vec::new(),
+        },
+        form_index: HashMap::new(),
+        constant_rows: HashMap::new(),
+        uses: Vec::new(),
+        defines: Vec::new(),
+        labels: Vec::new(),
+        callees: HashMap::new(),
+        pending: Vec::new(),
+        calls: Vec::new(),
+        current: index,
+        local_bytes: 0,
+    };
+    decoder.kernel_parameters(function)?;
+    decoder.function_body(function, None)?;
+    while let Some(next) = decoder.pending.pop() {
+        decoder.device_function(next)?;
+    }
+    decoder.check_recursion()?;
+    decoder.finish()
+}
+
+fn module_scope(module: &Module) -> Scope {
+    let mut scope = Scope::default();
+    for (index, variable) in module.variables.iter().enumerate() {
+        let binding = match variable.space {
+            VariableSpace::Shared if variable.external && variable.bytes == 0 => Binding::DynamicShared,
+            VariableSpace::Shared => Binding::UnplacedShared(index as u32),
+            _ => Binding::Global(index as u32),
+        };
+        scope.names.insert(variable.name.clone(), binding);
+    }
+    scope
+}
+
+impl<'m> Decoder<'m> {
+    fn fail<T>(&self, message: impl std::fmt::Display) -> Decoded<T> {
+        let message = if self.form.is_empty() { message.to_string() } else { format!("`{}`: {message}", self.form) };
+        Err(PtxError::new(self.line, message))
+    }
+
+    fn kernel_parameters(&mut self, function: &Function) -> Decoded<()> {
+        let mut scope = Scope::default();
+        let mut at = 0u64;
+        for parameter in &function.parameters {
+            let FunctionParameter::Memory(variable) = parameter else {
+                return self.fail("a kernel's parameters are in parameter space");
+            };
+            at = at.next_multiple_of(u64::from(variable.align));
+            if at + variable.bytes > 32 * 1024 {
+                return self.fail("a kernel has at most 32 KiB of parameters");
+            }
+            scope.names.insert(variable.name.clone(), Binding::Parameter(at as u32));
+            self.code.parameters.push(Parameter {
+                name: variable.name.clone(),
+                offset: at as u32,
+                bytes: variable.bytes as u32,
+            });
+            at += variable.bytes;
+        }
+        self.code.parameter_bytes = at as u32;
+        self.scopes.push(scope);
+        Ok(())
+    }
+
+    /// Decodes a body into the scope on top of the stack, then pops that scope.
+    fn function_body(&mut self, function: &'m Function, return_row: Option<u32>) -> Decoded<()> {
+        let Some(body) = &function.body else {
+            return self.fail(format!("`{}` is declared but never defined", function.name));
+        };
+        self.block(body)?;
+        self.scopes.pop();
+        self.guard = NO_GUARD;
+        self.form = "ret".into();
+        match return_row {
+            None => self.emit(Op::Exit),
+            Some(return_row) => self.emit(Op::Return { return_row }),
+        }
+        Ok(())
+    }
+
+    fn device_function(&mut self, index: usize) -> Decoded<()> {
+        let function = &self.module.functions[index];
+        let Some(callee) = self.callees.get(&index).cloned() else { return Ok(()) };
+        self.line = function.line;
+        self.form.clear();
+        self.current = index;
+        self.labels[callee.label] = Some(self.code.steps.len() as u32);
+        let mut scope = Scope::default();
+        let formals = callee.returns.iter().zip(&function.returns);
+        for (formal, parameter) in formals.chain(callee.parameters.iter().zip(&function.parameters)) {
+            match (formal, parameter) {
+                (Formal::Memory { offset, .. }, FunctionParameter::Memory(variable)) => {
+                    scope.names.insert(variable.name.clone(), Binding::Local(*offset));
+                }
+                (Formal::Register(reg), FunctionParameter::Register(element, name)) => {
+                    scope.names.insert(name.clone(), Binding::Register(*element, Some(*reg)));
+                }
+                _ => return self.fail("predicate parameters are not supported"),
+            }
+        }
+        self.scopes.push(scope);
+        self.function_body(function, Some(callee.return_row))
+    }
+
+    /// Frame and entry of a device function; schedules its decoding on first use.
+    fn callee(&mut self, name: &str) -> Decoded<(usize, Callee)> {
+        let Some(&index) = self.functions.get(name) else {
+            return self.fail(format!("there is no function `{name}` in this module"));
+        };
+        if let Some(callee) = self.callees.get(&index) {
+            return Ok((index, callee.clone()));
+        }
+        let module = self.module;
+        let function = &module.functions[index];
+        if function.entry {
+            return self.fail(format!("`{name}` is a kernel, not a function"));
+        }
+        if function.body.is_none() {
+            return self.fail(format!("function `{name}` is declared but never defined"));
+        }
+        let label = self.new_label();
+        let return_row = self.new_row(4)?;
+        let returns = function.returns.iter().map(|formal| self.formal(formal)).collect::<Decoded<Vec<_>>>()?;
+        let parameters = function.parameters.iter().map(|formal| self.formal(formal)).collect::<Decoded<Vec<_>>>()?;
+        let callee = Callee { label, return_row, parameters, returns };
+        self.callees.insert(index, callee.clone());
+        self.pending.push(index);
+        Ok((index, callee))
+    }
+
+    fn formal(&mut self, parameter: &FunctionParameter) -> Decoded<Formal> {
+        Ok(match parameter {
+            FunctionParameter::Memory(variable) => {
+                let offset = self.place_local(variable)?;
+                Formal::Memory { offset, bytes: variable.bytes as u32 }
+            }
+            FunctionParameter::Register(ScalarType::Pred, _) => Formal::Predicate,
+            FunctionParameter::Register(element, _) => {
+                Formal::Register(Reg { row: self.new_row(element.bytes())?, bytes: element.bytes() })
+            }
+        })
+    }
+
+    fn place_local(&mut self, variable: &Variable) -> Decoded<u32> {
+        let offset = self.local_bytes.next_multiple_of(u64::from(variable.align.max(1)));
+        if offset + variable.bytes > MAX_LOCAL_BYTES {
+            return self.fail("a thread has at most 512 KiB of local memory");
+        }
+        self.local_bytes = offset + variable.bytes;
+        Ok(offset as u32)
+    }
+
+    fn place_shared(&mut self, variable: &Variable) -> Decoded<u32> {
+        let offset = u64::from(self.code.shared_static).next_multiple_of(u64::from(variable.align.max(1)));
+        if offset + variable.bytes > MAX_SHARED_BYTES {
+            return self.fail("a kernel has at most 1 MiB of shared variables");
+        }
+        self.code.shared_static = (offset + variable.bytes) as u32;
+        self.code.shared_symbols.push((variable.name.clone(), offset as u32, variable.bytes as u32));
+        Ok(offset as u32)
+    }
+
+    fn new_label(&mut self) -> usize {
+        self.labels.push(None);
+        self.labels.len() - 1
+    }
+
+    fn block(&mut self, statements: &'m [Statement]) -> Decoded<()> {
+        for statement in statements {
+            match statement {
+                Statement::Label(name, line) => {
+                    self.line = *line;
+                    let label = self.new_label();
+                    self.declare(name, Binding::Label(label))?;
+                }
+                Statement::BranchTargets(name, targets, line) => {
+                    self.line = *line;
+                    self.declare(name, Binding::Targets(targets.clone()))?;
+                }
+                _ => {}
+            }
+        }
+        for statement in statements {
+            match statement {
+                Statement::Block(inner) => {
+                    self.scopes.push(Scope::default());
+                    self.block(inner)?;
+                    self.scopes.pop();
+                }
+                Statement::Label(name, _) => {
+                    if let Some(Binding::Label(label)) = self.top().names.get(name) {
+                        let label = *label;
+                        self.labels[label] = Some(self.code.steps.len() as u32);
+                    }
+                }
+                Statement::BranchTargets(..) => {}
+                Statement::Registers(element, names, line) => {
+                    self.line = *line;
+                    self.form.clear();
+                    for (name, count) in names {
+                        match count {
+                            Some(count) => self.top().families.push((name.clone(), *count, *element)),
+                            None if *element == ScalarType::Pred => {
+                                let index = self.new_predicate();
+                                self.declare(name, Binding::Predicate(index))?;
+                            }
+                            None => self.declare(name, Binding::Register(*element, None))?,
+                        }
+                    }
+                }
+                Statement::Variable(variable) => self.local_variable(variable)?,
+                Statement::Instruction(instruction) => self.instruction(instruction)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn top(&mut self) -> &mut Scope {
+        if self.scopes.is_empty() {
+            self.scopes.push(Scope::default());
+        }
+        let last = self.scopes.len() - 1;
+        &mut self.scopes[last]
+    }
+
+    fn declare(&mut self, name: &str, binding: Binding) -> Decoded<()> {
+        if self.top().names.insert(name.to_owned(), binding).is_some() {
+            return self.fail(format!("`{name}` is declared twice in this scope"));
+        }
+        Ok(())
+    }
+
+    fn local_variable(&mut self, variable: &Variable) -> Decoded<()> {
+        self.line = variable.line;
+        self.form.clear();
+        if !variable.initial.is_empty() {
+            return self.fail("a variable inside a function cannot have an initialiser");
+        }
+        let binding = match variable.space {
+            VariableSpace::Shared if variable.external => {
+                self.code.dynamic_align = self.code.dynamic_align.max(variable.align);
+                Binding::DynamicShared
+            }
+            VariableSpace::Shared => Binding::Shared(self.place_shared(variable)?),
+            VariableSpace::Local | VariableSpace::Param => Binding::Local(self.place_local(variable)?),
+            VariableSpace::Global | VariableSpace::Const => {
+                return self.fail("global and constant variables are declared at module level");
+            }
+        };
+        self.declare(&variable.name, binding)
+    }
+
+    /// Finds a name, giving registers their rows and shared variables their places on first use.
+    fn resolve(&mut self, name: &str) -> Decoded<Option<Binding>> {
+        for level in (0..self.scopes.len()).rev() {
+            if let Some(binding) = self.scopes[level].names.get(name) {
+                let binding = match binding.clone() {
+                    Binding::Register(element, None) => {
+                        let reg = Reg { row: self.new_row(element.bytes())?, bytes: element.bytes() };
+                        Binding::Register(element, Some(reg))
+                    }
+                    Binding::UnplacedShared(index) => {
+                        let module = self.module;
+                        Binding::Shared(self.place_shared(&module.variables[index as usize])?)
+                    }
+                    found => return Ok(Some(found)),
+                };
+                self.scopes[level].names.insert(name.to_owned(), binding.clone());
+                return Ok(Some(binding));
+            }
+            let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            let digits = &name[prefix.len()..];
+            let canonical = digits == "0" || !digits.starts_with('0');
+            if let (true, Ok(number)) = (canonical, digits.parse::<u32>()) {
+                let family = self.scopes[level].families.iter().find(|family| family.0 == prefix && number < family.1);
+                if let Some(&(_, _, element)) = family {
+                    let binding = if element == ScalarType::Pred {
+                        Binding::Predicate(self.new_predicate())
+                    } else {
+                        Binding::Register(
+                            element,
+                            Some(Reg { row: self.new_row(element.bytes())?, bytes: element.bytes() }),
+                        )
+                    };
+                    self.scopes[level].names.insert(name.to_owned(), binding.clone());
+                    return Ok(Some(binding));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Room for 32 lanes of a width, in rows of 128 bytes.
+    fn new_row(&mut self, bytes: u32) -> Decoded<u32> {
+        let at = self.code.file_bytes;
+        let size = (bytes.max(1) * 32).next_multiple_of(128);
+        if at > MAX_FILE_BYTES {
+            return self.fail("this kernel uses too many registers");
+        }
+        self.code.file_bytes = at + size;
+        Ok(at)
+    }
+
+    fn new_predicate(&mut self) -> u32 {
+        self.code.predicates += 1;
+        self.code.predicates - 1
+    }
+
+    fn emit(&mut self, op: Op) {
+        let form = match self.form_index.get(&self.form) {
+            Some(index) => *index,
+            None => {
+                let index = self.code.forms.len() as u32;
+                self.code.forms.push(self.form.clone());
+                self.form_index.insert(self.form.clone(), index);
+                index
+            }
+        };
+        if self.guard != NO_GUARD {
+            self.uses.push(self.guard & !op::GUARD_NOT | PREDICATE_FLAG);
+        }
+        self.code.steps.push(Step { guard: self.guard, op });
+        self.code.lines.push(self.line);
+        self.code.form_of.push(form);
+        self.code.uses.push(std::mem::take(&mut self.uses).into());
+        self.code.defines.push(std::mem::take(&mut self.defines).into());
+    }
+
+    fn instruction(&mut self, instruction: &'m Instruction) -> Decoded<()> {
+        self.line = instruction.line;
+        self.form = instruction.form();
+        self.uses.clear();
+        self.defines.clear();
+        self.guard = match &instruction.guard {
+            None => NO_GUARD,
+            Some((name, negated)) => {
+                let predicate = self.predicate_by_name(name)?;
+                predicate | if *negated { op::GUARD_NOT } else { 0 }
+            }
+        };
+        let mut modifiers = Modifiers::new(&instruction.modifiers);
+        let operands = instruction.operands.as_slice();
+        match instruction.opcode.as_str() {
+            "add" | "sub" | "mul" | "mad" | "div" | "rem" | "min" | "max" | "abs" | "neg" | "fma" | "addc" | "subc"
+            | "madc" | "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "testp" => {
+                self.arithmetic(&instruction.opcode, &mut modifiers, operands)?;
+            }
+            "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "mul24" | "mad24" | "sad" | "popc" | "clz"
+            | "brev" | "bfind" | "bfe" | "bfi" | "prmt" | "lop3" | "shf" | "szext" | "bmsk" | "dp4a" | "fns" => {
+                self.bits(&instruction.opcode, &mut modifiers, operands)?;
+            }
+            "mov" | "setp" | "set" | "selp" | "slct" | "cvta" | "isspacep" | "mapa" | "getctarank" => {
+                self.moves(&instruction.opcode, &mut modifiers, operands)?;
+            }
+            "cvt" => self.conversion(&mut modifiers, operands)?,
+            "ld" | "ldu" | "st" | "atom" | "red" | "prefetch" | "prefetchu" | "createpolicy" | "applypriority"
+            | "discard" => {
+                self.memory(&instruction.opcode, &mut modifiers, operands)?;
+            }
+            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "pmevent" | "nanosleep" | "setmaxnreg"
+            | "griddepcontrol" | "nop" => {
+                self.control(&instruction.opcode, &mut modifiers, operands)?;
+            }
+            "bar" | "barrier" | "shfl" | "vote" | "match" | "redux" | "elect" | "activemask" | "fence" | "membar"
+            | "mbarrier" | "cp" => {
+                self.synchronisation(&instruction.opcode, &mut modifiers, operands)?;
+            }
+            other => return Err(PtxError::new(self.line, format!("unknown instruction `{other}`"))),
+        }
+        if let Some(word) = modifiers.rest() {
+            return self.fail(format!("unknown modifier `.{word}`"));
+        }
+        Ok(())
+    }
+
+    /// Device functions have static frames here, as hardware code without a stack has: no function may reach itself.
+    fn check_recursion(&self) -> Decoded<()> {
+        // 0: not seen, 1: on the path, 2: done.
+        let mut state: HashMap<usize, u8> = HashMap::new();
+        let mut stack: Vec<(usize, usize)> = Vec::new();
+        for &(start, _) in &self.calls {
+            if state.get(&start).copied().unwrap_or(0) != 0 {
+                continue;
+            }
+            state.insert(start, 1);
+            stack.push((start, 0));
+            while let Some((function, at)) = stack.pop() {
+                let next = self.calls.iter().filter(|call| call.0 == function).nth(at);
+                let Some(&(_, callee)) = next else {
+                    state.insert(function, 2);
+                    continue;
+                };
+                stack.push((function, at + 1));
+                match state.get(&callee).copied().unwrap_or(0) {
+                    0 => {
+                        state.insert(callee, 1);
+                        stack.push((callee, 0));
+                    }
+                    1 => {
+                        let function = &self.module.functions[callee];
+                        let message = format!("function `{}` calls itself: recursion is not supported", function.name);
+                        return Err(PtxError::new(function.line, message));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Label numbers become step numbers.
+    fn finish(mut self) -> Decoded<KernelCode> {
+        let count = self.code.steps.len() as u32;
+        let labels = std::mem::take(&mut self.labels);
+        let place = |target: u32| labels.get(target as usize).copied().flatten().filter(|at| *at < count);
+        for (index, step) in self.code.steps.iter_mut().enumerate() {
+            let line = self.code.lines[index];
+            let missing = || PtxError::new(line, "this branch goes to a label that is never placed");
+            match &mut step.op {
+                Op::Branch { target } | Op::Call { target, .. } => *target = place(*target).ok_or_else(missing)?,
+                Op::BranchIndexed { targets, .. } => {
+                    for target in targets.iter_mut() {
+                        *target = place(*target).ok_or_else(missing)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.code.local_bytes = (self.local_bytes as u32).next_multiple_of(16);
+        Ok(self.code)
+    }
+}

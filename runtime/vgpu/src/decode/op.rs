@@ -1,0 +1,310 @@
+//! The compact form of a kernel: what the engine runs. Operands are byte offsets into a warp's register file; constants,
+//! special registers and symbol addresses are rows of that file, filled when a warp starts.
+
+use crate::memory::access::{Order, Proxy, Scope};
+use crate::ptx::ScalarType;
+use crate::semantics::lanes::{AluFn, Args};
+
+/// No guard.
+pub(crate) const NO_GUARD: u32 = u32::MAX;
+/// Flag of a negated guard.
+pub(crate) const GUARD_NOT: u32 = 1 << 31;
+
+/// A register: byte offset of its row and width of one lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reg {
+    pub row: u32,
+    pub bytes: u32,
+}
+
+pub(crate) struct Step {
+    /// Predicate index, possibly with [`GUARD_NOT`], or [`NO_GUARD`].
+    pub guard: u32,
+    pub op: Op,
+}
+
+pub(crate) type ScalarFn = Box<dyn Fn(&[u64; 4]) -> u64 + Send + Sync>;
+
+/// A rare register instruction: lane values as zero-extended integers.
+pub(crate) struct ScalarOp {
+    pub run: ScalarFn,
+    pub sources: Vec<Reg>,
+    pub target: Reg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Space {
+    Generic,
+    Global,
+    Shared,
+    Local,
+    Param,
+}
+
+pub(crate) struct Place {
+    pub space: Space,
+    pub base: Option<Reg>,
+    pub offset: i64,
+}
+
+pub(crate) struct MemoryOp {
+    pub place: Place,
+    /// Bytes of one element.
+    pub bytes: u32,
+    pub signed: bool,
+    /// One register per element; `None` is `_`.
+    pub registers: Vec<Option<Reg>>,
+    pub order: Order,
+    pub scope: Scope,
+    pub proxy: Proxy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AtomicKind {
+    Add,
+    And,
+    Or,
+    Xor,
+    Min,
+    Max,
+    Inc,
+    Dec,
+    Exchange,
+    CompareSwap,
+}
+
+pub(crate) struct AtomicOp {
+    pub place: Place,
+    pub kind: AtomicKind,
+    pub element: ScalarType,
+    pub target: Option<Reg>,
+    /// Operands per vector element: `b`, and `c` of a compare-and-swap.
+    pub sources: Vec<Reg>,
+    pub order: Order,
+    pub scope: Scope,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ShuffleMode {
+    Up,
+    Down,
+    Butterfly,
+    Index,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum VoteMode {
+    All,
+    Any,
+    Uniform,
+    Ballot,
+}
+
+/// An instruction with a member mask.
+pub(crate) enum WarpOp {
+    Barrier,
+    Shuffle { mode: ShuffleMode, target: Option<Reg>, valid: Option<u32>, a: Reg, b: u32, c: u32 },
+    Vote { mode: VoteMode, target: u32, source: u32, negated: bool },
+    Match { all: bool, target: u32, valid: Option<u32>, a: Reg },
+    Reduce { kind: AtomicKind, element: ScalarType, target: u32, a: u32 },
+    Elect { target: Option<Reg>, elected: u32 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BarrierMode {
+    Sync,
+    Arrive,
+    Popc(Reg),
+    And(u32),
+    Or(u32),
+}
+
+pub(crate) struct BarrierOp {
+    pub mode: BarrierMode,
+    pub number: u32,
+    pub count: Option<u32>,
+    /// Source predicate of a reduction and whether it is negated.
+    pub predicate: Option<(u32, bool)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClockKind {
+    Clock,
+    ClockHigh,
+    Clock64,
+    Timer,
+    TimerLow,
+    TimerHigh,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MbarrierKind {
+    Init { count: u32 },
+    Invalidate,
+    /// Arrive by `count` (1 if absent), after adding `expect` to the transaction count.
+    Arrive { count: Option<u32>, expect: Option<u32>, drop: bool, state: Option<Reg>, complete: bool },
+    ExpectTransactions { bytes: u32 },
+    CompleteTransactions { bytes: u32 },
+    /// Tests a state token or a parity into a predicate.
+    Test { state: Option<Reg>, parity: Option<u32>, target: u32 },
+}
+
+pub(crate) struct MbarrierOp {
+    pub place: Place,
+    pub kind: MbarrierKind,
+    pub order: Order,
+    pub scope: Scope,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BulkDirection {
+    GlobalToShared,
+    SharedToGlobal,
+    SharedToShared,
+}
+
+pub(crate) struct BulkOp {
+    pub direction: BulkDirection,
+    pub target: Reg,
+    pub target_offset: i64,
+    pub source: Reg,
+    pub source_offset: i64,
+    pub size: u32,
+    /// Mbarrier address, or a bulk group.
+    pub mbarrier: Option<(Reg, i64)>,
+    /// `cp.reduce.async.bulk`
+    pub reduce: Option<(AtomicKind, ScalarType)>,
+}
+
+pub(crate) struct CopyOp {
+    pub target: Reg,
+    pub target_offset: i64,
+    pub source: Reg,
+    pub source_offset: i64,
+    pub bytes: u32,
+    /// Bytes really copied; the rest is zero.
+    pub source_bytes: Option<u32>,
+    /// Predicate that makes the copy write zeros.
+    pub ignore: Option<u32>,
+}
+
+/// One decoded operation.
+pub(crate) enum Op {
+    Alu { run: AluFn, args: Args },
+    Scalar(Box<ScalarOp>),
+    Load(Box<MemoryOp>),
+    Store(Box<MemoryOp>),
+    Atomic(Box<AtomicOp>),
+    Branch { target: u32 },
+    BranchIndexed { index: u32, targets: Box<[u32]> },
+    Call { target: u32, return_row: u32 },
+    Return { return_row: u32 },
+    CopyLocal { from: u32, to: u32, bytes: u32 },
+    Exit,
+    Trap,
+    Warp { members: u32, op: Box<WarpOp> },
+    ActiveMask { target: u32 },
+    Barrier(Box<BarrierOp>),
+    Clock { target: Reg, kind: ClockKind },
+    Sleep { nanoseconds: u32 },
+    Fence,
+    Mbarrier(Box<MbarrierOp>),
+    Bulk(Box<BulkOp>),
+    CommitBulk,
+    WaitBulk { groups: u32, read: bool },
+    Copy(Box<CopyOp>),
+    CommitCopies,
+    WaitCopies { groups: u32 },
+    CopyArrive { place: Box<Place>, no_increment: bool },
+    /// No effect on memory or registers: prefetches, cache policies, register hints.
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Special {
+    Tid(u8),
+    Ntid(u8),
+    Ctaid(u8),
+    Nctaid(u8),
+    LaneId,
+    WarpId,
+    WarpCount,
+    SmId,
+    SmCount,
+    GridId,
+    LaneMaskEq,
+    LaneMaskLe,
+    LaneMaskLt,
+    LaneMaskGe,
+    LaneMaskGt,
+    DynamicShared,
+    TotalShared,
+}
+
+/// Value of a constant row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Constant {
+    Bits(u128),
+    Special(Special),
+    /// Address of a module variable plus an offset.
+    Global(u32, i64),
+    /// Offset of the dynamic shared memory plus an offset.
+    DynamicShared(i64),
+    /// Base of the generic window of this CTA's shared memory.
+    SharedWindow,
+    /// Base of the generic window of this thread's local memory.
+    LocalWindow,
+}
+
+/// A kernel parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// Name in the PTX.
+    pub name: String,
+    /// Offset in the parameter block.
+    pub offset: u32,
+    /// Size in bytes.
+    pub bytes: u32,
+}
+
+/// A decoded kernel.
+pub(crate) struct KernelCode {
+    pub name: String,
+    pub steps: Vec<Step>,
+    /// Line in the PTX per step.
+    pub lines: Vec<u32>,
+    /// Index into `forms` per step.
+    pub form_of: Vec<u32>,
+    pub forms: Vec<String>,
+    /// Registers (row offsets) and predicates (index with the top bit) that a step reads.
+    pub uses: Vec<Box<[u32]>>,
+    /// The same for what a step writes.
+    pub defines: Vec<Box<[u32]>>,
+    pub file_bytes: u32,
+    pub predicates: u32,
+    pub constants: Vec<(Reg, Constant)>,
+    pub parameters: Vec<Parameter>,
+    pub parameter_bytes: u32,
+    pub shared_symbols: Vec<(String, u32, u32)>,
+    pub shared_static: u32,
+    pub dynamic_align: u32,
+    pub local_bytes: u32,
+    pub max_threads: Option<u32>,
+    pub required_threads: Option<[u32; 3]>,
+    /// Steps after a call, for the flow graph.
+    pub return_sites: Vec<u32>,
+}
+
+pub(crate) const PREDICATE_FLAG: u32 = 1 << 31;
+/// Predicate that is always false.
+pub(crate) const FALSE: u32 = 0;
+/// Predicate that is always true.
+pub(crate) const TRUE: u32 = 1;
+/// Shared memory starts here, so that a null pointer is not a valid address.
+pub(crate) const SHARED_BASE: u32 = 1024;
+
+impl KernelCode {
+    pub fn form(&self, pc: u32) -> &str {
+        &self.forms[self.form_of[pc as usize] as usize]
+    }
+}

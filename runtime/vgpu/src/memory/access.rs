@@ -1,0 +1,156 @@
+//! The one description of a memory access. Counting, race detection and later weak-memory exploration see memory only
+//! through [`Observer`]; without an observer the cost is one branch per instruction.
+
+use super::address::{Address, RankId};
+
+/// Which thread, exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ThreadId {
+    /// Rank whose kernel this is.
+    pub rank: RankId,
+    /// Number of the launch in the cluster, in order of `launch` calls.
+    pub launch: u32,
+    /// Linear CTA index in its grid.
+    pub cta: u32,
+    /// Warp in its CTA.
+    pub warp: u32,
+    /// Lane in its warp.
+    pub lane: u32,
+}
+
+/// Memory order of an access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are those of the PTX ISA")]
+pub enum Order {
+    Weak,
+    Volatile,
+    Relaxed,
+    Acquire,
+    Release,
+    AcqRel,
+    SeqCst,
+}
+
+/// Scope of a strong access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "the names are those of the PTX ISA")]
+pub enum Scope {
+    Cta,
+    Cluster,
+    Gpu,
+    Sys,
+}
+
+/// Proxy through which the access is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Proxy {
+    /// Ordinary loads and stores.
+    Generic,
+    /// Bulk copies.
+    Async,
+    /// Non-coherent loads (`ld.global.nc`).
+    NonCoherent,
+}
+
+/// What the access does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AccessKind {
+    /// Reads.
+    Read,
+    /// Writes.
+    Write,
+    /// Reads and writes as one atomic step.
+    Atomic,
+}
+
+/// Where the bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Location {
+    /// Device memory, of any rank.
+    Device(Address),
+    /// Shared memory of this CTA (linear index), at an offset.
+    Shared(u32, u32),
+}
+
+/// One access of one thread. Accesses to a thread's own local memory and to parameters are not reported: no other
+/// thread can see them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// Who.
+    pub thread: ThreadId,
+    /// Where.
+    pub location: Location,
+    /// How many bytes.
+    pub bytes: u32,
+    /// Memory order.
+    pub order: Order,
+    /// Scope, where the order has one.
+    pub scope: Scope,
+    /// Proxy.
+    pub proxy: Proxy,
+    /// Read, write or both.
+    pub kind: AccessKind,
+    /// Line of the instruction in the PTX text.
+    pub line: u32,
+}
+
+/// Other events that order accesses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A memory fence by the lanes of a warp.
+    Fence {
+        /// Thread of the lowest lane.
+        thread: ThreadId,
+        /// Lanes that execute it.
+        lanes: u32,
+        /// Form, as written in PTX, such as `fence.acq_rel.sys`.
+        form: String,
+        /// Line in the PTX text.
+        line: u32,
+    },
+    /// The lanes arrive at a CTA barrier.
+    BarrierArrive {
+        /// Thread of the lowest lane.
+        thread: ThreadId,
+        /// Lanes that arrive.
+        lanes: u32,
+        /// Barrier number.
+        barrier: u32,
+    },
+    /// A CTA barrier completes: everything that arrived happens before everything that waited.
+    BarrierComplete {
+        /// Any thread of the CTA.
+        thread: ThreadId,
+        /// Barrier number.
+        barrier: u32,
+    },
+    /// A warp barrier (or another instruction with a member mask) completes.
+    WarpSync {
+        /// Thread of the lowest lane.
+        thread: ThreadId,
+        /// Lanes that met.
+        lanes: u32,
+    },
+    /// A CTA of a launch starts.
+    CtaStart {
+        /// First thread.
+        thread: ThreadId,
+    },
+    /// A launch is complete.
+    LaunchComplete {
+        /// Rank.
+        rank: RankId,
+        /// Launch.
+        launch: u32,
+    },
+}
+
+/// Sees every access and every ordering event of a run.
+pub trait Observer {
+    /// One thread's access, after its checks and at the moment it takes effect.
+    fn access(&mut self, access: &Access);
+    /// An event that orders accesses.
+    fn event(&mut self, event: &Event) {
+        let _ = event;
+    }
+}

@@ -1,0 +1,91 @@
+//! An address says what it points to: rank, allocation and offset, or a window of a thread's own memory. Therefore every
+//! wrong address is found, and found exactly, instead of hitting a neighbour.
+//!
+//! Device memory: `0 | rank + 1 (10 bits) | allocation (18 bits) | 2^32 + offset (34 bits)`. An allocation starts 4 GiB into
+//! its region, so that small steps below or beyond it still name it. Windows (`cvta.shared`, `.local`, `.param`): bit 62,
+//! kind in bits 60 and 61, owner in bits 32 to 59, offset below.
+
+/// Number of a rank (a virtual GPU) in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RankId(pub u32);
+
+impl std::fmt::Display for RankId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "rank {}", self.0)
+    }
+}
+
+/// A 64-bit device address. Adding an offset gives an address inside the same allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(pub u64);
+
+impl Address {
+    /// The address `bytes` further on.
+    #[must_use]
+    pub fn offset(self, bytes: u64) -> Address {
+        Address(self.0.wrapping_add(bytes))
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#018x}", self.0)
+    }
+}
+
+pub(crate) const MAX_RANKS: u32 = 1000;
+pub(crate) const MAX_ALLOCATIONS: usize = 1 << 18;
+pub(crate) const MAX_ALLOCATION_BYTES: u64 = 1 << 33;
+const REGION_BITS: u32 = 34;
+const RANK_SHIFT: u32 = 52;
+const BASE: u64 = 1 << 32;
+const WINDOW: u64 = 1 << 62;
+
+pub(crate) const SHARED_WINDOW: u64 = WINDOW;
+pub(crate) const LOCAL_WINDOW: u64 = WINDOW | 1 << 60;
+pub(crate) const PARAM_WINDOW: u64 = WINDOW | 2 << 60;
+
+pub(crate) fn device_base(rank: u32, allocation: usize) -> u64 {
+    u64::from(rank + 1) << RANK_SHIFT | (allocation as u64) << REGION_BITS | BASE
+}
+
+/// What a generic address points to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Device { rank: u32, allocation: u32, offset: i64 },
+    Shared { owner: u32, offset: u32 },
+    Local { owner: u32, offset: u32 },
+    Param { offset: u32 },
+    Nothing,
+}
+
+#[inline]
+pub(crate) fn is_device(address: u64) -> bool {
+    address >> 62 == 0
+}
+
+#[inline]
+pub(crate) fn target(address: u64) -> Target {
+    match address >> 62 {
+        0 => {
+            let rank = (address >> RANK_SHIFT) as u32 & 0x3ff;
+            if rank == 0 {
+                return Target::Nothing;
+            }
+            let allocation = (address >> REGION_BITS) as u32 & 0x3_ffff;
+            let offset = (address & ((1 << REGION_BITS) - 1)).cast_signed() - BASE.cast_signed();
+            Target::Device { rank: rank - 1, allocation, offset }
+        }
+        1 => {
+            let owner = (address >> 32) as u32 & 0x0fff_ffff;
+            let offset = address as u32;
+            match address >> 60 & 3 {
+                0 => Target::Shared { owner, offset },
+                1 => Target::Local { owner, offset },
+                2 => Target::Param { offset },
+                _ => Target::Nothing,
+            }
+        }
+        _ => Target::Nothing,
+    }
+}

@@ -1,0 +1,122 @@
+//! A run of bytes with one initialised bit per byte and the list of waiters that want to hear of writes.
+//!
+//! Invariant: `initialised` has exactly one bit per byte, and callers check bounds before they ask for a span.
+
+/// Who waits for a write: a ticket that the engine gave to a parked split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    pub start: u64,
+    pub end: u64,
+    pub ticket: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Segment {
+    bytes: Vec<u8>,
+    initialised: Vec<u64>,
+    pub waiters: Vec<Waiter>,
+}
+
+impl Segment {
+    /// Zeroed but uninitialised bytes; untouched pages cost nothing.
+    pub fn new(bytes: usize) -> Segment {
+        Segment { bytes: vec![0; bytes], initialised: vec![0; bytes.div_ceil(64)], waiters: Vec::new() }
+    }
+
+    #[inline]
+    pub fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Whether `[offset, offset + size)` lies inside.
+    #[inline]
+    pub fn holds(&self, offset: i64, size: u64) -> bool {
+        offset >= 0 && offset.cast_unsigned() + size <= self.len()
+    }
+
+    /// First uninitialised byte of the range, if any.
+    #[inline]
+    pub fn first_uninitialised(&self, offset: u64, size: u64) -> Option<u64> {
+        let mut at = offset;
+        let end = offset + size;
+        while at < end {
+            let bit = at % 64;
+            let count = (64 - bit).min(end - at);
+            let mask = low_bits(count) << bit;
+            let missing = !self.initialised[(at / 64) as usize] & mask;
+            if missing != 0 {
+                return Some(at - bit + u64::from(missing.trailing_zeros()));
+            }
+            at += count;
+        }
+        None
+    }
+
+    #[inline]
+    pub fn mark_initialised(&mut self, offset: u64, size: u64) {
+        let mut at = offset;
+        let end = offset + size;
+        while at < end {
+            let bit = at % 64;
+            let count = (64 - bit).min(end - at);
+            self.initialised[(at / 64) as usize] |= low_bits(count) << bit;
+            at += count;
+        }
+    }
+
+    #[inline]
+    pub fn span(&self, offset: u64, size: u64) -> &[u8] {
+        &self.bytes[offset as usize..(offset + size) as usize]
+    }
+
+    /// Bytes to be overwritten by the caller: marks them initialised and tells the waiters.
+    #[inline]
+    pub fn span_mut(&mut self, offset: u64, size: u64, woken: &mut Vec<u64>) -> &mut [u8] {
+        self.mark_initialised(offset, size);
+        if !self.waiters.is_empty() {
+            self.wake(offset, size, woken);
+        }
+        &mut self.bytes[offset as usize..(offset + size) as usize]
+    }
+
+    #[cold]
+    fn wake(&mut self, offset: u64, size: u64, woken: &mut Vec<u64>) {
+        self.waiters.retain(|waiter| {
+            let hit = waiter.start < offset + size && offset < waiter.end;
+            if hit && !woken.contains(&waiter.ticket) {
+                woken.push(waiter.ticket);
+            }
+            !hit
+        });
+    }
+}
+
+#[inline]
+fn low_bits(count: u64) -> u64 {
+    if count >= 64 { u64::MAX } else { (1 << count) - 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Segment;
+
+    #[test]
+    fn initialised_bits_cross_words() {
+        let mut segment = Segment::new(200);
+        segment.mark_initialised(60, 70);
+        assert_eq!(segment.first_uninitialised(60, 70), None);
+        assert_eq!(segment.first_uninitialised(59, 3), Some(59));
+        assert_eq!(segment.first_uninitialised(60, 71), Some(130));
+    }
+
+    #[test]
+    fn a_write_wakes_only_overlapping_waiters() {
+        let mut segment = Segment::new(64);
+        segment.waiters.push(super::Waiter { start: 8, end: 12, ticket: 1 });
+        segment.waiters.push(super::Waiter { start: 12, end: 16, ticket: 2 });
+        let mut woken = Vec::new();
+        segment.span_mut(12, 4, &mut woken);
+        assert_eq!(woken, [2]);
+        assert_eq!(segment.waiters.len(), 1);
+    }
+}

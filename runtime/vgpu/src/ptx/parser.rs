@@ -1,0 +1,680 @@
+//! Tokens → syntax tree. Recursive descent with a bounded depth, so that no text can overflow the stack.
+
+use super::PtxError;
+use super::ScalarType;
+use super::ast::{Function, FunctionParameter, Initial, Instruction, Module, Operand, Statement, Variable, VariableSpace};
+use super::lexer::{Token, tokens};
+
+const MAX_DEPTH: u32 = 64;
+const MAX_VARIABLE_BYTES: u64 = 1 << 32;
+
+/// Parses one PTX module.
+///
+/// # Errors
+/// The first construct that is not PTX as this crate knows it, with its line.
+pub fn parse(text: &str) -> Result<Module, PtxError> {
+    let parsed = tokens(text).and_then(|tokens| Parser { tokens: &tokens, at: 0 }.module());
+    parsed.map_err(|error| error.with_source(text))
+}
+
+struct Parser<'a, 't> {
+    tokens: &'t [(Token<'a>, u32)],
+    at: usize,
+}
+
+type Result_<T> = Result<T, PtxError>;
+
+impl<'a> Parser<'a, '_> {
+    fn peek(&self) -> Option<Token<'a>> {
+        self.tokens.get(self.at).map(|token| token.0)
+    }
+
+    fn peek_second(&self) -> Option<Token<'a>> {
+        self.tokens.get(self.at + 1).map(|token| token.0)
+    }
+
+    fn line(&self) -> u32 {
+        self.tokens.get(self.at).or(self.tokens.last()).map_or(1, |token| token.1)
+    }
+
+    fn error<T>(&self, message: impl Into<String>) -> Result_<T> {
+        Err(PtxError::new(self.line(), message))
+    }
+
+    fn found(&self) -> String {
+        match self.peek() {
+            None => "the end of the text".into(),
+            Some(Token::Word(word)) => format!("`{word}`"),
+            Some(Token::Dot(word)) => format!("`.{word}`"),
+            Some(Token::Punct(punct)) => format!("`{punct}`"),
+            Some(Token::Text) => "a string".into(),
+            Some(Token::Integer(value)) => format!("`{value}`"),
+            Some(_) => "a number".into(),
+        }
+    }
+
+    fn accept(&mut self, punct: char) -> bool {
+        let yes = self.peek() == Some(Token::Punct(punct));
+        self.at += usize::from(yes);
+        yes
+    }
+
+    fn expect(&mut self, punct: char) -> Result_<()> {
+        if self.accept(punct) { Ok(()) } else { self.error(format!("expected `{punct}`, found {}", self.found())) }
+    }
+
+    fn accept_dot(&mut self, word: &str) -> bool {
+        let yes = self.peek() == Some(Token::Dot(word));
+        self.at += usize::from(yes);
+        yes
+    }
+
+    fn word(&mut self, what: &str) -> Result_<&'a str> {
+        match self.peek() {
+            Some(Token::Word(word)) => {
+                self.at += 1;
+                Ok(word)
+            }
+            _ => self.error(format!("expected {what}, found {}", self.found())),
+        }
+    }
+
+    fn integer(&mut self, what: &str) -> Result_<i128> {
+        let negative = self.accept('-');
+        match self.peek() {
+            Some(Token::Integer(value)) => {
+                self.at += 1;
+                Ok(if negative { -value } else { value })
+            }
+            _ => self.error(format!("expected {what}, found {}", self.found())),
+        }
+    }
+
+    fn unsigned32(&mut self, what: &str) -> Result_<u32> {
+        let value = self.integer(what)?;
+        u32::try_from(value).or_else(|_| self.error(format!("{what} is out of range: {value}")))
+    }
+
+    fn module(mut self) -> Result_<Module> {
+        let mut module = Module::default();
+        if !self.accept_dot("version") {
+            return self.error(format!("a PTX module starts with .version, found {}", self.found()));
+        }
+        match self.peek() {
+            Some(Token::Float(version)) => {
+                self.at += 1;
+                let tenths = (version * 10.0).round() as u32;
+                module.version = (tenths / 10, tenths % 10);
+            }
+            _ => return self.error("expected a version number such as 8.6"),
+        }
+        while let Some(token) = self.peek() {
+            match token {
+                Token::Dot("target") => {
+                    self.at += 1;
+                    loop {
+                        module.targets.push(self.word("a target such as sm_90a")?.to_owned());
+                        if !self.accept(',') {
+                            break;
+                        }
+                    }
+                }
+                Token::Dot("address_size") => {
+                    self.at += 1;
+                    if self.integer("an address size")? != 64 {
+                        return self.error("only .address_size 64 is supported");
+                    }
+                }
+                Token::Dot("file" | "loc" | "section") => self.debug_directive()?,
+                Token::Dot("pragma") => self.pragma()?,
+                Token::Dot(_) => self.top_level(&mut module)?,
+                Token::Punct(';') => self.at += 1,
+                _ => return self.error(format!("expected a directive, found {}", self.found())),
+            }
+        }
+        Ok(module)
+    }
+
+    fn pragma(&mut self) -> Result_<()> {
+        self.at += 1;
+        while self.peek() == Some(Token::Text) {
+            self.at += 1;
+            self.accept(',');
+        }
+        self.expect(';')
+    }
+
+    /// `.file`, `.loc` (to the end of their line, they have no terminator) and `.section name { … }`.
+    fn debug_directive(&mut self) -> Result_<()> {
+        let line = self.line();
+        let section = self.peek() == Some(Token::Dot("section"));
+        self.at += 1;
+        if section {
+            while !self.accept('{') {
+                if self.peek().is_none() {
+                    return self.error("this .section has no body");
+                }
+                self.at += 1;
+            }
+            while !self.accept('}') {
+                if self.peek().is_none() {
+                    return Err(PtxError::new(line, "this .section is never closed"));
+                }
+                self.at += 1;
+            }
+        } else {
+            while self.at < self.tokens.len() && self.tokens[self.at].1 == line {
+                self.at += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn top_level(&mut self, module: &mut Module) -> Result_<()> {
+        let mut external = false;
+        loop {
+            match self.peek() {
+                Some(Token::Dot("extern")) => external = true,
+                Some(Token::Dot("visible" | "weak" | "common")) => {}
+                _ => break,
+            }
+            self.at += 1;
+        }
+        match self.peek() {
+            Some(Token::Dot("entry")) => {
+                self.at += 1;
+                let function = self.function(true)?;
+                module.functions.push(function);
+            }
+            Some(Token::Dot("func")) => {
+                self.at += 1;
+                let function = self.function(false)?;
+                module.functions.push(function);
+            }
+            Some(Token::Dot(word)) if space(word).is_some() && word != "param" && word != "local" => {
+                self.variables(external, |variable| module.variables.push(variable))?;
+            }
+            _ => return self.error(format!("{} is not a module-level directive known here", self.found())),
+        }
+        Ok(())
+    }
+
+    /// One declaration statement, which may declare several variables; the space directive is the next token.
+    fn variables(&mut self, external: bool, mut push: impl FnMut(Variable)) -> Result_<()> {
+        let Some(space) = (match self.peek() {
+            Some(Token::Dot(word)) => space(word),
+            _ => None,
+        }) else {
+            return self.error(format!("expected a state space, found {}", self.found()));
+        };
+        self.at += 1;
+        loop {
+            let variable = self.variable(space, external)?;
+            push(variable);
+            if !self.accept(',') {
+                break;
+            }
+            // Further names repeat no type in PTX; none of the compilers known here writes them.
+            return self.error("declare one variable per statement");
+        }
+        self.expect(';')
+    }
+
+    /// `.align n .type name[n] = init`, after the space.
+    fn variable(&mut self, space: VariableSpace, external: bool) -> Result_<Variable> {
+        let line = self.line();
+        let mut align = None;
+        let mut vector = 1u64;
+        let mut element = None;
+        while let Some(Token::Dot(word)) = self.peek() {
+            self.at += 1;
+            match word {
+                "align" => {
+                    let value = self.unsigned32("an alignment")?;
+                    if !value.is_power_of_two() || value > 4096 {
+                        return self.error(format!("alignment {value} is not a power of two up to 4096"));
+                    }
+                    align = Some(value);
+                }
+                "v2" => vector = 2,
+                "v4" => vector = 4,
+                // Attributes of pointer parameters: they state facts, they change nothing.
+                "ptr" | "global" | "const" | "shared" | "local" if space == VariableSpace::Param => {}
+                "attribute" => {
+                    self.expect('(')?;
+                    while !self.accept(')') {
+                        if self.peek().is_none() {
+                            return self.error("this .attribute is never closed");
+                        }
+                        self.at += 1;
+                    }
+                }
+                _ => match ScalarType::from_name(word) {
+                    Some(found) if found != ScalarType::Pred && element.is_none() => element = Some(found),
+                    _ => return self.error(format!("`.{word}` does not belong in a variable declaration")),
+                },
+            }
+        }
+        let Some(element) = element else { return self.error("this variable has no type") };
+        let name = self.word("a variable name")?.to_owned();
+        let unit = u64::from(element.bytes()) * vector;
+        let mut bytes = unit;
+        let mut unsized_array = false;
+        while self.accept('[') {
+            if self.accept(']') {
+                unsized_array = true;
+                bytes = 0;
+                continue;
+            }
+            let count = self.integer("an array length")?;
+            self.expect(']')?;
+            let count = u64::try_from(count).ok();
+            match count.and_then(|count| bytes.checked_mul(count)).filter(|bytes| *bytes <= MAX_VARIABLE_BYTES) {
+                Some(total) => bytes = total,
+                None => return self.error(format!("`{name}` is larger than 4 GiB")),
+            }
+        }
+        let mut initial = Vec::new();
+        if self.accept('=') {
+            self.initialiser(&mut initial, 0)?;
+            let given = initial.len() as u64 * u64::from(element.bytes());
+            if unsized_array {
+                bytes = given;
+            } else if given > bytes {
+                return self.error(format!("the initialiser of `{name}` has {given} bytes, the variable {bytes}"));
+            }
+        } else if unsized_array && !external {
+            return self.error(format!("`{name}` has no size: only .extern arrays may be unsized"));
+        }
+        let align = align.unwrap_or(unit.min(16) as u32).max(1);
+        Ok(Variable { name, space, align, element, bytes, external, initial, line })
+    }
+
+    fn initialiser(&mut self, out: &mut Vec<Initial>, depth: u32) -> Result_<()> {
+        if depth > MAX_DEPTH {
+            return self.error("this initialiser is nested too deeply");
+        }
+        if self.accept('{') {
+            while !self.accept('}') {
+                self.initialiser(out, depth + 1)?;
+                if !self.accept(',') {
+                    self.expect('}')?;
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let value = match self.peek() {
+            Some(Token::Word("generic")) => {
+                self.at += 1;
+                self.expect('(')?;
+                let (name, offset) = self.symbol_sum()?;
+                self.expect(')')?;
+                Initial::Symbol(name, offset)
+            }
+            Some(Token::Word(_)) => {
+                let (name, offset) = self.symbol_sum()?;
+                Initial::Symbol(name, offset)
+            }
+            Some(Token::Punct('-')) => {
+                self.at += 1;
+                match self.peek() {
+                    Some(Token::Integer(value)) => Initial::Integer(-value),
+                    Some(Token::Float(value)) => Initial::Float(-value),
+                    _ => return self.error("expected a number after `-`"),
+                }
+            }
+            Some(Token::Integer(value)) => Initial::Integer(value),
+            Some(Token::Float(value)) => Initial::Float(value),
+            Some(Token::Bits32(bits)) => Initial::Bits32(bits),
+            Some(Token::Bits64(bits)) => Initial::Bits64(bits),
+            _ => return self.error(format!("expected a value, found {}", self.found())),
+        };
+        if !matches!(value, Initial::Symbol(..)) {
+            self.at += 1;
+        }
+        out.push(value);
+        Ok(())
+    }
+
+    fn symbol_sum(&mut self) -> Result_<(String, i64)> {
+        let name = self.word("a symbol")?.to_owned();
+        let offset = self.signed_offset()?;
+        Ok((name, offset))
+    }
+
+    /// `+ n`, `- n`, `+ -n`, or nothing.
+    fn signed_offset(&mut self) -> Result_<i64> {
+        let negative = if self.accept('+') {
+            false
+        } else if self.accept('-') {
+            true
+        } else {
+            return Ok(0);
+        };
+        let value = self.integer("an offset")?;
+        let value = if negative { -value } else { value };
+        // Offsets above the signed range are how compilers write negative ones.
+        i64::try_from(value)
+            .or_else(|_| u64::try_from(value).map(u64::cast_signed))
+            .or_else(|_| self.error(format!("offset {value} does not fit in 64 bits")))
+    }
+
+    fn function(&mut self, entry: bool) -> Result_<Function> {
+        let line = self.line();
+        while self.accept_dot("attribute") {
+            return self.error("function attributes are not supported");
+        }
+        let returns = if !entry && self.peek() == Some(Token::Punct('(')) { self.formals()? } else { Vec::new() };
+        let name = self.word("a function name")?.to_owned();
+        let parameters = if self.peek() == Some(Token::Punct('(')) { self.formals()? } else { Vec::new() };
+        let (mut max_threads, mut required_threads) = (None, None);
+        loop {
+            match self.peek() {
+                Some(Token::Dot("maxntid")) => {
+                    self.at += 1;
+                    let extents = self.extents()?;
+                    max_threads = Some(extents.iter().fold(1u32, |product, extent| product.saturating_mul(*extent)));
+                }
+                Some(Token::Dot("reqntid")) => {
+                    self.at += 1;
+                    required_threads = Some(self.extents()?);
+                }
+                Some(Token::Dot("minnctapersm" | "maxnreg" | "maxnctapersm" | "maxclusterrank")) => {
+                    self.at += 1;
+                    self.unsigned32("a limit")?;
+                }
+                Some(Token::Dot("reqnctapercluster")) => {
+                    self.at += 1;
+                    if self.extents()? != [1, 1, 1] {
+                        return self.error("clusters of more than one CTA are not supported");
+                    }
+                }
+                Some(Token::Dot("explicitcluster" | "noreturn")) => self.at += 1,
+                Some(Token::Dot("pragma")) => self.pragma()?,
+                Some(Token::Dot("loc" | "file")) => self.debug_directive()?,
+                _ => break,
+            }
+        }
+        let body = if self.accept(';') {
+            None
+        } else {
+            self.expect('{')?;
+            Some(self.block(0)?)
+        };
+        if entry && body.is_none() {
+            return self.error(format!("kernel `{name}` has no body"));
+        }
+        Ok(Function { entry, name, returns, parameters, max_threads, required_threads, body, line })
+    }
+
+    fn extents(&mut self) -> Result_<[u32; 3]> {
+        let mut extents = [1; 3];
+        for extent in &mut extents {
+            *extent = self.unsigned32("a number of threads")?;
+            if !self.accept(',') {
+                break;
+            }
+        }
+        Ok(extents)
+    }
+
+    fn formals(&mut self) -> Result_<Vec<FunctionParameter>> {
+        self.expect('(')?;
+        let mut out = Vec::new();
+        while !self.accept(')') {
+            if self.accept_dot("reg") {
+                let Some(Token::Dot(word)) = self.peek() else { return self.error("expected a type") };
+                self.at += 1;
+                let Some(element) = ScalarType::from_name(word) else {
+                    return self.error(format!("`.{word}` is not a type"));
+                };
+                out.push(FunctionParameter::Register(element, self.word("a parameter name")?.to_owned()));
+            } else if self.accept_dot("param") {
+                out.push(FunctionParameter::Memory(self.parameter()?));
+            } else {
+                return self.error(format!("expected a parameter, found {}", self.found()));
+            }
+            if !self.accept(',') {
+                self.expect(')')?;
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    fn parameter(&mut self) -> Result_<Variable> {
+        self.variable(VariableSpace::Param, false)
+    }
+
+    fn block(&mut self, depth: u32) -> Result_<Vec<Statement>> {
+        if depth > MAX_DEPTH {
+            return self.error("blocks are nested too deeply");
+        }
+        let mut out = Vec::new();
+        while !self.accept('}') {
+            match self.peek() {
+                None => return self.error("this body is never closed"),
+                Some(Token::Punct('{')) => {
+                    self.at += 1;
+                    out.push(Statement::Block(self.block(depth + 1)?));
+                }
+                Some(Token::Punct(';')) => self.at += 1,
+                Some(Token::Dot("loc" | "file" | "section")) => self.debug_directive()?,
+                Some(Token::Dot("pragma")) => self.pragma()?,
+                Some(Token::Dot("reg")) => out.push(self.registers()?),
+                Some(Token::Dot("maxntid" | "minnctapersm" | "maxnreg")) => {
+                    self.at += 1;
+                    self.extents()?;
+                }
+                Some(Token::Dot("extern" | "visible" | "weak")) => self.at += 1,
+                Some(Token::Dot(word)) if space(word).is_some() => {
+                    let external = self.at > 0 && self.tokens[self.at - 1].0 == Token::Dot("extern");
+                    self.variables(external, |variable| out.push(Statement::Variable(variable)))?;
+                }
+                Some(Token::Word(name)) if self.peek_second() == Some(Token::Punct(':')) => {
+                    let line = self.line();
+                    self.at += 2;
+                    if self.accept_dot("branchtargets") {
+                        let mut targets = vec![self.word("a label")?.to_owned()];
+                        while self.accept(',') {
+                            targets.push(self.word("a label")?.to_owned());
+                        }
+                        self.expect(';')?;
+                        out.push(Statement::BranchTargets(name.to_owned(), targets, line));
+                    } else if matches!(self.peek(), Some(Token::Dot("callprototype" | "calltargets"))) {
+                        return self.error("indirect calls are not supported");
+                    } else {
+                        out.push(Statement::Label(name.to_owned(), line));
+                    }
+                }
+                Some(Token::Word(_) | Token::Punct('@')) => out.push(self.instruction()?),
+                Some(_) => return self.error(format!("expected an instruction, found {}", self.found())),
+            }
+        }
+        Ok(out)
+    }
+
+    fn registers(&mut self) -> Result_<Statement> {
+        let line = self.line();
+        self.at += 1;
+        let Some(Token::Dot(word)) = self.peek() else {
+            return self.error(format!("expected a register type, found {}", self.found()));
+        };
+        let element = match ScalarType::from_name(word) {
+            Some(element) if !matches!(element, ScalarType::E4m3x2 | ScalarType::E5m2x2) => element,
+            _ => return self.error(format!("`.{word}` is not a register type")),
+        };
+        self.at += 1;
+        let mut names = Vec::new();
+        loop {
+            let name = self.word("a register name")?.to_owned();
+            let count = if self.accept('<') {
+                let count = self.unsigned32("a register count")?;
+                self.expect('>')?;
+                Some(count)
+            } else {
+                None
+            };
+            names.push((name, count));
+            if !self.accept(',') {
+                break;
+            }
+        }
+        self.expect(';')?;
+        Ok(Statement::Registers(element, names, line))
+    }
+
+    fn instruction(&mut self) -> Result_<Statement> {
+        let line = self.line();
+        let guard = if self.accept('@') {
+            let negated = self.accept('!');
+            Some((self.word("a predicate")?.to_owned(), negated))
+        } else {
+            None
+        };
+        let opcode = self.word("an instruction")?.to_owned();
+        let mut modifiers = Vec::new();
+        while let Some(Token::Dot(word)) = self.peek() {
+            modifiers.push(word.to_owned());
+            self.at += 1;
+        }
+        let mut operands = Vec::new();
+        if self.peek() != Some(Token::Punct(';')) {
+            loop {
+                operands.push(self.operand(0)?);
+                if !self.accept(',') {
+                    break;
+                }
+            }
+        }
+        self.expect(';')?;
+        Ok(Statement::Instruction(Instruction { guard, opcode, modifiers, operands, line }))
+    }
+
+    fn operand(&mut self, depth: u32) -> Result_<Operand> {
+        if depth > 4 {
+            return self.error("this operand is nested too deeply");
+        }
+        let first = self.simple_operand(depth)?;
+        if self.accept('|') {
+            let second = self.simple_operand(depth)?;
+            return Ok(Operand::Pair(Box::new(first), Box::new(second)));
+        }
+        Ok(first)
+    }
+
+    fn list(&mut self, close: char, depth: u32) -> Result_<Vec<Operand>> {
+        let mut out = Vec::new();
+        while !self.accept(close) {
+            out.push(self.operand(depth + 1)?);
+            if !self.accept(',') {
+                self.expect(close)?;
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    fn simple_operand(&mut self, depth: u32) -> Result_<Operand> {
+        let Some(token) = self.peek() else { return self.error("the text ends inside an instruction") };
+        match token {
+            Token::Word("_") => {
+                self.at += 1;
+                Ok(Operand::Sink)
+            }
+            Token::Word(word) => {
+                self.at += 1;
+                let mut name = word.to_owned();
+                // `%tid.x` and its like are one name.
+                if let Some(Token::Dot(component @ ("x" | "y" | "z" | "w"))) = self.peek() {
+                    self.at += 1;
+                    name.push('.');
+                    name.push_str(component);
+                }
+                match self.signed_offset()? {
+                    0 => Ok(Operand::Name(name)),
+                    offset => Ok(Operand::Offset(name, offset)),
+                }
+            }
+            Token::Integer(value) => {
+                self.at += 1;
+                Ok(Operand::Integer(value))
+            }
+            Token::Float(value) => {
+                self.at += 1;
+                Ok(Operand::Float(value))
+            }
+            Token::Bits32(bits) => {
+                self.at += 1;
+                Ok(Operand::Bits32(bits))
+            }
+            Token::Bits64(bits) => {
+                self.at += 1;
+                Ok(Operand::Bits64(bits))
+            }
+            Token::Punct('-') => {
+                self.at += 1;
+                if depth > 4 {
+                    return self.error("this operand is nested too deeply");
+                }
+                match self.simple_operand(depth + 1) {
+                    Ok(Operand::Integer(value)) => Ok(Operand::Integer(-value)),
+                    Ok(Operand::Float(value)) => Ok(Operand::Float(-value)),
+                    Ok(_) => self.error("only a number can be negated here"),
+                    Err(error) => Err(error),
+                }
+            }
+            Token::Punct('!') => {
+                self.at += 1;
+                Ok(Operand::Not(self.word("a predicate")?.to_owned()))
+            }
+            Token::Punct('[') => {
+                self.at += 1;
+                self.address()
+            }
+            Token::Punct('{') => {
+                self.at += 1;
+                Ok(Operand::Vector(self.list('}', depth)?))
+            }
+            Token::Punct('(') => {
+                self.at += 1;
+                Ok(Operand::List(self.list(')', depth)?))
+            }
+            _ => self.error(format!("expected an operand, found {}", self.found())),
+        }
+    }
+
+    fn address(&mut self) -> Result_<Operand> {
+        let operand = match self.peek() {
+            Some(Token::Word(word)) => {
+                self.at += 1;
+                let offset = self.signed_offset()?;
+                Operand::Address(Some(word.to_owned()), offset)
+            }
+            _ => {
+                let value = self.integer("an address")?;
+                match i64::try_from(value).or_else(|_| u64::try_from(value).map(u64::cast_signed)) {
+                    Ok(offset) => Operand::Address(None, offset),
+                    Err(_) => return self.error(format!("address {value} does not fit in 64 bits")),
+                }
+            }
+        };
+        if self.peek() == Some(Token::Punct(',')) {
+            return self.error("tensor coordinates are not supported");
+        }
+        self.expect(']')?;
+        Ok(operand)
+    }
+}
+
+fn space(word: &str) -> Option<VariableSpace> {
+    Some(match word {
+        "global" => VariableSpace::Global,
+        "const" => VariableSpace::Const,
+        "shared" => VariableSpace::Shared,
+        "local" => VariableSpace::Local,
+        "param" => VariableSpace::Param,
+        _ => return None,
+    })
+}
