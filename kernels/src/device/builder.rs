@@ -5,13 +5,13 @@ use std::marker::PhantomData;
 
 use melior::Context;
 use melior::ir::attribute::{Attribute, DenseI32ArrayAttribute, IntegerAttribute, StringAttribute, TypeAttribute};
-use melior::ir::operation::{OperationBuilder, OperationLike};
+use melior::ir::operation::OperationBuilder;
 use melior::ir::r#type::IntegerType;
 use melior::ir::{Block, BlockLike, BlockRef, Identifier, Location, Operation, Region, RegionLike, Type, ValueLike};
 
 use super::memory::{Global, Pointer, Shared, Space};
 use super::value::{Element, Pred, U32, Value};
-use crate::ptx;
+use crate::ptx::Lease;
 
 /// A finished kernel: its name, and a `gpu.module` that holds it, as MLIR text free of any context.
 #[derive(Clone, Debug)]
@@ -34,7 +34,6 @@ impl DeviceCode {
 
 /// Builds one kernel.
 pub struct Builder {
-    context: &'static Context,
     region: Region<'static>,
     /// Holds every stack slot, so that LLVM turns all of them into registers.
     entry: BlockRef<'static, 'static>,
@@ -42,6 +41,8 @@ pub struct Builder {
     exit: BlockRef<'static, 'static>,
     name: String,
     globals: RefCell<Vec<Operation<'static>>>,
+    /// Last, so that it ends when nothing of its context is left.
+    lease: Lease,
 }
 
 /// The parameters of a kernel, taken in order.
@@ -53,12 +54,12 @@ pub struct Parameters<'k> {
 impl<'k> Parameters<'k> {
     /// The next parameter: a pointer to global memory.
     pub fn pointer<T: Element>(&mut self) -> Pointer<'k, Global, T> {
-        Pointer::new(self.builder, self.next(Global::pointer_type(self.builder.context)))
+        Pointer::new(self.builder, self.next(Global::pointer_type(self.builder.context())))
     }
 
     /// The next parameter: a number.
     pub fn value<T: Element>(&mut self) -> Value<'k, T> {
-        Value::new(self.builder, self.next(T::mlir(self.builder.context)))
+        Value::new(self.builder, self.next(T::mlir(self.builder.context())))
     }
 
     fn next(&mut self, ty: Type<'static>) -> mlir_sys::MlirValue {
@@ -69,12 +70,7 @@ impl<'k> Parameters<'k> {
 
 impl Builder {
     /// Builds a kernel with CTAs of `threads` threads.
-    pub fn kernel(
-        name: &str,
-        threads: u32,
-        body: impl for<'k> FnOnce(&'k Builder, &mut Parameters<'k>),
-    ) -> DeviceCode {
-        let context = ptx::context();
+    pub fn kernel(name: &str, threads: u32, body: impl for<'k> FnOnce(&'k Builder, &mut Parameters<'k>)) -> DeviceCode {
         let region = Region::new();
         let block = || {
             let raw = region.append_block(Block::new(&[])).to_raw();
@@ -83,13 +79,13 @@ impl Builder {
         };
         let (entry, first, exit) = (block(), block(), block());
         let builder = Builder {
-            context,
             entry,
             current: Cell::new(first),
             exit,
             name: name.to_owned(),
             globals: RefCell::default(),
             region,
+            lease: Lease::take(),
         };
         let mut parameters = Parameters { builder: &builder, types: Vec::new() };
         body(&builder, &mut parameters);
@@ -106,16 +102,16 @@ impl Builder {
         let text: Vec<_> = types.iter().map(ToString::to_string).collect();
         // In `llvm.func` types the dialect prefix is left out.
         let signature = format!("!llvm.func<void ({})>", text.join(", "));
-        let signature = Type::parse(self.context, &signature).expect("a signature of known types parses");
-        let name = |text| Identifier::new(self.context, text);
-        let unit = Attribute::unit(self.context);
+        let signature = Type::parse(self.context(), &signature).expect("a signature of known types parses");
+        let name = |text| Identifier::new(self.context(), text);
+        let unit = Attribute::unit(self.context());
         let function = OperationBuilder::new("llvm.func", self.location())
             .add_attributes(&[
-                (name("sym_name"), StringAttribute::new(self.context, &self.name).into()),
+                (name("sym_name"), StringAttribute::new(self.context(), &self.name).into()),
                 (name("function_type"), TypeAttribute::new(signature).into()),
                 (name("gpu.kernel"), unit),
                 (name("nvvm.kernel"), unit),
-                (name("nvvm.reqntid"), DenseI32ArrayAttribute::new(self.context, &[threads as i32]).into()),
+                (name("nvvm.reqntid"), DenseI32ArrayAttribute::new(self.context(), &[threads as i32]).into()),
             ])
             .add_regions([self.region])
             .build()
@@ -126,11 +122,11 @@ impl Builder {
     }
 
     pub(super) fn context(&self) -> &'static Context {
-        self.context
+        self.lease.context()
     }
 
     pub(super) fn location(&self) -> Location<'static> {
-        Location::unknown(self.context)
+        Location::unknown(self.context())
     }
 
     /// Appends an operation to the current block.
@@ -159,8 +155,8 @@ impl Builder {
     }
 
     pub(super) fn attribute(&self, name: &str, text: &str) -> (Identifier<'static>, Attribute<'static>) {
-        let attribute = Attribute::parse(self.context, text).expect("the attributes in this folder parse");
-        (Identifier::new(self.context, name), attribute)
+        let attribute = Attribute::parse(self.context(), text).expect("the attributes in this folder parse");
+        (Identifier::new(self.context(), name), attribute)
     }
 
     /// Calls an LLVM intrinsic.
@@ -172,12 +168,15 @@ impl Builder {
     ) -> Option<mlir_sys::MlirValue> {
         let sizes = [operands.len() as i32, 0];
         self.append(self.operation("llvm.call_intrinsic", operands, result).add_attributes(&[
-            (Identifier::new(self.context, "intrin"), StringAttribute::new(self.context, name).into()),
+            (Identifier::new(self.context(), "intrin"), StringAttribute::new(self.context(), name).into()),
             (
-                Identifier::new(self.context, "operandSegmentSizes"),
-                DenseI32ArrayAttribute::new(self.context, &sizes).into(),
+                Identifier::new(self.context(), "operandSegmentSizes"),
+                DenseI32ArrayAttribute::new(self.context(), &sizes).into(),
             ),
-            (Identifier::new(self.context, "op_bundle_sizes"), DenseI32ArrayAttribute::new(self.context, &[]).into()),
+            (
+                Identifier::new(self.context(), "op_bundle_sizes"),
+                DenseI32ArrayAttribute::new(self.context(), &[]).into(),
+            ),
         ]))
     }
 
@@ -191,22 +190,21 @@ impl Builder {
     ) -> Option<mlir_sys::MlirValue> {
         let side_effects = constraints.contains("~{memory}");
         let mut attributes = vec![
-            (Identifier::new(self.context, "asm_string"), StringAttribute::new(self.context, text).into()),
-            (Identifier::new(self.context, "constraints"), StringAttribute::new(self.context, constraints).into()),
+            (Identifier::new(self.context(), "asm_string"), StringAttribute::new(self.context(), text).into()),
+            (Identifier::new(self.context(), "constraints"), StringAttribute::new(self.context(), constraints).into()),
         ];
         if side_effects {
-            attributes.push((Identifier::new(self.context, "has_side_effects"), Attribute::unit(self.context)));
+            attributes.push((Identifier::new(self.context(), "has_side_effects"), Attribute::unit(self.context())));
         }
-        let returned = result.unwrap_or_else(|| Type::parse(self.context, "!llvm.void").expect("a known type"));
-        let raw =
-            self.append(self.operation("llvm.inline_asm", operands, Some(returned)).add_attributes(&attributes));
+        let returned = result.unwrap_or_else(|| Type::parse(self.context(), "!llvm.void").expect("a known type"));
+        let raw = self.append(self.operation("llvm.inline_asm", operands, Some(returned)).add_attributes(&attributes));
         result.and(raw)
     }
 
     pub(super) fn integer(&self, bits: u32, value: i64) -> mlir_sys::MlirValue {
-        let ty = IntegerType::new(self.context, bits).into();
+        let ty = IntegerType::new(self.context(), bits).into();
         let constant = IntegerAttribute::new(ty, value).into();
-        let name = Identifier::new(self.context, "value");
+        let name = Identifier::new(self.context(), "value");
         self.result(self.operation("llvm.mlir.constant", &[], Some(ty)).add_attributes(&[(name, constant)]))
     }
 
@@ -220,17 +218,12 @@ impl Builder {
         self.append(self.operation("llvm.br", &[], None).add_successors(&[&to]));
     }
 
-    fn branch_if(
-        &self,
-        condition: Value<'_, Pred>,
-        yes: BlockRef<'static, 'static>,
-        no: BlockRef<'static, 'static>,
-    ) {
-        let sizes = DenseI32ArrayAttribute::new(self.context, &[1, 0, 0]).into();
+    fn branch_if(&self, condition: Value<'_, Pred>, yes: BlockRef<'static, 'static>, no: BlockRef<'static, 'static>) {
+        let sizes = DenseI32ArrayAttribute::new(self.context(), &[1, 0, 0]).into();
         self.append(
             self.operation("llvm.cond_br", &[condition.raw], None)
                 .add_successors(&[&yes, &no])
-                .add_attributes(&[(Identifier::new(self.context, "operandSegmentSizes"), sizes)]),
+                .add_attributes(&[(Identifier::new(self.context(), "operandSegmentSizes"), sizes)]),
         );
     }
 
@@ -295,11 +288,11 @@ impl Builder {
     pub fn variable<'k, T: Element>(&'k self, initial: Value<'k, T>) -> Variable<'k, T> {
         let inside = self.current.replace(self.entry);
         let one = self.integer(32, 1);
-        let pointer = Type::parse(self.context, "!llvm.ptr").expect("a known type");
-        let element = TypeAttribute::new(T::mlir(self.context)).into();
+        let pointer = Type::parse(self.context(), "!llvm.ptr").expect("a known type");
+        let element = TypeAttribute::new(T::mlir(self.context())).into();
         let slot = self.result(
             self.operation("llvm.alloca", &[one], Some(pointer))
-                .add_attributes(&[(Identifier::new(self.context, "elem_type"), element)]),
+                .add_attributes(&[(Identifier::new(self.context(), "elem_type"), element)]),
         );
         self.current.set(inside);
         let variable = Variable { builder: self, slot, element: PhantomData };
@@ -311,11 +304,11 @@ impl Builder {
     pub fn shared<T: Element>(&self, count: u32) -> Pointer<'_, Shared, T> {
         let mut globals = self.globals.borrow_mut();
         let symbol = format!("{}_shared_{}", self.name, globals.len());
-        let array = Type::parse(self.context, &format!("!llvm.array<{count} x {}>", T::mlir(self.context)));
-        let name = |text| Identifier::new(self.context, text);
+        let array = Type::parse(self.context(), &format!("!llvm.array<{count} x {}>", T::mlir(self.context())));
+        let name = |text| Identifier::new(self.context(), text);
         let global = OperationBuilder::new("llvm.mlir.global", self.location())
             .add_attributes(&[
-                (name("sym_name"), StringAttribute::new(self.context, &symbol).into()),
+                (name("sym_name"), StringAttribute::new(self.context(), &symbol).into()),
                 (name("global_type"), TypeAttribute::new(array.expect("an array of a known type")).into()),
                 self.attribute("addr_space", "3 : i32"),
                 self.attribute("alignment", "16 : i64"),
@@ -326,7 +319,7 @@ impl Builder {
             .expect("a global has a name and a type");
         globals.push(global);
         let symbol = self.attribute("global_name", &format!("@{symbol}"));
-        let operation = self.operation("llvm.mlir.addressof", &[], Some(Shared::pointer_type(self.context)));
+        let operation = self.operation("llvm.mlir.addressof", &[], Some(Shared::pointer_type(self.context())));
         Pointer::new(self, self.result(operation.add_attributes(&[symbol])))
     }
 }
@@ -350,7 +343,7 @@ impl<'k, T: Element> Variable<'k, T> {
     /// What it holds now.
     pub fn get(self) -> Value<'k, T> {
         let builder = self.builder;
-        let load = builder.operation("llvm.load", &[self.slot], Some(T::mlir(builder.context)));
+        let load = builder.operation("llvm.load", &[self.slot], Some(T::mlir(builder.context())));
         Value::new(builder, builder.result(load.add_attributes(&[builder.attribute("ordering", "0 : i64")])))
     }
 
@@ -361,10 +354,7 @@ impl<'k, T: Element> Variable<'k, T> {
     }
 }
 
-fn append_to(
-    block: &BlockRef<'static, 'static>,
-    operation: OperationBuilder<'static>,
-) -> Option<mlir_sys::MlirValue> {
+fn append_to(block: &BlockRef<'static, 'static>, operation: OperationBuilder<'static>) -> Option<mlir_sys::MlirValue> {
     let operation = operation.build().expect("operations of this folder have all operands and attributes");
     let operation = block.append_operation(operation);
     operation.result(0).ok().map(|result| result.to_raw())

@@ -38,8 +38,7 @@ impl Builder {
 
     /// Nanoseconds.
     pub fn global_timer(&self) -> Value<'_, U64> {
-        let raw =
-            self.inline("mov.u64 $0, %globaltimer;", "=l,~{memory}", &[], Some(U64::mlir(self.context())));
+        let raw = self.inline("mov.u64 $0, %globaltimer;", "=l,~{memory}", &[], Some(U64::mlir(self.context())));
         Value::new(self, raw.expect("it has a result"))
     }
 
@@ -68,13 +67,7 @@ impl Builder {
         (self.u32(1) << self.lane()) - 1
     }
 
-    fn shuffle<'k>(
-        &'k self,
-        kind: &str,
-        value: Value<'k, U32>,
-        by: Value<'k, U32>,
-        clamp: u32,
-    ) -> Value<'k, U32> {
+    fn shuffle<'k>(&'k self, kind: &str, value: Value<'k, U32>, by: Value<'k, U32>, clamp: u32) -> Value<'k, U32> {
         let (all, clamp) = (self.u32(ALL_LANES), self.u32(clamp));
         let word = Some(U32::mlir(self.context()));
         let operands = [all.raw, value.raw, by.raw, clamp.raw];

@@ -144,7 +144,10 @@ impl<'k, T: Element> Value<'k, T> {
     pub fn when(self, condition: Value<'k, Pred>, other: Value<'k, T>) -> Value<'k, T> {
         let operands = [condition.raw, self.raw, other.raw];
         let builder = self.builder;
-        Value::new(builder, builder.result(builder.operation("llvm.select", &operands, Some(T::mlir(builder.context())))))
+        Value::new(
+            builder,
+            builder.result(builder.operation("llvm.select", &operands, Some(T::mlir(builder.context())))),
+        )
     }
 }
 
