@@ -27,7 +27,7 @@ pub mod units;
 
 pub use diagnostics::explain;
 use diagnostics::{BuildProblem, Diagnostic, Diagnostics};
-use spec::{Layout, Model, Payload, Scale, Spec};
+use spec::{DeployId, Layout, Model, Payload, Scale, Spec};
 
 /// A file that was checked.
 #[derive(Debug)]
@@ -97,5 +97,20 @@ pub fn not_built_yet(model: &Model) -> Vec<Diagnostic> {
         let span = model.places.layout;
         problems.push(BuildProblem::Layout { span, layout: layout.text() }.into());
     }
+    let later = |zero: &u32| (zero + 1..model.experts).find(|&expert| !model.is_zero_expert(expert));
+    let zero = model.zero_experts.iter().map(|range| range.last).find_map(|zero| Some((zero, later(&zero)?)));
+    if let Some((zero, computes)) = zero {
+        let span = model.places.zero_experts;
+        problems.push(BuildProblem::ZeroExperts { span, zero, computes }.into());
+    }
     problems
+}
+
+/// Says that the ranks of a legal deploy are on several nodes, which cannot be built yet.
+pub fn several_nodes_not_built_yet(spec: &Spec, deploy: DeployId) -> Option<Diagnostic> {
+    let deploy = &spec.deploys[deploy];
+    let per_node = spec.clusters[deploy.cluster].gpus_per_node;
+    let nodes = deploy.ep.div_ceil(per_node);
+    let problem = BuildProblem::Nodes { span: deploy.place, ranks: deploy.ep, nodes, per_node };
+    (nodes > 1).then(|| problem.into())
 }

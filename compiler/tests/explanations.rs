@@ -6,7 +6,7 @@ use std::path::Path;
 
 use moe_compiler::diagnostics::render::{Style, render};
 use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics};
-use moe_compiler::{check_source, format_source, not_built_yet};
+use moe_compiler::{check_source, format_source, not_built_yet, several_nodes_not_built_yet};
 
 /// A code block of a page: the words after its fence, and its text.
 struct Example {
@@ -29,7 +29,8 @@ impl Example {
         if self.is("build") {
             let spec = checked.spec.expect("what cannot be built is legal");
             let found: Vec<Diagnostic> = spec.models.iter().flat_map(|(_, model)| not_built_yet(model)).collect();
-            found.into_iter().for_each(|problem| diagnostics.push(problem));
+            let nodes = spec.deploys.iter().filter_map(|(deploy, _)| several_nodes_not_built_yet(&spec, deploy));
+            found.into_iter().chain(nodes).for_each(|problem| diagnostics.push(problem));
         }
         diagnostics
     }

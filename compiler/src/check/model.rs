@@ -23,6 +23,8 @@ pub(super) struct Experts {
     pub(super) zero: Vec<ExpertRange>,
     /// Where the count stands.
     pub(super) place: Span,
+    /// Where those that compute nothing stand.
+    pub(super) zero_place: Span,
 }
 
 /// A value and where it stands.
@@ -147,6 +149,7 @@ impl Checker<'_> {
             capacity: capacity.optional(),
             places: ModelPlaces {
                 name: model.name.span,
+                zero_experts: experts.zero_place,
                 dispatch_payload: dispatch.payload.map_or(model.name.span, |payload| payload.place),
                 layout: dispatch.layout.map_or(model.name.span, |layout| layout.place),
             },
@@ -189,12 +192,12 @@ impl Checker<'_> {
             }
         }
         let zero: Vec<ExpertRange> = ranges.iter().map(|(range, _)| *range).collect();
+        let zero_place = ranges.iter().map(|(_, span)| *span).reduce(Span::to).unwrap_or_default();
         if zero.iter().map(|range| range.count()).sum::<u32>() == experts {
-            let span = ranges.iter().map(|(_, span)| *span).reduce(Span::to).unwrap_or_default();
-            self.report(ModelProblem::AllZero { span });
+            self.report(ModelProblem::AllZero { span: zero_place });
             return None;
         }
-        Some(Experts { count: experts, groups, zero, place })
+        Some(Experts { count: experts, groups, zero, place, zero_place })
     }
 
     fn zero_range(&mut self, range: &ZeroRange, span: Span, experts: u32) -> Option<(ExpertRange, Span)> {

@@ -349,6 +349,26 @@ pub enum BuildProblem {
         /// As written.
         layout: String,
     },
+    /// Experts that compute nothing before some that compute: kernels expect them last.
+    ZeroExperts {
+        /// The experts that compute nothing.
+        span: Span,
+        /// An expert that computes nothing.
+        zero: u32,
+        /// A later one that computes.
+        computes: u32,
+    },
+    /// Ranks on several nodes.
+    Nodes {
+        /// The deploy.
+        span: Span,
+        /// Its ranks.
+        ranks: u32,
+        /// The nodes that they fill.
+        nodes: u32,
+        /// Ranks of one node.
+        per_node: u32,
+    },
 }
 
 impl From<BuildProblem> for Diagnostic {
@@ -365,6 +385,21 @@ impl From<BuildProblem> for Diagnostic {
             )
             .label(span, "checked, but not built")
             .help("build with `rank_major` or `expert_major align 128`"),
+            BuildProblem::ZeroExperts { span, zero, computes } => Diagnostic::new(
+                Code::ZeroExpertsNotBuilt,
+                "there are no kernels yet for experts that compute nothing among others",
+            )
+            .label(span, format!("expert {zero} computes nothing, and the later expert {computes} does"))
+            .help("give the experts that compute nothing the highest ids, as in `experts 768 { zero 512..767 }`"),
+            BuildProblem::Nodes { span, ranks, nodes, per_node } => Diagnostic::new(
+                Code::NodesNotBuilt,
+                format!("there are no kernels for {nodes} nodes yet"),
+            )
+            .label(span, format!("its {ranks} ranks fill {nodes} nodes of {per_node} GPUs"))
+            .note("what is there: any number of ranks in one node; what is not: one copy per node over RDMA")
+            .help(format!(
+                "pass `--nodes 1` to give the experts to the {per_node} GPUs of one node, or build a deploy with `ep {per_node}` or less"
+            )),
         }
     }
 }

@@ -166,6 +166,8 @@ codes! {
     M0618 LinksSwapped Warning "a network faster than NVLink";
     M0701 PayloadNotBuilt Error "a payload without kernels yet";
     M0702 LayoutNotBuilt Error "a layout without kernels yet";
+    M0703 ZeroExpertsNotBuilt Error "experts that compute nothing among others";
+    M0704 NodesNotBuilt Error "several nodes";
 }
 
 impl fmt::Display for Code {

@@ -139,6 +139,8 @@ impl Model {
 pub struct ModelPlaces {
     /// Its name.
     pub name: Span,
+    /// The experts that compute nothing.
+    pub zero_experts: Span,
     /// The dispatch payload.
     pub dispatch_payload: Span,
     /// The layout.

@@ -11,7 +11,9 @@ pub mod manifest;
 pub use exchange::{Argument, Drop, Exchange, Kernel, LocalBuffer, Payload, RowLayout, SymmetricLayout, Tensor};
 pub use file::{Bundle, ReadError, WriteError};
 pub use limits::LimitError;
-pub use manifest::{Digest, GateDescription, Grid, KernelEntry, KernelImage, Manifest, ManifestError, ParameterKind};
+pub use manifest::{
+    Capacity, Digest, GateDescription, Grid, KernelEntry, KernelImage, Manifest, ManifestError, ParameterKind,
+};
 
 use serde::{Deserialize, Serialize};
 

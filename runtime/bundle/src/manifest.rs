@@ -182,6 +182,16 @@ pub struct KernelImage {
     pub ptx: String,
 }
 
+/// Picks that an expert may keep from the tokens of one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capacity {
+    /// A multiple of an even share.
+    Factor(f64),
+    /// So many.
+    Picks(u32),
+}
+
 /// Everything in a bundle but the PTX.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -191,14 +201,14 @@ pub struct Manifest {
     pub model: String,
     /// The deploy's name in the source.
     pub deploy: Option<String>,
-    /// Of the source text.
-    pub source: Digest,
+    /// The source text: what the kernels must mean, for a tool that checks them.
+    pub source: String,
     /// What the kernels are specialised to.
     pub exchange: Exchange,
     /// The gate as its caller sees it.
     pub gate: GateDescription,
-    /// `capacity` of the source: picks that an expert may keep, as a multiple of an even share.
-    pub capacity_factor: Option<f64>,
+    /// `capacity` of the source.
+    pub capacity: Option<Capacity>,
     /// Every kernel for every target.
     pub kernels: Vec<KernelEntry>,
 }
@@ -230,9 +240,9 @@ pub enum ManifestError {
     /// Two parameters share a name.
     #[error("the gate has two parameters named `{0}`")]
     ParameterTwice(String),
-    /// `capacity` without a rule for what is dropped, or the other way round, or not a positive number.
-    #[error("capacity factor {0:?} does not fit the exchange's drop rule")]
-    Capacity(Option<f64>),
+    /// A capacity without a rule for what is dropped, or the other way round, or not a positive number.
+    #[error("capacity {0:?} does not fit the exchange's drop rule")]
+    Capacity(Option<Capacity>),
     /// A kernel occurs twice for one target.
     #[error("kernel {} occurs twice for target {target}", kernel.name())]
     KernelTwice {
@@ -296,9 +306,12 @@ impl Manifest {
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(ManifestError::ParameterTwice(pair[0].into()));
         }
-        let sound = self.capacity_factor.is_none_or(|factor| factor > 0.0 && factor.is_finite());
-        if !sound || self.capacity_factor.is_some() != exchange.drop.is_some() {
-            return Err(ManifestError::Capacity(self.capacity_factor));
+        let sound = match self.capacity {
+            Some(Capacity::Factor(factor)) => factor > 0.0 && factor.is_finite(),
+            Some(Capacity::Picks(_)) | None => true,
+        };
+        if !sound || self.capacity.is_some() != exchange.drop.is_some() {
+            return Err(ManifestError::Capacity(self.capacity));
         }
         self.kernels.iter().try_for_each(|entry| check_launch(entry, exchange))?;
         self.check_targets()
@@ -330,13 +343,17 @@ impl Manifest {
         targets
     }
 
-    /// Picks that an expert may keep from the tokens of one rank: the even share of `tokens`, times the factor, rounded up.
+    /// Picks that an expert may keep from `tokens` tokens of one rank: as said, or the even share times the factor, rounded up.
     /// `None` when nothing is dropped.
     pub fn capacity(&self, tokens: u32) -> Option<u32> {
-        let factor = self.capacity_factor?;
-        let picks = f64::from(tokens) * f64::from(self.exchange.top_k);
-        let share = picks / f64::from(self.gate.experts);
-        Some((share * factor).ceil().min(f64::from(u32::MAX)) as u32)
+        match self.capacity? {
+            Capacity::Picks(picks) => Some(picks),
+            Capacity::Factor(factor) => {
+                let picks = f64::from(tokens) * f64::from(self.exchange.top_k);
+                let share = picks / f64::from(self.gate.experts);
+                Some((share * factor).ceil().min(f64::from(u32::MAX)) as u32)
+            }
+        }
     }
 }
 

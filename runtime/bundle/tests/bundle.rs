@@ -4,7 +4,7 @@ use moe_bundle::exchange::{Exchange, Kernel, Payload, RowLayout, SymmetricLayout
 use moe_bundle::file::{HEADER_BYTES, MAGIC};
 use moe_bundle::manifest::Parameter;
 use moe_bundle::{
-    Bundle, Digest, GateDescription, Grid, KernelImage, LimitError, Manifest, ManifestError, ParameterKind, ReadError,
+    Bundle, Capacity, GateDescription, Grid, KernelImage, LimitError, Manifest, ManifestError, ParameterKind, ReadError,
 };
 use proptest::prelude::*;
 
@@ -49,7 +49,7 @@ fn manifest() -> Manifest {
         compiler: "moec 0.1.0".into(),
         model: "tiny".into(),
         deploy: Some("laptop".into()),
-        source: Digest::of(b"model tiny {}"),
+        source: "model tiny {}".into(),
         exchange: exchange(),
         gate: GateDescription {
             logits: "logits".into(),
@@ -59,7 +59,7 @@ fn manifest() -> Manifest {
             top_k: 2,
             before_experts: false,
         },
-        capacity_factor: None,
+        capacity: None,
         kernels: vec![],
     }
 }
@@ -193,7 +193,7 @@ fn a_forged_manifest_with_a_right_hash_is_refused() {
     assert!(matches!(contradiction(|m| m.gate.experts = 5), ManifestError::GateDiffers { gate: 5, exchange: 4, .. }));
     assert!(matches!(contradiction(|m| m.gate.groups = 0), ManifestError::Groups { .. }));
     assert!(matches!(contradiction(|m| m.gate.logits = "bias".into()), ManifestError::ParameterTwice(_)));
-    assert!(matches!(contradiction(|m| m.capacity_factor = Some(1.25)), ManifestError::Capacity(_)));
+    assert!(matches!(contradiction(|m| m.capacity = Some(Capacity::Factor(1.25))), ManifestError::Capacity(_)));
 }
 
 #[test]
@@ -251,10 +251,12 @@ fn every_expert_belongs_to_exactly_one_rank() {
 #[test]
 fn capacity_is_the_even_share_times_the_factor() {
     let mut manifest = manifest();
-    manifest.capacity_factor = Some(1.25);
+    manifest.capacity = Some(Capacity::Factor(1.25));
     assert_eq!(manifest.capacity(100), Some(63), "100 tokens × 2 picks ÷ 4 experts × 1.25 = 62.5");
     assert_eq!(manifest.capacity(0), Some(0));
-    manifest.capacity_factor = None;
+    manifest.capacity = Some(Capacity::Picks(7));
+    assert_eq!(manifest.capacity(100), Some(7));
+    manifest.capacity = None;
     assert_eq!(manifest.capacity(100), None);
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use moe_bundle::manifest::{Parameter, ParameterKind};
-use moe_bundle::{Bundle, Digest, Exchange, GateDescription, Grid, Kernel, KernelImage, Manifest, Payload};
+use moe_bundle::{Bundle, Capacity, Exchange, GateDescription, Grid, Kernel, KernelImage, Manifest, Payload};
 use moe_plan::reference::{Input, Rows};
 use moe_runtime::{Communicator, Options};
 
@@ -16,7 +16,7 @@ pub fn bundle(exchange: &Exchange) -> Bundle {
         compiler: "none".into(),
         model: "test".into(),
         deploy: None,
-        source: Digest::of(b""),
+        source: String::new(),
         exchange: exchange.clone(),
         gate: GateDescription {
             logits: "logits".into(),
@@ -26,7 +26,7 @@ pub fn bundle(exchange: &Exchange) -> Bundle {
             top_k: exchange.top_k,
             before_experts: false,
         },
-        capacity_factor: exchange.drop.map(|_| 1.0),
+        capacity: exchange.drop.map(|_| Capacity::Factor(1.0)),
         kernels: vec![],
     };
     let image = |kernel: Kernel| KernelImage {
