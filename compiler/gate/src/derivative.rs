@@ -31,10 +31,12 @@ pub fn derivative(gate: &Gate) -> Option<Backward> {
         }
     }
 
-    let result = match rules.gradients[logits.0 as usize] {
-        Some(gradient) => rules.spread_over(gradient, logits),
+    // A program may read the logits more than once.
+    let parts: Vec<ValueId> = logits.iter().filter_map(|read| rules.gradients[read.0 as usize]).collect();
+    let result = match parts.into_iter().reduce(|sum, part| rules.to.binary(Binary::Add, sum, part)) {
+        Some(gradient) => rules.spread_over(gradient, logits[0]),
         None => {
-            let (ones, one) = (rules.ones(logits), rules.to.constant(1.0));
+            let (ones, one) = (rules.ones(logits[0]), rules.to.constant(1.0));
             rules.to.binary(Binary::Subtract, ones, one)
         }
     };
@@ -42,15 +44,15 @@ pub fn derivative(gate: &Gate) -> Option<Backward> {
     Some(Backward { program, logits })
 }
 
-/// The operation that reads the logits, and for every operation whether its result changes continuously with them.
-fn dependence_on_logits(gate: &Gate) -> Option<(ValueId, Vec<bool>)> {
+/// The operations that read the logits, and for every operation whether its result changes continuously with them.
+fn dependence_on_logits(gate: &Gate) -> Option<(Vec<ValueId>, Vec<bool>)> {
     let program = &gate.program;
-    let mut logits = None;
+    let mut logits = Vec::new();
     let mut depends: Vec<bool> = Vec::new();
     for (id, op) in program.ops() {
         depends.push(match op {
             Op::Input(input) if program.input(*input).kind == InputKind::Logits => {
-                logits.get_or_insert(id);
+                logits.push(id);
                 true
             }
             Op::ChooseGroups { .. }
@@ -63,7 +65,7 @@ fn dependence_on_logits(gate: &Gate) -> Option<(ValueId, Vec<bool>)> {
             op => op.operands().any(|operand| depends[operand.0 as usize]),
         });
     }
-    logits.map(|logits| (logits, depends))
+    (!logits.is_empty()).then_some((logits, depends))
 }
 
 struct Rules {

@@ -2,8 +2,8 @@
 //!
 //! Invariant: this is the definition that every other execution is compared with, bit by bit. Nothing here is fast.
 //!
-//! A token fails at the first of these, in this order: a NaN in its logits; in program order, a NaN in the key of a choice, or a row of a
-//! table that is no choice; a NaN in its weights.
+//! A token fails at the first of these, in this order: a NaN in its logits; in program order, a NaN in what is ranked (the key of a
+//! choice, and the operand of a largest n of each group), or a row of a table that is no choice; a NaN in its weights.
 
 use crate::inputs::Inputs;
 use crate::ir::{Backward, Binary, Gate, InputId, InputKind, Masked, Op, Program, Reduction, Type, Unary, ValueId};
@@ -234,6 +234,11 @@ impl<'a> Step<'a> {
                 }]
             }
             Op::GroupReduce { of, top, reduction } => {
+                if top.is_some()
+                    && let Some(expert) = first_nan(self.numbers(of))
+                {
+                    return Err(Fault::NanKey { expert });
+                }
                 self.groups(of).map(|group| self.reduce_group(group, top, reduction)).collect()
             }
             Op::ChooseGroups { by, count } => {

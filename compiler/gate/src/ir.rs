@@ -11,7 +11,8 @@
 //! the meaning, so that every execution of a gate gives the same bits.
 //! Every choice is reported in ascending id; ties go to the lowest id (−0 and +0 tie, and the n largest and a maximum are never −0).
 //! A NaN in the logits, in what is ranked (the key of a choice, and the operand of a largest n) or in the weights is an error of that
-//! token. Elsewhere a NaN is a number like others; which NaN it is, is not specified.
+//! token. Elsewhere a NaN is a number like others; which NaN it is, is not specified. A maximum skips it; the mask of the largest is NaN
+//! for all of a vector (or group) that holds one.
 
 use std::fmt;
 
