@@ -44,13 +44,13 @@ pub fn check_source(source: &[u8]) -> Checked {
     let text = match syntax::lexer::decode(source) {
         Ok(text) => text,
         Err(problem) => {
-            diagnostics.push(problem.into());
+            diagnostics.report(problem);
             return Checked { spec: None, diagnostics };
         }
     };
-    let parsed = syntax::parse(text, &mut |diagnostic| diagnostics.push(diagnostic));
+    let parsed = syntax::parse(text, &mut diagnostics);
     let damaged = diagnostics.has_errors();
-    let spec = check::check(&parsed.file, damaged, &mut |diagnostic| diagnostics.push(diagnostic));
+    let spec = check::check(&parsed.file, damaged, &mut diagnostics);
     diagnostics.sort();
     Checked { spec: spec.filter(|_| !diagnostics.has_errors()), diagnostics }
 }
@@ -77,11 +77,11 @@ fn parse_source(source: &[u8]) -> Result<(&str, syntax::Parsed), Diagnostics> {
     let text = match syntax::lexer::decode(source) {
         Ok(text) => text,
         Err(problem) => {
-            diagnostics.push(problem.into());
+            diagnostics.report(problem);
             return Err(diagnostics);
         }
     };
-    let parsed = syntax::parse(text, &mut |diagnostic| diagnostics.push(diagnostic));
+    let parsed = syntax::parse(text, &mut diagnostics);
     if diagnostics.has_errors() { Err(diagnostics) } else { Ok((text, parsed)) }
 }
 

@@ -30,7 +30,7 @@ impl Example {
             let spec = checked.spec.expect("what cannot be built is legal");
             let found: Vec<Diagnostic> = spec.models.iter().flat_map(|(_, model)| not_built_yet(model)).collect();
             let nodes = spec.deploys.iter().filter_map(|(deploy, _)| several_nodes_not_built_yet(&spec, deploy));
-            found.into_iter().chain(nodes).for_each(|problem| diagnostics.push(problem));
+            found.into_iter().chain(nodes).for_each(|problem| diagnostics.report(problem));
         }
         diagnostics
     }

@@ -12,20 +12,23 @@ mod settings;
 
 use std::collections::HashMap;
 
-use crate::diagnostics::{Diagnostic, NameProblem, SyntaxProblem, closest};
+use crate::diagnostics::{Diagnostic, Diagnostics, NameProblem, Severity, SyntaxProblem, closest};
 use crate::spec::{ClusterId, ModelId, Spec};
 use crate::syntax::Span;
 use crate::syntax::ast::{File, Item, Name};
 
-/// Checks a file. Problems go to `report`; nothing is returned if one of them is an error.
-pub fn check(file: &File, damaged: bool, report: &mut dyn FnMut(Diagnostic)) -> Option<Spec> {
-    let mut checker = Checker { report, spec: Spec::default(), failed: false };
+/// Checks a file; nothing is returned if a problem is an error. Checking ends when nobody would read more problems.
+pub fn check(file: &File, damaged: bool, diagnostics: &mut Diagnostics) -> Option<Spec> {
+    let mut checker = Checker { diagnostics, spec: Spec::default(), failed: false };
     if file.items.is_empty() && !damaged {
         checker.report(SyntaxProblem::Empty);
     }
     let mut names = Names::default();
     // A deploy may stand before what it deploys.
     for item in &file.items {
+        if checker.diagnostics.is_full() {
+            return None;
+        }
         match item {
             Item::Model(model) => {
                 checker.declare(&mut names.models, "model", &model.name);
@@ -45,6 +48,9 @@ pub fn check(file: &File, damaged: bool, report: &mut dyn FnMut(Diagnostic)) -> 
         }
     }
     for item in &file.items {
+        if checker.diagnostics.is_full() {
+            return None;
+        }
         if let Item::Deploy(deploy) = item {
             checker.declare(&mut names.deploys, "deploy", &deploy.name);
             let model =
@@ -78,7 +84,7 @@ struct Names {
 
 /// The specification under construction, and where problems go.
 pub(crate) struct Checker<'a> {
-    report: &'a mut dyn FnMut(Diagnostic),
+    diagnostics: &'a mut Diagnostics,
     spec: Spec,
     failed: bool,
 }
@@ -86,8 +92,8 @@ pub(crate) struct Checker<'a> {
 impl Checker<'_> {
     fn report(&mut self, problem: impl Into<Diagnostic>) {
         let diagnostic: Diagnostic = problem.into();
-        self.failed |= diagnostic.severity == crate::diagnostics::Severity::Error;
-        (self.report)(diagnostic);
+        self.failed |= diagnostic.severity == Severity::Error;
+        self.diagnostics.report(diagnostic);
     }
 
     fn declare(&mut self, names: &mut HashMap<String, Span>, kind: &'static str, name: &Name) {

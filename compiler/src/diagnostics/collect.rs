@@ -2,7 +2,7 @@
 
 use super::{Diagnostic, Severity};
 
-/// What was found, in the order of the file. At most [`Diagnostics::LIMIT`] are kept; the rest is counted.
+/// What was found. About [`Diagnostics::LIMIT`] are kept, among them an error if there is one; the rest is counted.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnostics {
     list: Vec<Diagnostic>,
@@ -14,14 +14,24 @@ impl Diagnostics {
     /// How many are kept: nobody reads more, and a hostile file could ask for millions.
     pub const LIMIT: usize = 200;
 
-    /// Adds one.
-    pub fn push(&mut self, diagnostic: Diagnostic) {
+    /// Adds a problem.
+    pub fn report(&mut self, problem: impl Into<Diagnostic>) {
+        if self.is_full() {
+            self.left_out += 1;
+            return;
+        }
+        let diagnostic = problem.into();
         self.errors += usize::from(diagnostic.severity == Severity::Error);
-        if self.list.len() < Diagnostics::LIMIT {
+        if self.list.len() < Diagnostics::LIMIT || self.errors == 1 {
             self.list.push(diagnostic);
         } else {
             self.left_out += 1;
         }
+    }
+
+    /// Whether nobody would read more: then reading the rest of the file is not worth the time either.
+    pub fn is_full(&self) -> bool {
+        self.list.len() >= Diagnostics::LIMIT && self.errors > 0
     }
 
     /// Sorts by place.
@@ -39,14 +49,14 @@ impl Diagnostics {
         self.errors > 0
     }
 
-    /// How many are errors.
+    /// How many are errors, of those that are kept.
     pub fn errors(&self) -> usize {
-        self.errors
+        self.list.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
     }
 
-    /// How many are warnings.
+    /// How many are warnings, of those that are kept.
     pub fn warnings(&self) -> usize {
-        self.list.len() + self.left_out - self.errors
+        self.list.len() - self.errors()
     }
 
     /// How many were found beyond [`Diagnostics::LIMIT`].

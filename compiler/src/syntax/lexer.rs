@@ -5,7 +5,7 @@
 use logos::Logos;
 
 use super::{Span, Token};
-use crate::diagnostics::{Diagnostic, LexicalProblem};
+use crate::diagnostics::{Diagnostics, LexicalProblem};
 use crate::units::well_formed;
 
 /// The largest file that is read.
@@ -42,8 +42,8 @@ pub fn decode(bytes: &[u8]) -> Result<&str, LexicalProblem> {
     })
 }
 
-/// Cuts `source` into tokens and reports what is not one.
-pub fn lex(source: &str, report: &mut dyn FnMut(Diagnostic)) -> Lexed {
+/// Cuts `source` into tokens and reports what is not one, until nobody would read more problems.
+pub fn lex(source: &str, diagnostics: &mut Diagnostics) -> Lexed {
     let mut lexed = Lexed::default();
     let mut foreign: Option<Span> = None;
     // A byte-order mark says nothing in UTF-8, and some editors write one.
@@ -51,29 +51,32 @@ pub fn lex(source: &str, report: &mut dyn FnMut(Diagnostic)) -> Lexed {
     let mut lexer = Token::lexer(source);
     lexer.bump(skipped);
     while let Some(token) = lexer.next() {
+        if diagnostics.is_full() {
+            return lexed;
+        }
         let range = lexer.span();
         let span = Span::new(range.start as u32, range.end as u32);
         let Ok(token) = token else {
             foreign = match foreign {
                 Some(run) if run.end == span.start => Some(run.to(span)),
                 other => {
-                    report_foreign(other, source, &mut lexed, report);
+                    report_foreign(other, source, &mut lexed, diagnostics);
                     Some(span)
                 }
             };
             continue;
         };
-        report_foreign(foreign.take(), source, &mut lexed, report);
+        report_foreign(foreign.take(), source, &mut lexed, diagnostics);
         match token {
             Token::Comment => lexed.comments.push(Comment { span }),
             Token::BlockComment => {
                 let end = source[range.end..].find("*/").map_or(range.end, |at| range.end + at + 2);
                 lexer.bump(end - range.end);
                 let span = Span::new(span.start, end as u32);
-                report(LexicalProblem::BlockComment { span }.into());
+                diagnostics.report(LexicalProblem::BlockComment { span });
             }
             Token::OpenText => {
-                report(LexicalProblem::OpenString { span }.into());
+                diagnostics.report(LexicalProblem::OpenString { span });
                 lexed.tokens.push((Token::Text, span));
             }
             Token::Dot => {
@@ -81,9 +84,10 @@ pub fn lex(source: &str, report: &mut dyn FnMut(Diagnostic)) -> Lexed {
                     lexed.tokens.last().is_some_and(|(last, at)| *last == Token::Number && at.end == span.start)
                         || source[range.end..].starts_with(|c: char| c.is_ascii_digit());
                 if touches_number {
-                    report(LexicalProblem::MalformedNumber { span, why: "a digit is missing beside the dot" }.into());
+                    diagnostics
+                        .report(LexicalProblem::MalformedNumber { span, why: "a digit is missing beside the dot" });
                 } else {
-                    report(LexicalProblem::ForeignCharacter { span, found: ".".into() }.into());
+                    diagnostics.report(LexicalProblem::ForeignCharacter { span, found: ".".into() });
                 }
             }
             Token::Number => {
@@ -98,14 +102,14 @@ pub fn lex(source: &str, report: &mut dyn FnMut(Diagnostic)) -> Lexed {
                 lexer.bump(tail);
                 let span = Span::new(span.start, span.end + tail as u32);
                 if let Some(why) = malformed(span.text(source)) {
-                    report(LexicalProblem::MalformedNumber { span, why }.into());
+                    diagnostics.report(LexicalProblem::MalformedNumber { span, why });
                 }
                 lexed.tokens.push((Token::Number, span));
             }
             token => lexed.tokens.push((token, span)),
         }
     }
-    report_foreign(foreign, source, &mut lexed, report);
+    report_foreign(foreign, source, &mut lexed, diagnostics);
     lexed
 }
 
@@ -121,7 +125,7 @@ fn malformed(number: &str) -> Option<&'static str> {
 }
 
 /// Reports a run of foreign characters; one that looks like an operator is read as that operator.
-fn report_foreign(run: Option<Span>, source: &str, lexed: &mut Lexed, report: &mut dyn FnMut(Diagnostic)) {
+fn report_foreign(run: Option<Span>, source: &str, lexed: &mut Lexed, diagnostics: &mut Diagnostics) {
     let Some(span) = run else { return };
     let text = span.text(source);
     match text {
@@ -131,9 +135,9 @@ fn report_foreign(run: Option<Span>, source: &str, lexed: &mut Lexed, report: &m
         _ => {}
     }
     if text.contains('\0') {
-        report(LexicalProblem::NulByte { span }.into());
+        diagnostics.report(LexicalProblem::NulByte { span });
     } else {
         let found = text.chars().take(8).collect();
-        report(LexicalProblem::ForeignCharacter { span, found }.into());
+        diagnostics.report(LexicalProblem::ForeignCharacter { span, found });
     }
 }

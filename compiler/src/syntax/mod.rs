@@ -18,7 +18,7 @@ pub use lexer::Comment;
 pub use span::Span;
 pub use token::Token;
 
-use crate::diagnostics::Diagnostic;
+use crate::diagnostics::Diagnostics;
 
 /// A file that was read.
 #[derive(Debug, Default)]
@@ -29,10 +29,10 @@ pub struct Parsed {
     pub comments: Vec<Comment>,
 }
 
-/// Reads a file; problems go to `report`.
-pub fn parse(source: &str, report: &mut dyn FnMut(Diagnostic)) -> Parsed {
-    let lexed = lexer::lex(source, report);
-    let tokens = structure::structure(source, &lexed, report);
-    let file = tokens.map(|tokens| parse::parse(source, &tokens, report)).unwrap_or_default();
+/// Reads a file.
+pub fn parse(source: &str, diagnostics: &mut Diagnostics) -> Parsed {
+    let lexed = lexer::lex(source, diagnostics);
+    let tokens = structure::structure(source, &lexed, diagnostics);
+    let file = tokens.map(|tokens| parse::parse(source, &tokens, diagnostics)).unwrap_or_default();
     Parsed { file, comments: lexed.comments }
 }

@@ -1,6 +1,9 @@
 //! From tokens to the tree.
 //!
-//! Invariant: every token that the grammar could not place has been reported, and the parser always reaches the end of the file.
+//! Invariant: every token that the grammar could not place has been reported, and the parser reaches the end of the file unless there
+//! are more problems than anybody reads.
+
+use std::cell::Cell;
 
 use lalrpop_util::{ErrorRecovery, ParseError, lalrpop_mod};
 
@@ -8,7 +11,7 @@ use super::ast::{self, Expression, ExpressionKind, Operator};
 use super::structure::Located;
 use super::token::{Keyword, Scope};
 use super::{Span, Token};
-use crate::diagnostics::{Diagnostic, SyntaxProblem, closest};
+use crate::diagnostics::{Diagnostics, SyntaxProblem, closest};
 
 lalrpop_mod!(
     #[allow(clippy::all, clippy::pedantic, missing_docs, unused_imports, reason = "generated")]
@@ -20,15 +23,21 @@ lalrpop_mod!(
 pub struct Reading<'a> {
     source: &'a str,
     tokens: &'a [Located],
-    report: &'a mut dyn FnMut(Diagnostic),
+    diagnostics: &'a mut Diagnostics,
+    /// Set when nobody would read more problems; the tokens end there.
+    enough: &'a Cell<bool>,
 }
 
 /// Reads the tree. Where the file is wrong, the tree has a gap and the problem is reported.
-pub fn parse(source: &str, tokens: &[Located], report: &mut dyn FnMut(Diagnostic)) -> ast::File {
-    let mut reading = Reading { source, tokens, report };
-    let parsed = grammar::FileParser::new().parse(&mut reading, tokens.iter().map(|token| Ok::<_, ()>(*token)));
+pub fn parse(source: &str, tokens: &[Located], diagnostics: &mut Diagnostics) -> ast::File {
+    let enough = Cell::new(diagnostics.is_full());
+    let mut reading = Reading { source, tokens, diagnostics, enough: &enough };
+    let stream = tokens.iter().map(|token| if enough.get() { Err(()) } else { Ok(*token) });
+    let parsed = grammar::FileParser::new().parse(&mut reading, stream);
     parsed.unwrap_or_else(|error| {
-        reading.recovered(ErrorRecovery { error, dropped_tokens: Vec::new() });
+        if !enough.get() {
+            reading.recovered(ErrorRecovery { error, dropped_tokens: Vec::new() });
+        }
         ast::File::default()
     })
 }
@@ -52,7 +61,7 @@ impl Reading<'_> {
 
     pub(super) fn expression(&mut self, kind: ExpressionKind, span: Span) -> Expression {
         Expression::new(kind, span).unwrap_or_else(|ast::TooDeep| {
-            (self.report)(SyntaxProblem::LongExpression { span, limit: ast::MAX_EXPRESSION_DEPTH }.into());
+            self.report(SyntaxProblem::LongExpression { span, limit: ast::MAX_EXPRESSION_DEPTH });
             Expression::broken(span)
         })
     }
@@ -69,14 +78,19 @@ impl Reading<'_> {
         };
         let expected = Expected::new(&expected);
         let problem = self.problem(token, span, &expected);
-        (self.report)(problem.into());
+        self.report(problem);
         for &(start, dropped, end) in &recovery.dropped_tokens {
             let other = Span::new(start, end);
             if dropped == Token::Word && start > span.start && expected.settings() && self.first_on_line(start) {
                 let problem = self.unknown_setting(other, &expected);
-                (self.report)(problem.into());
+                self.report(problem);
             }
         }
+    }
+
+    fn report(&mut self, problem: SyntaxProblem) {
+        self.diagnostics.report(problem);
+        self.enough.set(self.diagnostics.is_full());
     }
 
     fn problem(&self, token: Option<Token>, span: Span, expected: &Expected) -> SyntaxProblem {

@@ -8,7 +8,7 @@
 use super::lexer::Lexed;
 use super::token::{Keyword, Scope};
 use super::{Span, Token};
-use crate::diagnostics::{Diagnostic, SyntaxProblem, closest};
+use crate::diagnostics::{Diagnostics, SyntaxProblem, closest};
 
 /// How deep brackets may nest. A gate of any published model needs 6.
 pub const MAX_DEPTH: usize = 64;
@@ -26,18 +26,19 @@ struct Frame {
 
 struct Structure<'a> {
     source: &'a str,
-    report: &'a mut dyn FnMut(Diagnostic),
+    diagnostics: &'a mut Diagnostics,
     frames: Vec<Frame>,
     announced: Option<Scope>,
     tokens: Vec<Located>,
     closers: Vec<u32>,
 }
 
-/// Balances brackets and marks keywords. Returns nothing when the file nests too deeply to be read at all.
-pub fn structure(source: &str, lexed: &Lexed, report: &mut dyn FnMut(Diagnostic)) -> Option<Vec<Located>> {
+/// Balances brackets and marks keywords. Returns nothing when the file nests too deeply to be read at all, or
+/// when nobody would read more problems.
+pub fn structure(source: &str, lexed: &Lexed, diagnostics: &mut Diagnostics) -> Option<Vec<Located>> {
     let mut structure = Structure {
         source,
-        report,
+        diagnostics,
         frames: Vec::new(),
         announced: None,
         tokens: Vec::with_capacity(lexed.tokens.len()),
@@ -46,9 +47,12 @@ pub fn structure(source: &str, lexed: &Lexed, report: &mut dyn FnMut(Diagnostic)
     let mut index = 0;
     while let Some(&(token, span)) = lexed.tokens.get(index) {
         index += 1;
+        if structure.diagnostics.is_full() {
+            return None;
+        }
         if token.closer().is_some() {
             if structure.frames.len() >= MAX_DEPTH {
-                (structure.report)(SyntaxProblem::TooDeep { span, limit: MAX_DEPTH }.into());
+                structure.diagnostics.report(SyntaxProblem::TooDeep { span, limit: MAX_DEPTH });
                 return None;
             }
             index = structure.open(token, span, lexed, index);
@@ -103,7 +107,7 @@ impl Structure<'_> {
                 close + 1
             }
             _ => {
-                (self.report)(SyntaxProblem::Unclosed { open: span, text: span.text(self.source).into() }.into());
+                self.diagnostics.report(SyntaxProblem::Unclosed { open: span, text: span.text(self.source).into() });
                 next
             }
         }
@@ -112,7 +116,7 @@ impl Structure<'_> {
     fn close(&mut self, token: Token, span: Span) {
         let Some(depth) = self.frames.iter().rposition(|frame| frame.closer == token) else {
             let text = span.text(self.source).into();
-            (self.report)(SyntaxProblem::StrayCloser { span, text }.into());
+            self.diagnostics.report(SyntaxProblem::StrayCloser { span, text });
             return;
         };
         while self.frames.len() > depth + 1 {
@@ -126,7 +130,7 @@ impl Structure<'_> {
 
     fn unclosed(&mut self, frame: &Frame, at: u32) {
         let text = frame.open.text(self.source).into();
-        (self.report)(SyntaxProblem::Unclosed { open: frame.open, text }.into());
+        self.diagnostics.report(SyntaxProblem::Unclosed { open: frame.open, text });
         self.tokens.push((at, frame.closer, at));
     }
 
@@ -189,7 +193,7 @@ impl Structure<'_> {
             return Token::Word;
         };
         let problem = SyntaxProblem::UnknownSetting { span, found: text.into(), scope, suggestion: Some(meant.into()) };
-        (self.report)(problem.into());
+        self.diagnostics.report(problem);
         Keyword::find(meant, scope).map_or(Token::Word, Token::Keyword)
     }
 }
