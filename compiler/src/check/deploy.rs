@@ -1,9 +1,9 @@
 //! Checks a deploy against its model and its cluster.
 
 use super::Checker;
-use super::reach::{Placement, chosen_groups, sample};
+use super::reach::{Placement, Samples, TOKENS, chosen_groups};
 use super::settings::{Owner, Slot};
-use crate::diagnostics::{DeployProblem, GroupSpan, UnitProblem, WordKind};
+use crate::diagnostics::{AverageNodes, DeployProblem, GroupSpan, UnitProblem, WordKind};
 use crate::spec::{Cluster, ClusterId, Deploy, Mode, Model, ModelId, limits};
 use crate::syntax::Span;
 use crate::syntax::ast::{self, DeploySetting, Quantity};
@@ -35,8 +35,8 @@ impl Checker<'_> {
         // Cloning lets problems be reported while they are found; both are small.
         let model = self.spec.models[written.deploy.model].clone();
         let cluster = self.spec.clusters[written.deploy.cluster].clone();
-        self.ranks(&written, &model, &cluster);
-        self.replicas(&written, &model, &cluster, deploy);
+        let placed = self.ranks(&written, &model, &cluster);
+        self.replicas(&written, &model, &cluster, deploy, placed);
         self.kernels(&written, &model, &cluster);
         Some(written.deploy)
     }
@@ -136,25 +136,25 @@ impl Checker<'_> {
         }
     }
 
-    /// How the experts lie on the ranks, and the ranks on the nodes.
-    fn ranks(&mut self, written: &Written, model: &Model, cluster: &Cluster) {
+    /// How the experts lie on the ranks, and the ranks on the nodes. Returns whether the ranks fit the cluster.
+    fn ranks(&mut self, written: &Written, model: &Model, cluster: &Cluster) -> bool {
         let (span, ranks) = (written.ep, written.deploy.ep);
         let (gpus, gpus_per_node) = (cluster.gpus(), cluster.gpus_per_node);
         if ranks > gpus {
             self.report(DeployProblem::TooFewGpus { span, ranks, gpus, cluster: cluster.place });
-            return;
+            return false;
         }
         if ranks.is_multiple_of(gpus_per_node) || gpus_per_node.is_multiple_of(ranks) {
             if !gpus.is_multiple_of(ranks) {
                 self.report(DeployProblem::GpusLeftOver { span, ranks, gpus });
-                return;
+                return false;
             }
         } else if ranks > gpus_per_node {
             self.report(DeployProblem::PartOfNode { span, ranks, gpus_per_node });
-            return;
+            return false;
         } else {
             self.report(DeployProblem::GpusLeftOver { span, ranks, gpus });
-            return;
+            return false;
         }
         let nodes = ranks.div_ceil(gpus_per_node);
         if nodes > 1 && cluster.rdma.is_none() {
@@ -163,11 +163,15 @@ impl Checker<'_> {
         let experts = model.stored_experts();
         if ranks > experts {
             self.report(DeployProblem::IdleRanks { span, experts, ranks });
-        } else if !experts.is_multiple_of(ranks) {
+            return true;
+        }
+        if !experts.is_multiple_of(ranks) {
             self.report(DeployProblem::UnevenExperts { span, experts, ranks });
-        } else if nodes > 1 {
+        }
+        if nodes > 1 && !self.diagnostics.is_long() {
             self.groups_and_nodes(written, model, gpus_per_node);
         }
+        true
     }
 
     fn groups_and_nodes(&mut self, written: &Written, model: &Model, gpus_per_node: u32) {
@@ -191,13 +195,20 @@ impl Checker<'_> {
                 && Placement::new(model, *fewer, gpus_per_node).nodes_of_groups(groups).first() == Some(&1)
         };
         let better = (1..ranks).rev().find(whole);
-        let samples = sample(model, chosen);
-        let here = placement.mean_remote_nodes(&samples);
-        let average = match better {
-            Some(better) => here / Placement::new(model, better, gpus_per_node).mean_remote_nodes(&samples),
-            // As if each group had a node of its own.
-            None => here / Placement::new(model, groups, 1).mean_remote_nodes(&samples),
-        };
+        let model_id = written.deploy.model;
+        let samples = self.samples.entry(model_id).or_insert_with(|| Samples::of(&model.gate));
+        let average = samples.as_ref().map(|samples| {
+            let ideal = match better {
+                Some(better) => Placement::new(model, better, gpus_per_node),
+                // As if each group had a node of its own.
+                None => Placement::new(model, groups, 1),
+            };
+            AverageNodes {
+                reached: placement.mean_remote_nodes(samples),
+                ideal: ideal.mean_remote_nodes(samples),
+                tokens: TOKENS,
+            }
+        });
         self.report(DeployProblem::GroupSpansNodes(GroupSpan {
             span: written.ep,
             ranks,
@@ -211,7 +222,7 @@ impl Checker<'_> {
     }
 
     /// Pipeline stages and data-parallel replicas.
-    fn replicas(&mut self, written: &Written, model: &Model, cluster: &Cluster, deploy: &ast::Deploy) {
+    fn replicas(&mut self, written: &Written, model: &Model, cluster: &Cluster, deploy: &ast::Deploy, placed: bool) {
         let Deploy { ep, pp, dp, tp, zero, .. } = written.deploy;
         let data_parallel = u64::from(dp) * u64::from(tp);
         let needed = data_parallel * u64::from(pp);
@@ -226,8 +237,11 @@ impl Checker<'_> {
             self.report(DeployProblem::TooManyStages { span, stages: pp, layers: model.moe_layers });
         }
         if !data_parallel.is_multiple_of(u64::from(ep)) {
-            if written.dp_given {
-                self.report(DeployProblem::ReplicasNotWhole { span: written.ep, ranks: ep, data_parallel });
+            // Of ranks that do not fit the cluster, a `dp` that is made of its GPUs says nothing new.
+            if written.dp_given || placed {
+                let span = written.ep;
+                let derived = (!written.dp_given).then(|| (cluster.gpus(), pp));
+                self.report(DeployProblem::ReplicasNotWhole { span, ranks: ep, data_parallel, derived });
             }
         } else if let Some(span) = written.zero
             && zero > 0

@@ -19,7 +19,7 @@ use crate::syntax::ast::{File, Item, Name};
 
 /// Checks a file; nothing is returned if a problem is an error. Checking ends when nobody would read more problems.
 pub fn check(file: &File, damaged: bool, diagnostics: &mut Diagnostics) -> Option<Spec> {
-    let mut checker = Checker { diagnostics, spec: Spec::default(), failed: false };
+    let mut checker = Checker { diagnostics, spec: Spec::default(), failed: false, samples: HashMap::new() };
     if file.items.is_empty() && !damaged {
         checker.report(SyntaxProblem::Empty);
     }
@@ -87,6 +87,8 @@ pub(crate) struct Checker<'a> {
     diagnostics: &'a mut Diagnostics,
     spec: Spec,
     failed: bool,
+    /// Where random tokens go, of the models for which that was asked; nothing where their gate cannot be run on them.
+    samples: HashMap<ModelId, Option<reach::Samples>>,
 }
 
 impl Checker<'_> {

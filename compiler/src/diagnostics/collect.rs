@@ -34,6 +34,11 @@ impl Diagnostics {
         self.list.len() >= Diagnostics::LIMIT && self.errors > 0
     }
 
+    /// Whether a further warning would not be kept: then it is not worth much time to find it.
+    pub(crate) fn is_long(&self) -> bool {
+        self.list.len() >= Diagnostics::LIMIT
+    }
+
     /// Sorts by place.
     pub(crate) fn sort(&mut self) {
         self.list.sort_by_key(Diagnostic::place);
@@ -59,7 +64,7 @@ impl Diagnostics {
         self.list.len() - self.errors()
     }
 
-    /// How many were found beyond [`Diagnostics::LIMIT`].
+    /// At least so many were found beyond [`Diagnostics::LIMIT`]; a file with errors is not read further then.
     pub fn left_out(&self) -> usize {
         self.left_out
     }

@@ -108,6 +108,8 @@ pub enum DeployProblem {
         ranks: u32,
         /// `dp` × `tp`.
         data_parallel: u64,
+        /// The GPUs of the cluster and `pp`, when `dp` was made of them.
+        derived: Option<(u32, u32)>,
     },
     /// A ZeRO stage that does not exist.
     ZeroStage {
@@ -183,10 +185,21 @@ pub struct GroupSpan {
     pub reached: u32,
     /// Nodes it would reach with a group on each node.
     pub ideal: u32,
-    /// The ratio of remote copies per token, on average.
-    pub average: f64,
+    /// Copies of a token over RDMA on average, where that could be measured.
+    pub average: Option<AverageNodes>,
     /// Ranks with which each group lies on one node, if there are such.
     pub better: Option<u32>,
+}
+
+/// Nodes, other than its own, that a random token is sent to on average.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AverageNodes {
+    /// As deployed.
+    pub reached: f64,
+    /// With a group on each node.
+    pub ideal: f64,
+    /// How many random tokens were routed to measure it.
+    pub tokens: u32,
 }
 
 impl From<DeployProblem> for Diagnostic {
@@ -262,11 +275,18 @@ impl From<DeployProblem> for Diagnostic {
                     .note("a cluster of one expert-parallel group is enough to build and run its kernels")
                     .help("make the product of `pp`, `dp` and `tp` the number of GPUs, or describe the whole cluster")
             }
-            DeployProblem::ReplicasNotWhole { span, ranks, data_parallel } => Diagnostic::new(
-                Code::ReplicasNotWhole,
-                format!("{ranks} ranks do not divide dp × tp = {data_parallel}"),
-            )
-            .label(span, "experts would have a fraction of a replica")
+            DeployProblem::ReplicasNotWhole { span, ranks, data_parallel, derived } => {
+                let diagnostic = Diagnostic::new(
+                    Code::ReplicasNotWhole,
+                    format!("{ranks} ranks do not divide dp × tp = {data_parallel}"),
+                )
+                .label(span, "experts would have a fraction of a replica");
+                match derived {
+                    Some((gpus, pp)) => diagnostic
+                        .note(format!("`dp` is not given: {gpus} GPUs and pp {pp} leave dp × tp = {data_parallel}")),
+                    None => diagnostic,
+                }
+            }
             .help("an expert-parallel group is made of data-parallel ranks: use an `ep` that divides `dp` × `tp`"),
             DeployProblem::ZeroStage { span, stage } => {
                 Diagnostic::new(Code::ZeroStage, format!("there is no ZeRO stage {stage}"))
@@ -316,16 +336,26 @@ fn group_spans_nodes(group: &GroupSpan) -> Diagnostic {
         *span,
         format!("the gate limits a token to {chosen} groups, but it may cross to {reached} nodes instead of {ideal}"),
     );
-    let worst = f64::from(*reached) / f64::from(*ideal);
-    diagnostic
-        .note(format!(
-            "RDMA traffic grows by ×{average:.1} on average, and for the worst token from {ideal} to {reached} copies (×{})",
-            two_digits(worst)
-        ))
-        .help(match better {
-            Some(better) => format!("`ep {better}` puts each group on one node"),
-            None => "choose `ep` and the number of groups so that a group fits on one node".to_owned(),
-        })
+    let worst = format!(
+        "at worst a token crosses to {reached} nodes instead of {ideal}: ×{}",
+        two_digits(f64::from(*reached) / f64::from(*ideal))
+    );
+    let with = better.map_or(String::new(), |better| format!(" with `ep {better}`"));
+    let diagnostic = match average {
+        Some(AverageNodes { reached, ideal, tokens }) => diagnostic
+            .note(format!(
+                "on average a token is sent to {reached:.2} other nodes instead of {ideal:.2}{with}: RDMA traffic grows by ×{:.1}; {worst}",
+                reached / ideal
+            ))
+            .note(format!(
+                "the average is that of {tokens} random tokens (independent logits, parameters zero) through this gate"
+            )),
+        None => diagnostic.note(worst),
+    };
+    diagnostic.help(match better {
+        Some(better) => format!("`ep {better}` puts each group on one node"),
+        None => "choose `ep` and the number of groups so that a group fits on one node".to_owned(),
+    })
 }
 
 fn two_digits(value: f64) -> String {

@@ -16,7 +16,7 @@ mod types;
 mod units;
 
 pub use collect::Diagnostics;
-pub use deploy::{BuildProblem, DeployProblem, GroupSpan};
+pub use deploy::{AverageNodes, BuildProblem, DeployProblem, GroupSpan};
 pub use lexical::LexicalProblem;
 pub use model::ModelProblem;
 pub use names::{NameProblem, WordKind};

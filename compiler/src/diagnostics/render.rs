@@ -30,7 +30,7 @@ pub fn render(name: &str, source: &[u8], diagnostics: &Diagnostics, style: Style
         text.push('\n');
     }
     if diagnostics.left_out() > 0 {
-        text.push_str(&format!("… and {} more\n", diagnostics.left_out()));
+        text.push_str(&format!("… and more: only the first {} are shown\n", Diagnostics::LIMIT));
     }
     text.push_str(&summary(diagnostics));
     text

@@ -3,9 +3,16 @@
 /// Words longer than this are not compared: nobody misspells them.
 const LONGEST: usize = 40;
 
-/// The candidate that `word` most likely means, if one is close.
+/// Of more candidates than this none is suggested: only a hostile file has them.
+const MOST: usize = 2000;
+
+/// The candidate that `word` most likely means, if one is close: the nearest, and of several the first in the alphabet.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > LONGEST {
+        return None;
+    }
+    let candidates: Vec<&str> = candidates.into_iter().take(MOST + 1).collect();
+    if candidates.len() > MOST {
         return None;
     }
     let lower = word.to_lowercase();
@@ -15,7 +22,7 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .filter(|candidate| *candidate != word)
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
         .filter(|(distance, candidate)| *distance <= allowed && *distance < candidate.chars().count())
-        .min_by_key(|(distance, _)| *distance)
+        .min()
         .map(|(_, candidate)| candidate)
 }
 
