@@ -12,7 +12,14 @@ impl Decoder<'_> {
     pub(super) fn alu(&mut self, run: AluFn, target: Reg, sources: &[Reg]) {
         let row = |index: usize| sources.get(index).map_or(0, |reg| reg.row);
         let args = Args { d: target.row, a: row(0), b: row(1), c: row(2), ..Args::default() };
-        self.emit(Op::Alu { run, args });
+        let uses: Vec<u32> = sources.iter().map(|reg| reg.row).collect();
+        self.emit_alu(run, args, &uses, &[target.row]);
+    }
+
+    /// `p = f(q, a)` on predicates.
+    pub(super) fn predicate_logic(&mut self, run: AluFn, p: u32, q: u32, a: u32) {
+        let args = Args { p, q, a, ..Args::default() };
+        self.emit_alu(run, args, &[q | PREDICATE_FLAG, a | PREDICATE_FLAG], &[p | PREDICATE_FLAG]);
     }
 
     pub(super) fn scalar(&mut self, run: ScalarFn, target: Reg, sources: Vec<Reg>) {
@@ -234,8 +241,6 @@ impl Decoder<'_> {
         let high = part == Some("hi");
         let (target, mut sources) = self.uniform_operands(operands, element, if multiply { 3 } else { 2 })?;
         let carry = self.carry_register()?;
-        self.uses.push(carry.row);
-        self.defines.push(carry.row);
         sources.push(carry);
         let bits = bytes * 8;
         let compute = move |s: &[u64; 4]| -> (u64, u64) {
@@ -468,9 +473,8 @@ impl Decoder<'_> {
                 let Some(second) = m.element() else { return self.fail("needs two types") };
                 let second_signed = second.is_signed();
                 let (d, s) = self.uniform_operands(operands, B32, 3)?;
-                let run: ScalarFn = Box::new(move |s| {
-                    u64::from(dp4a(s[0] as u32, s[1] as u32, s[2] as u32, signed, second_signed))
-                });
+                let run: ScalarFn =
+                    Box::new(move |s| u64::from(dp4a(s[0] as u32, s[1] as u32, s[2] as u32, signed, second_signed)));
                 self.scalar(run, d, s);
             }
             "bfind" if matches!(element, U32 | S32 | U64 | S64) => {
@@ -527,9 +531,8 @@ impl Decoder<'_> {
         self.expect_count(operands, if binary { 3 } else { 2 })?;
         let q = self.plain_predicate(&operands[1])?;
         let a = if binary { self.plain_predicate(&operands[2])? } else { super::op::FALSE };
-        self.uses.extend([q | PREDICATE_FLAG, a | PREDICATE_FLAG]);
         let p = self.target_predicate(&operands[0])?;
-        self.emit(Op::Alu { run, args: Args { p, q, a, ..Args::default() } });
+        self.predicate_logic(run, p, q, a);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Floating-point arithmetic. Round-to-nearest f32 without modifiers is vectorised; everything else is a closure.
 
 use super::modifiers::Modifiers;
-use super::op::{Op, PREDICATE_FLAG, ScalarFn};
+use super::op::{PREDICATE_FLAG, ScalarFn};
 use super::{Decoded, Decoder};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
@@ -146,8 +146,7 @@ impl Decoder<'_> {
         self.expect_count(operands, 2)?;
         let a = self.source(&operands[1], element)?.row;
         let p = self.target_predicate(&operands[0])?;
-        debug_assert_eq!(p & PREDICATE_FLAG, 0);
-        self.emit(Op::Alu { run, args: Args { p, a, ..Args::default() } });
+        self.emit_alu(run, Args { p, a, ..Args::default() }, &[a], &[p | PREDICATE_FLAG]);
         Ok(())
     }
 }

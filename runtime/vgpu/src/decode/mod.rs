@@ -4,27 +4,35 @@
 //! lanes of its width inside `file_bytes`; every predicate index is below `predicates`; every branch target is a step.
 
 mod arithmetic;
+mod bulk;
 mod control;
 mod conversion;
 mod floating;
+mod flow;
+mod globals;
 mod memory;
 mod modifiers;
+mod moves;
 pub(crate) mod op;
 mod operands;
 mod synchronisation;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Statement, Variable, VariableSpace};
 use crate::ptx::{PtxError, ScalarType};
+use crate::semantics::lanes::{AluFn, Args};
 use modifiers::Modifiers;
-use op::{Constant, KernelCode, NO_GUARD, Op, PREDICATE_FLAG, Parameter, Reg, SHARED_BASE, Step};
+use op::{Constant, KernelCode, NO_GUARD, Op, PREDICATE_FLAG, Parameter, Program, Reg, SHARED_BASE, Step};
 
 type Decoded<T> = Result<T, PtxError>;
 
 const MAX_LOCAL_BYTES: u64 = 512 * 1024;
 const MAX_SHARED_BYTES: u64 = 1 << 20;
 const MAX_FILE_BYTES: u32 = 64 << 20;
+/// Over all kernels of a module: functions are decoded once per kernel that calls them, which must not multiply.
+const MAX_STEPS: usize = 4 << 20;
 
 /// What a name stands for.
 #[derive(Debug, Clone)]
@@ -33,11 +41,15 @@ enum Binding {
     Predicate(u32),
     Global(u32),
     Shared(u32),
-    DynamicShared,
-    Local(u32),
+    /// The dynamic shared memory, with the alignment of this declaration.
+    DynamicShared(u32),
+    Local {
+        offset: u32,
+        bytes: u64,
+    },
     Parameter(u32),
     Label(usize),
-    Targets(Vec<String>),
+    Targets(Rc<[String]>),
     /// Module-level shared variable that this kernel has not used yet.
     UnplacedShared(u32),
 }
@@ -45,8 +57,8 @@ enum Binding {
 #[derive(Debug, Default)]
 struct Scope {
     names: HashMap<String, Binding>,
-    /// `name<count>` declarations: prefix, count, type.
-    families: Vec<(String, u32, ScalarType)>,
+    /// `name<count>` declarations.
+    families: HashMap<String, (u32, ScalarType)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +78,7 @@ struct Callee {
 
 pub(crate) struct Decoder<'m> {
     module: &'m Module,
+    globals: &'m HashMap<&'m str, Binding>,
     functions: &'m HashMap<&'m str, usize>,
     scopes: Vec<Scope>,
     line: u32,
@@ -74,28 +87,60 @@ pub(crate) struct Decoder<'m> {
     code: KernelCode,
     form_index: HashMap<String, u32>,
     constant_rows: HashMap<(Constant, u32), u32>,
-    uses: Vec<u32>,
-    defines: Vec<u32>,
     labels: Vec<Option<u32>>,
-    /// Steps whose target is a label number that is to become a step number.
+    /// Functions called so far: frame and entry label.
     callees: HashMap<usize, Callee>,
     pending: Vec<usize>,
-    calls: Vec<(usize, usize)>,
+    /// Caller → callees.
+    calls: HashMap<usize, Vec<usize>>,
     current: usize,
+    /// Steps that may still be made.
+    budget: usize,
     local_bytes: u64,
 }
 
-/// Decodes one kernel of a module.
-pub(crate) fn kernel(module: &Module, functions: &HashMap<&str, usize>, index: usize) -> Decoded<KernelCode> {
-    let function = &module.functions[index];
-    let mut decoder = Decoder {
-        module,
-        functions,
-        scopes: vec![module_scope(module)],
-        line: function.line,
-        form: String::new(),
-        guard: NO_GUARD,
-        code: KernelCode {
+/// Parses and decodes a module.
+///
+/// # Errors
+/// The first construct or instruction that is not PTX as this crate knows it, with its line.
+pub(crate) fn module(text: &str) -> Decoded<Program> {
+    program(&crate::ptx::parse(text)?).map_err(|error| error.with_source(text))
+}
+
+fn program(module: &Module) -> Decoded<Program> {
+    let globals = globals::bindings(module)?;
+    let functions = globals::functions(module)?;
+    let mut kernels: Vec<KernelCode> = Vec::new();
+    let mut decoded: HashSet<usize> = HashSet::new();
+    let mut budget = MAX_STEPS;
+    // Kernels first; then functions that no kernel calls, which are checked although they cannot run.
+    for entry in [true, false] {
+        for (index, function) in module.functions.iter().enumerate() {
+            if function.entry != entry || function.body.is_none() || decoded.contains(&index) {
+                continue;
+            }
+            let decoder = Decoder::new(module, &globals, &functions, index, budget);
+            let (code, callees) = decoder.function(index)?;
+            budget = budget.saturating_sub(code.steps.len());
+            decoded.extend(callees);
+            if entry {
+                kernels.push(code);
+            }
+        }
+    }
+    Ok(Program { variables: globals::variables(module, &globals)?, kernels })
+}
+
+impl<'m> Decoder<'m> {
+    fn new(
+        module: &'m Module,
+        globals: &'m HashMap<&'m str, Binding>,
+        functions: &'m HashMap<&'m str, usize>,
+        index: usize,
+        budget: usize,
+    ) -> Decoder<'m> {
+        let function = &module.functions[index];
+        let code = KernelCode {
             name: function.name.clone(),
             steps: Vec::new(),
             lines: Vec::new(),
@@ -115,38 +160,45 @@ pub(crate) fn kernel(module: &Module, functions: &HashMap<&str, usize>, index: u
             max_threads: function.max_threads,
             required_threads: function.required_threads,
             return_sites: Vec::new(),
-        },
-        form_index: HashMap::new(),
-        constant_rows: HashMap::new(),
-        uses: Vec::new(),
-        defines: Vec::new(),
-        labels: Vec::new(),
-        callees: HashMap::new(),
-        pending: Vec::new(),
-        calls: Vec::new(),
-        current: index,
-        local_bytes: 0,
-    };
-    decoder.kernel_parameters(function)?;
-    decoder.function_body(function, None)?;
-    while let Some(next) = decoder.pending.pop() {
-        decoder.device_function(next)?;
-    }
-    decoder.check_recursion()?;
-    decoder.finish()
-}
-
-fn module_scope(module: &Module) -> Scope {
-    let mut scope = Scope::default();
-    for (index, variable) in module.variables.iter().enumerate() {
-        let binding = match variable.space {
-            VariableSpace::Shared if variable.external && variable.bytes == 0 => Binding::DynamicShared,
-            VariableSpace::Shared => Binding::UnplacedShared(index as u32),
-            _ => Binding::Global(index as u32),
         };
-        scope.names.insert(variable.name.clone(), binding);
+        Decoder {
+            module,
+            globals,
+            functions,
+            // The lowest scope takes the places of module-level shared variables.
+            scopes: vec![Scope::default()],
+            line: function.line,
+            form: String::new(),
+            guard: NO_GUARD,
+            code,
+            budget,
+            form_index: HashMap::new(),
+            constant_rows: HashMap::new(),
+            labels: Vec::new(),
+            callees: HashMap::new(),
+            pending: Vec::new(),
+            calls: HashMap::new(),
+            current: index,
+            local_bytes: 0,
+        }
     }
-    scope
+
+    /// Decodes a kernel, or a device function alone, with everything it calls. Says which functions those were.
+    fn function(mut self, index: usize) -> Decoded<(KernelCode, Vec<usize>)> {
+        let function = &self.module.functions[index];
+        if function.entry {
+            self.kernel_parameters(function)?;
+            self.function_body(function, None)?;
+        } else {
+            self.callee(&function.name)?;
+        }
+        while let Some(next) = self.pending.pop() {
+            self.device_function(next)?;
+        }
+        self.check_recursion()?;
+        let callees = self.callees.keys().copied().collect();
+        Ok((self.finish()?, callees))
+    }
 }
 
 impl<'m> Decoder<'m> {
@@ -207,7 +259,9 @@ impl<'m> Decoder<'m> {
         for (formal, parameter) in formals.chain(callee.parameters.iter().zip(&function.parameters)) {
             match (formal, parameter) {
                 (Formal::Memory { offset, .. }, FunctionParameter::Memory(variable)) => {
-                    scope.names.insert(variable.name.clone(), Binding::Local(*offset));
+                    scope
+                        .names
+                        .insert(variable.name.clone(), Binding::Local { offset: *offset, bytes: variable.bytes });
                 }
                 (Formal::Register(reg), FunctionParameter::Register(element, name)) => {
                     scope.names.insert(name.clone(), Binding::Register(*element, Some(*reg)));
@@ -292,7 +346,7 @@ impl<'m> Decoder<'m> {
                 }
                 Statement::BranchTargets(name, targets, line) => {
                     self.line = *line;
-                    self.declare(name, Binding::Targets(targets.clone()))?;
+                    self.declare(name, Binding::Targets(targets.as_slice().into()))?;
                 }
                 _ => {}
             }
@@ -316,7 +370,11 @@ impl<'m> Decoder<'m> {
                     self.form.clear();
                     for (name, count) in names {
                         match count {
-                            Some(count) => self.top().families.push((name.clone(), *count, *element)),
+                            Some(count) => {
+                                if self.top().families.insert(name.clone(), (*count, *element)).is_some() {
+                                    return self.fail(format!("`{name}<…>` is declared twice in this scope"));
+                                }
+                            }
                             None if *element == ScalarType::Pred => {
                                 let index = self.new_predicate();
                                 self.declare(name, Binding::Predicate(index))?;
@@ -356,10 +414,12 @@ impl<'m> Decoder<'m> {
         let binding = match variable.space {
             VariableSpace::Shared if variable.external => {
                 self.code.dynamic_align = self.code.dynamic_align.max(variable.align);
-                Binding::DynamicShared
+                Binding::DynamicShared(variable.align)
             }
             VariableSpace::Shared => Binding::Shared(self.place_shared(variable)?),
-            VariableSpace::Local | VariableSpace::Param => Binding::Local(self.place_local(variable)?),
+            VariableSpace::Local | VariableSpace::Param => {
+                Binding::Local { offset: self.place_local(variable)?, bytes: variable.bytes }
+            }
             VariableSpace::Global | VariableSpace::Const => {
                 return self.fail("global and constant variables are declared at module level");
             }
@@ -376,10 +436,6 @@ impl<'m> Decoder<'m> {
                         let reg = Reg { row: self.new_row(element.bytes())?, bytes: element.bytes() };
                         Binding::Register(element, Some(reg))
                     }
-                    Binding::UnplacedShared(index) => {
-                        let module = self.module;
-                        Binding::Shared(self.place_shared(&module.variables[index as usize])?)
-                    }
                     found => return Ok(Some(found)),
                 };
                 self.scopes[level].names.insert(name.to_owned(), binding.clone());
@@ -389,8 +445,8 @@ impl<'m> Decoder<'m> {
             let digits = &name[prefix.len()..];
             let canonical = digits == "0" || !digits.starts_with('0');
             if let (true, Ok(number)) = (canonical, digits.parse::<u32>()) {
-                let family = self.scopes[level].families.iter().find(|family| family.0 == prefix && number < family.1);
-                if let Some(&(_, _, element)) = family {
+                let family = self.scopes[level].families.get(prefix).filter(|family| number < family.0);
+                if let Some(&(_, element)) = family {
                     let binding = if element == ScalarType::Pred {
                         Binding::Predicate(self.new_predicate())
                     } else {
@@ -404,7 +460,19 @@ impl<'m> Decoder<'m> {
                 }
             }
         }
-        Ok(None)
+        match self.globals.get(name) {
+            Some(Binding::UnplacedShared(index)) => {
+                let module = self.module;
+                let binding = Binding::Shared(self.place_shared(&module.variables[*index as usize])?);
+                self.scopes[0].names.insert(name.to_owned(), binding.clone());
+                Ok(Some(binding))
+            }
+            Some(Binding::DynamicShared(align)) => {
+                self.code.dynamic_align = self.code.dynamic_align.max(*align);
+                Ok(Some(Binding::DynamicShared(*align)))
+            }
+            found => Ok(found.cloned()),
+        }
     }
 
     /// Room for 32 lanes of a width, in rows of 128 bytes.
@@ -424,6 +492,20 @@ impl<'m> Decoder<'m> {
     }
 
     fn emit(&mut self, op: Op) {
+        let (uses, defines) = flow::of(&op);
+        self.push(op, uses, defines);
+    }
+
+    /// A register instruction, whose operands only its maker knows.
+    fn emit_alu(&mut self, run: AluFn, args: Args, uses: &[u32], defines: &[u32]) {
+        self.push(Op::Alu { run, args }, uses.to_vec(), defines.to_vec());
+    }
+
+    /// Invariant: an operand that is a predicate has [`PREDICATE_FLAG`].
+    fn push(&mut self, op: Op, mut uses: Vec<u32>, defines: Vec<u32>) {
+        if self.code.steps.len() >= self.budget {
+            return;
+        }
         let form = match self.form_index.get(&self.form) {
             Some(index) => *index,
             None => {
@@ -434,20 +516,18 @@ impl<'m> Decoder<'m> {
             }
         };
         if self.guard != NO_GUARD {
-            self.uses.push(self.guard & !op::GUARD_NOT | PREDICATE_FLAG);
+            uses.push(self.guard & !op::GUARD_NOT | PREDICATE_FLAG);
         }
         self.code.steps.push(Step { guard: self.guard, op });
         self.code.lines.push(self.line);
         self.code.form_of.push(form);
-        self.code.uses.push(std::mem::take(&mut self.uses).into());
-        self.code.defines.push(std::mem::take(&mut self.defines).into());
+        self.code.uses.push(uses.into());
+        self.code.defines.push(defines.into());
     }
 
     fn instruction(&mut self, instruction: &'m Instruction) -> Decoded<()> {
         self.line = instruction.line;
         self.form = instruction.form();
-        self.uses.clear();
-        self.defines.clear();
         self.guard = match &instruction.guard {
             None => NO_GUARD,
             Some((name, negated)) => {
@@ -495,15 +575,15 @@ impl<'m> Decoder<'m> {
         // 0: not seen, 1: on the path, 2: done.
         let mut state: HashMap<usize, u8> = HashMap::new();
         let mut stack: Vec<(usize, usize)> = Vec::new();
-        for &(start, _) in &self.calls {
+        for &start in self.calls.keys() {
             if state.get(&start).copied().unwrap_or(0) != 0 {
                 continue;
             }
             state.insert(start, 1);
             stack.push((start, 0));
             while let Some((function, at)) = stack.pop() {
-                let next = self.calls.iter().filter(|call| call.0 == function).nth(at);
-                let Some(&(_, callee)) = next else {
+                let next = self.calls.get(&function).and_then(|callees| callees.get(at));
+                let Some(&callee) = next else {
                     state.insert(function, 2);
                     continue;
                 };
@@ -527,6 +607,9 @@ impl<'m> Decoder<'m> {
 
     /// Label numbers become step numbers.
     fn finish(mut self) -> Decoded<KernelCode> {
+        if self.code.steps.len() >= self.budget {
+            return Err(PtxError::new(self.line, "the module has too many instructions"));
+        }
         let count = self.code.steps.len() as u32;
         let labels = std::mem::take(&mut self.labels);
         let place = |target: u32| labels.get(target as usize).copied().flatten().filter(|at| *at < count);
@@ -547,3 +630,6 @@ impl<'m> Decoder<'m> {
         Ok(self.code)
     }
 }
+
+#[cfg(test)]
+mod tests;

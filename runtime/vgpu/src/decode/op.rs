@@ -3,6 +3,7 @@
 
 use crate::memory::access::{Order, Proxy, Scope};
 use crate::ptx::ScalarType;
+use crate::ptx::ast::VariableSpace;
 use crate::semantics::lanes::{AluFn, Args};
 
 /// No guard.
@@ -139,14 +140,30 @@ pub(crate) enum ClockKind {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MbarrierKind {
-    Init { count: u32 },
+    Init {
+        count: u32,
+    },
     Invalidate,
     /// Arrive by `count` (1 if absent), after adding `expect` to the transaction count.
-    Arrive { count: Option<u32>, expect: Option<u32>, drop: bool, state: Option<Reg>, complete: bool },
-    ExpectTransactions { bytes: u32 },
-    CompleteTransactions { bytes: u32 },
+    Arrive {
+        count: Option<u32>,
+        expect: Option<u32>,
+        drop: bool,
+        state: Option<Reg>,
+        complete: bool,
+    },
+    ExpectTransactions {
+        bytes: u32,
+    },
+    CompleteTransactions {
+        bytes: u32,
+    },
     /// Tests a state token or a parity into a predicate.
-    Test { state: Option<Reg>, parity: Option<u32>, target: u32 },
+    Test {
+        state: Option<Reg>,
+        parity: Option<u32>,
+        target: u32,
+    },
 }
 
 pub(crate) struct MbarrierOp {
@@ -188,34 +205,104 @@ pub(crate) struct CopyOp {
     pub ignore: Option<u32>,
 }
 
+/// What a fence orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FenceKind {
+    /// `fence.ORDER` and `membar`.
+    Memory(Order),
+    /// `fence.mbarrier_init.release.cluster`
+    MbarrierInit,
+    /// `fence.proxy.alias`
+    ProxyAlias,
+    /// `fence.proxy.async`, of all spaces or of one.
+    ProxyAsync(Option<Space>),
+}
+
+/// A function that the CUDA driver provides to every module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SystemFunction {
+    /// `vprintf(format, arguments) -> s32`
+    Print,
+    /// `__assertfail(message, file, line, function, character size)`
+    AssertFail,
+}
+
+/// A call of a system function. Arguments and result are in local memory: offset and size.
+pub(crate) struct SystemCall {
+    pub function: SystemFunction,
+    pub arguments: Vec<(u32, u32)>,
+    pub result: Option<(u32, u32)>,
+}
+
 /// One decoded operation.
 pub(crate) enum Op {
-    Alu { run: AluFn, args: Args },
+    Alu {
+        run: AluFn,
+        args: Args,
+    },
     Scalar(Box<ScalarOp>),
     Load(Box<MemoryOp>),
     Store(Box<MemoryOp>),
     Atomic(Box<AtomicOp>),
-    Branch { target: u32 },
-    BranchIndexed { index: u32, targets: Box<[u32]> },
-    Call { target: u32, return_row: u32 },
-    Return { return_row: u32 },
-    CopyLocal { from: u32, to: u32, bytes: u32 },
+    Branch {
+        target: u32,
+    },
+    BranchIndexed {
+        index: u32,
+        targets: Box<[u32]>,
+    },
+    /// Writes the number of the next step into `return_row` of the active lanes, then goes to `target`.
+    Call {
+        target: u32,
+        return_row: u32,
+    },
+    System(Box<SystemCall>),
+    Return {
+        return_row: u32,
+    },
+    /// Copies bytes inside the thread's local memory: arguments and results of calls.
+    CopyLocal {
+        from: u32,
+        to: u32,
+        bytes: u32,
+    },
     Exit,
     Trap,
-    Warp { members: u32, op: Box<WarpOp> },
-    ActiveMask { target: u32 },
+    Warp {
+        members: u32,
+        op: Box<WarpOp>,
+    },
+    ActiveMask {
+        target: u32,
+    },
     Barrier(Box<BarrierOp>),
-    Clock { target: Reg, kind: ClockKind },
-    Sleep { nanoseconds: u32 },
-    Fence,
+    Clock {
+        target: Reg,
+        kind: ClockKind,
+    },
+    Sleep {
+        nanoseconds: u32,
+    },
+    Fence {
+        kind: FenceKind,
+        scope: Scope,
+    },
     Mbarrier(Box<MbarrierOp>),
     Bulk(Box<BulkOp>),
     CommitBulk,
-    WaitBulk { groups: u32, read: bool },
+    WaitBulk {
+        groups: u32,
+        read: bool,
+    },
     Copy(Box<CopyOp>),
     CommitCopies,
-    WaitCopies { groups: u32 },
-    CopyArrive { place: Box<Place>, no_increment: bool },
+    WaitCopies {
+        groups: u32,
+    },
+    CopyArrive {
+        place: Box<Place>,
+        no_increment: bool,
+    },
     /// No effect on memory or registers: prefetches, cache policies, register hints.
     Nothing,
 }
@@ -254,6 +341,34 @@ pub(crate) enum Constant {
     SharedWindow,
     /// Base of the generic window of this thread's local memory.
     LocalWindow,
+}
+
+/// A decoded module.
+pub(crate) struct Program {
+    /// Module variables; [`Constant::Global`] is an index here.
+    pub variables: Vec<GlobalVariable>,
+    /// Kernels, in the order of the text.
+    pub kernels: Vec<KernelCode>,
+}
+
+/// A module variable. Those in shared memory are here only to keep the numbering.
+pub(crate) struct GlobalVariable {
+    pub name: String,
+    pub space: VariableSpace,
+    pub align: u32,
+    pub bytes: u64,
+    /// The first bytes; the rest of an initialised or plain variable is zero.
+    pub initial: Vec<u8>,
+    /// Addresses to store, 8 bytes each, once the variables have them.
+    pub relocations: Vec<Relocation>,
+}
+
+/// `*(u64 *)(variable + at) = address of target + offset`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Relocation {
+    pub at: u64,
+    pub target: u32,
+    pub offset: i64,
 }
 
 /// A kernel parameter.

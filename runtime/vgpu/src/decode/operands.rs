@@ -53,8 +53,16 @@ impl Decoder<'_> {
             Operand::Integer(_) => (TRUE, false),
             _ => return self.fail("expected a predicate"),
         };
-        self.uses.push(index | PREDICATE_FLAG);
         Ok((index, negated))
+    }
+
+    /// Whether an operand is a predicate rather than a value.
+    pub(super) fn is_predicate(&mut self, operand: &Operand) -> Decoded<bool> {
+        Ok(match operand {
+            Operand::Not(_) => true,
+            Operand::Name(name) => matches!(self.resolve(name)?, Some(Binding::Predicate(_))),
+            _ => false,
+        })
     }
 
     /// A source predicate as an index; a negated one is computed into a temporary.
@@ -64,10 +72,8 @@ impl Decoder<'_> {
             return Ok(index);
         }
         let p = self.new_predicate();
-        self.emit(Op::Alu {
-            run: predicate_logic!(|a, _| !a),
-            args: Args { p, q: index, a: FALSE, ..Args::default() },
-        });
+        let args = Args { p, q: index, a: FALSE, ..Args::default() };
+        self.emit_alu(predicate_logic!(|a, _| !a), args, &[index | PREDICATE_FLAG], &[p | PREDICATE_FLAG]);
         Ok(p)
     }
 
@@ -78,7 +84,6 @@ impl Decoder<'_> {
             Operand::Sink => self.new_predicate(),
             _ => return self.fail("expected a destination predicate"),
         };
-        self.defines.push(index | PREDICATE_FLAG);
         Ok(index)
     }
 
@@ -105,7 +110,6 @@ impl Decoder<'_> {
             Operand::Name(name) => {
                 let (reg, _) = self.register(name)?;
                 self.check_width(name, reg, bytes)?;
-                self.defines.push(reg.row);
                 Ok(reg)
             }
             Operand::Sink => self.temporary(bytes),
@@ -121,7 +125,6 @@ impl Decoder<'_> {
                 if reg.bytes < bytes {
                     self.check_width(name, reg, bytes)?;
                 }
-                self.defines.push(reg.row);
                 Ok(Some(reg))
             }
             Operand::Sink => Ok(None),
@@ -158,7 +161,6 @@ impl Decoder<'_> {
                     if !(wider && reg.bytes > bytes) {
                         self.check_width(name, reg, bytes)?;
                     }
-                    self.uses.push(reg.row);
                     return Ok(reg);
                 }
                 self.symbol(name, 0, bytes)
@@ -185,9 +187,7 @@ impl Decoder<'_> {
             }
             Operand::Bits32(bits) => match bytes {
                 4 => self.constant(Constant::Bits(u128::from(*bits)), 4),
-                8 => {
-                    self.constant(Constant::Bits(u128::from(f64::from(f32::from_bits(*bits)).to_bits())), 8)
-                }
+                8 => self.constant(Constant::Bits(u128::from(f64::from(f32::from_bits(*bits)).to_bits())), 8),
                 _ => self.fail("a 0f literal needs a 32-bit instruction"),
             },
             Operand::Bits64(bits) => match bytes {
@@ -202,10 +202,10 @@ impl Decoder<'_> {
     fn symbol(&mut self, name: &str, offset: i64, bytes: u32) -> Decoded<Reg> {
         let value = match self.resolve(name)? {
             Some(Binding::Global(variable)) => Constant::Global(variable, offset),
-            Some(Binding::Shared(at) | Binding::Local(at) | Binding::Parameter(at)) => {
+            Some(Binding::Shared(at) | Binding::Local { offset: at, .. } | Binding::Parameter(at)) => {
                 Constant::Bits(u128::from((i64::from(at) + offset).cast_unsigned()))
             }
-            Some(Binding::DynamicShared) => Constant::DynamicShared(offset),
+            Some(Binding::DynamicShared(_)) => Constant::DynamicShared(offset),
             Some(Binding::Label(_) | Binding::Targets(_)) => return self.fail("a label is not a value"),
             Some(Binding::Predicate(_)) => return self.fail(format!("`{name}` is a predicate, a value is needed")),
             Some(_) => return self.fail(format!("`{name}` cannot have an offset here")),
@@ -232,7 +232,6 @@ impl Decoder<'_> {
             if !fits {
                 return self.fail(format!("register `{name}` with {} bits is not an address here", reg.bytes * 8));
             }
-            self.uses.push(reg.row);
             return Ok(Place { space, base: Some(reg), offset: *offset });
         }
         let space = self.symbol_space(name, space)?;
@@ -244,8 +243,8 @@ impl Decoder<'_> {
     fn symbol_space(&mut self, name: &str, space: Space) -> Decoded<Space> {
         let found = match self.resolve(name)? {
             Some(Binding::Global(_)) => Space::Global,
-            Some(Binding::Shared(_) | Binding::DynamicShared) => Space::Shared,
-            Some(Binding::Local(_)) => Space::Local,
+            Some(Binding::Shared(_) | Binding::DynamicShared(_)) => Space::Shared,
+            Some(Binding::Local { .. }) => Space::Local,
             Some(Binding::Parameter(_)) => Space::Param,
             Some(_) => return self.fail(format!("`{name}` is not an address")),
             None => return self.fail(format!("`{name}` is not declared")),

@@ -110,9 +110,9 @@ pub(crate) struct Allocation {
 impl Allocation {
     /// Name of a place inside: the innermost named range, and what is left as an offset.
     pub fn symbol(&self, offset: i64) -> String {
-        let inside = self.range(offset).map_or((self.name.clone(), offset), |range| {
-            (range.name.clone(), offset - range.start.cast_signed())
-        });
+        let inside = self
+            .range(offset)
+            .map_or((self.name.clone(), offset), |range| (range.name.clone(), offset - range.start.cast_signed()));
         match inside {
             (name, 0) => name,
             (name, rest) if rest < 0 => format!("{name}{rest}"),

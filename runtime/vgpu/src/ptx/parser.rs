@@ -2,7 +2,9 @@
 
 use super::PtxError;
 use super::ScalarType;
-use super::ast::{Function, FunctionParameter, Initial, Instruction, Module, Operand, Statement, Variable, VariableSpace};
+use super::ast::{
+    Function, FunctionParameter, Initial, Instruction, Module, Operand, Statement, Variable, VariableSpace,
+};
 use super::lexer::{Token, tokens};
 
 const MAX_DEPTH: u32 = 64;
@@ -12,7 +14,7 @@ const MAX_VARIABLE_BYTES: u64 = 1 << 32;
 ///
 /// # Errors
 /// The first construct that is not PTX as this crate knows it, with its line.
-pub fn parse(text: &str) -> Result<Module, PtxError> {
+pub(crate) fn parse(text: &str) -> Result<Module, PtxError> {
     let parsed = tokens(text).and_then(|tokens| Parser { tokens: &tokens, at: 0 }.module());
     parsed.map_err(|error| error.with_source(text))
 }
@@ -84,6 +86,7 @@ impl<'a> Parser<'a, '_> {
         match self.peek() {
             Some(Token::Integer(value)) => {
                 self.at += 1;
+                let value = i128::from(value);
                 Ok(if negative { -value } else { value })
             }
             _ => self.error(format!("expected {what}, found {}", self.found())),
@@ -319,12 +322,12 @@ impl<'a> Parser<'a, '_> {
             Some(Token::Punct('-')) => {
                 self.at += 1;
                 match self.peek() {
-                    Some(Token::Integer(value)) => Initial::Integer(-value),
+                    Some(Token::Integer(value)) => Initial::Integer(-i128::from(value)),
                     Some(Token::Float(value)) => Initial::Float(-value),
                     _ => return self.error("expected a number after `-`"),
                 }
             }
-            Some(Token::Integer(value)) => Initial::Integer(value),
+            Some(Token::Integer(value)) => Initial::Integer(i128::from(value)),
             Some(Token::Float(value)) => Initial::Float(value),
             Some(Token::Bits32(bits)) => Initial::Bits32(bits),
             Some(Token::Bits64(bits)) => Initial::Bits64(bits),
@@ -362,7 +365,7 @@ impl<'a> Parser<'a, '_> {
 
     fn function(&mut self, entry: bool) -> Result_<Function> {
         let line = self.line();
-        while self.accept_dot("attribute") {
+        if self.accept_dot("attribute") {
             return self.error("function attributes are not supported");
         }
         let returns = if !entry && self.peek() == Some(Token::Punct('(')) { self.formals()? } else { Vec::new() };
@@ -599,7 +602,7 @@ impl<'a> Parser<'a, '_> {
             }
             Token::Integer(value) => {
                 self.at += 1;
-                Ok(Operand::Integer(value))
+                Ok(Operand::Integer(i128::from(value)))
             }
             Token::Float(value) => {
                 self.at += 1;

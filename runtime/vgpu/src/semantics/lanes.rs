@@ -136,13 +136,7 @@ pub(crate) unsafe fn compare<A: Copy>(
 
 /// A function of one lane's value into the destination predicate.
 #[inline(always)]
-pub(crate) unsafe fn test<A: Copy>(
-    file: *mut u8,
-    predicates: *mut u32,
-    args: &Args,
-    mask: u32,
-    f: impl Fn(A) -> bool,
-) {
+pub(crate) unsafe fn test<A: Copy>(file: *mut u8, predicates: *mut u32, args: &Args, mask: u32, f: impl Fn(A) -> bool) {
     // SAFETY: as in `compare`.
     unsafe {
         let a = row::<A>(file, args.a);

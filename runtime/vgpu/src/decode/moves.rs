@@ -1,0 +1,434 @@
+//! Moves, comparisons, selections and conversions of addresses between state spaces.
+
+use super::modifiers::Modifiers;
+use super::op::{Constant, FALSE, Op, PREDICATE_FLAG, Reg};
+use super::{Decoded, Decoder};
+use crate::memory::address::PARAM_WINDOW;
+use crate::ptx::ScalarType;
+use crate::ptx::ast::Operand;
+use crate::semantics::convert::{bf16_to_f64, f16_to_f64};
+use crate::semantics::float::flush;
+use crate::semantics::lanes::{AluFn, Args};
+
+const COMPARISONS: [&str; 18] = [
+    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan",
+];
+
+impl Decoder<'_> {
+    pub(super) fn moves(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        match opcode {
+            "mov" => self.move_value(m, operands),
+            "setp" => self.set_predicate(m, operands),
+            "set" => self.set(m, operands),
+            "selp" => {
+                let element = self.need_element(m)?;
+                self.expect_count(operands, 4)?;
+                let a = self.source(&operands[1], element)?;
+                let b = self.source(&operands[2], element)?;
+                let q = self.plain_predicate(&operands[3])?;
+                let target = self.target(&operands[0], element.bytes())?;
+                self.select(target, a, b, q)
+            }
+            "slct" => self.select_by_sign(m, operands),
+            "cvta" => self.convert_address(m, operands),
+            "isspacep" => self.is_space(m, operands),
+            _ => self.cluster_address(opcode, m, operands),
+        }
+    }
+
+    fn move_value(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        let element = self.need_element(m)?;
+        self.expect_count(operands, 2)?;
+        let (to, from) = (&operands[0], &operands[1]);
+        match (to, from) {
+            _ if element == ScalarType::Pred => {
+                let (q, negated) = self.source_predicate(from)?;
+                let p = self.target_predicate(to)?;
+                let run = if negated { predicate_logic!(|a, _| !a) } else { predicate_logic!(|a, _| a) };
+                self.predicate_logic(run, p, q, FALSE);
+                Ok(())
+            }
+            (Operand::Vector(parts), from) => self.unpack(parts, from, element),
+            (to, Operand::Vector(parts)) => self.pack(to, parts, element),
+            (Operand::Name(_), Operand::Name(name)) if super::control::clock(name).is_some() => {
+                let target = self.target(to, element.bytes())?;
+                if let Some(kind) = super::control::clock(name) {
+                    self.emit(Op::Clock { target, kind });
+                }
+                Ok(())
+            }
+            _ => {
+                use ScalarType::*;
+                let movable = matches!(element, B16 | B32 | B64 | B128 | U16 | U32 | U64 | S16 | S32 | S64 | F32 | F64);
+                if !movable {
+                    return self.unsupported(element);
+                }
+                let source = self.source(from, element)?;
+                let target = self.target(to, element.bytes())?;
+                self.copy_register(target, source);
+                Ok(())
+            }
+        }
+    }
+
+    /// Type of one of several equal parts of a value.
+    fn part(&self, element: ScalarType, count: usize) -> Decoded<ScalarType> {
+        match (element.bytes(), count) {
+            (2, 2) | (4, 4) => Ok(ScalarType::B8),
+            (4, 2) | (8, 4) => Ok(ScalarType::B16),
+            (8, 2) | (16, 4) => Ok(ScalarType::B32),
+            (16, 2) => Ok(ScalarType::B64),
+            _ => self.fail(format!("a value of this type has no {count} parts")),
+        }
+    }
+
+    /// `mov.b64 {a, b}, d`
+    fn unpack(&mut self, parts: &[Operand], from: &Operand, element: ScalarType) -> Decoded<()> {
+        let part = self.part(element, parts.len())?;
+        let source = self.source(from, element)?;
+        for (index, operand) in parts.iter().enumerate() {
+            if *operand == Operand::Sink {
+                continue;
+            }
+            let target = self.target(operand, part.bytes())?;
+            let run = unpack_part(source.bytes, part.bytes(), index);
+            let Some(run) = run else { return self.fail("parts of this size are not supported") };
+            self.alu(run, target, &[source]);
+        }
+        Ok(())
+    }
+
+    /// `mov.b64 d, {a, b}`
+    fn pack(&mut self, to: &Operand, parts: &[Operand], element: ScalarType) -> Decoded<()> {
+        let part = self.part(element, parts.len())?;
+        let mut values = parts.iter().map(|operand| self.source(operand, part)).collect::<Decoded<Vec<_>>>()?;
+        let target = self.target(to, element.bytes())?;
+        if let [a, b, c, d] = values[..] {
+            let pair = part.bytes() * 2;
+            let (low, high) = (self.temporary(pair)?, self.temporary(pair)?);
+            self.join(low, a, b);
+            self.join(high, c, d);
+            values = vec![low, high];
+        }
+        self.join(target, values[0], values[1]);
+        Ok(())
+    }
+
+    fn join(&mut self, target: Reg, low: Reg, high: Reg) {
+        let run: AluFn = match low.bytes {
+            1 => binary!(u8, u8 => u16, |a, b| u16::from(b) << 8 | u16::from(a)),
+            2 => binary!(u16, u16 => u32, |a, b| u32::from(b) << 16 | u32::from(a)),
+            4 => binary!(u32, u32 => u64, |a, b| u64::from(b) << 32 | u64::from(a)),
+            _ => binary!(u64, u64 => u128, |a, b| u128::from(b) << 64 | u128::from(a)),
+        };
+        self.alu(run, target, &[low, high]);
+    }
+
+    /// `d = q ? a : b`
+    fn select(&mut self, d: Reg, a: Reg, b: Reg, q: u32) -> Decoded<()> {
+        let run: AluFn = match d.bytes {
+            2 => selection!(u16),
+            4 => selection!(u32),
+            8 => selection!(u64),
+            _ => return self.fail("cannot select values of this width"),
+        };
+        let args = Args { d: d.row, a: a.row, b: b.row, q, ..Args::default() };
+        self.emit_alu(run, args, &[a.row, b.row, q | PREDICATE_FLAG], &[d.row]);
+        Ok(())
+    }
+
+    fn compare(&mut self, run: AluFn, p: u32, a: Reg, b: Reg) {
+        let args = Args { p, a: a.row, b: b.row, ..Args::default() };
+        self.emit_alu(run, args, &[a.row, b.row], &[p | PREDICATE_FLAG]);
+    }
+
+    /// `setp.cmp{.bool}.type p{|q}, a, b{, {!}c};`
+    fn set_predicate(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        let Some(comparison) = m.one_of(&COMPARISONS) else { return self.fail("the comparison is missing") };
+        let combine = m.one_of(&["and", "or", "xor"]);
+        let ftz = m.take("ftz");
+        let element = self.need_element(m)?;
+        self.expect_count(operands, if combine.is_some() { 4 } else { 3 })?;
+        let a = self.source(&operands[1], element)?;
+        let b = self.source(&operands[2], element)?;
+        let halves = matches!(element, ScalarType::F16x2 | ScalarType::Bf16x2);
+        let (first, second) = match &operands[0] {
+            Operand::Pair(p, q) => (self.target_predicate(p)?, Some(self.target_predicate(q)?)),
+            single => (self.target_predicate(single)?, None),
+        };
+        let other = match (combine, operands.get(3)) {
+            (Some(combine), Some(operand)) => Some((combine, self.plain_predicate(operand)?)),
+            _ => None,
+        };
+        let Some(run) = comparator(comparison, element, ftz, 0) else { return self.unsupported(element) };
+        if halves && second.is_none() {
+            return self.fail("a packed comparison needs two predicates");
+        }
+        if second.is_none() && other.is_none() {
+            self.compare(run, first, a, b);
+            return Ok(());
+        }
+        // Results go to temporaries first: a destination may be the guard or the combined predicate.
+        let result = self.new_predicate();
+        self.compare(run, result, a, b);
+        let mut writes = vec![(first, result)];
+        if let Some(second) = second {
+            let inverse = self.new_predicate();
+            if halves {
+                let Some(run) = comparator(comparison, element, ftz, 1) else { return self.unsupported(element) };
+                self.compare(run, inverse, a, b);
+            } else {
+                self.predicate_logic(predicate_logic!(|a, _| !a), inverse, result, FALSE);
+            }
+            writes.push((second, inverse));
+        }
+        if let Some((combine, other)) = other {
+            let run = match combine {
+                "and" => predicate_logic!(|a, b| a & b),
+                "or" => predicate_logic!(|a, b| a | b),
+                _ => predicate_logic!(|a, b| a ^ b),
+            };
+            for (_, value) in &mut writes {
+                let combined = self.new_predicate();
+                self.predicate_logic(run, combined, *value, other);
+                *value = combined;
+            }
+        }
+        // The guard itself is written last.
+        writes.sort_by_key(|(target, _)| *target == self.guard & !super::op::GUARD_NOT);
+        for (target, value) in writes {
+            self.predicate_logic(predicate_logic!(|a, _| a), target, value, FALSE);
+        }
+        Ok(())
+    }
+
+    /// `set.cmp{.bool}.dtype.stype d, a, b{, {!}c};`: all ones or 1.0 where true.
+    fn set(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        let Some(comparison) = m.one_of(&COMPARISONS) else { return self.fail("the comparison is missing") };
+        let combine = m.one_of(&["and", "or", "xor"]);
+        let ftz = m.take("ftz");
+        let result = self.need_element(m)?;
+        let element = self.need_element(m)?;
+        let yes = match result {
+            ScalarType::U32 | ScalarType::S32 => 0xffff_ffff,
+            ScalarType::F32 => 0x3f80_0000,
+            _ => return self.unsupported(result),
+        };
+        self.expect_count(operands, if combine.is_some() { 4 } else { 3 })?;
+        let a = self.source(&operands[1], element)?;
+        let b = self.source(&operands[2], element)?;
+        let Some(run) = comparator(comparison, element, ftz, 0) else { return self.unsupported(element) };
+        if matches!(element, ScalarType::F16x2 | ScalarType::Bf16x2) {
+            return self.unsupported(element);
+        }
+        let p = self.new_predicate();
+        self.compare(run, p, a, b);
+        if let (Some(combine), Some(operand)) = (combine, operands.get(3)) {
+            let other = self.plain_predicate(operand)?;
+            let run = match combine {
+                "and" => predicate_logic!(|a, b| a & b),
+                "or" => predicate_logic!(|a, b| a | b),
+                _ => predicate_logic!(|a, b| a ^ b),
+            };
+            self.predicate_logic(run, p, p, other);
+        }
+        let (yes, no) = (self.constant(Constant::Bits(yes), 4)?, self.constant(Constant::Bits(0), 4)?);
+        let target = self.target(&operands[0], 4)?;
+        self.select(target, yes, no, p)
+    }
+
+    /// `slct.dtype.ctype d, a, b, c;`: a where c ≥ 0.
+    fn select_by_sign(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        let ftz = m.take("ftz");
+        let element = self.need_element(m)?;
+        let control = self.need_element(m)?;
+        let run = match control {
+            ScalarType::S32 | ScalarType::F32 => comparator("ge", control, ftz, 0),
+            _ => None,
+        };
+        let Some(run) = run else { return self.unsupported(control) };
+        self.expect_count(operands, 4)?;
+        let a = self.source(&operands[1], element)?;
+        let b = self.source(&operands[2], element)?;
+        let c = self.source(&operands[3], control)?;
+        let zero = self.constant(Constant::Bits(0), 4)?;
+        let p = self.new_predicate();
+        self.compare(run, p, c, zero);
+        let target = self.target(&operands[0], element.bytes())?;
+        self.select(target, a, b, p)
+    }
+
+    /// Base of the generic window of a state space; `None` where generic addresses are the same.
+    fn window(&mut self, m: &mut Modifiers) -> Decoded<Option<Reg>> {
+        let names = ["global", "const", "shared", "shared::cta", "shared::cluster", "local", "param", "param::entry"];
+        let value = match m.one_of(&names) {
+            None => return self.fail("the state space is missing"),
+            Some("global" | "const") => return Ok(None),
+            Some("shared" | "shared::cta" | "shared::cluster") => Constant::SharedWindow,
+            Some("local") => Constant::LocalWindow,
+            Some(_) => Constant::Bits(u128::from(PARAM_WINDOW)),
+        };
+        self.constant(value, 8).map(Some)
+    }
+
+    fn convert_address(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        let to_space = m.take("to");
+        let window = self.window(m)?;
+        self.only_type(m, ScalarType::U64)?;
+        self.expect_count(operands, 2)?;
+        let source = self.source(&operands[1], ScalarType::U64)?;
+        let target = self.target(&operands[0], 8)?;
+        match window {
+            None => self.copy_register(target, source),
+            Some(window) => {
+                let run = if to_space {
+                    binary!(u64, u64 => u64, |a, b| a.wrapping_sub(b))
+                } else {
+                    binary!(u64, u64 => u64, |a, b| a.wrapping_add(b))
+                };
+                self.alu(run, target, &[source, window]);
+            }
+        }
+        Ok(())
+    }
+
+    /// `isspacep.space p, a;`
+    fn is_space(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        let window = self.window(m)?;
+        self.expect_count(operands, 2)?;
+        let source = self.source(&operands[1], ScalarType::U64)?;
+        let p = self.target_predicate(&operands[0])?;
+        match window {
+            // A device address has its rank, counted from one, below two zero bits.
+            None => {
+                let run = predicate_test!(u64, |a| crate::memory::address::is_device(a) && a >> 52 != 0);
+                let args = Args { p, a: source.row, ..Args::default() };
+                self.emit_alu(run, args, &[source.row], &[p | PREDICATE_FLAG]);
+            }
+            Some(window) => {
+                let run = comparison!(u64, |a, b| a >> 32 == b >> 32);
+                self.compare(run, p, source, window);
+            }
+        }
+        Ok(())
+    }
+
+    /// `mapa` and `getctarank` in a cluster of one CTA.
+    fn cluster_address(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        m.take("shared::cluster");
+        let element = self.need_element(m)?;
+        if !matches!(element, ScalarType::U32 | ScalarType::U64) {
+            return self.unsupported(element);
+        }
+        if opcode == "mapa" {
+            self.expect_count(operands, 3)?;
+            let source = self.source(&operands[1], element)?;
+            self.source(&operands[2], ScalarType::U32)?;
+            let target = self.target(&operands[0], element.bytes())?;
+            self.copy_register(target, source);
+        } else {
+            self.expect_count(operands, 2)?;
+            self.source(&operands[1], element)?;
+            let rank = self.constant(Constant::Bits(0), 4)?;
+            let target = self.target(&operands[0], 4)?;
+            self.copy_register(target, rank);
+        }
+        Ok(())
+    }
+}
+
+/// Extracts part `index` of a value, both of the given widths.
+fn unpack_part(whole: u32, part: u32, index: usize) -> Option<AluFn> {
+    Some(match (whole, part, index) {
+        (2, 1, 0) => unary!(u16 => u8, |a| a as u8),
+        (2, 1, 1) => unary!(u16 => u8, |a| (a >> 8) as u8),
+        (4, 1, 0) => unary!(u32 => u8, |a| a as u8),
+        (4, 1, 1) => unary!(u32 => u8, |a| (a >> 8) as u8),
+        (4, 1, 2) => unary!(u32 => u8, |a| (a >> 16) as u8),
+        (4, 1, 3) => unary!(u32 => u8, |a| (a >> 24) as u8),
+        (4, 2, 0) => unary!(u32 => u16, |a| a as u16),
+        (4, 2, 1) => unary!(u32 => u16, |a| (a >> 16) as u16),
+        (8, 2, 0) => unary!(u64 => u16, |a| a as u16),
+        (8, 2, 1) => unary!(u64 => u16, |a| (a >> 16) as u16),
+        (8, 2, 2) => unary!(u64 => u16, |a| (a >> 32) as u16),
+        (8, 2, 3) => unary!(u64 => u16, |a| (a >> 48) as u16),
+        (8, 4, 0) => unary!(u64 => u32, |a| a as u32),
+        (8, 4, 1) => unary!(u64 => u32, |a| (a >> 32) as u32),
+        (16, 4, 0) => unary!(u128 => u32, |a| a as u32),
+        (16, 4, 1) => unary!(u128 => u32, |a| (a >> 32) as u32),
+        (16, 4, 2) => unary!(u128 => u32, |a| (a >> 64) as u32),
+        (16, 4, 3) => unary!(u128 => u32, |a| (a >> 96) as u32),
+        (16, 8, 0) => unary!(u128 => u64, |a| a as u64),
+        (16, 8, 1) => unary!(u128 => u64, |a| (a >> 64) as u64),
+        _ => return None,
+    })
+}
+
+macro_rules! integer_comparator {
+    ($name:expr, $t:ty) => {
+        match $name {
+            "eq" => comparison!($t, |a, b| a == b),
+            "ne" => comparison!($t, |a, b| a != b),
+            "lt" | "lo" => comparison!($t, |a, b| a < b),
+            "le" | "ls" => comparison!($t, |a, b| a <= b),
+            "gt" | "hi" => comparison!($t, |a, b| a > b),
+            "ge" | "hs" => comparison!($t, |a, b| a >= b),
+            _ => return None,
+        }
+    };
+}
+
+/// `$v` turns the lane's bits into a value with a floating-point order.
+macro_rules! float_comparator {
+    ($name:expr, $t:ty, $v:expr) => {
+        match $name {
+            "eq" => comparison!($t, |a, b| $v(a) == $v(b)),
+            "ne" => comparison!($t, |a, b| $v(a) < $v(b) || $v(a) > $v(b)),
+            "lt" => comparison!($t, |a, b| $v(a) < $v(b)),
+            "le" => comparison!($t, |a, b| $v(a) <= $v(b)),
+            "gt" => comparison!($t, |a, b| $v(a) > $v(b)),
+            "ge" => comparison!($t, |a, b| $v(a) >= $v(b)),
+            "equ" => comparison!($t, |a, b| !($v(a) < $v(b) || $v(a) > $v(b))),
+            "neu" => comparison!($t, |a, b| $v(a) != $v(b)),
+            "ltu" => comparison!($t, |a, b| !($v(a) >= $v(b))),
+            "leu" => comparison!($t, |a, b| !($v(a) > $v(b))),
+            "gtu" => comparison!($t, |a, b| !($v(a) <= $v(b))),
+            "geu" => comparison!($t, |a, b| !($v(a) < $v(b))),
+            "num" => comparison!($t, |a, b| !$v(a).is_nan() && !$v(b).is_nan()),
+            "nan" => comparison!($t, |a, b| $v(a).is_nan() || $v(b).is_nan()),
+            _ => return None,
+        }
+    };
+}
+
+/// The comparison as a handler; `half` picks the half of a packed type.
+#[allow(clippy::neg_cmp_op_on_partial_ord, clippy::nonminimal_bool, reason = "unordered comparisons are negated ones")]
+fn comparator(name: &str, element: ScalarType, ftz: bool, half: u32) -> Option<AluFn> {
+    use ScalarType::*;
+    let unsigned_only = matches!(name, "lo" | "ls" | "hi" | "hs");
+    let equality = matches!(name, "eq" | "ne");
+    if ftz && element != F32 {
+        return None;
+    }
+    Some(match element {
+        B16 if equality => integer_comparator!(name, u16),
+        B32 if equality => integer_comparator!(name, u32),
+        B64 if equality => integer_comparator!(name, u64),
+        U16 => integer_comparator!(name, u16),
+        U32 => integer_comparator!(name, u32),
+        U64 => integer_comparator!(name, u64),
+        S16 if !unsigned_only => integer_comparator!(name, i16),
+        S32 if !unsigned_only => integer_comparator!(name, i32),
+        S64 if !unsigned_only => integer_comparator!(name, i64),
+        F32 if ftz => float_comparator!(name, f32, flush),
+        F32 => float_comparator!(name, f32, std::convert::identity),
+        F64 => float_comparator!(name, f64, std::convert::identity),
+        F16 => float_comparator!(name, u16, f16_to_f64),
+        Bf16 => float_comparator!(name, u16, bf16_to_f64),
+        F16x2 if half == 0 => float_comparator!(name, u32, |a: u32| f16_to_f64(a as u16)),
+        F16x2 => float_comparator!(name, u32, |a: u32| f16_to_f64((a >> 16) as u16)),
+        Bf16x2 if half == 0 => float_comparator!(name, u32, |a: u32| bf16_to_f64(a as u16)),
+        Bf16x2 => float_comparator!(name, u32, |a: u32| bf16_to_f64((a >> 16) as u16)),
+        _ => return None,
+    })
+}
