@@ -21,6 +21,7 @@ mod bounds;
 mod chunks;
 mod demand;
 mod engine;
+mod links;
 mod queue;
 mod report;
 mod scenario;
@@ -39,6 +40,8 @@ pub fn simulate(scenario: &Scenario) -> Result<Outcome, ScenarioError> {
     scenario.check()?;
     let demand = demand::Spread::new(scenario);
     let chunks = chunks::Chunks::sample(scenario, &demand);
-    let record = engine::run(scenario, &demand, &chunks);
-    Ok(report::summarise(scenario, &chunks, &record, bounds::closed_form(scenario, &demand)))
+    let links = links::Links::new(scenario);
+    let record = engine::run(scenario, &chunks, &links);
+    let bounds = bounds::closed_form(scenario, &demand, &links);
+    Ok(report::summarise(scenario, &chunks, &links, &record, bounds))
 }

@@ -181,6 +181,23 @@ pub enum Link {
 }
 
 impl Link {
+    /// The link that carries the same wire's bytes in the other direction.
+    #[must_use]
+    pub fn reverse(self) -> Link {
+        let kind = match self.kind() {
+            LinkKind::NicOut => LinkKind::NicIn,
+            LinkKind::NicIn => LinkKind::NicOut,
+            LinkKind::NvlinkOut => LinkKind::NvlinkIn,
+            LinkKind::NvlinkIn => LinkKind::NvlinkOut,
+            LinkKind::SpineUp => LinkKind::SpineDown,
+            LinkKind::SpineDown => LinkKind::SpineUp,
+        };
+        match self {
+            Link::Port { gpu, .. } => Link::Port { kind, gpu },
+            Link::Spine { pod, rail, .. } => Link::Spine { kind, pod, rail },
+        }
+    }
+
     /// What it is.
     #[must_use]
     pub fn kind(self) -> LinkKind {
@@ -229,7 +246,9 @@ pub enum ScenarioError {
         ranks: u32,
     },
     /// The load names another number of ranks.
-    #[error("rank_load has {given} values; give one for each of the {ranks} ranks of a group, or none for an even load")]
+    #[error(
+        "rank_load has {given} values; give one for each of the {ranks} ranks of a group, or none for an even load"
+    )]
     LoadShape {
         /// Values given.
         given: usize,
