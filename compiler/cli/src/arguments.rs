@@ -26,10 +26,6 @@ pub enum Command {
     Fmt(Fmt),
     /// Compile a file to a bundle of kernels, or print a stage of the compilation
     Build(Build),
-    /// Compile, run gate, dispatch, experts and combine on every rank, and check every result against the reference
-    Run(Run),
-    /// Run a gate alone over a file of logits
-    Gate(Gate),
     /// Explain a diagnostic code, with a failing and a repaired example
     Explain(Explain),
 }
@@ -57,6 +53,12 @@ pub struct Build {
     /// Which deploy of the file [default: the only one]
     #[arg(long)]
     pub deploy: Option<String>,
+    /// Nodes over which the ranks are spread [default: as the deploy says]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub nodes: Option<u32>,
+    /// GPUs, that is ranks, of each node [default: as the deploy says]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub gpus_per_node: Option<u32>,
     /// GPU architecture, repeatable [default: the cluster's target]
     #[arg(long = "target", value_enum)]
     pub targets: Vec<TargetName>,
@@ -69,66 +71,12 @@ pub struct Build {
 }
 
 #[derive(Args)]
-pub struct Run {
-    /// A .moe file, or a bundle made by `moec build`
-    pub file: PathBuf,
-    /// Which deploy of the file [default: the only one]
-    #[arg(long)]
-    pub deploy: Option<String>,
-    /// Where the kernels run
-    #[arg(long, value_enum, default_value_t = DeviceName::Virtual)]
-    pub device: DeviceName,
-    /// Nodes; the ranks of the deploy are spread over them [default: as the deploy says]
-    #[arg(long)]
-    pub nodes: Option<u32>,
-    /// GPUs, that is ranks, per node [default: as the cluster says]
-    #[arg(long)]
-    pub gpus_per_node: Option<u32>,
-    /// Tokens per rank [default: as the deploy says]
-    #[arg(long)]
-    pub tokens: Option<u32>,
-    /// Seed of the input and of the virtual GPU's schedule
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Logits [tokens, experts], gate parameters and activations x [tokens, hidden]; tokens are split evenly over the ranks
-    #[arg(long)]
-    pub input: Option<PathBuf>,
-    /// Where indices, weights and the combined result go
-    #[arg(long)]
-    pub output: Option<PathBuf>,
-    /// Where a picture of the traffic matrix goes (SVG)
-    #[arg(long)]
-    pub picture: Option<PathBuf>,
-    /// How the report is printed
-    #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
-    pub format: ReportFormat,
-}
-
-#[derive(Args)]
-pub struct Gate {
-    /// The .moe file
-    pub file: PathBuf,
-    /// Which model of the file [default: the only one]
-    #[arg(long)]
-    pub model: Option<String>,
-    /// Logits [tokens, experts] and every gate parameter under its own name; with grad_weights, gradients are computed too
-    #[arg(long)]
-    pub input: PathBuf,
-    /// Where indices and weights (and grad_logits) go
-    #[arg(long)]
-    pub output: PathBuf,
-    /// What executes the gate
-    #[arg(long, value_enum, default_value_t = Backend::Host)]
-    pub on: Backend,
-}
-
-#[derive(Args)]
 pub struct Explain {
     /// A code, such as M0301
     pub code: String,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum MessageFormat {
     Human,
     Json,
@@ -167,30 +115,4 @@ pub enum Stage {
     Ptx,
     /// Machine code, through ptxas and nvdisasm
     Sass,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum DeviceName {
-    /// The virtual GPU: PTX on this machine's CPU
-    Virtual,
-    /// NVIDIA GPUs, through the driver
-    Cuda,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum Backend {
-    /// The interpreter that defines the meaning
-    Reference,
-    /// Native code for this CPU
-    Host,
-    /// The PTX kernel on the virtual GPU
-    Virtual,
-    /// The PTX kernel on an NVIDIA GPU
-    Cuda,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum ReportFormat {
-    Table,
-    Json,
 }

@@ -13,28 +13,36 @@ pub struct OutputError {
 
 /// Writes `bytes` to `path`, all or nothing.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    replace(path, bytes).map_err(|source| OutputError { path: path.to_owned(), source })
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    // A link stays one: the file that it names is replaced.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let old = path.metadata().ok();
+    if old.as_ref().is_some_and(|old| !old.is_file() && !old.is_dir()) {
+        // A device or a pipe cannot be replaced.
+        return std::fs::write(path, bytes);
+    }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let written = tempfile::Builder::new().prefix(".moec-").tempfile_in(folder).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        set_usual_permissions(file.as_file())?;
-        file.persist(path).map_err(|failed| failed.error)?;
-        Ok(())
-    });
-    written.map_err(|source| OutputError { path: path.to_owned(), source })
-}
-
-/// Temporary files are private; an output file is as readable as any other.
-fn set_usual_permissions(file: &std::fs::File) -> std::io::Result<()> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".moec-");
     #[cfg(unix)]
     {
-        use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        // A temporary file is for its owner alone; an output file is like any other, so that the umask decides.
+        use std::os::unix::fs::PermissionsExt as _;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    let _ = file;
+    let mut file = builder.tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    if let Some(old) = old {
+        file.as_file().set_permissions(old.permissions())?;
+    }
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|failed| failed.error)?;
     Ok(())
 }
 

@@ -1,1 +1,22 @@
-//! From a checked specification and its plan to a bundle of kernels.
+//! From a checked specification to a bundle of kernels.
+//!
+//! ```text
+//! Spec ──Layer::select──▶ Layer ──Layer::plan──▶ Planned ──Planned::kernels──▶ Kernels ──Kernels::ptx──▶ Images ──Images::bundle──▶ Bundle
+//! ```
+//!
+//! Invariants: each arrow is one type and one function, and none looks back; whatever is the fault of the user's file is a
+//! [`moe_compiler::diagnostics::Diagnostic`] at its place, before anything is generated; the same file and options give the same bundle,
+//! byte for byte, on any number of threads.
+
+mod choice;
+mod error;
+mod layer;
+mod plan;
+mod show;
+mod stage;
+
+pub use choice::Choice;
+pub use error::LowerError;
+pub use layer::Layer;
+pub use plan::Planned;
+pub use stage::{Stage, Timings};

@@ -1,0 +1,63 @@
+//! `moec build`
+
+use moe_compiler::dump_source;
+use moe_compiler::spec::{Spec, Target};
+use moe_gate::derivative::derivative;
+use moe_lower::{Choice, Layer, Planned};
+
+use crate::arguments::{Build, Stage, TargetName};
+use crate::failure::Failure;
+use crate::source::Source;
+use crate::terminal::{self, Terminal};
+
+/// Writes a bundle, or prints a stage.
+pub fn build(arguments: &Build, terminal: &Terminal) -> Result<(), Failure> {
+    let source = Source::read(&arguments.file)?;
+    if arguments.emit == Some(Stage::Ast) {
+        return match dump_source(&source.bytes) {
+            Ok(text) => terminal::print(&text),
+            Err(diagnostics) => Err(Failure::File(source, diagnostics)),
+        };
+    }
+    let spec = source.check(terminal)?;
+    let choice = Choice {
+        deploy: arguments.deploy.clone(),
+        nodes: arguments.nodes,
+        gpus_per_node: arguments.gpus_per_node,
+        targets: arguments.targets.iter().map(|&name| target(name)).collect(),
+        tokens: None,
+    };
+    let planned = || plan(&source, &spec, &choice);
+    match arguments.emit {
+        Some(Stage::Ast) => Ok(()),
+        Some(Stage::Spec) => terminal::print(&spec.to_string()),
+        Some(Stage::Gate) => terminal::print(&gates(&spec)),
+        Some(Stage::Plan) => terminal::print(&planned()?.to_string()),
+        _ => Err(Failure::Message(
+            "this compiler has no kernels yet: `--emit ast`, `spec`, `gate` and `plan` work".into(),
+        )),
+    }
+}
+
+/// The deploy's plan.
+pub fn plan(source: &Source, spec: &Spec, choice: &Choice) -> Result<Planned, Failure> {
+    Layer::select(spec, choice).and_then(Layer::plan).map_err(|error| Failure::of_lowering(source, error))
+}
+
+fn gates(spec: &Spec) -> String {
+    let mut text = String::new();
+    for (_, model) in spec.models.iter() {
+        text.push_str(&format!("gate of {}\n{}\n", model.name, model.gate));
+        if let Some(backward) = derivative(&model.gate) {
+            text.push_str(&format!("gradient of the gate of {}\n{backward}\n", model.name));
+        }
+    }
+    text
+}
+
+fn target(name: TargetName) -> Target {
+    match name {
+        TargetName::Sm90a => Target::Sm90a,
+        TargetName::Sm100a => Target::Sm100a,
+    }
+}

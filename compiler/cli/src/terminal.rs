@@ -1,0 +1,72 @@
+//! What is said on standard error, for people or for tools, and what is written to standard output.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use moe_compiler::diagnostics::Diagnostics;
+use moe_compiler::diagnostics::render::{Style, json, render};
+
+use crate::arguments::{Color, MessageFormat};
+use crate::failure::Failure;
+use crate::source::Source;
+
+/// How things are said.
+#[derive(Clone, Copy, Debug)]
+pub struct Terminal {
+    format: MessageFormat,
+    style: Style,
+}
+
+impl Terminal {
+    /// From the command line and the environment.
+    pub fn new(format: MessageFormat, color: Color) -> Terminal {
+        let colour = match color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
+        };
+        Terminal { format, style: Style { colour, ascii: false } }
+    }
+
+    /// Says what was found in a file.
+    pub fn diagnostics(self, source: &Source, diagnostics: &Diagnostics) {
+        if diagnostics.is_empty() {
+            return;
+        }
+        say(&match self.format {
+            MessageFormat::Human => render(&source.name, &source.bytes, diagnostics, self.style),
+            MessageFormat::Json => json(&source.name, &source.bytes, diagnostics),
+        });
+    }
+
+    /// Says why a command failed.
+    pub fn fail(self, failure: &Failure) {
+        match failure {
+            Failure::File(source, diagnostics) => self.diagnostics(source, diagnostics),
+            Failure::Message(message) => match self.format {
+                MessageFormat::Human => say(&format!("error: {message}\n")),
+                MessageFormat::Json => {
+                    say(&format!("{}\n", serde_json::json!({ "severity": "error", "title": message })))
+                }
+            },
+            Failure::Said => {}
+        }
+    }
+}
+
+/// Writes a result to standard output. Whoever closed it early, such as `head`, wants no more.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Message(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// There is nobody left to tell when standard error is closed.
+fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}

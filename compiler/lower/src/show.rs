@@ -1,0 +1,50 @@
+//! A plan as text.
+
+use std::fmt;
+
+use moe_bundle::{LocalBuffer, RowLayout};
+use moe_plan::Sizes;
+
+use crate::plan::Planned;
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (exchange, layer) = (&self.exchange, &self.layer);
+        let sizes = Sizes::of(exchange);
+        writeln!(f, "plan of {} of {}", layer.deploy, layer.model)?;
+        writeln!(f, "  ranks             {}", exchange.ranks)?;
+        let local = exchange.local_experts_max();
+        write!(f, "  experts           {}, at most {local} on a rank", exchange.experts)?;
+        match exchange.zero_experts {
+            0 => writeln!(f)?,
+            zero => writeln!(f, "; {zero} more compute nothing")?,
+        }
+        writeln!(f, "  picks per token   {}", exchange.top_k)?;
+        writeln!(f, "  tokens per rank   at most {}", exchange.max_tokens)?;
+        writeln!(f, "  hidden            {}", exchange.hidden)?;
+        let layout = match exchange.layout {
+            RowLayout::RankMajor => "rank_major".into(),
+            RowLayout::ExpertMajor { align } => format!("expert_major align {align}"),
+        };
+        writeln!(f, "  dispatch          {:?}, {layout}", exchange.dispatch)?;
+        let weighted = if exchange.weighted { "weighted" } else { "unweighted" };
+        writeln!(f, "  combine           {:?}, {weighted}", exchange.combine)?;
+        writeln!(f, "  launches          {} CTAs of {} threads", exchange.ctas, exchange.threads)?;
+        writeln!(f, "symmetric memory, the same on every rank: {} bytes", exchange.symmetric.bytes)?;
+        for region in exchange.symmetric.regions(exchange) {
+            if region.bytes > 0 {
+                writeln!(f, "  {:<18} at {:>12}  {:>12} bytes", region.name, region.start, region.bytes)?;
+            }
+        }
+        writeln!(f, "arrays of a handle, on every rank: {} bytes", sizes.handle)?;
+        for buffer in LocalBuffer::OF_HANDLE {
+            match exchange.buffer_bytes(buffer) {
+                0 => {}
+                bytes => writeln!(f, "  {:<18}    {:>12}  {bytes:>12} bytes", buffer.name(), "")?,
+            }
+        }
+        writeln!(f, "in the worst case, on every rank")?;
+        writeln!(f, "  experts' input    {} bytes in {} rows", sizes.expert_input, exchange.output_rows_max())?;
+        writeln!(f, "  experts' output   {} bytes", sizes.expert_output)
+    }
+}
