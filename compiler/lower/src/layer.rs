@@ -52,9 +52,9 @@ impl Layer {
         let (model, cluster) = (&spec.models[deploy.model], &spec.clusters[deploy.cluster]);
 
         let mut problems = Diagnostics::default();
-        not_built_yet(model).into_iter().for_each(|problem| problems.push(problem));
+        not_built_yet(model).into_iter().for_each(|problem| problems.report(problem));
         if choice.nodes.is_none() && choice.gpus_per_node.is_none() {
-            several_nodes_not_built_yet(spec, id).into_iter().for_each(|problem| problems.push(problem));
+            several_nodes_not_built_yet(spec, id).into_iter().for_each(|problem| problems.report(problem));
         }
         let request = request(model, deploy, cluster, choice)?;
         match request {
