@@ -144,16 +144,12 @@ impl Checker<'_> {
             self.report(DeployProblem::TooFewGpus { span, ranks, gpus, cluster: cluster.place });
             return false;
         }
-        if ranks.is_multiple_of(gpus_per_node) || gpus_per_node.is_multiple_of(ranks) {
-            if !gpus.is_multiple_of(ranks) {
-                self.report(DeployProblem::GpusLeftOver { span, ranks, gpus });
-                return false;
-            }
-        } else if ranks > gpus_per_node {
-            self.report(DeployProblem::PartOfNode { span, ranks, gpus_per_node });
-            return false;
-        } else {
-            self.report(DeployProblem::GpusLeftOver { span, ranks, gpus });
+        if !fills(ranks, cluster) {
+            self.report(if ranks > gpus_per_node && !ranks.is_multiple_of(gpus_per_node) {
+                DeployProblem::PartOfNode { span, ranks, gpus_per_node }
+            } else {
+                DeployProblem::GpusLeftOver { span, ranks, gpus }
+            });
             return false;
         }
         let nodes = ranks.div_ceil(gpus_per_node);
@@ -166,7 +162,8 @@ impl Checker<'_> {
             return true;
         }
         if !experts.is_multiple_of(ranks) {
-            self.report(DeployProblem::UnevenExperts { span, experts, ranks });
+            let even = (1..ranks).rev().find(|fewer| experts.is_multiple_of(*fewer) && fills(*fewer, cluster));
+            self.report(DeployProblem::UnevenExperts { span, experts, ranks, even });
         }
         if nodes > 1 && !self.diagnostics.is_long() {
             self.groups_and_nodes(written, model, gpus_per_node);
@@ -279,7 +276,14 @@ impl Checker<'_> {
     }
 }
 
-/// Bytes per token of a source that the buffers of one rank take at least, whatever the plan adds to them.
+/// Whether groups of so many ranks are whole nodes, or equal parts of a node, and leave no GPU over.
+fn fills(ranks: u32, cluster: &Cluster) -> bool {
+    let node = cluster.gpus_per_node;
+    (ranks.is_multiple_of(node) || node.is_multiple_of(ranks)) && cluster.gpus().is_multiple_of(ranks)
+}
+
+/// Bytes per token of a call that the receive buffers of a rank take, sized for the worst case as the plan does: every rank sends all its
+/// tokens here. Each is there twice, for calls of even and of odd number. What the plan adds does not grow with the tokens.
 struct Buffers {
     receive: u64,
     combine: u64,
@@ -287,12 +291,20 @@ struct Buffers {
 
 impl Buffers {
     fn of(model: &Model, ranks: u32) -> Buffers {
-        let dispatch = model.dispatch.payload;
-        // With each copy travel its picks and weights (4 bytes each) and its source token.
-        let along = 8 * u64::from(model.top_k()) + 8;
-        let copy = dispatch.row_bytes(model.hidden).0 + dispatch.scale_bytes(model.hidden).0 + along;
-        let back = model.combine.payload.row_bytes(model.hidden).0;
-        Buffers { receive: u64::from(ranks) * copy, combine: u64::from(ranks.min(model.top_k())) * back }
+        const HALVES: u64 = 2;
+        let pieces = |bytes: u64| bytes.next_multiple_of(u64::from(limits::ROW_BYTES));
+        let picks = u64::from(model.top_k());
+        let (there, back) = (model.dispatch.payload, model.combine.payload);
+        // A slot also carries gradients, which travel in the format of combine.
+        let row = there.row_bytes(model.hidden).0.max(back.row_bytes(model.hidden).0);
+        // With each copy travel its scales, and its picks and weights (4 bytes each), source token and ordinal.
+        let copy = pieces(row) + pieces(there.scale_bytes(model.hidden).0) + pieces(8 * picks + 8);
+        let partial = pieces(back.row_bytes(model.hidden).0);
+        let gradients = 4 * picks;
+        Buffers {
+            receive: HALVES * u64::from(ranks) * copy,
+            combine: HALVES * (u64::from(ranks.min(model.top_k())) * partial + gradients),
+        }
     }
 
     fn per_token(&self) -> u64 {

@@ -125,7 +125,8 @@ impl Checker<'_> {
             }
         }
         let before_experts = checked_gate.as_ref().is_some_and(|gate| gate.before_experts);
-        self.weighting(gate, combine.weighted, before_experts);
+        self.weighting(gate, combine.weighted, dispatch.layout, before_experts);
+        let layout = dispatch.layout.map_or(Layout::ExpertMajor { align: 1 }, |layout| layout.value);
         let (hidden, experts, gate) = (hidden?, experts?, checked_gate?);
         Some(Model {
             name: model.name.text.clone(),
@@ -137,13 +138,12 @@ impl Checker<'_> {
             moe_layers: moe_layers.or(1)?,
             expert_ffn: expert_ffn.optional(),
             vocab,
-            dispatch: Dispatch {
-                payload: dispatch.payload.map_or(Payload::Bf16, |payload| payload.value),
-                layout: dispatch.layout.map_or(Layout::RankMajor, |layout| layout.value),
-            },
+            dispatch: Dispatch { payload: dispatch.payload.map_or(Payload::Bf16, |payload| payload.value), layout },
             combine: Combine {
                 payload: combine.payload.map_or(Payload::Bf16, |payload| payload.value),
-                weighted: combine.weighted.map_or(!gate.before_experts, |weighted| weighted.value),
+                weighted: combine
+                    .weighted
+                    .map_or_else(|| !gate.before_experts && layout != Layout::RankMajor, |weighted| weighted.value),
             },
             gate,
             capacity: capacity.optional(),
@@ -368,7 +368,14 @@ impl Checker<'_> {
         }
     }
 
-    fn weighting(&mut self, gate: Option<&ast::Gate>, weighted: Option<Placed<bool>>, before_experts: bool) {
+    fn weighting(
+        &mut self,
+        gate: Option<&ast::Gate>,
+        weighted: Option<Placed<bool>>,
+        layout: Option<Placed<Layout>>,
+        before_experts: bool,
+    ) {
+        let rank_major = layout.filter(|layout| layout.value == Layout::RankMajor);
         let weights = gate.and_then(|gate| {
             let statement =
                 |setting: &&ast::Setting<ast::Statement>| matches!(setting.kind, ast::Statement::Weights { .. });
@@ -377,6 +384,12 @@ impl Checker<'_> {
         if let (Some(weights), Some(combine)) = (weights, weighted) {
             let span = combine.place;
             match (before_experts, combine.value) {
+                (false, true) => {
+                    if let Some(layout) = rank_major {
+                        self.report(ModelProblem::WeightedRankMajor { span, layout: layout.place });
+                    }
+                }
+                (false, false) if rank_major.is_some() => {} // The experts see all weights of a row.
                 (true, true) => self.report(ModelProblem::WeightedTwice { span, weights }),
                 (false, false) => self.report(ModelProblem::WeightsUnused { span, weights }),
                 _ => {}

@@ -5,7 +5,7 @@
 //!
 //! The average is not a formula: choosing a group *because* its best experts score high makes it likely that experts of it are picked,
 //! so picks are not uniform among the experts of the chosen groups. It is measured instead, by running this gate on random tokens with
-//! a fixed seed: independent logits, close to normal, and parameters of zero. Its standard error is below 1 %.
+//! a fixed seed: independent logits, close to normal; single parameters (a temperature) of one, others (a bias) of zero. Its standard error is below 1 %.
 
 use moe_gate::inputs::{Inputs, Tensor};
 use moe_gate::interpret::route_token;
@@ -98,7 +98,7 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    /// Runs the gate on random tokens; nothing when that fails for one, because a parameter of zero has no meaning for this gate.
+    /// Runs the gate on random tokens; nothing when that fails for one: such parameters may have no meaning for this gate.
     pub(super) fn of(gate: &Gate) -> Option<Samples> {
         let mut random = Random(0x5EED);
         let mut picks = Vec::with_capacity(TOKENS as usize);
@@ -109,6 +109,7 @@ impl Samples {
                 let mut row = vec![0.0; usize::try_from(length).ok()?];
                 match input.kind {
                     InputKind::Logits => row.fill_with(|| random.normal()),
+                    InputKind::ScalarParameter => row.fill(1.0),
                     InputKind::Table { .. } | InputKind::TokenId => return None,
                     _ => {}
                 }

@@ -15,6 +15,8 @@ pub enum DeployProblem {
         experts: u32,
         /// Ranks.
         ranks: u32,
+        /// The largest smaller number of ranks that share them evenly.
+        even: Option<u32>,
     },
     /// Ranks without any expert.
     IdleRanks {
@@ -206,7 +208,7 @@ impl From<DeployProblem> for Diagnostic {
     #[expect(clippy::too_many_lines, reason = "one arm per problem, each short")]
     fn from(problem: DeployProblem) -> Diagnostic {
         match problem {
-            DeployProblem::UnevenExperts { span, experts, ranks } => {
+            DeployProblem::UnevenExperts { span, experts, ranks, even } => {
                 let (least, more) = (experts / ranks, experts % ranks);
                 let mean = f64::from(experts) / f64::from(ranks);
                 Diagnostic::new(Code::UnevenExperts, format!("{experts} experts do not divide among {ranks} ranks"))
@@ -215,7 +217,10 @@ impl From<DeployProblem> for Diagnostic {
                         "with balanced experts the fullest rank does ×{:.2} of the mean work, and all wait for it",
                         f64::from(least + 1) / mean
                     ))
-                    .help(format!("use an `ep` that divides {experts}"))
+                    .help(match even {
+                        Some(even) => format!("use an `ep` that divides {experts}, such as `ep {even}`"),
+                        None => format!("use an `ep` that divides {experts}"),
+                    })
             }
             DeployProblem::IdleRanks { span, experts, ranks } => {
                 Diagnostic::new(Code::IdleRanks, format!("{ranks} ranks share {experts} experts"))
@@ -348,7 +353,7 @@ fn group_spans_nodes(group: &GroupSpan) -> Diagnostic {
                 reached / ideal
             ))
             .note(format!(
-                "the average is that of {tokens} random tokens (independent logits, parameters zero) through this gate"
+                "the average is that of {tokens} random tokens (independent logits, no bias) through this gate"
             )),
         None => diagnostic.note(worst),
     };

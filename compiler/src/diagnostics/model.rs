@@ -197,6 +197,13 @@ pub enum ModelProblem {
         /// The `weights` statement.
         weights: Span,
     },
+    /// Weights on rows that belong to several experts.
+    WeightedRankMajor {
+        /// The combine setting.
+        span: Span,
+        /// The layout.
+        layout: Span,
+    },
     /// Weights that nothing applies.
     WeightsUnused {
         /// The combine setting.
@@ -235,7 +242,10 @@ impl From<ModelProblem> for Diagnostic {
                 let needed = picks.div_ceil(group_size);
                 Diagnostic::new(Code::PicksExceedGroups, format!("{picks} picks, but the chosen groups hold {held} experts"))
                     .label(span, format!("at most {held}"))
-                    .label(groups, format!("{chosen} groups of {group_size} experts are chosen here"))
+                    .label(groups, match chosen {
+                        1 => format!("one group of {group_size} experts is chosen here"),
+                        _ => format!("{chosen} groups of {group_size} experts are chosen here"),
+                    })
                     .help(format!("choose at least {needed} groups, or at most {held} experts"))
             }
             ModelProblem::PicksExceedExperts { span, picks, experts } => {
@@ -344,6 +354,12 @@ impl From<ModelProblem> for Diagnostic {
                     .label(span, "here, to the output of the experts")
                     .label(weights, "and here, to their input")
                     .help("write `reduce f32 unweighted`, or remove `before experts`")
+            }
+            ModelProblem::WeightedRankMajor { span, layout } => {
+                Diagnostic::new(Code::WeightedRankMajor, "combine cannot weigh rows that belong to several experts")
+                    .label(span, "one weight per row is needed here")
+                    .label(layout, "a row has all picks of its rank here")
+                    .help("write `reduce f32 unweighted` and let the experts apply the weights, or `layout expert_major`")
             }
             ModelProblem::WeightsUnused { span, weights } => {
                 Diagnostic::new(Code::WeightsUnused, "combine does not apply the weights")

@@ -286,7 +286,7 @@ impl From<NameProblem> for Diagnostic {
             NameProblem::ArgumentTwice { span, found, first } => {
                 Diagnostic::new(Code::ArgumentTwice, format!("{} is one argument too many", quoted(&found)))
                     .label(span, "this one")
-                    .label(first, "already said here")
+                    .label(first, "this one is already there")
                     .help("keep one of them")
             }
             NameProblem::UnknownWord { span, kind, found, known, suggestion } => {

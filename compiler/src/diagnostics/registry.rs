@@ -146,6 +146,7 @@ codes! {
     M0525 FillWithoutGroups Error "a fill without masked experts";
     M0526 VocabMissing Error "a table over an unknown vocabulary";
     M0527 SumMayVanish Warning "a normalisation that can divide by zero";
+    M0528 WeightedRankMajor Error "weights on rows that belong to several experts";
     M0601 UnevenExperts Warning "experts that do not divide among ranks";
     M0602 IdleRanks Warning "ranks without experts";
     M0603 TooFewGpus Error "more ranks than GPUs";

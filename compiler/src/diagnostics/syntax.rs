@@ -97,7 +97,11 @@ impl From<SyntaxProblem> for Diagnostic {
             SyntaxProblem::Unexpected { span, found, expected } => {
                 Diagnostic::new(Code::Unexpected, format!("{} cannot stand here", quoted(&found)))
                     .label(span, format!("expected {expected}"))
-                    .help("see the form of this part in the language reference, `docs/language.md`")
+                    .help(if expected.contains("`,`") && found.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+                        "is a `,` missing before it?"
+                    } else {
+                        "see the form of this part in the language reference, `docs/language.md`"
+                    })
             }
             SyntaxProblem::UnknownSetting { span, found, scope, suggestion } => {
                 unknown_setting(span, &found, scope, suggestion)

@@ -159,7 +159,7 @@ impl From<TypeProblem> for Diagnostic {
             TypeProblem::Argument { span, function, found, wanted } => {
                 Diagnostic::new(Code::Argument, format!("{} takes {wanted}", quoted(&function)))
                     .label(span, format!("this is {}", quoted(&found)))
-                    .help(format!("give it {wanted}"))
+                    .help(repair(&found, wanted))
             }
             TypeProblem::ArgumentCount { span, function, found, form } => {
                 let given = if found == 1 { "1 argument is".to_owned() } else { format!("{found} arguments are") };
@@ -259,5 +259,27 @@ fn mismatch_help(left: &str, right: &str) -> String {
         "gather the value of all experts first: `v[chosen]`".to_owned()
     } else {
         "a single number fits every shape; two vectors must have the same one".to_owned()
+    }
+}
+
+/// How to make what a function takes of a value of the type `found`.
+fn repair(found: &str, wanted: &str) -> String {
+    match found {
+        "f32" if wanted.contains("expert") => {
+            "name a value that has a number for each expert, such as `logits`".to_owned()
+        }
+        "f32" if wanted.contains("vector") => "name a value of many numbers, such as `logits`".to_owned(),
+        "f32[experts]" if wanted.contains("group") => {
+            "reduce it to one number per group: `max(group(v))` or `sum(top(2, v))`".to_owned()
+        }
+        "f32[groups]" if wanted.contains("expert") => {
+            "this has a number for each group: choose groups with it, `top(4, groups, by: g)`".to_owned()
+        }
+        choice if choice.starts_with("choice") => "a choice is not numbers: gather them, `score[chosen]`".to_owned(),
+        picks if picks.starts_with("f32[") && wanted.contains("expert") => {
+            "this has a number for each chosen expert: use the value before it is gathered, without `[chosen]`"
+                .to_owned()
+        }
+        _ => format!("give it {wanted}"),
     }
 }

@@ -1,4 +1,4 @@
-//! A specification as text.
+//! A specification as text, for people: every default filled in, every unit in its base, the gate as Gate IR.
 
 use std::fmt;
 
@@ -75,16 +75,9 @@ impl fmt::Display for Model {
                 CapacityLimit::Tokens(tokens) => writeln!(f, "  capacity        {tokens}, drop {drop}")?,
             }
         }
-        let program = &self.gate.program;
-        writeln!(f, "  gate")?;
-        for input in program.inputs() {
-            writeln!(f, "    input {}: {:?}", input.name, input.kind)?;
+        for line in self.gate.to_string().lines() {
+            writeln!(f, "  {line}")?;
         }
-        for (id, op) in program.ops() {
-            writeln!(f, "    {id}: {} = {op:?}", program.type_of(id))?;
-        }
-        let place = if self.gate.before_experts { " before experts" } else { "" };
-        writeln!(f, "    choice {}, weights {}{place}", self.gate.choice, self.gate.weights)?;
         writeln!(f, "  dispatch        {}, {}", self.dispatch.payload.text(), self.dispatch.layout.text())?;
         let weighted = if self.combine.weighted { "weighted" } else { "unweighted" };
         writeln!(f, "  combine         {}, {weighted}", self.combine.payload.text())
