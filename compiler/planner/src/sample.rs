@@ -1,0 +1,262 @@
+//! Where tokens go, by asking the gate itself.
+//!
+//! Invariant: a [`Sample`] is a function of gate, [`Logits`], number of tokens and seed: the work is cut into blocks, each with its own
+//! stream of random numbers, so that the number of threads changes nothing.
+
+use moe_gate::inputs::{InputError, Inputs, Tensor};
+use moe_gate::interpret::{self, GateError};
+use moe_gate::ir::{Gate, InputKind};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+use serde::Serialize;
+use thiserror::Error;
+
+/// Tokens of a block.
+const BLOCK: usize = 1024;
+
+/// What the gate is asked about.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Logits {
+    /// Every logit a standard normal number of its own; parameters per expert and per group zero, scalars one, tables random rows.
+    Independent,
+    /// The same, plus an offset of each expert that is normal with this standard deviation: some experts are liked by all tokens.
+    Skewed(f32),
+    /// Those that a user has recorded, repeated if more tokens are asked for; no random number is involved.
+    Observed(Observed),
+}
+
+/// The tensors of a file, by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// f32 tensors: `logits`, and parameters.
+    pub floats: Vec<(String, Vec<f32>)>,
+    /// i32 tensors: tables and token ids.
+    pub integers: Vec<(String, Vec<i32>)>,
+}
+
+/// How a sample was made, for reports.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// [`Logits::Independent`]
+    Independent,
+    /// [`Logits::Skewed`]
+    Skewed {
+        /// Standard deviation of the offsets of experts.
+        deviation: f32,
+    },
+    /// [`Logits::Observed`]
+    Observed,
+}
+
+/// The picks of sampled tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    top_k: u32,
+    indices: Vec<i32>,
+    seed: u64,
+    source: Source,
+}
+
+/// The gate could not be asked.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum SampleError {
+    /// No tokens.
+    #[error("a sample needs at least one token")]
+    Empty,
+    /// A spread that is no number, or negative.
+    #[error("the skew is {0}, and must be a number of at least 0")]
+    Skew(f32),
+    /// An input of the gate is not in the file.
+    #[error("the file has no tensor `{name}`, which is an input of the gate")]
+    Missing {
+        /// The input.
+        name: String,
+    },
+    /// A tensor does not fit.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// A token of the file cannot be routed.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+}
+
+impl Sample {
+    /// Asks `gate` where `tokens` tokens go.
+    ///
+    /// # Errors
+    /// If the logits do not fit the gate, or a token cannot be routed.
+    pub fn of(gate: &Gate, logits: &Logits, tokens: usize, seed: u64) -> Result<Sample, SampleError> {
+        if tokens == 0 {
+            return Err(SampleError::Empty);
+        }
+        let (indices, source) = match logits {
+            Logits::Observed(observed) => (observe(gate, observed, tokens)?, Source::Observed),
+            Logits::Independent => (draw(gate, None, tokens, seed)?, Source::Independent),
+            Logits::Skewed(deviation) if deviation.is_finite() && *deviation >= 0.0 => {
+                (draw(gate, Some(*deviation), tokens, seed)?, Source::Skewed { deviation: *deviation })
+            }
+            Logits::Skewed(deviation) => return Err(SampleError::Skew(*deviation)),
+        };
+        Ok(Sample { top_k: gate.top_k(), indices, seed, source })
+    }
+
+    /// Picks of a token.
+    pub fn top_k(&self) -> u32 {
+        self.top_k
+    }
+
+    /// Tokens.
+    pub fn tokens(&self) -> usize {
+        self.indices.len() / self.top_k as usize
+    }
+
+    /// `i32[tokens, top_k]`
+    pub fn indices(&self) -> &[i32] {
+        &self.indices
+    }
+
+    /// Of the random numbers.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// How it was made.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+}
+
+/// The one place where the planner executes a gate.
+fn route(gate: &Gate, inputs: &Inputs) -> Result<Vec<i32>, GateError> {
+    interpret::route(gate, inputs).map(|routing| routing.indices)
+}
+
+/// Streams of one seed; blocks of tokens follow.
+const OFFSETS: u64 = 0;
+const TABLES: u64 = 1;
+const BLOCKS: u64 = 2;
+
+fn stream(seed: u64, stream: u64) -> ChaCha8Rng {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(stream);
+    random
+}
+
+/// What an input holds for the tokens of a block.
+enum Numbers {
+    F32(Vec<f32>),
+    I32(Vec<i32>),
+}
+
+impl Numbers {
+    fn tensor(&self) -> Tensor<'_> {
+        match self {
+            Numbers::F32(numbers) => Tensor::F32(numbers),
+            Numbers::I32(numbers) => Tensor::I32(numbers),
+        }
+    }
+}
+
+fn draw(gate: &Gate, deviation: Option<f32>, tokens: usize, seed: u64) -> Result<Vec<i32>, SampleError> {
+    let program = &gate.program;
+    let experts = program.experts() as usize;
+    let offsets: Option<Vec<f32>> = deviation.map(|deviation| {
+        let normal = StandardNormal.sample_iter(stream(seed, OFFSETS)).take(experts);
+        normal.map(|offset: f32| offset * deviation).collect()
+    });
+    let mut tables = stream(seed, TABLES);
+    // What all tokens share, by input; nothing where each token has its own.
+    let shared: Vec<Option<Numbers>> = program
+        .inputs()
+        .iter()
+        .map(|input| match input.kind {
+            InputKind::ScalarParameter => Some(Numbers::F32(vec![1.0])),
+            InputKind::ExpertParameter => Some(Numbers::F32(vec![0.0; experts])),
+            InputKind::GroupParameter => Some(Numbers::F32(vec![0.0; program.groups().unwrap_or(0) as usize])),
+            InputKind::Table { vocabulary, k } => {
+                Some(Numbers::I32((0..vocabulary).flat_map(|_| choose(&mut tables, experts, k as usize)).collect()))
+            }
+            InputKind::Logits | InputKind::TokenId | InputKind::WeightGradient(_) => None,
+        })
+        .collect();
+    let vocabulary = program.inputs().iter().find_map(|input| match input.kind {
+        InputKind::Table { vocabulary, .. } => i32::try_from(vocabulary).ok(),
+        _ => None,
+    });
+
+    let blocks: Vec<usize> = (0..tokens.div_ceil(BLOCK)).collect();
+    let picked: Result<Vec<Vec<i32>>, SampleError> = blocks
+        .into_par_iter()
+        .map(|block| {
+            let here = BLOCK.min(tokens - block * BLOCK);
+            let mut random = stream(seed, BLOCKS + block as u64);
+            let own = |kind| match kind {
+                InputKind::TokenId => {
+                    Numbers::I32((0..here).map(|_| random.random_range(0..vocabulary.unwrap_or(1))).collect())
+                }
+                _ => {
+                    let mut logits: Vec<f32> = StandardNormal.sample_iter(&mut random).take(here * experts).collect();
+                    if let Some(offsets) = &offsets {
+                        for row in logits.chunks_mut(experts) {
+                            row.iter_mut().zip(offsets).for_each(|(logit, offset)| *logit += offset);
+                        }
+                    }
+                    Numbers::F32(logits)
+                }
+            };
+            let per_token: Vec<Numbers> =
+                program.inputs().iter().map(|input| input.kind).filter(|kind| kind.is_per_token()).map(own).collect();
+            let mut per_token = per_token.iter();
+            let tensors = shared.iter().map(|shared| match shared {
+                Some(numbers) => numbers.tensor(),
+                // One was made above for each input that nothing is shared of.
+                None => per_token.next().map_or(Tensor::F32(&[]), Numbers::tensor),
+            });
+            let inputs = Inputs::new(program, here, tensors.collect())?;
+            Ok(route(gate, &inputs)?)
+        })
+        .collect();
+    Ok(picked?.concat())
+}
+
+/// `count` different numbers below `bound`.
+fn choose(random: &mut ChaCha8Rng, bound: usize, count: usize) -> Vec<i32> {
+    let mut chosen: Vec<i32> = Vec::with_capacity(count);
+    while chosen.len() < count.min(bound) {
+        let next = random.random_range(0..bound as i32);
+        if !chosen.contains(&next) {
+            chosen.push(next);
+        }
+    }
+    chosen
+}
+
+fn observe(gate: &Gate, observed: &Observed, tokens: usize) -> Result<Vec<i32>, SampleError> {
+    let program = &gate.program;
+    let tensors = program.inputs().iter().map(|input| {
+        let floats = observed.floats.iter().find(|(name, _)| *name == input.name);
+        let integers = observed.integers.iter().find(|(name, _)| *name == input.name);
+        match (floats, integers) {
+            (Some((_, numbers)), _) => Ok(Tensor::F32(numbers)),
+            (None, Some((_, numbers))) => Ok(Tensor::I32(numbers)),
+            (None, None) => Err(SampleError::Missing { name: input.name.clone() }),
+        }
+    });
+    let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
+    let rows = program.inputs().iter().zip(&tensors).find(|(input, _)| input.kind.is_per_token());
+    let recorded = rows.map_or(0, |(input, tensor)| match (input.kind, tensor) {
+        (InputKind::Logits, Tensor::F32(numbers)) => numbers.len() / program.experts() as usize,
+        (_, Tensor::I32(numbers)) => numbers.len(),
+        (_, Tensor::F32(_)) => 0,
+    });
+    if recorded == 0 {
+        return Err(SampleError::Empty);
+    }
+    let inputs = Inputs::new(program, recorded, tensors)?;
+    let indices = route(gate, &inputs)?;
+    let wanted = tokens * gate.top_k() as usize;
+    Ok(indices.into_iter().cycle().take(wanted).collect())
+}

@@ -1,0 +1,236 @@
+//! What a sampled gate means for the links, per token.
+//!
+//! Invariant: every mean has the half width of its 95 % confidence interval, from the spread of the tokens. Tokens start on every rank
+//! with equal probability, whatever their picks; that average is taken exactly, not sampled.
+
+use moe_bundle::RankId;
+use serde::Serialize;
+
+use super::{NodeId, Topology};
+use crate::sample::Sample;
+
+/// A mean and how far it can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The mean over the sampled tokens.
+    pub mean: f64,
+    /// Half width of the 95 % confidence interval of the mean.
+    pub half_width: f64,
+    /// The largest that a sampled token had.
+    pub largest: f64,
+}
+
+impl Estimate {
+    fn scaled(self, factor: f64) -> Estimate {
+        Estimate { mean: self.mean * factor, half_width: self.half_width * factor, largest: self.largest }
+    }
+}
+
+/// How evenly something is spread.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Load {
+    /// The mean.
+    pub mean: f64,
+    /// The largest.
+    pub largest: f64,
+    /// How many there are.
+    pub places: u32,
+    /// How many sampled events the mean place has: its relative noise is 1 / √ of this.
+    pub events: f64,
+}
+
+impl Load {
+    /// `counts` events on each place, from `tokens` tokens; the numbers are per token.
+    fn of(counts: &[u64], tokens: f64) -> Load {
+        let places = counts.len() as f64;
+        let sum: u64 = counts.iter().sum();
+        let largest = counts.iter().copied().max().unwrap_or(0);
+        Load {
+            mean: sum as f64 / places / tokens,
+            largest: largest as f64 / tokens,
+            places: counts.len() as u32,
+            events: sum as f64 / places,
+        }
+    }
+
+    /// The largest over the mean in a call of `tokens` tokens in all.
+    ///
+    /// What the sample shows beyond its own noise is taken as the property of the gate; the noise of a call of that size is added. Both
+    /// use the mean of the largest of n standard normal deviations, √(2 ln n) to first order.
+    pub fn imbalance(&self, tokens: f64) -> f64 {
+        if self.mean <= 0.0 || self.places < 2 {
+            return 1.0;
+        }
+        let spread = (2.0 * f64::from(self.places).ln()).sqrt();
+        let excess = self.largest / self.mean - 1.0;
+        let noise = spread / self.events.sqrt();
+        let lasting = (excess * excess - noise * noise).max(0.0).sqrt();
+        let of_call = spread / (self.mean * tokens).sqrt();
+        1.0 + lasting.hypot(of_call)
+    }
+}
+
+/// Where a token goes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Expected {
+    /// Sampled tokens.
+    pub tokens: u64,
+    /// Ranks of the group.
+    pub ranks: u32,
+    /// Ranks of a node.
+    pub ranks_per_node: u32,
+    /// Distinct nodes that hold an expert of the token, its own included.
+    pub distinct_nodes: Estimate,
+    /// The same without its own: copies over the network.
+    pub remote_nodes: Estimate,
+    /// Distinct ranks that hold an expert of the token, its own included.
+    pub distinct_ranks: Estimate,
+    /// Copies over NVLink: all but those that a rank writes to itself.
+    pub nvlink_copies: Estimate,
+    /// Picks that are sent: all but −1 and experts that compute nothing.
+    pub picks: Estimate,
+    /// Picks on ranks of other nodes.
+    pub remote_picks: Estimate,
+    /// Picks on other ranks.
+    pub crossing_picks: Estimate,
+    /// Picks of each rank.
+    pub rank_picks: Load,
+    /// Copies to each rank.
+    pub rank_copies: Load,
+    /// Copies to each node: what its NICs receive.
+    pub node_copies: Load,
+    /// Picks of each expert, that compute nothing included.
+    pub expert_picks: Load,
+    /// Picks of each expert, per token.
+    pub experts: Vec<f64>,
+    /// Copies to each rank, per token.
+    pub copies_by_rank: Vec<f64>,
+    /// Copies to each node, per token.
+    pub copies_by_node: Vec<f64>,
+}
+
+impl Expected {
+    /// Of a sample, with the experts where `topology` puts them.
+    pub fn of(sample: &Sample, topology: &Topology) -> Expected {
+        let mut sums = Sums::new(topology);
+        let mut ranks = Vec::new();
+        for picks in sample.indices().chunks(sample.top_k() as usize) {
+            sums.add(topology, picks, &mut ranks);
+        }
+        sums.finish(topology)
+    }
+}
+
+/// First and second moments of a number per token.
+#[derive(Clone, Copy, Default)]
+struct Moments {
+    sum: u64,
+    squares: u64,
+    largest: u64,
+}
+
+impl Moments {
+    fn add(&mut self, value: usize) {
+        let value = value as u64;
+        self.sum += value;
+        self.squares += value * value;
+        self.largest = self.largest.max(value);
+    }
+
+    fn estimate(self, tokens: u64) -> Estimate {
+        let n = tokens.max(1) as f64;
+        let mean = self.sum as f64 / n;
+        let variance = (self.squares as f64 / n - mean * mean).max(0.0);
+        // With one token nothing is known of the spread.
+        let half_width = if tokens > 1 { 1.96 * (variance / (n - 1.0)).sqrt() } else { f64::INFINITY };
+        Estimate { mean, half_width, largest: self.largest as f64 }
+    }
+}
+
+struct Sums {
+    tokens: u64,
+    nodes: Moments,
+    ranks: Moments,
+    picks: Moments,
+    by_expert: Vec<u64>,
+    picks_by_rank: Vec<u64>,
+    by_rank: Vec<u64>,
+    by_node: Vec<u64>,
+}
+
+impl Sums {
+    fn new(topology: &Topology) -> Sums {
+        Sums {
+            tokens: 0,
+            nodes: Moments::default(),
+            ranks: Moments::default(),
+            picks: Moments::default(),
+            by_expert: vec![0; topology.experts() as usize],
+            picks_by_rank: vec![0; topology.ranks() as usize],
+            by_rank: vec![0; topology.ranks() as usize],
+            by_node: vec![0; topology.nodes() as usize],
+        }
+    }
+
+    fn add(&mut self, topology: &Topology, picks: &[i32], ranks: &mut Vec<RankId>) {
+        self.tokens += 1;
+        ranks.clear();
+        for &pick in picks {
+            if let Some(count) = usize::try_from(pick).ok().and_then(|expert| self.by_expert.get_mut(expert)) {
+                *count += 1;
+            }
+            if let Some(rank) = topology.home(pick) {
+                self.picks_by_rank[rank.index()] += 1;
+                ranks.push(rank);
+            }
+        }
+        self.picks.add(ranks.len());
+        // Contiguous placement gives ascending ranks; sorting what is sorted costs nothing.
+        ranks.sort_unstable();
+        ranks.dedup();
+        self.ranks.add(ranks.len());
+        let mut last: Option<NodeId> = None;
+        let mut nodes = 0;
+        for &rank in ranks.iter() {
+            self.by_rank[rank.index()] += 1;
+            let node = topology.node_of(rank);
+            if last != Some(node) {
+                self.by_node[node.index()] += 1;
+                nodes += 1;
+                last = Some(node);
+            }
+        }
+        self.nodes.add(nodes);
+    }
+
+    fn finish(self, topology: &Topology) -> Expected {
+        let (ranks, local, nodes) =
+            [topology.ranks(), topology.ranks_per_node(), topology.nodes()].map(f64::from).into();
+        let distinct_nodes = self.nodes.estimate(self.tokens);
+        let distinct_ranks = self.ranks.estimate(self.tokens);
+        let picks = self.picks.estimate(self.tokens);
+        let most_remote = distinct_nodes.largest.min(nodes - 1.0);
+        let remote_nodes = Estimate { largest: most_remote, ..distinct_nodes.scaled(1.0 - 1.0 / nodes) };
+        let tokens = self.tokens as f64;
+        let per_token = |counts: &[u64]| counts.iter().map(|&count| count as f64 / tokens).collect();
+        Expected {
+            tokens: self.tokens,
+            ranks: topology.ranks(),
+            ranks_per_node: topology.ranks_per_node(),
+            distinct_nodes,
+            remote_nodes,
+            distinct_ranks,
+            nvlink_copies: distinct_ranks.scaled(1.0 - 1.0 / local),
+            picks,
+            remote_picks: picks.scaled(1.0 - 1.0 / nodes),
+            crossing_picks: picks.scaled(1.0 - 1.0 / ranks),
+            rank_picks: Load::of(&self.picks_by_rank, tokens),
+            rank_copies: Load::of(&self.by_rank, tokens),
+            node_copies: Load::of(&self.by_node, tokens),
+            expert_picks: Load::of(&self.by_expert, tokens),
+            experts: per_token(&self.by_expert),
+            copies_by_rank: per_token(&self.by_rank),
+            copies_by_node: per_token(&self.by_node),
+        }
+    }
+}

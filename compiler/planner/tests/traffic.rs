@@ -1,0 +1,208 @@
+//! Traffic against arithmetic done elsewhere: the plan of one node, a small cluster counted by hand, published Monte-Carlo means.
+
+use moe_bundle::{Payload, RankId, RowLayout};
+use moe_compiler::spec::{Model, Spec};
+use moe_plan::{Request, traffic};
+use moe_planner::traffic::{Expected, Flow, LinkBytes, NodeId, Topology, Wire, expected_distinct};
+use moe_planner::{Logits, Sample};
+
+const TOKENS: usize = 40_000;
+
+fn spec(source: &str) -> Spec {
+    let checked = moe_compiler::check_source(source.as_bytes());
+    checked.spec.unwrap_or_else(|| panic!("{:?}", checked.diagnostics))
+}
+
+fn example(name: &str) -> Model {
+    let path = format!("{}/../../dsl-examples/{name}.moe", env!("CARGO_MANIFEST_DIR"));
+    let spec = spec(&std::fs::read_to_string(path).expect("an example"));
+    spec.models.iter().next().expect("a model").1.clone()
+}
+
+fn topology(model: &Model, ranks: u32) -> Topology {
+    Topology::contiguous(model, ranks, 8).expect("ranks that fit")
+}
+
+/// Within 1 % of a published mean.
+#[track_caller]
+fn close(mean: f64, published: f64) {
+    assert!((mean / published - 1.0).abs() < 0.01, "{mean} is not {published}");
+}
+
+#[test]
+fn deepseek_v3_reaches_as_many_nodes_as_published() {
+    let model = example("deepseek_v3");
+    let sample = Sample::of(&model.gate, &Logits::Independent, TOKENS, 1).unwrap();
+    let ep64 = Expected::of(&sample, &topology(&model, 64));
+    let ep128 = Expected::of(&sample, &topology(&model, 128));
+    close(ep64.distinct_nodes.mean, 3.97);
+    close(ep64.remote_nodes.mean, 3.47);
+    close(ep128.distinct_nodes.mean, 5.71);
+    close(ep128.remote_nodes.mean, 5.36);
+    close(ep128.remote_nodes.mean / ep64.remote_nodes.mean, 1.54);
+    assert_eq!(ep64.distinct_nodes.largest, 4.0);
+    assert_eq!(ep128.distinct_nodes.largest, 8.0);
+    assert!(ep64.remote_nodes.half_width < 0.01 * ep64.remote_nodes.mean);
+}
+
+#[test]
+fn three_groups_reach_as_many_nodes_as_published() {
+    let model = example("deepseek_v3_3_groups");
+    let sample = Sample::of(&model.gate, &Logits::Independent, TOKENS, 2).unwrap();
+    let ep64 = Expected::of(&sample, &topology(&model, 64));
+    close(ep64.distinct_nodes.mean, 3.00);
+    close(ep64.remote_nodes.mean, 2.62);
+}
+
+#[test]
+fn without_groups_sampling_closed_form_and_publication_agree() {
+    let limited = std::fs::read_to_string(format!("{}/../../dsl-examples/deepseek_v3.moe", env!("CARGO_MANIFEST_DIR")));
+    let free = limited
+        .unwrap()
+        .replace("experts in best", "experts")
+        .replace("let best   = top(4, groups, by: sum(top(2, choice)))", "");
+    let free: String = free.split("cluster").next().unwrap().replace("256 in 8 groups", "256");
+    let spec = spec(&free);
+    let model = spec.models.iter().next().unwrap().1;
+    let sample = Sample::of(&model.gate, &Logits::Independent, TOKENS, 3).unwrap();
+    for (ranks, distinct, remote) in [(64, 5.29, 4.63), (128, 6.53, 6.12)] {
+        let topology = topology(model, ranks);
+        let expected = Expected::of(&sample, &topology);
+        close(expected.distinct_nodes.mean, distinct);
+        close(expected.remote_nodes.mean, remote);
+        let nodes = expected_distinct(256, 8, topology.nodes());
+        let of_ranks = expected_distinct(256, 8, ranks);
+        assert!((expected.distinct_nodes.mean - nodes).abs() < 2.0 * expected.distinct_nodes.half_width);
+        assert!((expected.distinct_ranks.mean - of_ranks).abs() < 2.0 * expected.distinct_ranks.half_width);
+    }
+}
+
+#[test]
+fn every_example_can_be_sampled() {
+    let folder = format!("{}/../../dsl-examples", env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let name = file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+        let model = example(&name);
+        let sample = Sample::of(&model.gate, &Logits::Skewed(0.5), 64, 4).unwrap();
+        let expected = Expected::of(&sample, &topology(&model, 8));
+        assert_eq!(sample.tokens(), 64, "{name}");
+        assert!(expected.picks.mean <= f64::from(model.top_k()), "{name}");
+        let all: f64 = expected.experts.iter().sum();
+        assert!((all - f64::from(model.top_k())).abs() < 1e-9, "{name}: {all}");
+        seen += 1;
+    }
+    assert!(seen >= 15, "{seen} examples");
+}
+
+#[test]
+fn a_skew_loads_some_ranks_more_and_the_seed_repeats_it() {
+    let model = example("qwen3_moe");
+    let sample = |logits| Sample::of(&model.gate, &logits, 20_000, 5).unwrap();
+    let (even, skewed) = (sample(Logits::Independent), sample(Logits::Skewed(1.0)));
+    assert_eq!(skewed, sample(Logits::Skewed(1.0)));
+    let load = |sample: &Sample| Expected::of(sample, &topology(&model, 8)).rank_picks;
+    let call = 8.0 * 4096.0;
+    assert!(load(&even).imbalance(call) < 1.05, "{:?}", load(&even));
+    assert!(load(&skewed).imbalance(call) > 1.15, "{:?}", load(&skewed));
+}
+
+/// On one node: the plan's own traffic, for a routing with drops and one rank without tokens.
+#[test]
+fn one_node_is_the_plan_byte_for_byte() {
+    let model = example("deepseek_v3");
+    let sample = Sample::of(&model.gate, &Logits::Skewed(1.0), 8 * 100, 6).unwrap();
+    let mut picks: Vec<Vec<i32>> = sample.indices().chunks(800).map(<[i32]>::to_vec).collect();
+    picks[3].clear();
+    picks[5].iter_mut().step_by(3).for_each(|pick| *pick = -1);
+    let picks: Vec<&[i32]> = picks.iter().map(Vec::as_slice).collect();
+
+    let request = Request {
+        ranks: 8,
+        experts: 256,
+        zero_experts: 0,
+        top_k: 8,
+        hidden: 7168,
+        max_tokens: 100,
+        dispatch: Payload::Fp8E4m3ScaleF32Per128,
+        layout: RowLayout::ExpertMajor { align: 128 },
+        combine: Payload::Bf16,
+        weighted: true,
+        drop: None,
+        ctas: 20,
+        threads: 256,
+    };
+    let exchange = request.plan().unwrap();
+    let planned = traffic::Flow::of(&exchange, &picks);
+    let topology = topology(&model, 8);
+    let (flow, wire) = (Flow::of(&topology, 8, &picks), Wire::of(&model, 20));
+    let pairs = [
+        (LinkBytes::dispatch(&flow, &wire), traffic::Traffic::dispatch(&exchange, &planned)),
+        (LinkBytes::dispatch_cached(&flow, &wire), traffic::Traffic::dispatch_cached(&exchange, &planned)),
+        (LinkBytes::combine(&flow, &wire), traffic::Traffic::combine(&exchange, &planned)),
+        (LinkBytes::combine_backward(&flow, &wire), traffic::Traffic::combine_backward(&exchange, &planned)),
+    ];
+    for (bytes, plan) in pairs {
+        let mut crossing = 0;
+        for from in (0..8).map(RankId) {
+            for to in (0..8).map(RankId) {
+                assert_eq!(bytes.nvlink(from, to), plan.bytes(from, to), "{from} to {to}");
+            }
+            crossing += bytes.nvlink_out(from);
+            assert_eq!(bytes.rdma_out(from), 0);
+        }
+        assert_eq!(crossing, plan.crossing());
+    }
+}
+
+const SMALL: &str = "
+model small {
+    hidden 64   experts 8   moe_layers 1
+    gate(logits: f32[experts]) {
+        let chosen = top(3, experts, by: logits)
+        weights softmax(logits)[chosen]
+    }
+    dispatch { payload bf16   layout rank_major }
+    combine  { payload bf16   reduce f32 unweighted }
+}";
+
+/// Two nodes of two ranks, two experts each; 128 bytes a row, 8 + 8 × 3 = 32 a record, one CTA.
+/// Token of rank 0 with experts 1, 4, 5 (ranks 0, 2): one copy to itself, one over rail 0 to node 1, whose rank 2 is the destination.
+/// Token of rank 1 with experts 4, 6, 7 (ranks 2, 3): one copy over rail 1 to rank 3, which keeps one and sends one to rank 2.
+#[test]
+fn two_nodes_counted_by_hand() {
+    let spec = spec(SMALL);
+    let model = spec.models.iter().next().unwrap().1;
+    let topology = Topology::contiguous(model, 4, 2).unwrap();
+    let picks: [&[i32]; 4] = [&[1, 4, 5], &[4, 6, 7], &[], &[]];
+    let flow = Flow::of(&topology, 3, &picks);
+    let wire = Wire::of(model, 1);
+    let [r0, r1, r2, r3] = [0, 1, 2, 3].map(RankId);
+    let [n0, n1] = [NodeId(0), NodeId(1)];
+
+    let dispatch = LinkBytes::dispatch(&flow, &wire);
+    // On the network once per pair: a count (4) and a flag (8). Inside: two counts and a flag.
+    let (copy, between, inside) = (128 + 32, 4 + 8, 2 * 4 + 8);
+    assert_eq!(dispatch.rdma(r0, n1), copy + between);
+    assert_eq!(dispatch.rdma(r1, n1), copy + between);
+    assert_eq!(dispatch.rdma(r2, n0), between);
+    assert_eq!(dispatch.rdma(r0, n0), 0);
+    assert_eq!(dispatch.nvlink(r0, r0), copy + inside);
+    assert_eq!(dispatch.nvlink(r0, r1), inside);
+    assert_eq!(dispatch.nvlink(r2, r2), copy + inside);
+    assert_eq!(dispatch.nvlink(r2, r3), inside);
+    assert_eq!(dispatch.nvlink(r3, r2), copy + inside);
+    assert_eq!(dispatch.nvlink(r3, r3), copy + inside);
+    assert_eq!(dispatch.rdma_in(r3), copy + between);
+
+    let combine = LinkBytes::combine(&flow, &wire);
+    // Rank 2 gives its partial sum of rank 1's token to rank 3, which adds its own and sends one row home.
+    assert_eq!(combine.nvlink(r2, r3), 128 + 8);
+    assert_eq!(combine.nvlink(r3, r2), 8);
+    assert_eq!(combine.rdma(r3, n0), 128 + 8);
+    assert_eq!(combine.rdma(r2, n0), 128 + 8);
+    assert_eq!(combine.rdma(r0, n1), 8);
+    // Unweighted: no gradients of weights, only their flags.
+    let backward = LinkBytes::combine_backward(&flow, &wire);
+    assert_eq!(backward.rdma(r0, n1), 128 + 8 + 8);
+}
