@@ -71,7 +71,7 @@ impl Decoder<'_> {
                 "add" => binary!(i32, i32 => i32, |a, b| a.saturating_add(b)),
                 "sub" => binary!(i32, i32 => i32, |a, b| a.saturating_sub(b)),
                 "mad" if m.take("hi") => {
-                    ternary!(i32, i32, i32 => i32, |a, b, c| ((i64::from(a) * i64::from(b) >> 32) as i32)
+                    ternary!(i32, i32, i32 => i32, |a, b, c| (((i64::from(a) * i64::from(b)) >> 32) as i32)
                         .saturating_add(c))
                 }
                 _ => return self.fail("`.sat` is not possible here"),
@@ -161,12 +161,12 @@ impl Decoder<'_> {
             ("lo", U16 | S16, false) => binary!(u16, u16 => u16, |a, b| a.wrapping_mul(b)),
             ("lo", U32 | S32, false) => binary!(u32, u32 => u32, |a, b| a.wrapping_mul(b)),
             ("lo", U64 | S64, false) => binary!(u64, u64 => u64, |a, b| a.wrapping_mul(b)),
-            ("hi", U16, false) => binary!(u16, u16 => u16, |a, b| (u32::from(a) * u32::from(b) >> 16) as u16),
-            ("hi", S16, false) => binary!(i16, i16 => i16, |a, b| (i32::from(a) * i32::from(b) >> 16) as i16),
-            ("hi", U32, false) => binary!(u32, u32 => u32, |a, b| (u64::from(a) * u64::from(b) >> 32) as u32),
-            ("hi", S32, false) => binary!(i32, i32 => i32, |a, b| (i64::from(a) * i64::from(b) >> 32) as i32),
-            ("hi", U64, false) => binary!(u64, u64 => u64, |a, b| (u128::from(a) * u128::from(b) >> 64) as u64),
-            ("hi", S64, false) => binary!(i64, i64 => i64, |a, b| (i128::from(a) * i128::from(b) >> 64) as i64),
+            ("hi", U16, false) => binary!(u16, u16 => u16, |a, b| ((u32::from(a) * u32::from(b)) >> 16) as u16),
+            ("hi", S16, false) => binary!(i16, i16 => i16, |a, b| ((i32::from(a) * i32::from(b)) >> 16) as i16),
+            ("hi", U32, false) => binary!(u32, u32 => u32, |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
+            ("hi", S32, false) => binary!(i32, i32 => i32, |a, b| ((i64::from(a) * i64::from(b)) >> 32) as i32),
+            ("hi", U64, false) => binary!(u64, u64 => u64, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64),
+            ("hi", S64, false) => binary!(i64, i64 => i64, |a, b| ((i128::from(a) * i128::from(b)) >> 64) as i64),
             ("wide", U16, false) => binary!(u16, u16 => u32, |a, b| u32::from(a) * u32::from(b)),
             ("wide", S16, false) => binary!(i16, i16 => i32, |a, b| i32::from(a) * i32::from(b)),
             ("wide", U32, false) => binary!(u32, u32 => u64, |a, b| u64::from(a) * u64::from(b)),
@@ -175,22 +175,22 @@ impl Decoder<'_> {
             ("lo", U32 | S32, true) => ternary!(u32, u32, u32 => u32, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
             ("lo", U64 | S64, true) => ternary!(u64, u64, u64 => u64, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
             ("hi", U16, true) => {
-                ternary!(u16, u16, u16 => u16, |a, b, c| ((u32::from(a) * u32::from(b) >> 16) as u16).wrapping_add(c))
+                ternary!(u16, u16, u16 => u16, |a, b, c| (((u32::from(a) * u32::from(b)) >> 16) as u16).wrapping_add(c))
             }
             ("hi", S16, true) => {
-                ternary!(i16, i16, i16 => i16, |a, b, c| ((i32::from(a) * i32::from(b) >> 16) as i16).wrapping_add(c))
+                ternary!(i16, i16, i16 => i16, |a, b, c| (((i32::from(a) * i32::from(b)) >> 16) as i16).wrapping_add(c))
             }
             ("hi", U32, true) => {
-                ternary!(u32, u32, u32 => u32, |a, b, c| ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c))
+                ternary!(u32, u32, u32 => u32, |a, b, c| (((u64::from(a) * u64::from(b)) >> 32) as u32).wrapping_add(c))
             }
             ("hi", S32, true) => {
-                ternary!(i32, i32, i32 => i32, |a, b, c| ((i64::from(a) * i64::from(b) >> 32) as i32).wrapping_add(c))
+                ternary!(i32, i32, i32 => i32, |a, b, c| (((i64::from(a) * i64::from(b)) >> 32) as i32).wrapping_add(c))
             }
             ("hi", U64, true) => ternary!(u64, u64, u64 => u64, |a, b, c| {
-                ((u128::from(a) * u128::from(b) >> 64) as u64).wrapping_add(c)
+                (((u128::from(a) * u128::from(b)) >> 64) as u64).wrapping_add(c)
             }),
             ("hi", S64, true) => ternary!(i64, i64, i64 => i64, |a, b, c| {
-                ((i128::from(a) * i128::from(b) >> 64) as i64).wrapping_add(c)
+                (((i128::from(a) * i128::from(b)) >> 64) as i64).wrapping_add(c)
             }),
             ("wide", U16, true) => {
                 ternary!(u16, u16, u32 => u32, |a, b, c| (u32::from(a) * u32::from(b)).wrapping_add(c))

@@ -191,7 +191,7 @@ impl Decoder<'_> {
         let small = matches!(to, E4m3x2 | E5m2x2 | E2m1x2);
         let possible = match (to, from) {
             (F16x2 | Bf16x2, F32) => exact_modes,
-            (Tf32, F32) => (exact_modes || mode == Some(Rounding::NearestAway)) && !(options.relu && !exact_modes),
+            (Tf32, F32) => exact_modes || mode == Some(Rounding::NearestAway) && !options.relu,
             (E4m3x2 | E5m2x2, F32 | F16x2) | (E2m1x2, F32) => nearest && options.satfinite,
             (F16x2, E4m3x2 | E5m2x2 | E2m1x2) => nearest && !options.satfinite,
             (Ue8m0x2, F32 | Bf16x2) => matches!(mode, Some(Rounding::Zero | Rounding::Up)) && !options.relu,

@@ -202,7 +202,7 @@ impl<'a> Parser<'a, '_> {
         Ok(())
     }
 
-    /// One declaration statement, which may declare several variables; the space directive is the next token.
+    /// One declaration statement; the space directive is the next token.
     fn variables(&mut self, external: bool, mut push: impl FnMut(Variable)) -> Result_<()> {
         let Some(space) = (match self.peek() {
             Some(Token::Dot(word)) => space(word),
@@ -211,13 +211,9 @@ impl<'a> Parser<'a, '_> {
             return self.error(format!("expected a state space, found {}", self.found()));
         };
         self.at += 1;
-        loop {
-            let variable = self.variable(space, external)?;
-            push(variable);
-            if !self.accept(',') {
-                break;
-            }
-            // Further names repeat no type in PTX; none of the compilers known here writes them.
+        push(self.variable(space, external)?);
+        if self.peek() == Some(Token::Punct(',')) {
+            // None of the compilers known here writes several names after one type.
             return self.error("declare one variable per statement");
         }
         self.expect(';')

@@ -34,7 +34,7 @@ fn wide(modifiers: &[&str], position: usize) -> u32 {
             _ => return None,
         })
     });
-    sized.clone().nth(position).or(sized.last()).unwrap_or(32)
+    sized.clone().nth(position).or_else(|| sized.reduce(|_, last| last)).unwrap_or(32)
 }
 
 fn reg(bits: u32, index: u32) -> String {
