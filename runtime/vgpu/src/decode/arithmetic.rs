@@ -54,7 +54,8 @@ impl Decoder<'_> {
         use ScalarType::*;
         let packed = m.one_of(&["u16x2", "s16x2"]);
         if let Some(packed) = packed {
-            return self.packed_integer(opcode, packed, operands);
+            let relu = m.take("relu");
+            return self.packed_integer(opcode, packed, relu, operands);
         }
         let element = self.need_element(m)?;
         if element.is_float() || element == B32 || opcode == "testp" || opcode == "copysign" {
@@ -136,16 +137,28 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    fn packed_integer(&mut self, opcode: &str, packed: &str, operands: &[Operand]) -> Decoded<()> {
+    fn packed_integer(&mut self, opcode: &str, packed: &str, relu: bool, operands: &[Operand]) -> Decoded<()> {
         let both = |f: fn(u16, u16) -> u16| -> ScalarFn {
             Box::new(move |s| u64::from(crate::semantics::packed::pair(s[0] as u32, s[1] as u32, f)))
         };
+        let signed = |f: fn(i16, i16) -> i16| -> ScalarFn {
+            Box::new(move |s| {
+                let half = |a: u16, b: u16| {
+                    let value = f(a.cast_signed(), b.cast_signed());
+                    if relu { value.max(0) } else { value }.cast_unsigned()
+                };
+                u64::from(crate::semantics::packed::pair(s[0] as u32, s[1] as u32, half))
+            })
+        };
+        if relu && (packed == "u16x2" || opcode == "add") {
+            return self.fail("`.relu` needs a signed minimum or maximum");
+        }
         let run = match (opcode, packed) {
             ("add", _) => both(u16::wrapping_add),
             ("min", "u16x2") => both(|a, b| a.min(b)),
             ("max", "u16x2") => both(|a, b| a.max(b)),
-            ("min", _) => both(|a, b| a.cast_signed().min(b.cast_signed()).cast_unsigned()),
-            ("max", _) => both(|a, b| a.cast_signed().max(b.cast_signed()).cast_unsigned()),
+            ("min", _) => signed(|a, b| a.min(b)),
+            ("max", _) => signed(|a, b| a.max(b)),
             _ => return self.fail("packed integers only add, min and max"),
         };
         let (d, s) = self.uniform_operands(operands, ScalarType::B32, 2)?;

@@ -109,14 +109,29 @@ impl Decoder<'_> {
         use ScalarType::*;
         let bf16 = matches!(element, Bf16 | Bf16x2);
         let double = matches!(element, F16x2 | Bf16x2);
-        if sat || (ftz && bf16) {
-            return self.fail("`.sat` and `.ftz` are not supported on this type");
+        if sat && bf16 || ftz && bf16 && opcode != "ex2" {
+            return self.fail("`.sat` and `.ftz` are not possible on this type");
         }
         let Some(operation) = half_operation(opcode, bf16, nan, relu) else { return self.unsupported(element) };
-        let run: ScalarFn = if double {
-            Box::new(move |s| u64::from(packed::pair3(s[0] as u32, s[1] as u32, s[2] as u32, operation)))
+        let (exponent, one) = if bf16 { (0x7f80, 0x3f80) } else { (0x7c00, 0x3c00) };
+        let run: packed::Ternary = if ftz || sat {
+            Box::new(move |a, b, c| {
+                let flushed = |bits: u16| if ftz && bits & exponent == 0 { bits & 0x8000 } else { bits };
+                let out = flushed(operation(flushed(a), flushed(b), flushed(c)));
+                match (sat, out) {
+                    (false, out) => out,
+                    // Negative values, −0 and NaN become +0.
+                    (true, out) if out & 0x8000 != 0 || out > exponent => 0,
+                    (true, out) => out.min(one),
+                }
+            })
         } else {
-            Box::new(move |s| u64::from(operation(s[0] as u16, s[1] as u16, s[2] as u16)))
+            Box::new(operation)
+        };
+        let run: ScalarFn = if double {
+            Box::new(move |s| u64::from(packed::pair3(s[0] as u32, s[1] as u32, s[2] as u32, &run)))
+        } else {
+            Box::new(move |s| u64::from(run(s[0] as u16, s[1] as u16, s[2] as u16)))
         };
         self.scalar(run, d, s);
         Ok(())

@@ -112,15 +112,17 @@ pub fn to_f32(x: f64, mode: Rounding) -> f32 {
     if mode == Rounding::Nearest { canonical(x as f32) } else { canonical(round(x, F32, mode) as f32) }
 }
 
-/// PTX gives one NaN for all f32 results.
+/// PTX gives one NaN for all f32 results. On bits, because the optimiser may take one NaN for another.
 #[inline(always)]
 pub fn canonical(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(NAN32) } else { x }
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { NAN32 } else { bits })
 }
 
 #[inline(always)]
 pub fn canonical64(x: f64) -> f64 {
-    if x.is_nan() { f64::from_bits(0x7fff_ffff_ffff_ffff) } else { x }
+    let bits = x.to_bits();
+    f64::from_bits(if bits & (u64::MAX >> 1) > 0x7ff0_0000_0000_0000 { u64::MAX >> 1 } else { bits })
 }
 
 /// Flushes a subnormal to zero of the same sign.

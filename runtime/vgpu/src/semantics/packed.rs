@@ -32,6 +32,9 @@ impl Half for Bf16 {
     }
 }
 
+/// An operation on up to three values of 16 bits.
+pub type Ternary = Box<dyn Fn(u16, u16, u16) -> u16 + Send + Sync>;
+
 const NEAREST: Narrow = Narrow { mode: Rounding::Nearest, finite: false, relu: false };
 
 pub fn add<H: Half>(a: u16, b: u16) -> u16 {

@@ -7,7 +7,7 @@ const FORMS: &str = include_str!("../../../tests/data/instruction_forms.txt");
 
 /// Registers of every width: `%p`, `%b` (8 bits), `%h` (16), `%r` (32), `%d` (64), `%q` (128).
 const FRAME: &str = "\
-.version 8.6
+.version 9.1
 .target sm_90a
 .address_size 64
 .const .align 8 .b8 table[64];
@@ -200,4 +200,12 @@ fn memory_forms_keep_order_scope_and_width() {
     assert_eq!((atomic.order, atomic.scope), (Order::Relaxed, Scope::Gpu));
     let Op::Atomic(atomic) = first("red.release.sys.global.add.u64 [%d1], %d2;") else { panic!() };
     assert_eq!((atomic.order, atomic.scope, atomic.target), (Order::Release, Scope::Sys, None));
+}
+
+/// NVIDIA's assembler agrees that what this test writes is PTX.
+#[test]
+fn every_written_form_assembles() {
+    let lines: String = FORMS.lines().map(|form| format!("    {}\n", instruction(form))).collect();
+    let text = format!("{FRAME}{lines}done:\n    ret;\n}}\n").replace(".visible", ".func callee() { ret; }\n.visible");
+    super::assemble("forms", &text);
 }
