@@ -307,9 +307,10 @@ impl<'a> Parser<'a, '_> {
             Some(Token::Word("generic")) => {
                 self.at += 1;
                 self.expect('(')?;
-                let (name, offset) = self.symbol_sum()?;
+                let (name, inner) = self.symbol_sum()?;
                 self.expect(')')?;
-                Initial::Symbol(name, offset)
+                let outer = self.signed_offset()?;
+                Initial::Symbol(name, inner.wrapping_add(outer))
             }
             Some(Token::Word(_)) => {
                 let (name, offset) = self.symbol_sum()?;

@@ -2,7 +2,6 @@
 //!
 //! The pure functions know nothing of registers; [`lanes`] knows nothing of their meaning.
 
-pub(crate) mod atomic;
 pub(crate) mod convert;
 pub(crate) mod float;
 pub(crate) mod integer;

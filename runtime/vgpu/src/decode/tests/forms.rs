@@ -5,6 +5,11 @@ use super::super::op::{KernelCode, Op};
 
 const FORMS: &str = include_str!("../../../tests/data/instruction_forms.txt");
 
+/// A published form by its number.
+pub(super) fn form(index: usize) -> &'static str {
+    FORMS.lines().nth(index).unwrap_or_default()
+}
+
 /// Registers of every width: `%p`, `%b` (8 bits), `%h` (16), `%r` (32), `%d` (64), `%q` (128).
 const FRAME: &str = "\
 .version 9.1

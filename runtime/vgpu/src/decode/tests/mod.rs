@@ -1,6 +1,8 @@
 mod evaluate;
 mod forms;
+mod hostile;
 mod instructions;
+mod llvm;
 mod refused;
 
 /// Runs `ptxas`, which the set-up script installs beside the build, or which `MOE_PTXAS` names.
