@@ -120,9 +120,11 @@ impl Checker<'_> {
         problem: impl FnOnce(Span, String, Option<String>) -> NameProblem,
     ) -> Option<I> {
         // In a damaged file the declaration may be what could not be read.
-        if !declared.contains_key(&name.text) && !damaged {
+        if !declared.contains_key(&name.text) {
             let suggestion = closest(&name.text, declared.keys().map(String::as_str)).map(str::to_owned);
-            self.report(problem(name.span, name.text.clone(), suggestion));
+            if !damaged || suggestion.is_some() {
+                self.report(problem(name.span, name.text.clone(), suggestion));
+            }
         }
         ids.get(&name.text).copied()
     }

@@ -103,7 +103,9 @@ impl Checker<'_> {
             return None;
         };
         let Some(unit) = Unit::find(&name.text) else {
-            let suggestion = closest(&name.text, Unit::names()).map(str::to_owned);
+            let fitting = Unit::names().filter(|unit| Unit::find(unit).is_some_and(|unit| unit.dimension == wanted));
+            let suggestion = closest(&name.text, fitting).or_else(|| closest(&name.text, Unit::names()));
+            let suggestion = suggestion.map(str::to_owned);
             self.report(UnitProblem::Unknown { span: name.span, found: name.text.clone(), suggestion });
             return None;
         };

@@ -22,7 +22,7 @@ pub use model::ModelProblem;
 pub use names::{NameProblem, WordKind};
 pub use registry::{Code, explain};
 pub use suggest::closest;
-pub use syntax::SyntaxProblem;
+pub use syntax::{Repair, SyntaxProblem};
 pub use types::TypeProblem;
 pub use units::UnitProblem;
 

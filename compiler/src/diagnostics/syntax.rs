@@ -4,6 +4,19 @@ use super::{Code, Diagnostic, quoted};
 use crate::syntax::Span;
 use crate::syntax::token::{Keyword, Scope};
 
+/// What a writer probably meant by something that cannot stand where it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Another word.
+    Word(&'static str),
+    /// This before it: `,` between arguments.
+    Before(&'static str),
+    /// The colon after the name of an argument.
+    Colon(String),
+    /// The usual form of this setting.
+    Form(&'static str),
+}
+
 /// Something that the grammar cannot place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyntaxProblem {
@@ -15,6 +28,8 @@ pub enum SyntaxProblem {
         found: String,
         /// What could stand there.
         expected: String,
+        /// What was probably meant.
+        repair: Option<Repair>,
     },
     /// A word where a setting begins.
     UnknownSetting {
@@ -94,13 +109,18 @@ pub enum SyntaxProblem {
 impl From<SyntaxProblem> for Diagnostic {
     fn from(problem: SyntaxProblem) -> Diagnostic {
         match problem {
-            SyntaxProblem::Unexpected { span, found, expected } => {
+            SyntaxProblem::Unexpected { span, found, expected, repair } => {
                 Diagnostic::new(Code::Unexpected, format!("{} cannot stand here", quoted(&found)))
                     .label(span, format!("expected {expected}"))
-                    .help(if expected.contains("`,`") && found.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-                        "is a `,` missing before it?"
-                    } else {
-                        "see the form of this part in the language reference, `docs/language.md`"
+                    .help(match repair {
+                        Some(Repair::Word(meant)) => format!("did you mean `{meant}`?"),
+                        Some(Repair::Before(missing)) => format!("is a `{missing}` missing before it?"),
+                        Some(Repair::Colon(argument)) => format!("write a colon after the name: `{argument}: {found}`"),
+                        Some(Repair::Form(setting)) => match form(setting) {
+                            Some(form) => format!("write it like `{form}`"),
+                            None => format!("write it like {}", example(setting)),
+                        },
+                        None => "see the form of this part in the language reference, `docs/language.md`".to_owned(),
                     })
             }
             SyntaxProblem::UnknownSetting { span, found, scope, suggestion } => {
@@ -169,10 +189,12 @@ fn unknown_setting(span: Span, found: &str, scope: Scope, suggestion: Option<Str
         Scope::File => "a file is made of `model`, `cluster` and `deploy`".to_owned(),
         _ => format!("{} can hold {}", scope.described(), settings_of(scope)),
     };
+    let in_the_gate = scope == Scope::Model && matches!(found, "top_k" | "topk" | "num_experts_per_tok");
     let help = match (&suggestion, elsewhere) {
+        _ if in_the_gate => "the gate says how many experts a token goes to: `top(8, experts, by: score)`".to_owned(),
         (Some(meant), _) => format!("did you mean `{meant}`?"),
-        (None, Some(other)) => format!("{} belongs in {}", quoted(found), other.described()),
-        (None, None) => all,
+        (None, Some(other)) if *other != Scope::Gate => format!("{} belongs in {}", quoted(found), other.described()),
+        (None, _) => all,
     };
     let label = if suggestion.is_some() { "misspelt?" } else { "not known here" };
     Diagnostic::new(Code::UnknownSetting, title).label(span, label).help(help)
@@ -205,6 +227,26 @@ fn closer(opener: &str) -> &'static str {
     }
 }
 
+/// The form of a part that is more than a word and its value.
+fn form(part: &str) -> Option<&'static str> {
+    match part {
+        "model" => Some("model NAME { … }"),
+        "cluster" => Some("cluster NAME { … }"),
+        "deploy" => Some("deploy NAME of MODEL on CLUSTER { … }"),
+        "zero" => Some("zero 512..767"),
+        "gate" => Some("gate(logits: f32[experts]) { … }"),
+        "dispatch" => Some("dispatch { payload bf16   layout expert_major align 128 }"),
+        "combine" => Some("combine { payload bf16   reduce f32 weighted }"),
+        "gpu" => Some("gpu \"H800\" { target sm_90a   sms 132   memory 80 GB }"),
+        "let" => Some("let NAME = VALUE"),
+        "weights" => Some("weights VALUE"),
+        "before" => Some("weights VALUE before experts"),
+        "scale" => Some("scale f32 per 128"),
+        "latency" => Some("latency 5 us"),
+        _ => None,
+    }
+}
+
 fn example(setting: &str) -> String {
     let example = match setting {
         "hidden" => "hidden 7168",
@@ -215,7 +257,7 @@ fn example(setting: &str) -> String {
         "vocab" => "vocab 129280",
         "capacity" => "capacity 1.25 drop lowest",
         "payload" => "payload bf16",
-        "layout" => "layout rank_major",
+        "layout" => "layout expert_major align 128",
         "reduce" => "reduce f32 weighted",
         "nodes" => "nodes 8",
         "gpus" => "gpus 8 per node",

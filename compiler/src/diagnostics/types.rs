@@ -269,7 +269,7 @@ fn repair(found: &str, wanted: &str) -> String {
             "name a value that has a number for each expert, such as `logits`".to_owned()
         }
         "f32" if wanted.contains("vector") => "name a value of many numbers, such as `logits`".to_owned(),
-        "f32[experts]" if wanted.contains("group") => {
+        "f32" | "f32[experts]" if wanted.contains("group") => {
             "reduce it to one number per group: `max(group(v))` or `sum(top(2, v))`".to_owned()
         }
         "f32[groups]" if wanted.contains("expert") => {

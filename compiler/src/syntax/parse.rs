@@ -11,7 +11,7 @@ use super::ast::{self, Expression, ExpressionKind, Operator};
 use super::structure::Located;
 use super::token::{Keyword, Scope};
 use super::{Span, Token};
-use crate::diagnostics::{Diagnostics, SyntaxProblem, closest};
+use crate::diagnostics::{Diagnostics, Repair, SyntaxProblem, closest};
 
 lalrpop_mod!(
     #[allow(clippy::all, clippy::pedantic, missing_docs, unused_imports, reason = "generated")]
@@ -114,19 +114,45 @@ impl Reading<'_> {
                     expected: expected.described(),
                 }
             }
-            Some(_) => SyntaxProblem::Unexpected { span, found, expected: expected.described() },
+            Some(token) => {
+                let repair = self.repair(token, span, expected);
+                SyntaxProblem::Unexpected { span, found, expected: expected.described(), repair }
+            }
         }
+    }
+
+    fn repair(&self, token: Token, span: Span, expected: &Expected) -> Option<Repair> {
+        let value = matches!(token, Token::Word | Token::Number);
+        let previous = self.before(span.start).map(|at| at.text(self.source)).unwrap_or_default();
+        if value && matches!(previous, "by" | "fill" | "eps" | "floor") {
+            return Some(Repair::Colon(previous.to_owned()));
+        }
+        if value && expected.others.iter().any(|other| other == ",") {
+            return Some(Repair::Before(","));
+        }
+        if let Some(meant) = closest(span.text(self.source), expected.keywords.iter().map(|keyword| keyword.text())) {
+            return Some(Repair::Word(meant));
+        }
+        // The setting or declaration that this stands in.
+        let before = &self.tokens[..self.tokens.partition_point(|token| token.0 < span.start)];
+        let keywords = before.iter().rev().map_while(|token| match token.1 {
+            Token::CloseBrace => None,
+            Token::Keyword(keyword) => Some(Some(keyword)),
+            _ => Some(None),
+        });
+        let part = keywords.flatten().find(|keyword| !keyword.joins())?;
+        Some(Repair::Form(part.text()))
     }
 
     fn unknown_setting(&self, span: Span, expected: &Expected) -> SyntaxProblem {
         let found = span.text(self.source);
-        let suggestion = closest(found, expected.keywords.iter().map(|keyword| keyword.text()));
-        SyntaxProblem::UnknownSetting {
-            span,
-            found: found.to_owned(),
-            scope: expected.scope(),
-            suggestion: suggestion.map(str::to_owned),
-        }
+        let scope = expected.scope();
+        let suggestion = match scope {
+            Scope::Gate if self.after(span.end) == Some(Token::Equals) => Some(format!("let {found}")),
+            Scope::Gate if found == "return" => Some("weights".to_owned()),
+            _ => closest(found, expected.keywords.iter().map(|keyword| keyword.text())).map(str::to_owned),
+        };
+        SyntaxProblem::UnknownSetting { span, found: found.to_owned(), scope, suggestion }
     }
 
     /// The token that ends before `place`.
@@ -134,6 +160,11 @@ impl Reading<'_> {
         let index = self.tokens.partition_point(|token| token.0 < place);
         let &(start, _, end) = self.tokens.get(index.checked_sub(1)?)?;
         Some(Span::new(start, end))
+    }
+
+    /// The token that begins at or after `place`.
+    fn after(&self, place: u32) -> Option<Token> {
+        self.tokens.get(self.tokens.partition_point(|token| token.0 < place)).map(|token| token.1)
     }
 
     fn first_on_line(&self, place: u32) -> bool {
@@ -223,7 +254,7 @@ impl Expected {
                 "text" => "a text in quotes".to_owned(),
                 "unit" => "a unit".to_owned(),
                 "group" | ";" => continue,
-                "+" | "-" | "*" | "/" | "[" if operators => continue,
+                "+" | "-" | "*" | "/" | "[" | "(" | ":" if operators => continue,
                 symbol => format!("`{symbol}`"),
             });
         }

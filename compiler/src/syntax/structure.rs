@@ -8,7 +8,7 @@
 use super::lexer::Lexed;
 use super::token::{Keyword, Scope};
 use super::{Span, Token};
-use crate::diagnostics::{Diagnostics, SyntaxProblem, closest};
+use crate::diagnostics::{Diagnostics, Repair, SyntaxProblem, closest};
 
 /// How deep brackets may nest. A gate of any published model needs 6.
 pub const MAX_DEPTH: usize = 64;
@@ -146,9 +146,24 @@ impl Structure<'_> {
                 self.unclosed(&frame, span.start);
             }
         }
+        // A statement inside of parentheses: they were never closed.
+        if self.scope() == Scope::Gate
+            && matches!((text, follower), ("let", Some(Token::Word)) | ("weights", Some(Token::Word)))
+            && self.first_on_line(span)
+            && self.frames.iter().any(|frame| frame.closer == Token::CloseBrace && frame.scope == Scope::Gate)
+        {
+            while self.frames.last().is_some_and(|frame| frame.closer != Token::CloseBrace) {
+                if let Some(frame) = self.frames.pop() {
+                    self.unclosed(&frame, span.start);
+                }
+            }
+        }
         let scope = self.scope();
         let previous = self.tokens.last().copied();
         let token = match previous {
+            Some((_, before, _)) if self.joint(before, scope).is_some_and(|joint| nearly(text, joint)) => {
+                self.meant(text, span, self.joint(before, scope))
+            }
             Some((_, Token::Keyword(keyword), _)) if names_something(keyword) => Token::Word,
             Some((_, Token::Keyword(Keyword::Before), _)) if text == "experts" => Token::Keyword(Keyword::Experts),
             Some((_, Token::Number, end)) if scope != Scope::Gate && self.is_unit(text, end, span) => Token::Unit,
@@ -164,6 +179,31 @@ impl Structure<'_> {
             *self.announced() = keyword.opens();
         }
         self.push(token, span);
+    }
+
+    /// The one word that the language has after the last token, if the token leaves no choice.
+    fn joint(&self, last: Token, scope: Scope) -> Option<Keyword> {
+        let before = self.tokens.len().checked_sub(2).map(|index| self.tokens[index].1);
+        match (last, before) {
+            (Token::Number, Some(Token::Keyword(Keyword::In))) if scope == Scope::Model => Some(Keyword::Groups),
+            (Token::Keyword(Keyword::Per), Some(Token::Number)) if scope == Scope::Cluster => Some(Keyword::Node),
+            (Token::Keyword(Keyword::Per), _) if scope == Scope::Deploy => Some(Keyword::Gpu),
+            _ => None,
+        }
+    }
+
+    /// Reports a misspelt word and reads it as what it means.
+    fn meant(&mut self, text: &str, span: Span, meant: Option<Keyword>) -> Token {
+        let Some(meant) = meant else { return Token::Word };
+        let expected = format!("`{}`", meant.text());
+        let repair = Some(Repair::Word(meant.text()));
+        self.diagnostics.report(SyntaxProblem::Unexpected { span, found: text.into(), expected, repair });
+        Token::Keyword(meant)
+    }
+
+    fn first_on_line(&self, span: Span) -> bool {
+        let before = self.source[..span.start as usize].bytes().rev();
+        before.take_while(|byte| *byte != b'\n').all(|byte| byte.is_ascii_whitespace())
     }
 
     fn starts_line(&self, span: Span) -> bool {
@@ -196,6 +236,11 @@ impl Structure<'_> {
         self.diagnostics.report(problem);
         Keyword::find(meant, scope).map_or(Token::Word, Token::Keyword)
     }
+}
+
+/// Whether a word is a misspelling of a keyword.
+fn nearly(text: &str, keyword: Keyword) -> bool {
+    closest(text, [keyword.text()]).is_some()
 }
 
 /// Whether the word after this keyword is a name, whatever it spells.

@@ -140,6 +140,14 @@ impl Scope {
     }
 }
 
+impl Keyword {
+    /// Whether this word joins the parts of a setting or declaration that another one began.
+    pub fn joins(self) -> bool {
+        use Keyword::{Align, Drop, Groups, In, Node, Of, On, Per};
+        matches!(self, Of | On | In | Groups | Drop | Per | Align | Node)
+    }
+}
+
 macro_rules! keywords {
     ($($name:ident $text:literal in $($scope:ident)+ $(: opens $opens:ident)?;)*) => {
         /// A word with a meaning of its own inside some kinds of block.
