@@ -3,4 +3,5 @@
 //! Invariant: everything here is made at compile time. Nothing of MLIR or LLVM is needed to run what it makes.
 
 pub mod device;
+pub mod exchange;
 pub mod ptx;

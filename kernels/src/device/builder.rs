@@ -111,6 +111,8 @@ impl Builder {
                 (name("function_type"), TypeAttribute::new(signature).into()),
                 (name("gpu.kernel"), unit),
                 (name("nvvm.kernel"), unit),
+                // One CTA per SM is enough: otherwise ptxas spills to leave room for a second one.
+                (name("nvvm.minctasm"), IntegerAttribute::new(IntegerType::new(self.context(), 32).into(), 1).into()),
                 (name("nvvm.reqntid"), DenseI32ArrayAttribute::new(self.context(), &[threads as i32]).into()),
             ])
             .add_regions([self.region])

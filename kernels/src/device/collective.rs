@@ -48,6 +48,20 @@ impl Builder {
         self.intrinsic("llvm.nvvm.barrier.cta.sync.aligned.all", &[zero], None);
     }
 
+    /// Whether `condition` holds in any thread of the CTA; a [`Builder::cta_barrier`] as well.
+    pub fn cta_any<'k>(&'k self, condition: Value<'k, Pred>) -> Value<'k, Pred> {
+        let zero = self.integer(32, 0);
+        let truth = Some(Pred::mlir(self.context()));
+        let raw = self.intrinsic("llvm.nvvm.barrier.cta.red.or.aligned.all", &[zero, condition.raw], truth);
+        Value::new(self, raw.expect("it has a result"))
+    }
+
+    /// Lets other threads run for about so many nanoseconds.
+    pub fn pause(&self, nanoseconds: u32) {
+        let time = self.u32(nanoseconds);
+        self.inline("nanosleep.u32 $0;", "r,~{memory}", &[time.raw], None);
+    }
+
     /// All lanes have arrived; what they wrote before is visible to all of them after.
     pub fn warp_barrier(&self) {
         let all = self.u32(ALL_LANES);
@@ -90,6 +104,14 @@ impl<'k> Value<'k, U32> {
     /// The value of the lane `distance` below; the lane's own value where there is none.
     pub fn of_lane_below(self, distance: u32) -> Value<'k, U32> {
         self.builder.shuffle("up", self, self.builder.u32(distance), 0)
+    }
+
+    /// A bit for each lane that has the same value.
+    pub fn same_lanes(self) -> Value<'k, U32> {
+        let all = self.builder.u32(ALL_LANES);
+        let word = Some(U32::mlir(self.builder.context()));
+        let raw = self.builder.intrinsic("llvm.nvvm.match.any.sync.i32", &[all.raw, self.raw], word);
+        Value::new(self.builder, raw.expect("it has a result"))
     }
 
     /// The largest value of the warp.

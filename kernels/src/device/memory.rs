@@ -118,6 +118,20 @@ impl<'k> Pointer<'k, Shared, U32> {
     }
 }
 
+impl<'k> Pointer<'k, Global, U32> {
+    /// Load of a word that other threads of this GPU may write, without order.
+    pub fn load_relaxed_gpu(self) -> Value<'k, U32> {
+        let result = Some(U32::mlir(self.builder.context()));
+        let raw = self.builder.inline("ld.relaxed.gpu.global.u32 $0, [$1];", "=r,l,~{memory}", &[self.raw], result);
+        Value::new(self.builder, raw.expect("it has a result"))
+    }
+
+    /// Store of a word that other threads of this GPU may read, without order.
+    pub fn store_relaxed_gpu(self, value: Value<'k, U32>) {
+        self.builder.inline("st.relaxed.gpu.global.u32 [$0], $1;", "l,r,~{memory}", &[self.raw, value.raw], None);
+    }
+}
+
 impl<'k> Pointer<'k, Global, U64> {
     /// Load that what follows in this thread cannot overtake. Pairs with a release at system scope: what the releasing thread wrote, or
     /// had seen, before is visible afterwards. One round trip to the memory's home.

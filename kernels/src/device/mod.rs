@@ -23,6 +23,7 @@
 
 mod builder;
 mod collective;
+mod convert;
 mod memory;
 mod number;
 mod value;

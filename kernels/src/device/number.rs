@@ -211,6 +211,20 @@ impl<'k> Value<'k, U32> {
         (lowest - 1).count_ones()
     }
 
+    /// Place of the lowest 1; of no use for 0.
+    pub fn lowest_set(self) -> Value<'k, U32> {
+        let builder = self.builder;
+        let word = Some(U32::mlir(builder.context()));
+        let operation = builder.operation("llvm.intr.cttz", &[self.raw], word);
+        let poison = builder.attribute("is_zero_poison", "true");
+        Value::new(builder, builder.result(operation.add_attributes(&[poison])))
+    }
+
+    /// Without its lowest 1.
+    pub fn without_lowest_set(self) -> Value<'k, U32> {
+        self & (self - 1)
+    }
+
     /// The same number in 64 bits.
     pub fn wide(self) -> Value<'k, U64> {
         self.builder.unary("llvm.zext", self)
@@ -282,6 +296,11 @@ impl<'k> Value<'k, F32> {
     /// The larger one; of no use with NaN.
     pub fn max(self, other: Value<'k, F32>) -> Value<'k, F32> {
         self.when(self.at_least(other), other)
+    }
+
+    /// The larger one; of a number and a NaN, the number.
+    pub fn max_number(self, other: Value<'k, F32>) -> Value<'k, F32> {
+        self.builder.binary("llvm.intr.maxnum", self, other)
     }
 
     /// Its bits.

@@ -6,8 +6,8 @@
 use std::sync::Mutex;
 
 use melior::Context;
-use melior::dialect::DialectRegistry;
-use melior::utility::{register_all_dialects, register_all_llvm_translations, register_all_passes};
+use melior::dialect::{DialectHandle, DialectRegistry};
+use melior::utility::register_all_llvm_translations;
 
 static FREE: Mutex<Vec<Free>> = Mutex::new(Vec::new());
 
@@ -40,13 +40,14 @@ impl Drop for Lease {
 }
 
 fn make() -> &'static Context {
-    register_all_passes();
     let registry = DialectRegistry::new();
-    register_all_dialects(&registry);
-    let context = Context::new_with_registry(&registry, false);
-    register_all_llvm_translations(&context);
-    for dialect in ["llvm", "nvvm", "gpu"] {
-        context.get_or_load_dialect(dialect);
+    // SAFETY: a handle is a constant of MLIR.
+    let nvvm = unsafe { DialectHandle::from_raw(mlir_sys::mlirGetDialectHandle__nvvm__()) };
+    for dialect in [DialectHandle::llvm(), nvvm, DialectHandle::gpu()] {
+        dialect.insert_dialect(&registry);
     }
+    let context = Context::new_with_registry(&registry, false);
+    context.load_all_available_dialects();
+    register_all_llvm_translations(&context);
     Box::leak(Box::new(context))
 }

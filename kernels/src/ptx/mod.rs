@@ -7,6 +7,7 @@
 
 mod context;
 mod error;
+mod llvm;
 mod translate;
 
 pub use error::PtxError;
@@ -92,7 +93,7 @@ impl Target {
 }
 
 impl DeviceCode {
-    /// Its PTX. A few milliseconds.
+    /// Its PTX. About ten milliseconds.
     ///
     /// # Errors
     /// When MLIR or LLVM refuses it, which is a bug of the kernel or of the builder.

@@ -1,0 +1,102 @@
+//! Backward of combine, the receiving half: gradients of the experts' output, and of the weights.
+//!
+//! * Waits for `dispatch_arrival` of all sources. Reads the gradients of combined rows in the slots of the half of this epoch, the experts'
+//!   output and the handle. Writes the gradient of each row of the experts' output (weight × gradient, rounded once; a copy when
+//!   unweighted; zeros in padding rows) and, when weighted, the gradient of each local pick's weight to `weight_gradients` of the source,
+//!   then `gradient_arrival`.
+//! * `ctas` CTAs; one warp per copy, one pick after the other. A lane adds output × gradient of its chunks in ascending order; a butterfly
+//!   adds the lanes. The order is part of the contract.
+//! * Memory order: each CTA acquires every flag itself; weight gradients are weak stores before the CTA barrier and
+//!   [`Frame::publish`].
+//! * Cost, per source rank: 4 × local picks (weighted) + 8 × CTAs bytes.
+
+use moe_bundle::exchange::status;
+use moe_bundle::{LocalBuffer, RowLayout, Tensor};
+
+use super::copies::{Copies, Copy};
+use super::dispatch_place::{Rows, copy_rows, zero_padding};
+use super::dispatch_send::pieces;
+use super::frame::{Frame, Wait};
+use super::payload;
+use super::row::for_each_batch;
+use crate::device::{Chunk, F32, Global, Pointer, U8, U32, Value};
+
+pub(super) fn body(frame: &Frame<'_, '_>) {
+    let (k, exchange) = (frame.k, frame.exchange);
+    let layout = &exchange.symmetric;
+    let at_least = frame.arrivals(frame.epoch());
+    frame.wait_together(&Wait { flags: layout.dispatch_arrival, at_least, code: status::DISPATCH_DEADLINE });
+    if exchange.layout != RowLayout::RankMajor {
+        let offsets: Pointer<Global, U32> = frame.buffer(LocalBuffer::ExpertOffsets);
+        zero_padding(frame, offsets, Tensor::ExpertOutputGradient);
+    }
+    Copies::for_each_of_handle(frame, |copy| {
+        let slot = frame.slot(copy.source, copy.slot);
+        let gradient = frame.symmetric(layout.rows).bytes(slot * layout.row_bytes);
+        match exchange.layout {
+            RowLayout::RankMajor => copy_gradient(frame, gradient, &Rows::One(copy.number)),
+            RowLayout::ExpertMajor { .. } if exchange.weighted => weigh(frame, copy, gradient),
+            RowLayout::ExpertMajor { .. } => {
+                copy_gradient(frame, gradient, &Rows::of_lanes(frame, copy_rows(frame, copy)));
+            }
+        }
+    });
+    k.cta_barrier();
+    frame.publish(layout.gradient_arrival);
+}
+
+fn copy_gradient<'k>(frame: &Frame<'k, '_>, gradient: Pointer<'k, Global, U8>, rows: &Rows<'k>) {
+    let (k, exchange) = (frame.k, frame.exchange);
+    for_each_batch(k, pieces(frame, exchange.combine), payload::in_flight(exchange.threads), |pieces| {
+        let chunks: Vec<_> = pieces.iter().map(|piece| piece.load_from::<Chunk>(gradient.cast())).collect();
+        rows.for_each(frame, |row| {
+            let to = frame.tensor_row(Tensor::ExpertOutputGradient, row);
+            for (piece, &chunk) in pieces.iter().zip(&chunks) {
+                piece.when_active(|| piece.place_in(to.cast()).store(chunk));
+            }
+        });
+    });
+}
+
+/// Gradients of the rows and weights of all local picks of a copy.
+fn weigh<'k>(frame: &Frame<'k, '_>, copy: Copy<'k>, gradient: Pointer<'k, Global, U8>) {
+    let (k, exchange) = (frame.k, frame.exchange);
+    let (payload, top_k) = (exchange.combine, exchange.top_k);
+    let rows = copy_rows(frame, copy);
+    let pick = k.lane().min(k.u32(top_k - 1));
+    let weights = frame.buffer::<F32>(LocalBuffer::CopyWeights).at(copy.place * top_k + pick).load();
+    let token = frame.buffer::<U32>(LocalBuffer::CopyTokens).at(copy.place).load();
+    let entry = (frame.half() * exchange.max_tokens + token).wide() * u64::from(top_k);
+    let home = (frame.peer(copy.source) + entry * 4u64 + exchange.symmetric.weight_gradients).to_pointer::<F32>();
+
+    let left = k.variable(k.ballot(!rows.is_negative()));
+    k.repeat_while(
+        || left.get().differs(k.u32(0)),
+        || {
+            let lane = left.get().lowest_set();
+            left.set(left.get().without_lowest_set());
+            let (row, weight) = (rows.of_lane(lane), weights.of_lane(lane));
+            let (output, to) =
+                (frame.tensor_row(Tensor::ExpertOutput, row), frame.tensor_row(Tensor::ExpertOutputGradient, row));
+            let sum = k.variable(k.f32(0.0));
+            for_each_batch(k, pieces(frame, payload), payload::in_flight(exchange.threads), |pieces| {
+                let chunks: Vec<[Value<Chunk>; 2]> =
+                    pieces.iter().map(|piece| [gradient, output].map(|row| piece.load_from(row.cast()))).collect();
+                for (piece, chunks) in pieces.iter().zip(chunks) {
+                    let [gradients, outputs] = chunks.map(|chunk| payload::numbers(payload, chunk));
+                    piece.when_active(|| {
+                        let weighted: Vec<_> = gradients.iter().map(|&gradient| weight * gradient).collect();
+                        piece.place_in(to.cast()).store(payload::chunk(k, payload, &weighted));
+                        for (&output, &gradient) in outputs.iter().zip(&gradients) {
+                            sum.set(sum.get() + output * gradient);
+                        }
+                    });
+                }
+            });
+            for distance in [16, 8, 4, 2, 1] {
+                sum.set(sum.get() + sum.get().of_lane_xor(distance));
+            }
+            k.when(k.lane().equals(k.u32(0)), || home.at(lane).store(sum.get()));
+        },
+    );
+}

@@ -1,0 +1,107 @@
+//! Combine, the sending half: the partial sum of every received copy to its source. Also the backward of dispatch, without weights.
+//!
+//! * Reads the experts' output `[N, h]` and the handle: `received_counts`, tokens, ordinals, rows and weights of copies. Writes
+//!   `partials` at the source: slot (ordinal, token) of the half of this epoch, and `combine_arrival`.
+//! * `ctas` CTAs; one warp per copy, a lane for each of its picks. For each batch of chunks the local picks are added in ascending position
+//!   in f32, the first starts the sum, and the sum is rounded once. In a rank-major layout a copy is one row.
+//! * Memory order: stores are weak; the CTA barrier and [`Frame::publish`] make them visible before the flag.
+//! * Cost, per source rank: received copies × h × c + 8 × CTAs bytes.
+
+use moe_bundle::{Exchange, LocalBuffer, RowLayout, Tensor};
+
+use super::copies::{Copies, Copy};
+use super::dispatch_place::copy_rows;
+use super::dispatch_send::pieces;
+use super::frame::Frame;
+use super::payload;
+use super::row::{Piece, for_each_batch};
+use crate::device::{Builder, Chunk, F32, U8, U32, Value, Variable};
+
+/// Whether rows are multiplied by their weights.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weighting {
+    Weighted,
+    Unweighted,
+}
+
+impl Weighting {
+    pub fn of(exchange: &Exchange) -> Weighting {
+        if exchange.weighted { Weighting::Weighted } else { Weighting::Unweighted }
+    }
+}
+
+pub(super) fn body(frame: &Frame<'_, '_>, weighting: Weighting) {
+    frame.end_on_error();
+    let (k, layout) = (frame.k, &frame.exchange.symmetric);
+    Copies::for_each_of_handle(frame, |copy| send(frame, weighting, copy));
+    k.cta_barrier();
+    frame.publish(layout.combine_arrival);
+}
+
+fn send<'k>(frame: &Frame<'k, '_>, weighting: Weighting, copy: Copy<'k>) {
+    let (k, exchange) = (frame.k, frame.exchange);
+    let (layout, payload) = (&exchange.symmetric, exchange.combine);
+    let token = frame.buffer::<U32>(LocalBuffer::CopyTokens).at(copy.place).load();
+    let ordinal = frame.buffer::<U32>(LocalBuffer::CopyOrdinals).at(copy.place).load();
+    let list = frame.half() * exchange.destinations_max() + ordinal;
+    let partial = list.wide() * u64::from(exchange.max_tokens) + token.wide();
+    let to = (frame.peer(copy.source) + partial * layout.partial_bytes + layout.partials).to_pointer::<U8>();
+
+    let rows = copy_rows(frame, copy);
+    let lanes = k.ballot(!rows.is_negative());
+    let weights = match weighting {
+        Weighting::Weighted => {
+            let pick = k.lane().min(k.u32(exchange.top_k - 1));
+            Some(frame.buffer::<F32>(LocalBuffer::CopyWeights).at(copy.place * exchange.top_k + pick).load())
+        }
+        Weighting::Unweighted => None,
+    };
+    // The elements of the pick of a lane, weighed.
+    let term = |lane: Value<'k, U32>, pieces: &[Piece<'k>]| -> Vec<Vec<Value<'k, F32>>> {
+        let row = frame.tensor_row(Tensor::ExpertOutput, rows.of_lane(lane));
+        let weight = weights.map(|weights| weights.of_lane(lane));
+        let chunks: Vec<_> = pieces.iter().map(|piece| piece.load_from::<Chunk>(row.cast())).collect();
+        let weigh = |number| weight.map_or(number, |weight| weight * number);
+        chunks.into_iter().map(|chunk| payload::numbers(payload, chunk).into_iter().map(weigh).collect()).collect()
+    };
+    for_each_batch(k, pieces(frame, payload), payload::sums_in_flight(exchange.threads), |pieces| {
+        let sums = Sums::start(k, term(lanes.lowest_set(), pieces));
+        if exchange.layout != RowLayout::RankMajor {
+            let left = k.variable(lanes.without_lowest_set());
+            k.repeat_while(
+                || left.get().differs(k.u32(0)),
+                || {
+                    sums.add(&term(left.get().lowest_set(), pieces));
+                    left.set(left.get().without_lowest_set());
+                },
+            );
+        }
+        for (piece, sum) in pieces.iter().zip(sums.get()) {
+            let chunk = payload::chunk(k, payload, &sum);
+            piece.when_active(|| piece.place_in(to.cast()).store(chunk));
+        }
+    });
+}
+
+/// Sums of the elements of a few chunks, added one row after the other.
+pub(super) struct Sums<'k>(Vec<Vec<Variable<'k, F32>>>);
+
+impl<'k> Sums<'k> {
+    /// The first row starts the sums.
+    pub fn start(k: &'k Builder, first: Vec<Vec<Value<'k, F32>>>) -> Sums<'k> {
+        let of_chunk = |numbers: Vec<_>| numbers.into_iter().map(|number| k.variable(number)).collect();
+        Sums(first.into_iter().map(of_chunk).collect())
+    }
+
+    /// A further row is added.
+    pub fn add(&self, row: &[Vec<Value<'k, F32>>]) {
+        for (sums, numbers) in self.0.iter().zip(row) {
+            sums.iter().zip(numbers).for_each(|(sum, &number)| sum.set(sum.get() + number));
+        }
+    }
+
+    /// By chunk.
+    pub fn get(&self) -> Vec<Vec<Value<'k, F32>>> {
+        self.0.iter().map(|chunk| chunk.iter().map(|sum| sum.get()).collect()).collect()
+    }
+}

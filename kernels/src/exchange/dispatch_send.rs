@@ -1,0 +1,140 @@
+//! Dispatch, the sending half: rows to every rank that their token goes to. Also a cached dispatch, and the backward of combine.
+//!
+//! * Reads the rows of this rank's tokens in the source format, `slots` i32 `[tokens][R]`; with records the indices, weights and
+//!   `send_counts`. Writes, at every destination, rows, scales and records of its slots in the half of this epoch, the count of this
+//!   source, and `dispatch_arrival`.
+//! * `ctas` CTAs; one warp per token. A row is loaded and converted once, in batches of a few chunks per lane, and each batch is stored
+//!   to all destinations before the next is loaded. A lane stands for up to three ranks, so that no array has the size of the ranks.
+//! * Memory order: stores are weak; the CTA barrier and [`Frame::publish`] make them visible before the flag. CTA 0 stores the counts
+//!   by the threads that then add to the flag of the same rank. The half is free: see [`super`].
+//! * Cost, per destination rank: copies × (h × d + 4 × scales + 8 + 8 × K) + 4 + 8 × CTAs bytes; without records
+//!   copies × (h × d + 4 × scales) + 8 × CTAs.
+
+use moe_bundle::{LocalBuffer, Payload, Tensor};
+
+use super::frame::Frame;
+use super::payload;
+use super::row::for_each_batch;
+use crate::device::{Global, Pointer, U8, U32, U64, Value};
+
+/// What travels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// For a new handle.
+    RowsAndRecords,
+    /// For a handle that the destinations have.
+    Rows,
+}
+
+/// Ranks of one group, one for each lane, and the slots of a token there.
+struct Group<'k> {
+    peers: Value<'k, U64>,
+    slots: Value<'k, U32>,
+    /// Lanes whose rank the token goes to.
+    lanes: Value<'k, U32>,
+}
+
+pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
+    frame.end_on_error();
+    let (k, exchange) = (frame.k, frame.exchange);
+    let layout = &exchange.symmetric;
+    let payload = if rows == Tensor::CombinedGradient { exchange.combine } else { exchange.dispatch };
+
+    let ranks = exchange.ranks;
+    let of_lane = |group: u32| k.lane() + 32 * group;
+    let peers: Vec<Value<U64>> =
+        (0..frame.rank_groups()).map(|group| frame.peer(of_lane(group).min(k.u32(ranks - 1)))).collect();
+
+    frame.for_each_by_warps(frame.tokens(), |token| {
+        let slots = frame.buffer::<U32>(LocalBuffer::Slots).bytes(token.wide() * (4 * u64::from(ranks)));
+        let slots: Pointer<Global, U32> = slots.cast();
+        let groups: Vec<Group> = (0..)
+            .zip(&peers)
+            .map(|(group, &peers)| {
+                let exists = of_lane(group).less(k.u32(ranks));
+                let slots = slots.at(of_lane(group).min(k.u32(ranks - 1))).load();
+                Group { peers, slots, lanes: k.ballot(exists & !slots.is_negative()) }
+            })
+            .collect();
+        if sent == Sent::RowsAndRecords {
+            send_records(frame, token, &groups);
+        }
+        let row = frame.tensor_row(rows, token);
+        for_each_batch(k, pieces(frame, payload), payload::in_flight(exchange.threads), |pieces| {
+            let pieces = payload::load(k, payload, row, pieces);
+            for_each_destination(frame, &groups, |peer, slot| {
+                let slot = frame.slot(frame.rank(), slot);
+                let row = (peer + slot * layout.row_bytes + layout.rows).to_pointer::<U8>();
+                let scales = (peer + slot * layout.scale_bytes + layout.scales).to_pointer();
+                pieces.iter().for_each(|piece| piece.store(k, row, scales));
+            });
+        });
+    });
+
+    if sent == Sent::RowsAndRecords {
+        send_counts(frame);
+    }
+    k.cta_barrier();
+    frame.publish(layout.dispatch_arrival);
+}
+
+/// 16-byte chunks of a row.
+pub(super) fn pieces(frame: &Frame<'_, '_>, payload: Payload) -> u32 {
+    frame.exchange.row_bytes(payload) as u32 / 16
+}
+
+/// Runs `body` with the symmetric memory of each destination, and the slot there, in ascending rank order. All lanes run it.
+fn for_each_destination<'k>(
+    frame: &Frame<'k, '_>,
+    groups: &[Group<'k>],
+    body: impl Fn(Value<'k, U64>, Value<'k, U32>),
+) {
+    let k = frame.k;
+    for group in groups {
+        let left = k.variable(group.lanes);
+        k.repeat_while(
+            || left.get().differs(k.u32(0)),
+            || {
+                let lane = left.get().lowest_set();
+                left.set(left.get().without_lowest_set());
+                body(group.peers.of_lane(lane), group.slots.of_lane(lane));
+            },
+        );
+    }
+}
+
+/// Source token, ordinal, picks and weights to each destination: a lane for each pick.
+fn send_records<'k>(frame: &Frame<'k, '_>, token: Value<'k, U32>, groups: &[Group<'k>]) {
+    let (k, layout, top_k) = (frame.k, &frame.exchange.symmetric, frame.exchange.top_k);
+    let has_pick = k.lane().less(k.u32(top_k));
+    let place = k.lane().min(k.u32(top_k - 1));
+    let [pick, weight] =
+        [Tensor::Indices, Tensor::Weights].map(|tensor| frame.tensor_row(tensor, token).cast::<U32>().at(place).load());
+    let ordinal = k.variable(k.u32(0));
+    for_each_destination(frame, groups, |peer, slot| {
+        let slot = frame.slot(frame.rank(), slot);
+        let record = (peer + slot * layout.record_bytes + layout.records).to_pointer::<U32>();
+        let picks: Pointer<Global, U32> = record.at_constant(2);
+        k.when(has_pick, || {
+            picks.at(k.lane()).store(pick);
+            picks.at_constant(top_k).at(k.lane()).store(weight);
+        });
+        k.when(k.lane().equals(k.u32(0)), || {
+            record.cast::<U64>().store(token.wide() | (ordinal.get().wide() << 32));
+        });
+        ordinal.set(ordinal.get() + 1);
+    });
+}
+
+/// How many copies go to each rank. By CTA 0, and by the threads that publish to that rank.
+fn send_counts(frame: &Frame<'_, '_>) {
+    let (k, exchange) = (frame.k, frame.exchange);
+    let list = frame.half() * exchange.ranks + frame.rank();
+    let counts = frame.buffer::<U32>(LocalBuffer::SendCounts);
+    k.when(k.cta().equals(k.u32(0)), || {
+        k.for_each(k.thread(), k.u32(exchange.ranks), k.u32(exchange.threads), |rank| {
+            let count = (frame.peer(rank) + exchange.symmetric.counts).to_pointer::<U32>().at(list);
+            count.store(counts.at(rank).load());
+        });
+    });
+}

@@ -1,0 +1,91 @@
+//! Every kernel of many exchanges through the real assembler, for both targets: no spill, no stack frame, whatever the shape.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use moe_bundle::{Exchange, Kernel};
+use moe_kernels::exchange::{device_code, kernels};
+use moe_kernels::ptx::{Chip, Target};
+use moe_plan::{Drop, Payload, Request, RowLayout};
+
+/// One node of DeepSeek-V3.
+const DEEPSEEK_V3: Request = Request {
+    ranks: 8,
+    experts: 256,
+    zero_experts: 0,
+    top_k: 8,
+    hidden: 7168,
+    max_tokens: 4096,
+    dispatch: Payload::Fp8E4m3ScaleF32Per128,
+    layout: RowLayout::ExpertMajor { align: 128 },
+    combine: Payload::Bf16,
+    weighted: true,
+    drop: None,
+    ctas: 24,
+    threads: 512,
+};
+
+/// Where the bootstrap puts it, or what `MOE_PTXAS` says.
+fn ptxas() -> PathBuf {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cuda-tools/bin/ptxas");
+    std::env::var_os("MOE_PTXAS").map_or(installed, PathBuf::from)
+}
+
+/// What the assembler says about a kernel.
+fn assemble(kernel: Kernel, exchange: &Exchange, chip: Chip) -> String {
+    let ptx = device_code(kernel, exchange).ptx(Target::of(chip)).unwrap_or_else(|error| panic!("{error}"));
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    let file = folder.path().join("kernel.ptx");
+    std::fs::write(&file, &ptx).expect("it can be written");
+    let output = Command::new(ptxas())
+        .args(["-v", "-arch", chip.name(), "-o"])
+        .arg(folder.path().join("kernel.cubin"))
+        .arg(&file)
+        .output()
+        .expect("ptxas runs");
+    let report = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{kernel:?} of {exchange:?}: {report}\n{ptx}");
+    report
+}
+
+fn assemble_all(request: &Request) {
+    let exchange = request.plan().expect("it keeps its limits");
+    for chip in Chip::ALL {
+        for kernel in kernels(&exchange) {
+            let report = assemble(kernel, &exchange, chip);
+            assert!(
+                report.contains("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"),
+                "{kernel:?} of {exchange:?}: {report}"
+            );
+        }
+    }
+}
+
+#[test]
+fn deepseek_v3_with_every_size_of_cta() {
+    for threads in [32, 256, 512, 768, 1024] {
+        assemble_all(&Request { threads, ..DEEPSEEK_V3 });
+    }
+}
+
+#[test]
+fn most_ranks_and_picks() {
+    let request = Request { ranks: 72, experts: 1000, zero_experts: 24, top_k: 32, ..DEEPSEEK_V3 };
+    assemble_all(&Request { max_tokens: 512, drop: Some(Drop::Lowest), threads: 1024, ..request });
+}
+
+#[test]
+fn rank_major_without_weights() {
+    let request = Request { layout: RowLayout::RankMajor, weighted: false, drop: Some(Drop::Position), ..DEEPSEEK_V3 };
+    for (dispatch, combine) in [(Payload::F16, Payload::F16), (Payload::F32, Payload::F32)] {
+        assemble_all(&Request { dispatch, combine, hidden: 2880, top_k: 5, threads: 1024, ..request.clone() });
+    }
+}
+
+#[test]
+fn rows_of_one_chunk() {
+    let request = Request { hidden: 8, ranks: 1, experts: 3, top_k: 1, ctas: 1, ..DEEPSEEK_V3 };
+    for payload in [Payload::Bf16, Payload::F16, Payload::F32] {
+        assemble_all(&Request { dispatch: payload, combine: payload, ..request.clone() });
+    }
+}
