@@ -120,6 +120,10 @@ impl Allocation {
         }
     }
 
+    pub fn add_range(&mut self, start: u64, end: u64, name: &str, writer: Option<RankId>) {
+        self.ranges.push(NamedRange { start, end, name: name.to_owned(), writer });
+    }
+
     pub fn range(&self, offset: i64) -> Option<&NamedRange> {
         self.ranges
             .iter()
@@ -278,6 +282,8 @@ impl Memory {
         }
     }
 
+    /// Bytes to be read by a kernel of rank `accessor`, or by the host.
+    #[inline]
     pub fn read_device(&mut self, accessor: Option<u32>, address: u64, size: u64) -> Result<&[u8], MemoryFault> {
         let (rank, allocation, offset) = self.locate(accessor, address, size, false)?;
         if let Some(accessor) = accessor {
@@ -292,6 +298,8 @@ impl Memory {
         Ok(found.segment.span(offset, size))
     }
 
+    /// Bytes to be overwritten by a kernel of rank `accessor`, or by the host.
+    #[inline]
     pub fn write_device(&mut self, accessor: Option<u32>, address: u64, size: u64) -> Result<&mut [u8], MemoryFault> {
         let (rank, allocation, offset) = self.locate(accessor, address, size, true)?;
         if let Some(accessor) = accessor {
@@ -299,6 +307,45 @@ impl Memory {
         }
         let found = &mut self.ranks[rank as usize][allocation as usize];
         Ok(found.segment.span_mut(offset, size, &mut self.woken))
+    }
+
+    /// Replaces bytes by a function of them, as one write. Whether they changed; only then waiters are woken.
+    pub fn update_device(
+        &mut self,
+        accessor: u32,
+        address: u64,
+        size: u64,
+        change: impl FnOnce(&[u8], &mut [u8]),
+    ) -> Result<bool, MemoryFault> {
+        let (rank, allocation, offset) = self.locate(Some(accessor), address, size, true)?;
+        self.traffic.add_written(accessor, rank, size);
+        let found = &mut self.ranks[rank as usize][allocation as usize];
+        if self.check_initialised
+            && let Some(first) = found.segment.first_uninitialised(offset, size)
+        {
+            return Err(MemoryFault::Uninitialised { symbol: describe(rank, found, first) });
+        }
+        Ok(found.segment.update(offset, size, &mut self.woken, change))
+    }
+
+    /// Counts reads of a place that has been checked.
+    #[inline]
+    pub fn count_more_reads(&mut self, by: u32, address: u64, bytes: u64) {
+        if let Target::Device { rank, .. } = target(address) {
+            self.traffic.add_read(by, rank, bytes);
+        }
+    }
+
+    /// Constant memory from now on.
+    pub fn make_read_only(&mut self, address: Address) {
+        if let Ok((rank, allocation, _)) = self.locate(None, address.0, 0, false) {
+            self.ranks[rank as usize][allocation as usize].read_only = true;
+        }
+    }
+
+    pub fn forget_waiters(&mut self) {
+        self.woken.clear();
+        self.ranks.iter_mut().flatten().for_each(|allocation| allocation.segment.waiters.clear());
     }
 
     pub fn free(&mut self, address: Address) -> Result<(), MemoryFault> {

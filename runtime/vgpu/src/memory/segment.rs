@@ -79,6 +79,26 @@ impl Segment {
         &mut self.bytes[offset as usize..(offset + size) as usize]
     }
 
+    /// Replaces bytes by a function of them. Whether they changed; only then waiters are woken.
+    pub fn update(
+        &mut self,
+        offset: u64,
+        size: u64,
+        woken: &mut Vec<u64>,
+        change: impl FnOnce(&[u8], &mut [u8]),
+    ) -> bool {
+        let mut buffer = [0; 16];
+        let new = &mut buffer[..size as usize];
+        let old = self.span(offset, size);
+        change(old, new);
+        if old == new {
+            return false;
+        }
+        let new = buffer;
+        self.span_mut(offset, size, woken).copy_from_slice(&new[..size as usize]);
+        true
+    }
+
     #[cold]
     fn wake(&mut self, offset: u64, size: u64, woken: &mut Vec<u64>) {
         self.waiters.retain(|waiter| {

@@ -1,0 +1,56 @@
+//! What a cluster is and how it is scheduled. The same configuration and the same calls give the same run.
+
+/// Which warp runs next, and when asynchronous copies finish. Every policy is fair to a kernel that only assumes what the
+/// PTX memory and progress models promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Policy {
+    /// Every warp in turn; asynchronous copies finish in order.
+    #[default]
+    RoundRobin,
+    /// Any warp for any number of instructions; asynchronous copies finish in any order.
+    Random,
+    /// Starves a rank, delays a warp, launches a CTA late, finishes copies as late as it can; who is hit changes with
+    /// the seed and from time to time.
+    Adversarial,
+}
+
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Policy::RoundRobin => "round-robin",
+            Policy::Random => "random",
+            Policy::Adversarial => "adversarial",
+        })
+    }
+}
+
+/// Shape of a cluster and of its runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Virtual GPUs, from 1 to 1000.
+    pub ranks: u32,
+    /// Streaming multiprocessors per GPU, from 1 to 1024. They bound how many CTAs are resident at once.
+    pub sms: u32,
+    /// Chooses the interleaving of [`Policy::Random`] and [`Policy::Adversarial`].
+    pub seed: u64,
+    /// Scheduling policy.
+    pub policy: Policy,
+    /// Whether reading bytes that nobody wrote is an error.
+    pub check_initialised: bool,
+    /// Warp instructions after which a run is given up. It only ends loops that change something for ever; waiting for
+    /// what never comes is found without it.
+    pub instruction_limit: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            ranks: 1,
+            sms: 132,
+            seed: 0,
+            policy: Policy::RoundRobin,
+            check_initialised: true,
+            instruction_limit: 20_000_000_000,
+        }
+    }
+}

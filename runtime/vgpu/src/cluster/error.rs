@@ -1,0 +1,62 @@
+//! What can be wrong with a call of the host.
+
+use crate::memory::{Address, MemoryFault, RankId};
+
+/// Why a call of the host cannot be carried out. The cluster is as it was before the call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClusterError {
+    /// A number in the configuration is out of range.
+    #[error("a cluster has {what} from {least} to {most}, not {found}")]
+    Shape {
+        /// Which number.
+        what: &'static str,
+        /// Smallest possible.
+        least: u32,
+        /// Largest possible.
+        most: u32,
+        /// As given.
+        found: u32,
+    },
+    /// A rank that the cluster does not have.
+    #[error("{rank} does not exist: the cluster has {ranks} ranks, counted from 0")]
+    NoRank {
+        /// As given.
+        rank: RankId,
+        /// Ranks of the cluster.
+        ranks: u32,
+    },
+    /// A stream or event of another cluster.
+    #[error("{what} {number} does not exist in this cluster")]
+    NoSuch {
+        /// Stream or event.
+        what: &'static str,
+        /// Its number.
+        number: u32,
+    },
+    /// An allocation that is not possible.
+    #[error("cannot allocate `{name}`: {reason}")]
+    Allocation {
+        /// Name of the allocation.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A copy or free of the host that is wrong.
+    #[error("host {doing} at {address}: {fault}")]
+    Memory {
+        /// What the host wanted.
+        doing: &'static str,
+        /// Address as given.
+        address: Address,
+        /// What is wrong.
+        fault: MemoryFault,
+    },
+    /// A launch that is not possible.
+    #[error("cannot launch `{kernel}`: {reason}")]
+    Launch {
+        /// Name of the kernel.
+        kernel: String,
+        /// Why not, and what would be possible.
+        reason: String,
+    },
+}

@@ -1,0 +1,281 @@
+//! The host's side of a virtual cluster: memory, modules, streams, runs.
+//!
+//! Invariants: launches only run inside [`Cluster::run`]; a call that returns an error has changed nothing; after a
+//! failed run every call of `run` gives the same error until [`Cluster::abandon`].
+
+mod config;
+mod error;
+mod launch;
+mod module;
+
+pub use config::{Config, Policy};
+pub use error::ClusterError;
+pub use launch::{Argument, EventId, Launch, LaunchId, StreamId};
+pub use module::{Kernel, Module};
+
+use crate::decode::op::SHARED_BASE;
+use crate::engine::report::{Report, RunError};
+use crate::engine::{Command, Machine};
+use crate::memory::address::MAX_RANKS;
+use crate::memory::{Address, MemoryFault, Observer, RankId, Traffic};
+
+const MAX_SMS: u32 = 1024;
+/// What a kernel may ask for in all, static and dynamic, on the GPUs that this cluster imitates.
+const MAX_SHARED: u32 = 227 * 1024;
+const MAX_THREADS: u64 = 1024;
+const MAX_GRID: [u32; 3] = [i32::MAX as u32, 65535, 65535];
+const MAX_BLOCK: [u32; 3] = [1024, 1024, 64];
+
+/// A cluster of virtual GPUs that can reach each other's memory.
+pub struct Cluster {
+    machine: Machine,
+}
+
+impl Cluster {
+    /// Makes a cluster.
+    ///
+    /// # Errors
+    /// When a number of the configuration is out of range.
+    pub fn new(config: Config) -> Result<Cluster, ClusterError> {
+        for (what, most, found) in [("ranks", MAX_RANKS, config.ranks), ("SMs per rank", MAX_SMS, config.sms)] {
+            if !(1..=most).contains(&found) {
+                return Err(ClusterError::Shape { what, least: 1, most, found });
+            }
+        }
+        Ok(Cluster { machine: Machine::new(config) })
+    }
+
+    /// As it was made.
+    pub fn config(&self) -> &Config {
+        &self.machine.config
+    }
+
+    fn check(&self, rank: RankId) -> Result<(), ClusterError> {
+        let ranks = self.machine.config.ranks;
+        if rank.0 < ranks { Ok(()) } else { Err(ClusterError::NoRank { rank, ranks }) }
+    }
+
+    /// Allocates memory of a rank, aligned to 4 GiB; not initialised. Kernels of every rank can access it. The name
+    /// occurs in reports.
+    ///
+    /// # Errors
+    /// When the rank does not exist or the cluster cannot name so much memory.
+    pub fn allocate(&mut self, rank: RankId, bytes: u64, name: &str) -> Result<Address, ClusterError> {
+        self.check(rank)?;
+        let made = self.machine.memory.allocate(rank, bytes, name, false);
+        made.map_err(|reason| ClusterError::Allocation { name: name.to_owned(), reason })
+    }
+
+    /// Closes an allocation to the kernels of other ranks: their accesses are errors from now on.
+    ///
+    /// # Errors
+    /// When the address is not in an allocation.
+    pub fn close(&mut self, address: Address) -> Result<(), ClusterError> {
+        self.host("close", address, 0, |allocation, _| allocation.private = true)
+    }
+
+    /// Gives a part of an allocation a name for reports, and says which rank's kernels write it. Of several names of one
+    /// place, reports use that of the smallest part.
+    ///
+    /// # Errors
+    /// When the range is not inside an allocation.
+    pub fn label(
+        &mut self,
+        address: Address,
+        bytes: u64,
+        name: &str,
+        writer: Option<RankId>,
+    ) -> Result<(), ClusterError> {
+        self.host("label", address, bytes, |allocation, offset| {
+            allocation.add_range(offset, offset + bytes, name, writer);
+        })
+    }
+
+    fn host(
+        &mut self,
+        doing: &'static str,
+        address: Address,
+        bytes: u64,
+        change: impl FnOnce(&mut crate::memory::Allocation, u64),
+    ) -> Result<(), ClusterError> {
+        let fail = |fault| ClusterError::Memory { doing, address, fault };
+        let (rank, allocation, offset) = self.machine.memory.locate(None, address.0, bytes, true).map_err(fail)?;
+        match self.machine.memory.allocation_mut(rank, allocation) {
+            Some(found) => change(found, offset),
+            None => return Err(fail(MemoryFault::NotAnAddress)),
+        }
+        Ok(())
+    }
+
+    /// Frees an allocation; kernels and copies that use it afterwards are errors.
+    ///
+    /// # Errors
+    /// When the address is not the start of an allocation.
+    pub fn free(&mut self, address: Address) -> Result<(), ClusterError> {
+        self.machine.memory.free(address).map_err(|fault| ClusterError::Memory { doing: "free", address, fault })
+    }
+
+    /// Copies to device memory, at once: launches that are queued see it.
+    ///
+    /// # Errors
+    /// When the range is not inside an allocation.
+    pub fn write(&mut self, address: Address, bytes: &[u8]) -> Result<(), ClusterError> {
+        let target = self.machine.memory.write_device(None, address.0, bytes.len() as u64);
+        target.map_err(|fault| ClusterError::Memory { doing: "write", address, fault })?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Copies from device memory, at once: queued launches have not run yet.
+    ///
+    /// # Errors
+    /// When the range is not inside an allocation, or (if the configuration checks that) was never written.
+    pub fn read(&mut self, address: Address, bytes: &mut [u8]) -> Result<(), ClusterError> {
+        let source = self.machine.memory.read_device(None, address.0, bytes.len() as u64);
+        bytes.copy_from_slice(source.map_err(|fault| ClusterError::Memory { doing: "read", address, fault })?);
+        Ok(())
+    }
+
+    /// Places the variables of a module in the memory of a rank. The first launch does it if nobody did.
+    ///
+    /// # Errors
+    /// When the rank does not exist or the cluster cannot name so much memory.
+    pub fn load(&mut self, rank: RankId, module: &Module) -> Result<(), ClusterError> {
+        self.check(rank)?;
+        self.machine.load_module(rank, module).map(|_| ())
+    }
+
+    /// Address of a module variable on a rank where the module is loaded.
+    pub fn variable(&self, rank: RankId, module: &Module, name: &str) -> Option<Address> {
+        self.machine.variable(rank, module, name)
+    }
+
+    /// Makes a stream.
+    ///
+    /// # Errors
+    /// When the rank does not exist.
+    pub fn stream(&mut self, rank: RankId) -> Result<StreamId, ClusterError> {
+        self.check(rank)?;
+        Ok(self.machine.add_stream(rank))
+    }
+
+    fn check_stream(&self, stream: StreamId) -> Result<RankId, ClusterError> {
+        self.machine.rank_of(stream).ok_or(ClusterError::NoSuch { what: "stream", number: stream.0 })
+    }
+
+    /// Puts a launch into a stream.
+    ///
+    /// # Errors
+    /// When shape, shared memory or arguments are not what the kernel can have.
+    pub fn launch(&mut self, stream: StreamId, kernel: &Kernel, launch: Launch) -> Result<LaunchId, ClusterError> {
+        let rank = self.check_stream(stream)?;
+        let fail = |reason| ClusterError::Launch { kernel: kernel.name().to_owned(), reason };
+        let (code, [x, y, z]) = (kernel.code(), launch.block);
+        for (what, found, most) in [("grid", launch.grid, MAX_GRID), ("block", launch.block, MAX_BLOCK)] {
+            for axis in 0..3 {
+                if !(1..=most[axis]).contains(&found[axis]) {
+                    let name = ["x", "y", "z"][axis];
+                    let reason = format!("{what} {found:?}: {name} must be from 1 to {}", most[axis]);
+                    return Err(fail(reason));
+                }
+            }
+        }
+        if launch.grid.iter().map(|extent| u64::from(*extent)).product::<u64>() > u64::from(u32::MAX >> 1) {
+            return Err(fail(format!("grid {:?} has more than 2^31 CTAs", launch.grid)));
+        }
+        let threads = u64::from(x) * u64::from(y) * u64::from(z);
+        if threads > MAX_THREADS {
+            return Err(fail(format!("a CTA has at most {MAX_THREADS} threads, not {threads}")));
+        }
+        if let Some(required) = code.required_threads
+            && required != launch.block
+        {
+            return Err(fail(format!("its .reqntid is {required:?}, not {:?}", launch.block)));
+        }
+        if let Some(most) = code.max_threads
+            && threads > u64::from(most)
+        {
+            return Err(fail(format!("its .maxntid allows {most} threads, not {threads}")));
+        }
+        let shared = u64::from(kernel.static_shared()) + u64::from(launch.shared);
+        if shared > u64::from(MAX_SHARED) {
+            return Err(fail(format!("a CTA has at most {MAX_SHARED} bytes of shared memory, not {shared}")));
+        }
+        let parameters = launch.parameter_block(kernel)?;
+        self.machine.add_launch(stream, rank, kernel, &launch, parameters)
+    }
+
+    /// Marks the point in a stream after everything that is in it now.
+    ///
+    /// # Errors
+    /// When the stream does not exist.
+    pub fn record(&mut self, stream: StreamId) -> Result<EventId, ClusterError> {
+        self.check_stream(stream)?;
+        let event = self.machine.add_event();
+        self.machine.push(stream, Command::Record(event));
+        Ok(event)
+    }
+
+    /// Makes what follows in a stream wait for an event, of any rank.
+    ///
+    /// # Errors
+    /// When the stream or the event does not exist.
+    pub fn wait(&mut self, stream: StreamId, event: EventId) -> Result<(), ClusterError> {
+        self.check_stream(stream)?;
+        if !self.machine.has_event(event) {
+            return Err(ClusterError::NoSuch { what: "event", number: event.0 });
+        }
+        self.machine.push(stream, Command::Wait(event));
+        Ok(())
+    }
+
+    /// How many CTAs of a kernel a rank holds at once, by threads, shared memory and CTAs per SM. Registers do not count:
+    /// only the assembler knows them.
+    pub fn residency(&self, kernel: &Kernel, threads: u32, shared: u32) -> u64 {
+        let total = kernel.code().dynamic_shared_offset().saturating_add(shared).max(SHARED_BASE);
+        u64::from(self.machine.config.sms) * u64::from(crate::engine::ctas_per_sm(threads, total))
+    }
+
+    /// Runs until every stream is empty.
+    ///
+    /// # Errors
+    /// The first thing that goes wrong in a kernel, or a deadlock.
+    pub fn run(&mut self) -> Result<Report, RunError> {
+        self.machine.run()
+    }
+
+    /// Gives up everything that is queued or has not finished, and forgets the error of the last run. Memory stays.
+    pub fn abandon(&mut self) {
+        self.machine.abandon();
+    }
+
+    /// Bytes moved so far, by rank pair.
+    pub fn traffic(&self) -> &Traffic {
+        &self.machine.memory.traffic
+    }
+
+    /// Warp instructions executed so far.
+    pub fn instructions(&self) -> u64 {
+        self.machine.instructions
+    }
+
+    /// Virtual time in nanoseconds: what `%globaltimer` reads.
+    pub fn nanoseconds(&self) -> u64 {
+        self.machine.time
+    }
+
+    /// Shows every further access and ordering event to an observer.
+    pub fn observe(&mut self, observer: Box<dyn Observer + Send>) {
+        self.machine.observer = Some(observer);
+    }
+
+    /// Gives the observer back.
+    pub fn take_observer(&mut self) -> Option<Box<dyn Observer + Send>> {
+        self.machine.observer.take()
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("config", &self.machine.config).finish_non_exhaustive()
+    }
+}

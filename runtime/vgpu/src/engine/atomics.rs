@@ -1,0 +1,80 @@
+//! Atomics and reductions: one indivisible step per lane, in lane order.
+
+use super::Machine;
+use super::access::{Home, Manner, shared_symbol};
+use super::arithmetic::combine;
+use super::warp::{Outcome, Warp, bad_access, lanes};
+use crate::decode::op::{AtomicOp, KernelCode};
+use crate::memory::{AccessKind, MemoryFault, Proxy};
+
+impl Machine {
+    pub(super) fn atomic(
+        &mut self,
+        warp: &mut Warp,
+        op: &AtomicOp,
+        mask: u32,
+        pc: u32,
+        code: &KernelCode,
+    ) -> Outcome<()> {
+        let bytes = op.element.bytes();
+        for lane in lanes(mask) {
+            let (address, home) = self.place_of(warp, &op.place, bytes, lane, true)?;
+            let operand = |index: usize| op.sources.get(index).map_or(0, |reg| warp.value(*reg, lane));
+            let (b, c) = (operand(0), operand(1));
+            let old = self
+                .update(warp, code, home, bytes, |old| combine(op.kind, op.element, old, b, c))
+                .map_err(|fault| bad_access(lane, address, bytes, fault))?;
+            if let Some(target) = op.target {
+                warp.set_value(target, lane, old);
+            }
+            self.note_read(warp, home, bytes, pc, lane);
+            if self.observer.is_some() {
+                let manner = Manner {
+                    order: op.order,
+                    scope: op.scope,
+                    proxy: Proxy::Generic,
+                    kind: AccessKind::Atomic,
+                    line: code.lines[pc as usize],
+                };
+                self.show(warp, lane, home, bytes, manner);
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the value of a checked place and returns the old one. It is an effect only if the value changes.
+    pub(super) fn update(
+        &mut self,
+        warp: &mut Warp,
+        code: &KernelCode,
+        home: Home,
+        bytes: u32,
+        change: impl FnOnce(u128) -> u128,
+    ) -> Result<u128, MemoryFault> {
+        let mut before = 0;
+        let apply = |old: &[u8], new: &mut [u8]| {
+            let mut buffer = [0; 16];
+            buffer[..old.len()].copy_from_slice(old);
+            before = u128::from_le_bytes(buffer);
+            new.copy_from_slice(&change(before).to_le_bytes()[..old.len()]);
+        };
+        let changed = match home {
+            Home::Device(address) => self.memory.update_device(warp.rank, address, bytes.into(), apply)?,
+            Home::Shared(offset) => {
+                let Some(cta) = &mut self.ctas[warp.cta as usize] else { return Err(MemoryFault::NotAnAddress) };
+                let offset = u64::from(offset);
+                if self.config.check_initialised
+                    && let Some(first) = cta.shared.first_uninitialised(offset, bytes.into())
+                {
+                    let symbol = format!("`{}`", shared_symbol(code, first.cast_signed()));
+                    return Err(MemoryFault::Uninitialised { symbol });
+                }
+                cta.shared.update(offset, bytes.into(), &mut self.memory.woken, apply)
+            }
+            Home::Local(_) => return Err(MemoryFault::WrongSpace { expected: "global or .shared", found: "local" }),
+            Home::Param(_) => return Err(MemoryFault::WrongSpace { expected: "global or .shared", found: "param" }),
+        };
+        warp.effects += u64::from(changed);
+        Ok(before)
+    }
+}

@@ -1,0 +1,246 @@
+//! Instructions with a member mask: they happen when every member that has not exited has come to an instruction of the
+//! same kind with the same mask, wherever in the code; until then those who came wait.
+//!
+//! A lane that reads from a lane that is no member gets [`POISON`]: PTX leaves the value undefined, and a run must be
+//! reproducible.
+
+use super::Machine;
+use super::arithmetic::combine;
+use super::interpret::merge;
+use super::warp::{Outcome, Split, SplitState, Warp, lanes, undefined};
+use crate::decode::op::{KernelCode, Op, ShuffleMode, VoteMode, WarpOp};
+use crate::memory::Event;
+
+const POISON: u64 = 0xbaad_f00d;
+
+/// What became of the lanes that came.
+pub(super) enum Came {
+    /// All members are there, and all came together.
+    Together,
+    /// They wait for others.
+    Wait,
+    /// They have been put into splits of their own.
+    Placed,
+}
+
+/// Lanes at one instruction.
+type Part = (u32, u32);
+
+impl Machine {
+    pub(super) fn collective(
+        &mut self,
+        warp: &mut Warp,
+        code: &KernelCode,
+        members: u32,
+        op: &WarpOp,
+        mask: u32,
+        pc: u32,
+    ) -> Outcome<Came> {
+        let first = warp.u32(members, mask.trailing_zeros());
+        if lanes(mask).all(|lane| warp.u32(members, lane) == first) {
+            return self.come(warp, code, first, op, mask, pc);
+        }
+        // Lanes that came together but belong to different groups.
+        let mut rest = mask;
+        while rest != 0 {
+            let wanted = warp.u32(members, rest.trailing_zeros());
+            let group =
+                lanes(rest).filter(|lane| warp.u32(members, *lane) == wanted).fold(0, |group, lane| group | 1 << lane);
+            rest &= !group;
+            match self.come(warp, code, wanted, op, group, pc)? {
+                Came::Together => merge(warp, Split { pc: pc + 1, mask: group, state: SplitState::Ready }),
+                Came::Wait => warp.splits.push(Split { pc, mask: group, state: SplitState::Members(wanted) }),
+                Came::Placed => {}
+            }
+        }
+        Ok(Came::Placed)
+    }
+
+    fn come(
+        &mut self,
+        warp: &mut Warp,
+        code: &KernelCode,
+        members: u32,
+        op: &WarpOp,
+        mask: u32,
+        pc: u32,
+    ) -> Outcome<Came> {
+        if mask & !members != 0 {
+            let text = format!("a lane executes this with member mask {members:#010x}, which does not contain it");
+            return undefined(mask & !members, text);
+        }
+        let needed = members & warp.live;
+        if mask == needed {
+            self.perform(warp, code, &[(pc, mask)]);
+            return Ok(Came::Together);
+        }
+        let mut parts = waiting_parts(warp, code, members, op);
+        parts.push((pc, mask));
+        if parts.iter().fold(0, |all, part| all | part.1) != needed {
+            return Ok(Came::Wait);
+        }
+        self.perform(warp, code, &parts);
+        release(warp, &parts);
+        Ok(Came::Placed)
+    }
+
+    /// Groups that only waited for lanes that have now exited.
+    pub(super) fn collectives_after_exit(&mut self, warp: &mut Warp, code: &KernelCode) {
+        while let Some(parts) = warp.splits.iter().find_map(|split| {
+            let SplitState::Members(members) = split.state else { return None };
+            let Op::Warp { op, .. } = &code.steps[split.pc as usize].op else { return None };
+            let parts = waiting_parts(warp, code, members, op);
+            (parts.iter().fold(0, |all, part| all | part.1) == members & warp.live).then_some(parts)
+        }) {
+            self.perform(warp, code, &parts);
+            release(warp, &parts);
+        }
+    }
+
+    /// Carries the instruction out for lanes that are all there.
+    fn perform(&mut self, warp: &mut Warp, code: &KernelCode, parts: &[Part]) {
+        let all = parts.iter().fold(0, |all, part| all | part.1);
+        if let Some(observer) = &mut self.observer {
+            observer.event(&Event::WarpSync { thread: warp.thread(all.trailing_zeros()), lanes: all });
+        }
+        let ops = || {
+            parts.iter().filter_map(|(pc, mask)| match &code.steps[*pc as usize].op {
+                Op::Warp { op, .. } => Some((op.as_ref(), *mask)),
+                _ => None,
+            })
+        };
+        let mut values = [POISON; 32];
+        let mut votes = 0;
+        for (op, mask) in ops() {
+            for lane in lanes(mask) {
+                values[lane as usize] = match op {
+                    WarpOp::Shuffle { a, .. } | WarpOp::Match { a, .. } => warp.value(*a, lane) as u64,
+                    WarpOp::Reduce { a, .. } => warp.u32(*a, lane).into(),
+                    _ => 0,
+                };
+            }
+            if let WarpOp::Vote { source, negated, .. } = op {
+                let bits = warp.predicate(*source);
+                votes |= mask & if *negated { !bits } else { bits };
+            }
+        }
+        for (op, mask) in ops() {
+            match op {
+                WarpOp::Barrier => {}
+                WarpOp::Shuffle { mode, target, valid, b, c, .. } => {
+                    for lane in lanes(mask) {
+                        let (source, inside) = shuffle_source(*mode, lane, warp.u32(*b, lane), warp.u32(*c, lane));
+                        if let Some(target) = target {
+                            warp.set_value(*target, lane, values[source as usize].into());
+                        }
+                        if let Some(valid) = valid {
+                            warp.set_predicate(*valid, 1 << lane, if inside { u32::MAX } else { 0 });
+                        }
+                    }
+                }
+                WarpOp::Vote { mode, target, .. } => {
+                    let holds = match mode {
+                        VoteMode::All => votes == all,
+                        VoteMode::Any => votes != 0,
+                        VoteMode::Uniform => votes == all || votes == 0,
+                        VoteMode::Ballot => {
+                            lanes(mask).for_each(|lane| warp.set_u32(*target, lane, votes));
+                            continue;
+                        }
+                    };
+                    warp.set_predicate(*target, mask, if holds { u32::MAX } else { 0 });
+                }
+                WarpOp::Match { all: every, target, valid, .. } => {
+                    for lane in lanes(mask) {
+                        let value = values[lane as usize];
+                        let same = lanes(all)
+                            .filter(|other| values[*other as usize] == value)
+                            .fold(0, |same, other| same | 1 << other);
+                        let result = if *every && same != all { 0 } else { same };
+                        warp.set_u32(*target, lane, result);
+                        if let Some(valid) = valid {
+                            warp.set_predicate(*valid, 1 << lane, if same == all { u32::MAX } else { 0 });
+                        }
+                    }
+                }
+                WarpOp::Reduce { kind, element, target, .. } => {
+                    let start = u128::from(values[all.trailing_zeros() as usize]);
+                    let result = lanes(all & (all - 1))
+                        .fold(start, |result, lane| combine(*kind, *element, result, values[lane as usize].into(), 0));
+                    lanes(mask).for_each(|lane| warp.set_u32(*target, lane, result as u32));
+                }
+                WarpOp::Elect { target, elected } => {
+                    let leader = all.trailing_zeros();
+                    if let Some(target) = target {
+                        lanes(mask).for_each(|lane| warp.set_value(*target, lane, leader.into()));
+                    }
+                    warp.set_predicate(*elected, mask, 1 << leader);
+                }
+            }
+        }
+    }
+}
+
+/// Splits that wait with these members at an instruction of the same kind.
+fn waiting_parts(warp: &Warp, code: &KernelCode, members: u32, op: &WarpOp) -> Vec<Part> {
+    let same = |pc: u32| match &code.steps[pc as usize].op {
+        Op::Warp { op: other, .. } => same_kind(op, other),
+        _ => false,
+    };
+    let waiting = warp.splits.iter().filter(|split| split.state == SplitState::Members(members) && same(split.pc));
+    waiting.map(|split| (split.pc, split.mask)).collect()
+}
+
+/// Lanes behind a warp instruction go on, together where they are at the same place.
+fn release(warp: &mut Warp, parts: &[Part]) {
+    let all = parts.iter().fold(0, |all, part| all | part.1);
+    warp.splits.retain(|split| !(matches!(split.state, SplitState::Members(_)) && split.mask & all != 0));
+    for (pc, mask) in parts {
+        merge(warp, Split { pc: pc + 1, mask: *mask, state: SplitState::Ready });
+    }
+}
+
+fn same_kind(a: &WarpOp, b: &WarpOp) -> bool {
+    match (a, b) {
+        (WarpOp::Barrier, WarpOp::Barrier) | (WarpOp::Elect { .. }, WarpOp::Elect { .. }) => true,
+        (WarpOp::Shuffle { mode: a, .. }, WarpOp::Shuffle { mode: b, .. }) => a == b,
+        (WarpOp::Vote { mode: a, .. }, WarpOp::Vote { mode: b, .. }) => a == b,
+        (WarpOp::Match { all: a, .. }, WarpOp::Match { all: b, .. }) => a == b,
+        (WarpOp::Reduce { kind: a, element: s, .. }, WarpOp::Reduce { kind: b, element: t, .. }) => a == b && s == t,
+        _ => false,
+    }
+}
+
+/// The lane that a lane reads from, and whether it is inside the segment.
+fn shuffle_source(mode: ShuffleMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
+    let (b, clamp, segment) = (b & 31, c & 31, c >> 8 & 31);
+    let most = lane & segment | clamp & !segment;
+    let least = lane & segment;
+    let (source, inside) = match mode {
+        ShuffleMode::Up => (lane.wrapping_sub(b), lane.cast_signed() - b.cast_signed() >= most.cast_signed()),
+        ShuffleMode::Down => (lane + b, lane + b <= most),
+        ShuffleMode::Butterfly => (lane ^ b, lane ^ b <= most),
+        ShuffleMode::Index => (least | b & !segment, least | b & !segment <= most),
+    };
+    if inside { (source & 31, true) } else { (lane, false) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ShuffleMode, shuffle_source};
+
+    #[test]
+    fn shuffles_stay_in_their_segment() {
+        // Width 32: c = 0x1f, and 0 for up.
+        assert_eq!(shuffle_source(ShuffleMode::Down, 30, 1, 0x1f), (31, true));
+        assert_eq!(shuffle_source(ShuffleMode::Down, 31, 1, 0x1f), (31, false));
+        assert_eq!(shuffle_source(ShuffleMode::Up, 0, 1, 0), (0, false));
+        assert_eq!(shuffle_source(ShuffleMode::Up, 5, 2, 0), (3, true));
+        assert_eq!(shuffle_source(ShuffleMode::Butterfly, 5, 16, 0x1f), (21, true));
+        assert_eq!(shuffle_source(ShuffleMode::Index, 5, 33, 0x1f), (1, true));
+        // Width 8: segment mask 0x18.
+        assert_eq!(shuffle_source(ShuffleMode::Index, 13, 2, 0x181f), (10, true));
+        assert_eq!(shuffle_source(ShuffleMode::Down, 7, 1, 0x181f), (7, false));
+        assert_eq!(shuffle_source(ShuffleMode::Up, 8, 1, 0x1800), (8, false));
+    }
+}

@@ -1,0 +1,553 @@
+//! Asynchronous copies: agents that read and write later, in any order that PTX allows.
+//!
+//! Invariants: a bulk copy reads its source in one step and writes its target and signals in a later one; a small copy
+//! (`cp.async`) does both at once; a group of a thread is complete when everything committed to it is.
+
+use std::collections::VecDeque;
+
+use super::Machine;
+use super::access::{Home, shared_symbol};
+use super::arithmetic::combine;
+use super::report::{Fault, FaultKind, RunError};
+use super::warp::{Outcome, SplitState, Warp, bad_access, lanes, undefined};
+use crate::cluster::{Kernel, Policy};
+use crate::decode::op::{AtomicKind, BulkDirection, BulkOp, CopyOp, KernelCode, Place, SHARED_BASE, Space};
+use crate::memory::{Access, AccessKind, Address, Location, MemoryFault, Order, Proxy, Scope, ThreadId};
+use crate::ptx::ScalarType;
+
+/// Turns that a copy takes when copies finish in order.
+const LATENCY: u64 = 3;
+
+/// Copies of one thread that have been committed together.
+#[derive(Debug, Default, Clone, Copy)]
+struct Group {
+    reads: u32,
+    writes: u32,
+}
+
+/// Groups of one thread: those committed and not complete, and the open one.
+#[derive(Debug, Default, Clone)]
+struct Groups {
+    committed: VecDeque<Group>,
+    open: Group,
+    /// Number of the first group in `committed`.
+    first: u64,
+}
+
+impl Groups {
+    fn open_number(&self) -> u64 {
+        self.first + self.committed.len() as u64
+    }
+
+    fn commit(&mut self) {
+        let group = std::mem::take(&mut self.open);
+        self.committed.push_back(group);
+        self.drop_complete();
+    }
+
+    fn drop_complete(&mut self) {
+        while self.committed.front().is_some_and(|group| group.writes == 0) {
+            self.committed.pop_front();
+            self.first += 1;
+        }
+    }
+
+    fn group(&mut self, number: u64) -> &mut Group {
+        match number.checked_sub(self.first).and_then(|at| self.committed.get_mut(at as usize)) {
+            Some(group) => group,
+            None => &mut self.open,
+        }
+    }
+
+    /// Whether at most `most` of the latest groups are pending.
+    fn pending_at_most(&self, most: u32, read: bool) -> bool {
+        let old = self.committed.len().saturating_sub(most as usize);
+        self.committed.iter().take(old).all(|group| if read { group.reads == 0 } else { group.writes == 0 })
+    }
+}
+
+/// Asynchronous copies of one thread.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct LaneCopies {
+    bulk: Groups,
+    small: Groups,
+}
+
+impl LaneCopies {
+    fn groups(&mut self, bulk: bool) -> &mut Groups {
+        if bulk { &mut self.bulk } else { &mut self.small }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Address.
+    Device(u64),
+    /// Offset.
+    Shared(u32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Bulk,
+    /// Bytes copied; the rest of the target becomes zero.
+    Small {
+        copied: u32,
+    },
+    /// The arrival at an mbarrier when the thread's earlier small copies are done.
+    Arrive {
+        mbarrier: u32,
+    },
+}
+
+/// A copy under way.
+pub(crate) struct Transfer {
+    work: Work,
+    source: End,
+    target: End,
+    bytes: u32,
+    reduce: Option<(AtomicKind, ScalarType)>,
+    mbarrier: Option<u32>,
+    /// Group number; none for copies that signal an mbarrier.
+    group: Option<u64>,
+    /// What has been read.
+    data: Option<Box<[u8]>>,
+    due: u64,
+    /// Number in the order of issue.
+    issued: u64,
+    kernel: Kernel,
+    thread: ThreadId,
+    warp_slot: u32,
+    warp_serial: u64,
+    cta: u32,
+    pc: u32,
+}
+
+impl Transfer {
+    fn code(&self) -> &KernelCode {
+        self.kernel.code()
+    }
+}
+
+pub(super) fn commit(warp: &mut Warp, mask: u32, bulk: bool) {
+    warp.effects += 1;
+    let copies = lane_copies(warp);
+    for lane in lanes(mask) {
+        copies[lane as usize].groups(bulk).commit();
+    }
+}
+
+fn lane_copies(warp: &mut Warp) -> &mut [LaneCopies; 32] {
+    warp.copies.get_or_insert_with(|| Box::new(std::array::from_fn(|_| LaneCopies::default())))
+}
+
+/// Whether the lanes need not wait (any longer) in this state.
+pub(super) fn groups_done(warp: &Warp, mask: u32, state: SplitState) -> bool {
+    let Some(copies) = &warp.copies else { return true };
+    lanes(mask).all(|lane| {
+        let copies = &copies[lane as usize];
+        match state {
+            SplitState::BulkGroups { groups, read } => copies.bulk.pending_at_most(groups, read),
+            SplitState::CopyGroups { groups } => copies.small.pending_at_most(groups, false),
+            _ => true,
+        }
+    })
+}
+
+impl Machine {
+    fn end(&self, warp: &Warp, space: Space, address: u64, bytes: u32, lane: u32, write: bool) -> Outcome<End> {
+        let fail = |fault| bad_access(lane, address, bytes, fault);
+        if space == Space::Shared {
+            let size = self.ctas[warp.cta as usize].as_ref().map_or(0, |cta| cta.shared.len());
+            let offset = match self.resolve(warp, space, address, 1, lane, write).map_err(fail)? {
+                Home::Shared(offset) => offset,
+                _ => return Err(fail(MemoryFault::NotAnAddress)),
+            };
+            if u64::from(offset) + u64::from(bytes) > size {
+                return Err(fail(MemoryFault::OutOfBounds {
+                    symbol: "shared memory".into(),
+                    offset: i64::from(offset - SHARED_BASE),
+                    size: size - u64::from(SHARED_BASE),
+                }));
+            }
+            return Ok(End::Shared(offset));
+        }
+        self.memory.locate(Some(warp.rank), address, bytes.into(), write).map_err(fail)?;
+        Ok(End::Device(address))
+    }
+
+    pub(super) fn bulk_copy(&mut self, warp: &mut Warp, op: &BulkOp, mask: u32, pc: u32) -> Outcome<()> {
+        let (from, to) = match op.direction {
+            BulkDirection::GlobalToShared => (Space::Global, Space::Shared),
+            BulkDirection::SharedToGlobal => (Space::Shared, Space::Global),
+            BulkDirection::SharedToShared => (Space::Shared, Space::Shared),
+        };
+        for lane in lanes(mask) {
+            let bytes = warp.u32(op.size, lane);
+            if !bytes.is_multiple_of(16) {
+                return undefined(1 << lane, format!("the size of a bulk copy is a multiple of 16, not {bytes}"));
+            }
+            let source = (warp.value(op.source, lane) as u64).wrapping_add_signed(op.source_offset);
+            let target = (warp.value(op.target, lane) as u64).wrapping_add_signed(op.target_offset);
+            let source_end = self.end(warp, from, source, bytes, lane, false)?;
+            let target_end = self.end(warp, to, target, bytes, lane, true)?;
+            for address in [source, target] {
+                if !address.is_multiple_of(16) {
+                    return Err(bad_access(lane, address, bytes, MemoryFault::Misaligned { align: 16 }));
+                }
+            }
+            let mbarrier = match op.mbarrier {
+                None => None,
+                Some((reg, offset)) => {
+                    let address = (warp.value(reg, lane) as u64).wrapping_add_signed(offset);
+                    match self.resolve(warp, Space::Shared, address, 8, lane, true) {
+                        Ok(Home::Shared(offset)) => Some(offset),
+                        Ok(_) => return Err(bad_access(lane, address, 8, MemoryFault::NotAnAddress)),
+                        Err(fault) => return Err(bad_access(lane, address, 8, fault)),
+                    }
+                }
+            };
+            let transfer = Transfer {
+                work: Work::Bulk,
+                mbarrier,
+                reduce: op.reduce,
+                ..self.transfer(warp, source_end, target_end, bytes, lane, pc)
+            };
+            self.issue(warp, transfer, lane, mbarrier.is_none().then_some(true));
+        }
+        Ok(())
+    }
+
+    pub(super) fn small_copy(&mut self, warp: &mut Warp, op: &CopyOp, mask: u32, pc: u32) -> Outcome<()> {
+        for lane in lanes(mask) {
+            let source = (warp.value(op.source, lane) as u64).wrapping_add_signed(op.source_offset);
+            let target = (warp.value(op.target, lane) as u64).wrapping_add_signed(op.target_offset);
+            let ignored = op.ignore.is_some_and(|predicate| warp.predicate(predicate) >> lane & 1 == 1);
+            let wanted = op.source_bytes.map_or(op.bytes, |row| warp.u32(row, lane));
+            if wanted > op.bytes {
+                return undefined(1 << lane, format!("{wanted} source bytes of a copy of {}", op.bytes));
+            }
+            let copied = if ignored { 0 } else { wanted };
+            let target_end = self.end(warp, Space::Shared, target, op.bytes, lane, true)?;
+            // Nothing is read, so the address may be anything.
+            let source_end =
+                if copied == 0 { End::Device(0) } else { self.end(warp, Space::Global, source, copied, lane, false)? };
+            for address in [source, target] {
+                if copied > 0 && !address.is_multiple_of(u64::from(op.bytes)) {
+                    let fault = MemoryFault::Misaligned { align: op.bytes };
+                    return Err(bad_access(lane, address, op.bytes, fault));
+                }
+            }
+            let transfer = Transfer {
+                work: Work::Small { copied },
+                ..self.transfer(warp, source_end, target_end, op.bytes, lane, pc)
+            };
+            self.issue(warp, transfer, lane, Some(false));
+        }
+        Ok(())
+    }
+
+    pub(super) fn copy_arrive(
+        &mut self,
+        warp: &mut Warp,
+        place: &Place,
+        no_increment: bool,
+        mask: u32,
+        pc: u32,
+        code: &KernelCode,
+    ) -> Outcome<()> {
+        for lane in lanes(mask) {
+            let mbarrier = self.announce_arrival(warp, code, place, lane, !no_increment)?;
+            let end = End::Shared(mbarrier);
+            let transfer = Transfer { work: Work::Arrive { mbarrier }, ..self.transfer(warp, end, end, 0, lane, pc) };
+            self.issue(warp, transfer, lane, None);
+        }
+        Ok(())
+    }
+
+    fn transfer(&self, warp: &Warp, source: End, target: End, bytes: u32, lane: u32, pc: u32) -> Transfer {
+        Transfer {
+            work: Work::Bulk,
+            source,
+            target,
+            bytes,
+            reduce: None,
+            mbarrier: None,
+            group: None,
+            data: None,
+            due: self.turns + LATENCY,
+            issued: 0,
+            kernel: warp.kernel.clone(),
+            thread: warp.thread(lane),
+            warp_slot: warp.slot,
+            warp_serial: warp.serial,
+            cta: warp.cta,
+            pc,
+        }
+    }
+
+    /// Sends a copy on its way; `Some(bulk)` if it belongs to the thread's open group.
+    fn issue(&mut self, warp: &mut Warp, mut transfer: Transfer, lane: u32, group: Option<bool>) {
+        warp.effects += 1;
+        self.copies_issued += 1;
+        transfer.issued = self.copies_issued;
+        if let Some(bulk) = group {
+            let groups = lane_copies(warp)[lane as usize].groups(bulk);
+            groups.open.reads += 1;
+            groups.open.writes += 1;
+            transfer.group = Some(groups.open_number());
+        }
+        if let Some(cta) = &mut self.ctas[warp.cta as usize] {
+            cta.copies_pending += 1;
+        }
+        self.transfers.push_back(transfer);
+    }
+
+    /// Lets copies make progress as the policy says.
+    pub(super) fn maybe_copy(&mut self) -> Result<(), RunError> {
+        if self.transfers.is_empty() {
+            return Ok(());
+        }
+        match self.config.policy {
+            Policy::RoundRobin => {
+                while self.transfers.front().is_some_and(|transfer| transfer.due <= self.turns) {
+                    self.advance_copy(0)?;
+                }
+                Ok(())
+            }
+            Policy::Random if self.random.below(4) == 0 => self.advance_random(),
+            Policy::Adversarial if self.random.below(64) == 0 => self.advance_random(),
+            _ => Ok(()),
+        }
+    }
+
+    fn advance_random(&mut self) -> Result<(), RunError> {
+        let index = self.choose_copy();
+        self.advance_copy(index)
+    }
+
+    /// The copy that makes the next step when nothing else can.
+    pub(super) fn choose_copy(&mut self) -> usize {
+        match self.config.policy {
+            Policy::RoundRobin => 0,
+            Policy::Random | Policy::Adversarial => self.random.below(self.transfers.len() as u64) as usize,
+        }
+    }
+
+    /// The next step of a copy: reading, or writing and signalling.
+    pub(super) fn advance_copy(&mut self, index: usize) -> Result<(), RunError> {
+        let Some(mut transfer) = self.transfers.remove(index) else { return Ok(()) };
+        let step = self.copy_step(&mut transfer);
+        match step {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                transfer.due = self.turns + LATENCY;
+                self.transfers.push_back(transfer);
+                Ok(())
+            }
+            Err((address, fault)) => {
+                let kind = FaultKind::Memory { address: Address(address), bytes: transfer.bytes, fault };
+                let launch = self.launches[transfer.thread.launch as usize].as_ref();
+                let [x, y, _] = launch.map_or([1; 3], |launch| launch.block);
+                let thread = transfer.thread.warp * 32 + transfer.thread.lane;
+                let code = transfer.code();
+                let site = super::report::Site {
+                    rank: transfer.thread.rank,
+                    kernel: code.name.clone(),
+                    launch: transfer.thread.launch,
+                    cta: launch.map_or([0; 3], |launch| launch.cta(transfer.thread.cta)),
+                    warp: transfer.thread.warp,
+                    lanes: 1 << transfer.thread.lane,
+                    line: code.lines[transfer.pc as usize],
+                    instruction: code.form(transfer.pc).to_owned(),
+                };
+                let thread = [thread % x, thread / x % y, thread / x / y];
+                Err(RunError::Fault(Box::new(Fault { site, thread, kind, schedule: self.schedule() })))
+            }
+        }
+    }
+
+    /// One step; true when the copy is done.
+    fn copy_step(&mut self, transfer: &mut Transfer) -> Result<bool, (u64, MemoryFault)> {
+        match transfer.work {
+            Work::Arrive { mbarrier } => {
+                if self.has_earlier_copies(transfer) {
+                    return Ok(false);
+                }
+                let kernel = transfer.kernel.clone();
+                self.arrive_late(transfer.cta, kernel.code(), mbarrier).map_err(|fault| (mbarrier.into(), fault))?;
+            }
+            Work::Small { copied } => {
+                let mut data = vec![0; transfer.bytes as usize];
+                if copied > 0 {
+                    let read = self.copy_read(transfer, copied)?;
+                    data[..copied as usize].copy_from_slice(&read);
+                }
+                self.copy_write(transfer, &data)?;
+                self.finish_part(transfer, false, true, true);
+            }
+            Work::Bulk => match transfer.data.take() {
+                None => {
+                    transfer.data = Some(self.copy_read(transfer, transfer.bytes)?.into());
+                    self.finish_part(transfer, true, true, false);
+                    if matches!(transfer.target, End::Device(_)) {
+                        self.release_shared(transfer);
+                    }
+                    return Ok(false);
+                }
+                Some(data) => {
+                    self.copy_write(transfer, &data)?;
+                    if let Some(mbarrier) = transfer.mbarrier {
+                        let kernel = transfer.kernel.clone();
+                        self.complete_bytes(transfer.cta, kernel.code(), mbarrier, transfer.bytes)
+                            .map_err(|fault| (mbarrier.into(), fault))?;
+                    }
+                    self.finish_part(transfer, true, false, true);
+                }
+            },
+        }
+        if matches!(transfer.target, End::Shared(_)) {
+            self.release_shared(transfer);
+        }
+        Ok(true)
+    }
+
+    /// A copy no longer uses its CTA's shared memory.
+    fn release_shared(&mut self, transfer: &Transfer) {
+        if let Some(cta) = &mut self.ctas[transfer.cta as usize] {
+            cta.copies_pending -= 1;
+        }
+    }
+
+    fn has_earlier_copies(&self, arrive: &Transfer) -> bool {
+        self.transfers.iter().any(|other| {
+            matches!(other.work, Work::Small { .. })
+                && other.warp_serial == arrive.warp_serial
+                && other.thread.lane == arrive.thread.lane
+                && other.issued < arrive.issued
+        })
+    }
+
+    fn copy_read(&mut self, transfer: &Transfer, bytes: u32) -> Result<Vec<u8>, (u64, MemoryFault)> {
+        self.show_copy(transfer, transfer.source, bytes, AccessKind::Read);
+        match transfer.source {
+            End::Device(address) => {
+                let read = self.memory.read_device(Some(transfer.thread.rank.0), address, bytes.into());
+                read.map(<[u8]>::to_vec).map_err(|fault| (address, fault))
+            }
+            End::Shared(offset) => {
+                let Some(cta) = &self.ctas[transfer.cta as usize] else { return Ok(vec![0; bytes as usize]) };
+                if self.config.check_initialised
+                    && let Some(first) = cta.shared.first_uninitialised(offset.into(), bytes.into())
+                {
+                    let symbol = format!("`{}`", shared_symbol(transfer.code(), first.cast_signed()));
+                    return Err((offset.into(), MemoryFault::Uninitialised { symbol }));
+                }
+                Ok(cta.shared.span(offset.into(), bytes.into()).to_vec())
+            }
+        }
+    }
+
+    fn copy_write(&mut self, transfer: &Transfer, data: &[u8]) -> Result<(), (u64, MemoryFault)> {
+        let size = data.len() as u64;
+        if let Some((kind, element)) = transfer.reduce {
+            return self.copy_reduce(transfer, data, kind, element);
+        }
+        self.show_copy(transfer, transfer.target, transfer.bytes, AccessKind::Write);
+        match transfer.target {
+            End::Device(address) => {
+                let target = self.memory.write_device(Some(transfer.thread.rank.0), address, size);
+                target.map_err(|fault| (address, fault))?.copy_from_slice(data);
+            }
+            End::Shared(offset) => {
+                if let Some(cta) = &mut self.ctas[transfer.cta as usize] {
+                    cta.shared.span_mut(offset.into(), size, &mut self.memory.woken).copy_from_slice(data);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Element by element, each an atomic step.
+    fn copy_reduce(
+        &mut self,
+        transfer: &Transfer,
+        data: &[u8],
+        kind: AtomicKind,
+        element: ScalarType,
+    ) -> Result<(), (u64, MemoryFault)> {
+        let width = element.bytes() as usize;
+        self.show_copy(transfer, transfer.target, transfer.bytes, AccessKind::Atomic);
+        for (index, part) in data.chunks_exact(width).enumerate() {
+            let change = |old: &[u8], new: &mut [u8]| {
+                let value = |bytes: &[u8]| {
+                    let mut buffer = [0; 16];
+                    buffer[..bytes.len()].copy_from_slice(bytes);
+                    u128::from_le_bytes(buffer)
+                };
+                let result = combine(kind, element, value(old), value(part), 0);
+                new.copy_from_slice(&result.to_le_bytes()[..old.len()]);
+            };
+            match transfer.target {
+                End::Device(address) => {
+                    let at = address + (index * width) as u64;
+                    let updated = self.memory.update_device(transfer.thread.rank.0, at, width as u64, change);
+                    updated.map_err(|fault| (at, fault))?;
+                }
+                End::Shared(offset) => {
+                    if let Some(cta) = &mut self.ctas[transfer.cta as usize] {
+                        let at = u64::from(offset) + (index * width) as u64;
+                        cta.shared.update(at, width as u64, &mut self.memory.woken, change);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn show_copy(&mut self, transfer: &Transfer, end: End, bytes: u32, kind: AccessKind) {
+        let Some(observer) = &mut self.observer else { return };
+        let location = match end {
+            End::Device(address) => Location::Device(Address(address)),
+            End::Shared(offset) => Location::Shared(transfer.thread.cta, offset),
+        };
+        observer.access(&Access {
+            thread: transfer.thread,
+            location,
+            bytes,
+            order: if kind == AccessKind::Atomic { Order::Relaxed } else { Order::Weak },
+            scope: Scope::Gpu,
+            proxy: if transfer.work == Work::Bulk { Proxy::Async } else { Proxy::Generic },
+            kind,
+            line: transfer.code().lines[transfer.pc as usize],
+        });
+    }
+
+    /// Counts a finished read or write of a copy in its group, and wakes the thread if that was what it waited for.
+    fn finish_part(&mut self, transfer: &Transfer, bulk: bool, read: bool, write: bool) {
+        let (Some(number), Some(warp)) = (transfer.group, self.warps[transfer.warp_slot as usize].as_deref_mut())
+        else {
+            return;
+        };
+        if warp.serial != transfer.warp_serial {
+            return;
+        }
+        if let Some(copies) = &mut warp.copies {
+            let groups = copies[transfer.thread.lane as usize].groups(bulk);
+            let group = groups.group(number);
+            group.reads -= u32::from(read);
+            group.writes -= u32::from(write);
+            groups.drop_complete();
+        }
+        let mut splits = std::mem::take(&mut warp.splits);
+        for split in &mut splits {
+            if matches!(split.state, SplitState::BulkGroups { .. } | SplitState::CopyGroups { .. })
+                && groups_done(warp, split.mask, split.state)
+            {
+                split.state = SplitState::Ready;
+            }
+        }
+        warp.splits = splits;
+        self.enqueue(transfer.warp_slot);
+    }
+}

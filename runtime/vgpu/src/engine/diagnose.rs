@@ -1,0 +1,165 @@
+//! Tells what everybody waits for. It only reads the machine's state, so that a report shows exactly what is there.
+
+use super::Machine;
+use super::access::shared_symbol;
+use super::probe::Watch;
+use super::report::{Deadlock, NotStarted, Polled, WaitReason, Waiting};
+use super::warp::{SplitState, Warp};
+use crate::decode::op::{KernelCode, Op, PREDICATE_FLAG};
+use crate::memory::RankId;
+use crate::memory::address::{Target, target};
+
+const MOST_PLACES: usize = 64;
+
+impl Machine {
+    pub(super) fn diagnose(&self) -> Deadlock {
+        let mut waiting = Vec::new();
+        for warp in self.warps.iter().flatten() {
+            let kernel = warp.kernel.clone();
+            let code = kernel.code();
+            for split in &warp.splits {
+                let (pc, reason) = self.reason(warp, code, split.pc, split.mask, split.state);
+                waiting.push(Waiting { site: self.site(warp, code, pc, split.mask), reason });
+            }
+        }
+        waiting.sort_by_key(|waiting| {
+            let kind = u8::from(!matches!(waiting.reason, WaitReason::Memory(_)));
+            (kind, waiting.site.rank, waiting.site.launch, waiting.site.cta, waiting.site.warp, waiting.site.lanes)
+        });
+        Deadlock { waiting, not_started: self.not_started(), schedule: self.schedule() }
+    }
+
+    fn not_started(&self) -> Vec<NotStarted> {
+        let mut out = Vec::new();
+        for gpu in &self.gpus {
+            for launch in &gpu.queue {
+                if let Some(state) = &self.launches[*launch as usize] {
+                    out.push(NotStarted::Ctas {
+                        rank: RankId(state.rank),
+                        kernel: state.kernel.name().to_owned(),
+                        launch: *launch,
+                        waiting: state.ctas - state.started,
+                        grid: state.ctas,
+                    });
+                }
+            }
+        }
+        for (number, stream) in self.streams.iter().enumerate() {
+            if let (false, Some(super::Command::Wait(event))) = (stream.busy, stream.commands.front()) {
+                let (rank, stream) = (RankId(stream.rank), number as u32);
+                out.push(NotStarted::Stream { rank, stream, event: event.0 });
+            }
+        }
+        out
+    }
+
+    /// The step to name and what a split waits for.
+    fn reason(&self, warp: &Warp, code: &KernelCode, pc: u32, mask: u32, state: SplitState) -> (u32, WaitReason) {
+        match state {
+            SplitState::Ready | SplitState::Sleep(_) => (pc, WaitReason::Turn),
+            SplitState::Members(members) => {
+                let expected = members & warp.live;
+                let there = warp.splits.iter().filter(|split| split.state == state && split.pc == pc);
+                let present = there.fold(0, |present, split| present | split.mask);
+                (pc, WaitReason::Members { expected, present })
+            }
+            SplitState::Barrier(number) => {
+                let (expected, arrived) =
+                    self.ctas[warp.cta as usize].as_ref().map_or((0, 0), |cta| cta.barriers.progress(number));
+                (pc.saturating_sub(1), WaitReason::Barrier { number, expected, arrived })
+            }
+            SplitState::BulkGroups { .. } | SplitState::CopyGroups { .. } => (pc.saturating_sub(1), WaitReason::Copies),
+            SplitState::Watch(ticket) => {
+                let reads =
+                    warp.probe.parked.iter().find(|parked| parked.0 == ticket).map_or(&[][..], |(_, reads)| reads);
+                match reads.first() {
+                    None => (pc, WaitReason::Nothing),
+                    Some(first) => (first.pc, WaitReason::Memory(self.polled(warp, code, mask, reads))),
+                }
+            }
+        }
+    }
+
+    fn polled(&self, warp: &Warp, code: &KernelCode, mask: u32, reads: &[Watch]) -> Vec<Polled> {
+        let mut out: Vec<Polled> = Vec::new();
+        for read in reads {
+            let count = read.bytes / read.element.max(1);
+            for index in 0..count {
+                let lane = (read.lane + index).min(31);
+                if out.len() == MOST_PLACES || mask >> lane & 1 == 0 && mask >> read.lane & 1 == 0 {
+                    continue;
+                }
+                let at = read.start + u64::from(index * read.element);
+                let (symbol, found, writer) = if read.device {
+                    self.device_place(at, read.element)
+                } else {
+                    let found = self.ctas[warp.cta as usize]
+                        .as_ref()
+                        .map_or(0, |cta| value(cta.shared.span(at, read.element.into())));
+                    (shared_symbol(code, at.cast_signed()), found, None)
+                };
+                let place = Polled { symbol, found, compared: compared(warp, code, read.pc, lane), writer };
+                if !out.contains(&place) {
+                    out.push(place);
+                }
+            }
+        }
+        out
+    }
+
+    fn device_place(&self, address: u64, bytes: u32) -> (String, u64, Option<RankId>) {
+        let symbol = self.memory.symbol(address);
+        let Target::Device { rank, allocation, offset } = target(address) else { return (symbol, 0, None) };
+        let Some(found) = self.memory.allocation(rank, allocation) else { return (symbol, 0, None) };
+        let writer = found.range(offset).and_then(|range| range.writer);
+        if !found.segment.holds(offset, bytes.into()) {
+            return (symbol, 0, writer);
+        }
+        (symbol, value(found.segment.span(offset.cast_unsigned(), bytes.into())), writer)
+    }
+}
+
+fn value(bytes: &[u8]) -> u64 {
+    let mut out = [0; 8];
+    let shown = bytes.len().min(8);
+    out[..shown].copy_from_slice(&bytes[..shown]);
+    u64::from_le_bytes(out)
+}
+
+/// The comparison of a loaded value: the first `setp` behind the load that uses its register, or a copy of it.
+fn compared(warp: &Warp, code: &KernelCode, load: u32, lane: u32) -> Option<(String, u64)> {
+    const LOOK_AHEAD: usize = 24;
+    let (Op::Load(_) | Op::Atomic(_)) = &code.steps[load as usize].op else { return None };
+    let mut carriers: Vec<u32> = code.defines[load as usize].to_vec();
+    let first = load as usize + 1;
+    for step in first..(first + LOOK_AHEAD).min(code.steps.len()) {
+        let uses = &code.uses[step];
+        if !uses.iter().any(|used| carriers.contains(used)) {
+            continue;
+        }
+        let form = code.form(step as u32);
+        if form.starts_with("setp") {
+            let other = uses.iter().find(|used| **used & PREDICATE_FLAG == 0 && !carriers.contains(used))?;
+            let wide = form.ends_with("64");
+            let value = if wide {
+                warp.value(crate::decode::op::Reg { row: *other, bytes: 8 }, lane) as u64
+            } else {
+                warp.u32(*other, lane).into()
+            };
+            return Some((form.to_owned(), value));
+        }
+        if form.starts_with("mov") || form.starts_with("cvt") {
+            carriers.extend(code.defines[step].iter());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn values_are_little_endian_and_cut_at_eight_bytes() {
+        assert_eq!(super::value(&[1, 2]), 0x0201);
+        assert_eq!(super::value(&[1; 16]), 0x0101_0101_0101_0101);
+    }
+}

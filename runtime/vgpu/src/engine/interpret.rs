@@ -1,0 +1,351 @@
+//! The instruction loop. One call runs the splits of one warp for a bounded number of instructions.
+//!
+//! Progress is per thread: the split with the lowest counter runs first, so that diverged lanes meet again, but every
+//! fourth turn goes to another one, so that lanes that spin cannot starve the lanes they wait for.
+
+use super::Machine;
+use super::collective::Came;
+use super::copies::{commit, groups_done};
+use super::report::{Fault, FaultKind, Schedule, Site};
+use super::warp::{Outcome, Split, SplitState, Trouble, Warp, lanes, undefined};
+use crate::decode::op::{ClockKind, FenceKind, GUARD_NOT, KernelCode, NO_GUARD, Op};
+use crate::memory::{Event, RankId};
+
+/// Virtual clock: cycles of a nanosecond.
+const CYCLES_PER_NANOSECOND: u64 = 2;
+
+/// Why a split stops.
+enum Stop {
+    /// It can go on later, at the counter given.
+    Ready,
+    /// It waits, with this state.
+    Wait(SplitState),
+    /// Its lanes are gone, or have been put into other splits.
+    Gone,
+}
+
+impl Machine {
+    pub(super) fn run_warp(&mut self, warp: &mut Warp, budget: u32) -> Result<(), Box<Fault>> {
+        let kernel = warp.kernel.clone();
+        let code = kernel.code();
+        let mut left = budget;
+        while left > 0 {
+            let Some((index, limit)) = choose_split(warp) else { break };
+            let mut split = warp.splits.swap_remove(index);
+            let before = left;
+            let result = self.run_split(warp, code, &mut split, &mut left, limit);
+            self.instructions += u64::from(before - left);
+            match result {
+                Ok(Stop::Ready) => merge(warp, Split { state: SplitState::Ready, ..split }),
+                Ok(Stop::Wait(state)) => warp.splits.push(Split { state, ..split }),
+                Ok(Stop::Gone) => {}
+                Err(trouble) => {
+                    let fault = self.fault(warp, code, split.pc, *trouble);
+                    warp.splits.push(split);
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn site(&self, warp: &Warp, code: &KernelCode, pc: u32, lanes: u32) -> Site {
+        let cta = self.launches[warp.launch as usize].as_ref().map_or([0; 3], |launch| launch.cta(warp.cta_index));
+        Site {
+            rank: RankId(warp.rank),
+            kernel: code.name.clone(),
+            launch: warp.launch,
+            cta,
+            warp: warp.number,
+            lanes,
+            line: code.lines[pc as usize],
+            instruction: code.form(pc).to_owned(),
+        }
+    }
+
+    #[cold]
+    fn fault(&self, warp: &Warp, code: &KernelCode, pc: u32, trouble: Trouble) -> Box<Fault> {
+        let [x, y, _] = self.launches[warp.launch as usize].as_ref().map_or([1; 3], |launch| launch.block);
+        let thread = warp.number * 32 + trouble.lane;
+        Box::new(Fault {
+            site: self.site(warp, code, pc, 1 << trouble.lane),
+            thread: [thread % x, thread / x % y, thread / x / y],
+            kind: trouble.kind,
+            schedule: self.schedule(),
+        })
+    }
+
+    pub(super) fn schedule(&self) -> Schedule {
+        Schedule { policy: self.config.policy, seed: self.config.seed }
+    }
+
+    fn run_split(
+        &mut self,
+        warp: &mut Warp,
+        code: &KernelCode,
+        split: &mut Split,
+        left: &mut u32,
+        mut limit: u32,
+    ) -> Outcome<Stop> {
+        let steps = code.steps.as_slice();
+        loop {
+            let pc = split.pc;
+            if *left == 0 || pc >= limit {
+                return Ok(Stop::Ready);
+            }
+            *left -= 1;
+            let step = &steps[pc as usize];
+            let mask = match step.guard {
+                NO_GUARD => split.mask,
+                guard => {
+                    let bits = warp.predicate(guard & !GUARD_NOT);
+                    split.mask & if guard & GUARD_NOT == 0 { bits } else { !bits }
+                }
+            };
+            if mask == 0 {
+                split.pc += 1;
+                continue;
+            }
+            match &step.op {
+                Op::Alu { run, args } => {
+                    // SAFETY: the decoder made the offsets for a file and predicates of this size, which `make_warp`
+                    // gave the warp; the mask is not empty.
+                    unsafe { run(warp.registers(), warp.predicates.as_mut_ptr(), args, mask) };
+                }
+                Op::Load(op) => self.load(warp, op, mask, pc, code)?,
+                Op::Store(op) => self.store(warp, op, mask, pc, code)?,
+                Op::Branch { target } => {
+                    let target = *target;
+                    let rest = split.mask & !mask;
+                    if rest != 0 && target != pc + 1 {
+                        let other = if target > pc { (target, mask) } else { (pc + 1, rest) };
+                        merge(warp, Split { pc: other.0, mask: other.1, state: SplitState::Ready });
+                        limit = limit.min(other.0);
+                        split.mask &= !other.1;
+                        split.pc = if target > pc { pc + 1 } else { target };
+                    } else {
+                        split.pc = target;
+                    }
+                    if target <= pc
+                        && let Some(park) = warp.backward_branch(target, mask, self.time)
+                    {
+                        let ticket = self.new_ticket(warp.slot);
+                        if let Some(patience) = park.patience {
+                            self.sleep(ticket, self.time.saturating_add(patience));
+                        }
+                        self.watch(warp, ticket, park.reads);
+                        return Ok(Stop::Wait(SplitState::Watch(ticket)));
+                    }
+                    continue;
+                }
+                Op::Scalar(op) => {
+                    let mut values = [0; 4];
+                    for lane in lanes(mask) {
+                        for (value, source) in values.iter_mut().zip(&op.sources) {
+                            *value = warp.value(*source, lane) as u64;
+                        }
+                        let result = (op.run)(&values);
+                        warp.set_value(op.target, lane, result.into());
+                    }
+                }
+                Op::Atomic(op) => self.atomic(warp, op, mask, pc, code)?,
+                Op::Clock { target, kind } => {
+                    let time =
+                        if warp.probe.recording { *warp.probe.clock.get_or_insert(warp.probe.time) } else { self.time };
+                    let cycles = time.wrapping_mul(CYCLES_PER_NANOSECOND);
+                    let value = match kind {
+                        ClockKind::Clock64 | ClockKind::Clock => cycles,
+                        ClockKind::ClockHigh => cycles >> 32,
+                        ClockKind::Timer | ClockKind::TimerLow => time,
+                        ClockKind::TimerHigh => time >> 32,
+                    };
+                    for lane in lanes(mask) {
+                        warp.set_value(*target, lane, value.into());
+                    }
+                }
+                Op::ActiveMask { target } => {
+                    for lane in lanes(mask) {
+                        warp.set_u32(*target, lane, mask);
+                    }
+                }
+                Op::Fence { kind, scope } => self.fence(warp, code, pc, mask, *kind, *scope),
+                Op::Nothing => {}
+                Op::CopyLocal { from, to, bytes } => self.copy_local(warp, *from, *to, *bytes, mask),
+                Op::System(call) => self.system_call(warp, call, mask)?,
+                Op::Trap => {
+                    return Err(Box::new(Trouble { lane: mask.trailing_zeros(), kind: FaultKind::Trap }));
+                }
+                Op::Bulk(op) => self.bulk_copy(warp, op, mask, pc)?,
+                Op::CommitBulk => commit(warp, mask, true),
+                Op::Copy(op) => self.small_copy(warp, op, mask, pc)?,
+                Op::CommitCopies => commit(warp, mask, false),
+                Op::CopyArrive { place, no_increment } => {
+                    self.copy_arrive(warp, place, *no_increment, mask, pc, code)?
+                }
+                Op::Mbarrier(op) => self.mbarrier(warp, op, mask, pc, code)?,
+                // From here on: instructions that can stop a split or send its lanes to different places. The lanes
+                // that the guard excludes go on by themselves.
+                blocking => {
+                    let rest = split.mask & !mask;
+                    if rest != 0 {
+                        merge(warp, Split { pc: pc + 1, mask: rest, state: SplitState::Ready });
+                        limit = limit.min(pc + 1);
+                        split.mask = mask;
+                    }
+                    match blocking {
+                        Op::Exit => {
+                            self.exit_lanes(warp, code, mask)?;
+                            return Ok(Stop::Gone);
+                        }
+                        Op::Call { target, return_row } => {
+                            for lane in lanes(mask) {
+                                warp.set_u32(*return_row, lane, pc + 1);
+                            }
+                            split.pc = *target;
+                        }
+                        Op::Return { return_row } => {
+                            let to = warp.u32(*return_row, mask.trailing_zeros());
+                            if lanes(mask).all(|lane| warp.u32(*return_row, lane) == to) {
+                                split.pc = to;
+                            } else {
+                                scatter(warp, mask, |warp, lane| warp.u32(*return_row, lane));
+                                return Ok(Stop::Gone);
+                            }
+                        }
+                        Op::BranchIndexed { index, targets } => {
+                            let beyond = |warp: &Warp, lane| warp.u32(*index, lane) as usize >= targets.len();
+                            if let Some(lane) = lanes(mask).find(|lane| beyond(warp, *lane)) {
+                                let text = format!(
+                                    "branch index {} is beyond the {} targets",
+                                    warp.u32(*index, lane),
+                                    targets.len()
+                                );
+                                return undefined(1 << lane, text);
+                            }
+                            let first = warp.u32(*index, mask.trailing_zeros());
+                            let target = targets[first as usize];
+                            if lanes(mask).all(|lane| warp.u32(*index, lane) == first) {
+                                split.pc = target;
+                                if target <= pc
+                                    && let Some(park) = warp.backward_branch(target, mask, self.time)
+                                {
+                                    let ticket = self.new_ticket(warp.slot);
+                                    if let Some(patience) = park.patience {
+                                        self.sleep(ticket, self.time.saturating_add(patience));
+                                    }
+                                    self.watch(warp, ticket, park.reads);
+                                    return Ok(Stop::Wait(SplitState::Watch(ticket)));
+                                }
+                            } else {
+                                scatter(warp, mask, |warp, lane| targets[warp.u32(*index, lane) as usize]);
+                                return Ok(Stop::Gone);
+                            }
+                        }
+                        Op::Warp { members, op } => match self.collective(warp, code, *members, op, mask, pc)? {
+                            Came::Together => split.pc += 1,
+                            Came::Placed => return Ok(Stop::Gone),
+                            Came::Wait => {
+                                let members = warp.u32(*members, mask.trailing_zeros());
+                                return Ok(Stop::Wait(SplitState::Members(members)));
+                            }
+                        },
+                        Op::Barrier(op) => match self.barrier(warp, op, mask)? {
+                            None => split.pc += 1,
+                            Some(number) => {
+                                split.pc += 1;
+                                return Ok(Stop::Wait(SplitState::Barrier(number)));
+                            }
+                        },
+                        Op::Sleep { nanoseconds } => {
+                            let longest = lanes(mask).map(|lane| warp.u32(*nanoseconds, lane)).max().unwrap_or(0);
+                            split.pc += 1;
+                            let ticket = self.new_ticket(warp.slot);
+                            self.sleep(ticket, self.time.saturating_add(u64::from(longest)));
+                            return Ok(Stop::Wait(SplitState::Sleep(ticket)));
+                        }
+                        Op::WaitBulk { groups, read } => {
+                            let state = SplitState::BulkGroups { groups: *groups, read: *read };
+                            split.pc += 1;
+                            if !groups_done(warp, mask, state) {
+                                return Ok(Stop::Wait(state));
+                            }
+                        }
+                        Op::WaitCopies { groups } => {
+                            let state = SplitState::CopyGroups { groups: *groups };
+                            split.pc += 1;
+                            if !groups_done(warp, mask, state) {
+                                return Ok(Stop::Wait(state));
+                            }
+                        }
+                        _ => return undefined(mask, "an instruction that this engine does not know"),
+                    }
+                    continue;
+                }
+            }
+            split.pc += 1;
+        }
+    }
+
+    fn fence(&mut self, warp: &Warp, code: &KernelCode, pc: u32, mask: u32, _: FenceKind, _: crate::memory::Scope) {
+        if let Some(observer) = &mut self.observer {
+            observer.event(&Event::Fence {
+                thread: warp.thread(mask.trailing_zeros()),
+                lanes: mask,
+                form: code.form(pc).to_owned(),
+                line: code.lines[pc as usize],
+            });
+        }
+    }
+
+    fn exit_lanes(&mut self, warp: &mut Warp, code: &KernelCode, mask: u32) -> Outcome<()> {
+        warp.live &= !mask;
+        warp.effects += 1;
+        if warp.live == 0
+            && let Some(cta) = &self.ctas[warp.cta as usize]
+            && cta.running == 1
+            && cta.copies_pending > 0
+        {
+            return undefined(
+                mask,
+                "the CTA ends while asynchronous copies still use its shared memory: wait for them (their group or \
+                 their mbarrier) before the last thread exits",
+            );
+        }
+        // Barriers and warp instructions do not wait for threads that are gone.
+        self.barriers_after_exit(warp);
+        self.collectives_after_exit(warp, code);
+        Ok(())
+    }
+}
+
+/// The split to run and the counter at which it should stop to meet another.
+fn choose_split(warp: &Warp) -> Option<(usize, u32)> {
+    if let [only] = warp.splits.as_slice() {
+        return (only.state == SplitState::Ready).then_some((0, u32::MAX));
+    }
+    let ready = || warp.splits.iter().enumerate().filter(|(_, split)| split.state == SplitState::Ready);
+    let (mut index, mut chosen) = ready().min_by_key(|(_, split)| split.pc)?;
+    if warp.turns % 4 == 3 {
+        let count = ready().count();
+        let nth = (warp.turns / 4) as usize % count;
+        (index, chosen) = ready().nth(nth)?;
+    }
+    let limit = ready().map(|(_, split)| split.pc).filter(|pc| *pc > chosen.pc).min();
+    Some((index, limit.unwrap_or(u32::MAX)))
+}
+
+/// Adds a split that can run; lanes that meet go on together.
+pub(super) fn merge(warp: &mut Warp, split: Split) {
+    match warp.splits.iter_mut().find(|other| other.pc == split.pc && other.state == SplitState::Ready) {
+        Some(other) => other.mask |= split.mask,
+        None => warp.splits.push(split),
+    }
+}
+
+/// Puts each lane into a split at its own counter.
+fn scatter(warp: &mut Warp, mask: u32, to: impl Fn(&Warp, u32) -> u32) {
+    for lane in lanes(mask) {
+        let pc = to(warp, lane);
+        merge(warp, Split { pc, mask: 1 << lane, state: SplitState::Ready });
+    }
+}

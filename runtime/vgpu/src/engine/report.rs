@@ -1,0 +1,358 @@
+//! What a run tells: figures when it went well, otherwise who did what where. Everything is data; `Display` renders it.
+
+use crate::cluster::Policy;
+use crate::memory::{Address, MemoryFault, RankId};
+
+/// Figures of a run that went well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Launches that finished.
+    pub launches: u64,
+    /// CTAs that ran.
+    pub ctas: u64,
+    /// Warp instructions executed: one per instruction and group of lanes that execute it together.
+    pub instructions: u64,
+    /// Virtual time that passed.
+    pub nanoseconds: u64,
+}
+
+/// How the run was scheduled: with it, it can be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    /// Policy of the run.
+    pub policy: Policy,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+impl std::fmt::Display for Schedule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "schedule: {}, seed {}", self.policy, self.seed)
+    }
+}
+
+/// Why a run ended early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunError {
+    /// A thread did what it must not do.
+    Fault(Box<Fault>),
+    /// Everything waits for what never comes.
+    Deadlock(Box<Deadlock>),
+    /// The instruction limit was reached.
+    Limit(Box<Deadlock>),
+}
+
+/// Where a group of lanes is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Rank whose kernel this is.
+    pub rank: RankId,
+    /// Name of the kernel.
+    pub kernel: String,
+    /// Number of the launch.
+    pub launch: u32,
+    /// CTA along x, y and z.
+    pub cta: [u32; 3],
+    /// Warp in its CTA.
+    pub warp: u32,
+    /// Lanes.
+    pub lanes: u32,
+    /// Line in the PTX text.
+    pub line: u32,
+    /// Instruction without operands.
+    pub instruction: String,
+}
+
+impl std::fmt::Display for Site {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Site { rank, kernel, cta: [x, y, z], warp, lanes, line, instruction, .. } = self;
+        write!(f, "{rank}, kernel `{kernel}`, CTA ")?;
+        match (y, z) {
+            (0, 0) => write!(f, "{x}")?,
+            _ => write!(f, "({x}, {y}, {z})")?,
+        }
+        write!(f, ", warp {warp}, ")?;
+        match lanes.count_ones() {
+            1 => write!(f, "lane {}", lanes.trailing_zeros())?,
+            _ => write!(f, "lanes {}", LaneSet(*lanes))?,
+        }
+        write!(f, ", line {line}: {instruction}")
+    }
+}
+
+/// Lanes as ranges: `0-3, 7`.
+struct LaneSet(u32);
+
+impl std::fmt::Display for LaneSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut lane = 0;
+        let mut first = true;
+        while lane < 32 {
+            if self.0 >> lane & 1 == 0 {
+                lane += 1;
+                continue;
+            }
+            let run = (self.0 >> lane).trailing_ones();
+            if !std::mem::take(&mut first) {
+                f.write_str(", ")?;
+            }
+            match run {
+                1 => write!(f, "{lane}")?,
+                _ => write!(f, "{lane}-{}", lane + run - 1)?,
+            }
+            lane += run;
+        }
+        Ok(())
+    }
+}
+
+/// What a thread did wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A memory access that is wrong.
+    Memory {
+        /// As the thread computed it.
+        address: Address,
+        /// Bytes of the access.
+        bytes: u32,
+        /// What is wrong.
+        fault: MemoryFault,
+    },
+    /// Something that PTX leaves undefined.
+    Undefined(String),
+    /// A `trap` instruction.
+    Trap,
+    /// A failed assertion, with its text.
+    Assertion(String),
+}
+
+/// A thread did what it must not do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Who and where; one lane.
+    pub site: Site,
+    /// Thread index along x, y and z.
+    pub thread: [u32; 3],
+    /// What.
+    pub kind: FaultKind,
+    /// How to repeat it.
+    pub schedule: Schedule,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.kind {
+            FaultKind::Memory { address, bytes, fault } => {
+                writeln!(f, "{fault}")?;
+                writeln!(f, "  access: {bytes} bytes at {address}")?;
+            }
+            FaultKind::Undefined(what) => writeln!(f, "{what}")?,
+            FaultKind::Trap => writeln!(f, "trap")?,
+            FaultKind::Assertion(text) => writeln!(f, "assertion failed: {text}")?,
+        }
+        let [x, y, z] = self.thread;
+        writeln!(f, "  by: {}", self.site)?;
+        writeln!(f, "  thread: ({x}, {y}, {z})")?;
+        write!(f, "  {}", self.schedule)
+    }
+}
+
+/// A place in memory that somebody polls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Polled {
+    /// Name of the place.
+    pub symbol: String,
+    /// Value found there, zero-extended; its first 8 bytes if it is wider.
+    pub found: u64,
+    /// Comparison of the value in the loop, and what it is compared with.
+    pub compared: Option<(String, u64)>,
+    /// Rank that should write it, as the host labelled it.
+    pub writer: Option<RankId>,
+}
+
+impl std::fmt::Display for Polled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}`: found {}", self.symbol, self.found)?;
+        if let Some((comparison, value)) = &self.compared {
+            write!(f, ", {comparison} with {value}")?;
+        }
+        match self.writer {
+            Some(writer) => write!(f, "; to be written by {writer}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a group of lanes waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaitReason {
+    /// A loop that ends when one of these places changes.
+    Memory(Vec<Polled>),
+    /// A loop that reads no memory and changes nothing.
+    Nothing,
+    /// The other members of a warp instruction.
+    Members {
+        /// Members.
+        expected: u32,
+        /// Members that wait there.
+        present: u32,
+    },
+    /// A CTA barrier.
+    Barrier {
+        /// Number.
+        number: u32,
+        /// Threads that it needs.
+        expected: u32,
+        /// Threads that have arrived.
+        arrived: u32,
+    },
+    /// Asynchronous copies.
+    Copies,
+    /// A turn: it could go on (only in a report of the instruction limit).
+    Turn,
+}
+
+impl std::fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN: usize = 8;
+        match self {
+            WaitReason::Memory(places) => {
+                f.write_str("polls ")?;
+                for (index, place) in places.iter().take(SHOWN).enumerate() {
+                    if index > 0 {
+                        f.write_str("\n        and ")?;
+                    }
+                    write!(f, "{place}")?;
+                }
+                match places.len().saturating_sub(SHOWN) {
+                    0 => Ok(()),
+                    more => write!(f, "\n        and {more} more"),
+                }
+            }
+            WaitReason::Nothing => f.write_str("is in a loop that never ends: it reads no memory and changes nothing"),
+            WaitReason::Members { expected, present } => write!(
+                f,
+                "waits for lanes {} of its warp, lanes {} are there",
+                LaneSet(expected & !present),
+                LaneSet(*present)
+            ),
+            WaitReason::Barrier { number, expected, arrived } => {
+                write!(f, "waits at barrier {number}: {arrived} of {expected} threads have arrived")
+            }
+            WaitReason::Copies => f.write_str("waits for asynchronous copies"),
+            WaitReason::Turn => f.write_str("goes on"),
+        }
+    }
+}
+
+/// A group of lanes that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Who and where.
+    pub site: Site,
+    /// For what.
+    pub reason: WaitReason,
+}
+
+/// CTAs or launches that have not started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotStarted {
+    /// CTAs that wait for a place on an SM.
+    Ctas {
+        /// Rank.
+        rank: RankId,
+        /// Name of the kernel.
+        kernel: String,
+        /// Number of the launch.
+        launch: u32,
+        /// How many have not started.
+        waiting: u32,
+        /// How many the grid has.
+        grid: u32,
+    },
+    /// A launch behind an event that nobody has reached.
+    Stream {
+        /// Rank.
+        rank: RankId,
+        /// Number of the stream.
+        stream: u32,
+        /// Number of the event.
+        event: u32,
+    },
+}
+
+impl std::fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NotStarted::Ctas { rank, kernel, waiting, grid, .. } => write!(
+                f,
+                "{rank}, kernel `{kernel}`: {waiting} of {grid} CTAs wait for a place on an SM; they start when others \
+                 finish"
+            ),
+            NotStarted::Stream { rank, stream, event } => {
+                write!(f, "{rank}, stream {stream}: waits for event {event}, which has not been reached")
+            }
+        }
+    }
+}
+
+/// Nothing can go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deadlock {
+    /// Every group of lanes that waits: those that poll memory first.
+    pub waiting: Vec<Waiting>,
+    /// What has not started.
+    pub not_started: Vec<NotStarted>,
+    /// How to repeat it.
+    pub schedule: Schedule,
+}
+
+impl Deadlock {
+    fn body(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN: usize = 24;
+        // Groups that differ only in where they are tell the same story: it is told once.
+        let mut told: Vec<(&Waiting, usize)> = Vec::new();
+        for waiting in &self.waiting {
+            let same = told.iter_mut().find(|(other, _)| {
+                let (a, b) = (&other.site, &waiting.site);
+                a.rank == b.rank && a.launch == b.launch && a.line == b.line && other.reason == waiting.reason
+            });
+            match same {
+                Some((_, count)) => *count += 1,
+                None => told.push((waiting, 1)),
+            }
+        }
+        for (waiting, count) in told.iter().take(SHOWN) {
+            writeln!(f, "  {}", waiting.site)?;
+            writeln!(f, "    {}", waiting.reason)?;
+            if *count > 1 {
+                writeln!(f, "    and {} more warps of this launch like it", count - 1)?;
+            }
+        }
+        if told.len() > SHOWN {
+            writeln!(f, "  and {} more", told.len() - SHOWN)?;
+        }
+        for not_started in self.not_started.iter().take(SHOWN) {
+            writeln!(f, "  {not_started}")?;
+        }
+        write!(f, "  {}", self.schedule)
+    }
+}
+
+impl std::fmt::Display for RunError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RunError::Fault(fault) => write!(f, "{fault}"),
+            RunError::Deadlock(deadlock) => {
+                writeln!(f, "deadlock: everything waits, and nothing is under way that could end it")?;
+                deadlock.body(f)
+            }
+            RunError::Limit(state) => {
+                writeln!(f, "the instruction limit is reached; this is where the warps are")?;
+                state.body(f)
+            }
+        }
+    }
+}
+
+impl std::error::Error for RunError {}

@@ -1,0 +1,234 @@
+//! Who runs next, who wakes, and when nothing can.
+//!
+//! Invariant: a split that can run is never forgotten: starving ends after a bounded number of turns, and held warps run
+//! when nothing else can.
+
+use std::cmp::Reverse;
+
+use super::probe::Watch;
+use super::report::RunError;
+use super::warp::{SplitState, Warp};
+use super::{INSTRUCTIONS_PER_NANOSECOND, Machine};
+use crate::cluster::Policy;
+use crate::memory::segment::Waiter;
+
+/// Instructions of a turn where the policy does not draw them.
+const TURN: u32 = 512;
+const SLOT_SHIFT: u32 = 40;
+
+/// Whom the adversarial policy holds back.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Starved {
+    #[default]
+    Nobody,
+    Rank(u32),
+    Warp(u32),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Victim {
+    who: Starved,
+    until: u64,
+}
+
+impl Machine {
+    /// Runs until the streams are empty.
+    pub(super) fn drive(&mut self) -> Result<(), RunError> {
+        self.pump();
+        let limit = self.instructions.saturating_add(self.config.instruction_limit);
+        loop {
+            if self.instructions >= limit {
+                return Err(RunError::Limit(Box::new(self.diagnose())));
+            }
+            self.turns += 1;
+            self.wake_sleepers();
+            self.maybe_copy()?;
+            if let Some(slot) = self.pick() {
+                self.turn(slot)?;
+            } else if !self.transfers.is_empty() {
+                let index = self.choose_copy();
+                self.advance_copy(index)?;
+            } else if !self.sleep_until_next() {
+                return if self.idle() { Ok(()) } else { Err(RunError::Deadlock(Box::new(self.diagnose()))) };
+            }
+            self.deliver_writes();
+        }
+    }
+
+    fn pick(&mut self) -> Option<u32> {
+        let count = self.ready.len();
+        if count == 0 {
+            return None;
+        }
+        let slot = match self.config.policy {
+            Policy::RoundRobin => self.ready.pop_front(),
+            Policy::Random => {
+                let index = self.random.below(count as u64) as usize;
+                self.ready.swap_remove_back(index)
+            }
+            Policy::Adversarial => {
+                let start = self.random.below(count as u64) as usize;
+                let order = (start..count).chain(0..start);
+                let index = order.clone().find(|index| !self.is_held(self.ready[*index])).unwrap_or(start);
+                self.ready.swap_remove_back(index)
+            }
+        };
+        slot
+    }
+
+    fn is_held(&mut self, slot: u32) -> bool {
+        let Some(Some(warp)) = self.warps.get(slot as usize) else { return false };
+        let (rank, held_until) = (warp.rank, warp.held_until);
+        if held_until > self.turns {
+            return true;
+        }
+        if self.victim.until <= self.turns {
+            let who = match self.random.below(4) {
+                0 => Starved::Nobody,
+                1 => Starved::Warp(self.ready[self.random.below(self.ready.len() as u64) as usize]),
+                _ => Starved::Rank(self.random.below(u64::from(self.config.ranks)) as u32),
+            };
+            self.victim = Victim { who, until: self.turns + 500 + self.random.below(20_000) };
+        }
+        self.victim.who == Starved::Rank(rank) || self.victim.who == Starved::Warp(slot)
+    }
+
+    fn turn(&mut self, slot: u32) -> Result<(), RunError> {
+        let Some(mut warp) = self.warps[slot as usize].take() else { return Ok(()) };
+        warp.queued = false;
+        warp.turns = warp.turns.wrapping_add(1);
+        let budget = match self.config.policy {
+            Policy::RoundRobin => TURN,
+            Policy::Random => 1 + self.random.below(128) as u32,
+            Policy::Adversarial => 1 + self.random.below(1024) as u32,
+        };
+        let before = self.instructions;
+        let outcome = self.run_warp(&mut warp, budget);
+        self.time_fraction += self.instructions - before;
+        self.time += self.time_fraction / INSTRUCTIONS_PER_NANOSECOND;
+        self.time_fraction %= INSTRUCTIONS_PER_NANOSECOND;
+        if let Err(fault) = outcome {
+            self.warps[slot as usize] = Some(warp);
+            return Err(RunError::Fault(fault));
+        }
+        if warp.live == 0 {
+            self.finish_warp(warp);
+            return Ok(());
+        }
+        if warp.is_ready() {
+            warp.queued = true;
+            self.ready.push_back(slot);
+        }
+        self.warps[slot as usize] = Some(warp);
+        Ok(())
+    }
+
+    /// Puts a warp into the queue if a split of it can run.
+    pub(super) fn enqueue(&mut self, slot: u32) {
+        if let Some(Some(warp)) = self.warps.get_mut(slot as usize)
+            && !warp.queued
+            && warp.is_ready()
+        {
+            warp.queued = true;
+            self.ready.push_back(slot);
+        }
+    }
+
+    pub(super) fn new_ticket(&mut self, slot: u32) -> u64 {
+        self.tickets = (self.tickets + 1) & ((1 << SLOT_SHIFT) - 1);
+        u64::from(slot) << SLOT_SHIFT | self.tickets
+    }
+
+    /// Lets a ticket's split be woken by writes to these locations.
+    pub(super) fn watch(&mut self, warp: &mut Warp, ticket: u64, reads: Vec<Watch>) {
+        for read in &reads {
+            let waiter = |start: u64| Waiter { start, end: start + u64::from(read.bytes), ticket };
+            if read.device {
+                if let Ok((rank, allocation, offset)) = self.memory.locate(None, read.start, 0, false)
+                    && let Some(found) = self.memory.allocation_mut(rank, allocation)
+                {
+                    found.segment.waiters.push(waiter(offset));
+                }
+            } else if let Some(cta) = &mut self.ctas[warp.cta as usize] {
+                cta.shared.waiters.push(waiter(read.start));
+            }
+        }
+        warp.probe.parked.push((ticket, reads));
+    }
+
+    fn forget_watches(&mut self, cta: u32, ticket: u64, reads: &[Watch]) {
+        for read in reads {
+            if read.device {
+                if let Ok((rank, allocation, _)) = self.memory.locate(None, read.start, 0, false)
+                    && let Some(found) = self.memory.allocation_mut(rank, allocation)
+                {
+                    found.segment.waiters.retain(|waiter| waiter.ticket != ticket);
+                }
+            } else if let Some(cta) = &mut self.ctas[cta as usize] {
+                cta.shared.waiters.retain(|waiter| waiter.ticket != ticket);
+            }
+        }
+    }
+
+    fn waits_with(&self, ticket: u64) -> bool {
+        let slot = (ticket >> SLOT_SHIFT) as usize;
+        let Some(Some(warp)) = self.warps.get(slot) else { return false };
+        warp.splits.iter().any(|split| holds_ticket(split.state, ticket))
+    }
+
+    /// Wakes the split that holds a ticket, if any.
+    fn wake(&mut self, ticket: u64) {
+        let slot = (ticket >> SLOT_SHIFT) as u32;
+        let Some(Some(warp)) = self.warps.get_mut(slot as usize) else { return };
+        let Some(split) = warp.splits.iter_mut().find(|split| holds_ticket(split.state, ticket)) else { return };
+        split.state = SplitState::Ready;
+        let cta = warp.cta;
+        if let Some(at) = warp.probe.parked.iter().position(|parked| parked.0 == ticket) {
+            let (_, reads) = warp.probe.parked.swap_remove(at);
+            self.forget_watches(cta, ticket, &reads);
+        }
+        self.enqueue(slot);
+    }
+
+    /// Wakes those who watch what has been written.
+    fn deliver_writes(&mut self) {
+        if self.memory.woken.is_empty() {
+            return;
+        }
+        let mut woken = std::mem::take(&mut self.memory.woken);
+        for ticket in woken.drain(..) {
+            self.wake(ticket);
+        }
+        self.memory.woken = woken;
+    }
+
+    pub(super) fn sleep(&mut self, ticket: u64, until: u64) {
+        self.sleepers.push(Reverse((until, ticket)));
+    }
+
+    fn wake_sleepers(&mut self) {
+        while let Some(&Reverse((until, ticket))) = self.sleepers.peek() {
+            if until > self.time {
+                break;
+            }
+            self.sleepers.pop();
+            self.wake(ticket);
+        }
+    }
+
+    /// Nothing else can happen: time passes until the first sleeper wakes. False if nobody sleeps.
+    fn sleep_until_next(&mut self) -> bool {
+        while let Some(Reverse((until, ticket))) = self.sleepers.pop() {
+            if self.waits_with(ticket) {
+                self.time = self.time.max(until);
+                self.wake(ticket);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn holds_ticket(state: SplitState, ticket: u64) -> bool {
+    matches!(state, SplitState::Watch(held) | SplitState::Sleep(held) if held == ticket)
+}

@@ -1,0 +1,377 @@
+//! From a launch to running warps: variables, register templates, places on SMs.
+//!
+//! Invariant: the sum of what the CTAs on an SM need never exceeds what an SM has.
+
+use super::barrier::Barriers;
+use super::copies::LaneCopies;
+use super::probe::Probe;
+use super::warp::{Split, SplitState, Warp};
+use super::{Cta, LaunchState, Machine, Sm};
+use crate::cluster::{ClusterError, Kernel, Launch, Policy, StreamId};
+use crate::decode::op::{Constant, KernelCode, Program, Reg, Special, TRUE};
+use crate::memory::address::{LOCAL_WINDOW, SHARED_WINDOW};
+use crate::memory::segment::Segment;
+use crate::memory::{Address, Memory, RankId};
+use crate::ptx::ast::VariableSpace;
+use std::sync::Arc;
+
+/// An SM of compute capability 9.0 and 10.0. Shared memory includes the kilobyte that the system takes per CTA.
+pub(super) const EMPTY_SM: Sm = Sm { threads: 2048, shared: 228 * 1024, ctas: 32 };
+
+/// How many CTAs with so many threads and so much shared memory (counted from address 0) an SM holds.
+pub(crate) fn ctas_per_sm(threads: u32, shared: u32) -> u32 {
+    let by_threads = EMPTY_SM.threads / threads.clamp(1, EMPTY_SM.threads).next_multiple_of(32);
+    let by_shared = EMPTY_SM.shared / shared.max(1);
+    by_threads.min(by_shared).min(EMPTY_SM.ctas)
+}
+
+impl KernelCode {
+    /// Where dynamic shared memory starts.
+    pub(crate) fn dynamic_shared_offset(&self) -> u32 {
+        self.shared_static.next_multiple_of(self.dynamic_align.max(1))
+    }
+}
+
+/// Allocates and fills the variables of a module. Shared variables have no address here.
+pub(super) fn place_variables(
+    memory: &mut Memory,
+    rank: RankId,
+    program: &Program,
+) -> Result<Vec<Address>, ClusterError> {
+    let mut addresses = Vec::with_capacity(program.variables.len());
+    for variable in &program.variables {
+        if !matches!(variable.space, VariableSpace::Global | VariableSpace::Const) {
+            addresses.push(Address(0));
+            continue;
+        }
+        let made = memory.allocate(rank, variable.bytes, &variable.name, false);
+        addresses.push(made.map_err(|reason| ClusterError::Allocation { name: variable.name.clone(), reason })?);
+    }
+    for (variable, address) in program.variables.iter().zip(&addresses) {
+        if address.0 == 0 {
+            continue;
+        }
+        let fail = |fault| ClusterError::Memory { doing: "initialise", address: *address, fault };
+        let bytes = memory.write_device(None, address.0, variable.bytes).map_err(fail)?;
+        bytes[..variable.initial.len()].copy_from_slice(&variable.initial);
+        for relocation in &variable.relocations {
+            let value = addresses[relocation.target as usize].0.wrapping_add_signed(relocation.offset);
+            let at = relocation.at as usize;
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        if variable.space == VariableSpace::Const {
+            memory.make_read_only(*address);
+        }
+    }
+    Ok(addresses)
+}
+
+fn fill(file: &mut [u128], reg: Reg, value: impl Fn(u32) -> u128) {
+    // SAFETY: a u128 is 16 bytes of which every pattern is valid, and the length is the slice's.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(file.as_mut_ptr().cast::<u8>(), file.len() * 16) };
+    let width = reg.bytes as usize;
+    for lane in 0..32 {
+        let at = reg.row as usize + lane as usize * width;
+        bytes[at..at + width].copy_from_slice(&value(lane).to_le_bytes()[..width]);
+    }
+}
+
+impl Machine {
+    #[allow(clippy::too_many_arguments, reason = "each is one property of the launch")]
+    pub(super) fn prepare(
+        &mut self,
+        stream: StreamId,
+        rank: RankId,
+        kernel: &Kernel,
+        launch: &Launch,
+        parameters: Arc<[u8]>,
+        number: u32,
+        globals: &[Address],
+    ) -> LaunchState {
+        let code = kernel.code();
+        let dynamic = code.dynamic_shared_offset();
+        let shared = dynamic + launch.shared;
+        let mut template = vec![0; (code.file_bytes as usize).div_ceil(16)];
+        for &(reg, constant) in &code.constants {
+            let value: u128 = match constant {
+                Constant::Bits(bits) => bits,
+                Constant::Global(variable, offset) => {
+                    u128::from(globals[variable as usize].0.wrapping_add_signed(offset))
+                }
+                Constant::DynamicShared(offset) => u128::from(u64::from(dynamic).wrapping_add_signed(offset)),
+                Constant::Special(special) => match special {
+                    Special::Ntid(axis) => launch.block[axis as usize].into(),
+                    Special::Nctaid(axis) => launch.grid[axis as usize].into(),
+                    Special::WarpCount => 64,
+                    Special::SmCount => self.config.sms.into(),
+                    Special::GridId => number.into(),
+                    Special::DynamicShared => launch.shared.into(),
+                    Special::TotalShared => (shared - crate::decode::op::SHARED_BASE).into(),
+                    Special::LaneId => {
+                        fill(&mut template, reg, u128::from);
+                        continue;
+                    }
+                    Special::LaneMaskEq => {
+                        fill(&mut template, reg, |lane| 1 << lane);
+                        continue;
+                    }
+                    Special::LaneMaskLt => {
+                        fill(&mut template, reg, |lane| (1 << lane) - 1);
+                        continue;
+                    }
+                    Special::LaneMaskLe => {
+                        fill(&mut template, reg, |lane| (2 << lane) - 1);
+                        continue;
+                    }
+                    Special::LaneMaskGt => {
+                        fill(&mut template, reg, |lane| 0xffff_ffff & !((2 << lane) - 1));
+                        continue;
+                    }
+                    Special::LaneMaskGe => {
+                        fill(&mut template, reg, |lane| 0xffff_ffff & !((1 << lane) - 1));
+                        continue;
+                    }
+                    Special::Tid(_) | Special::Ctaid(_) | Special::WarpId | Special::SmId => continue,
+                },
+                Constant::SharedWindow | Constant::LocalWindow => continue,
+            };
+            fill(&mut template, reg, |_| value);
+        }
+        LaunchState {
+            kernel: kernel.clone(),
+            rank: rank.0,
+            stream: stream.0,
+            grid: launch.grid,
+            block: launch.block,
+            shared,
+            parameters,
+            template,
+            ctas: launch.grid.iter().product(),
+            started: 0,
+            finished: 0,
+        }
+    }
+
+    /// Starts CTAs of a rank, in order, as long as there is room.
+    pub(super) fn start_ctas(&mut self, rank: u32) {
+        let mut position = 0;
+        while let Some(&launch) = self.gpus[rank as usize].queue.get(position) {
+            let Some(state) = &self.launches[launch as usize] else {
+                position += 1;
+                continue;
+            };
+            let (threads, shared) = (state.threads().next_multiple_of(32), state.shared);
+            let mut remaining = state.ctas - state.started;
+            while remaining > 0 {
+                let sms = &mut self.gpus[rank as usize].sms;
+                let roomy = sms
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, sm)| sm.threads >= threads && sm.shared >= shared && sm.ctas > 0);
+                // The emptiest SM, as hardware spreads CTAs; among equals the first.
+                let Some((index, _)) = roomy.max_by_key(|(index, sm)| (sm.threads, std::cmp::Reverse(*index))) else {
+                    break;
+                };
+                sms[index].threads -= threads;
+                sms[index].shared -= shared;
+                sms[index].ctas -= 1;
+                self.start_cta(launch, index as u32);
+                remaining -= 1;
+            }
+            if remaining == 0 {
+                self.gpus[rank as usize].queue.remove(position);
+            } else {
+                // A later launch may still fit beside it.
+                position += 1;
+            }
+        }
+    }
+
+    fn start_cta(&mut self, launch: u32, sm: u32) {
+        let Some(state) = &mut self.launches[launch as usize] else { return };
+        let index = state.started;
+        state.started += 1;
+        let state = &*state;
+        let serial = self.cta_serial;
+        self.cta_serial += 1;
+        let threads = state.threads();
+        let count = threads.div_ceil(32);
+        let cta_slot = self.free_ctas.pop().unwrap_or(self.ctas.len() as u32);
+        let hold = match self.config.policy {
+            Policy::Adversarial if self.random.below(8) == 0 => self.turns + self.random.below(20_000),
+            _ => 0,
+        };
+        let mut warps = Vec::with_capacity(count as usize);
+        for number in 0..count {
+            let slot = self.free_warps.pop().unwrap_or(self.warps.len() as u32);
+            let mut warp = make_warp(self.spare.pop(), state, number, index, sm, serial);
+            warp.slot = slot;
+            warp.launch = launch;
+            warp.cta = cta_slot;
+            warp.held_until = hold;
+            warp.queued = true;
+            if slot as usize == self.warps.len() {
+                self.warps.push(None);
+            }
+            self.warps[slot as usize] = Some(warp);
+            self.ready.push_back(slot);
+            warps.push(slot);
+        }
+        let cta = Box::new(Cta {
+            launch,
+            rank: state.rank,
+            index,
+            sm,
+            shared: Segment::new(state.shared as usize),
+            barriers: Barriers::new(count),
+            warps,
+            running: count,
+            copies_pending: 0,
+        });
+        if cta_slot as usize == self.ctas.len() {
+            self.ctas.push(None);
+        }
+        self.ctas[cta_slot as usize] = Some(cta);
+        if let Some(observer) = &mut self.observer {
+            let thread = crate::memory::ThreadId { rank: RankId(state.rank), launch, cta: index, warp: 0, lane: 0 };
+            observer.event(&crate::memory::Event::CtaStart { thread });
+        }
+    }
+
+    /// A warp has no lanes left.
+    pub(super) fn finish_warp(&mut self, mut warp: Box<Warp>) {
+        let cta_slot = warp.cta;
+        self.warps[warp.slot as usize] = None;
+        self.free_warps.push(warp.slot);
+        warp.copies = None;
+        self.spare.push(warp);
+        let Some(cta) = &mut self.ctas[cta_slot as usize] else { return };
+        cta.running -= 1;
+        if cta.running > 0 {
+            return;
+        }
+        let (launch, rank, sm) = (cta.launch, cta.rank, cta.sm);
+        self.ctas[cta_slot as usize] = None;
+        self.free_ctas.push(cta_slot);
+        self.finished_ctas += 1;
+        let Some(state) = &mut self.launches[launch as usize] else { return };
+        let free = &mut self.gpus[rank as usize].sms[sm as usize];
+        free.threads += state.threads().next_multiple_of(32);
+        free.shared += state.shared;
+        free.ctas += 1;
+        state.finished += 1;
+        if state.finished == state.ctas {
+            let stream = state.stream as usize;
+            self.launches[launch as usize] = None;
+            self.finished_launches += 1;
+            self.streams[stream].busy = false;
+            self.streams[stream].commands.pop_front();
+            if let Some(observer) = &mut self.observer {
+                observer.event(&crate::memory::Event::LaunchComplete { rank: RankId(rank), launch });
+            }
+            self.pump();
+        }
+        self.start_ctas(rank);
+    }
+}
+
+/// A warp at its first instruction, in the memory of a finished one if there is one.
+fn make_warp(
+    spare: Option<Box<Warp>>,
+    state: &LaunchState,
+    number: u32,
+    index: u32,
+    sm: u32,
+    serial: u64,
+) -> Box<Warp> {
+    let code = state.kernel.code();
+    let threads = state.threads();
+    let lanes = (threads - number * 32).min(32);
+    let existing = if lanes == 32 { u32::MAX } else { (1 << lanes) - 1 };
+    let mut warp = spare.unwrap_or_else(|| {
+        Box::new(Warp {
+            slot: 0,
+            kernel: state.kernel.clone(),
+            rank: 0,
+            launch: 0,
+            cta: 0,
+            cta_index: 0,
+            number: 0,
+            existing: 0,
+            live: 0,
+            splits: Vec::with_capacity(4),
+            turns: 0,
+            queued: false,
+            held_until: 0,
+            file: Vec::new(),
+            predicates: Vec::new(),
+            local: Segment::default(),
+            local_bytes: 0,
+            parameters: Arc::clone(&state.parameters),
+            effects: 0,
+            probe: Box::<Probe>::default(),
+            copies: None::<Box<[LaneCopies; 32]>>,
+            serial: 0,
+        })
+    });
+    warp.kernel = state.kernel.clone();
+    warp.rank = state.rank;
+    warp.cta_index = index;
+    warp.number = number;
+    warp.existing = existing;
+    warp.live = existing;
+    warp.splits.clear();
+    warp.splits.push(Split { pc: 0, mask: existing, state: SplitState::Ready });
+    warp.turns = 0;
+    warp.file.clone_from(&state.template);
+    warp.predicates.clear();
+    warp.predicates.resize(code.predicates as usize, 0);
+    warp.predicates[TRUE as usize] = u32::MAX;
+    warp.local = Segment::new(code.local_bytes as usize * 32);
+    warp.local_bytes = code.local_bytes;
+    warp.parameters = Arc::clone(&state.parameters);
+    warp.effects = 0;
+    warp.probe.clear();
+    warp.serial = serial << 6 | u64::from(number);
+    let [x, y, _] = state.block;
+    let cta = state.cta(index);
+    for &(reg, constant) in &code.constants {
+        match constant {
+            Constant::Special(Special::Tid(axis)) => fill(&mut warp.file, reg, |lane| {
+                let thread = number * 32 + lane;
+                [thread % x, thread / x % y, thread / x / y][axis as usize].into()
+            }),
+            Constant::Special(Special::Ctaid(axis)) => fill(&mut warp.file, reg, |_| cta[axis as usize].into()),
+            Constant::Special(Special::WarpId) => fill(&mut warp.file, reg, |_| number.into()),
+            Constant::Special(Special::SmId) => fill(&mut warp.file, reg, |_| sm.into()),
+            Constant::SharedWindow => {
+                let window = SHARED_WINDOW | shared_owner(serial) << 32;
+                fill(&mut warp.file, reg, |_| window.into());
+            }
+            Constant::LocalWindow => {
+                fill(&mut warp.file, reg, |lane| (LOCAL_WINDOW | local_owner(serial, number * 32 + lane) << 32).into());
+            }
+            _ => {}
+        }
+    }
+    warp
+}
+
+/// Owners in generic addresses: numbers that do not come again for 2^18 CTAs.
+fn shared_owner(serial: u64) -> u64 {
+    serial & 0x0fff_ffff
+}
+
+fn local_owner(serial: u64, thread: u32) -> u64 {
+    (serial << 10 | u64::from(thread)) & 0x0fff_ffff
+}
+
+impl Warp {
+    pub(super) fn shared_owner(&self) -> u32 {
+        shared_owner(self.serial >> 6) as u32
+    }
+
+    pub(super) fn local_owner(&self, lane: u32) -> u32 {
+        local_owner(self.serial >> 6, self.number * 32 + lane) as u32
+    }
+}

@@ -1,0 +1,216 @@
+//! State of a warp: its register file and its splits.
+//!
+//! Invariants: the masks of a warp's splits are disjoint and together are the lanes that have not exited; `file` and
+//! `predicates` have the sizes that the decoder computed, which is what the register instructions' `unsafe` code needs.
+
+use std::sync::Arc;
+
+use super::copies::LaneCopies;
+use super::probe::Probe;
+use super::report::FaultKind;
+use crate::cluster::Kernel;
+use crate::decode::op::{Place, Reg};
+use crate::memory::segment::Segment;
+use crate::memory::{Address, MemoryFault, RankId, ThreadId};
+
+/// Lanes that execute together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Split {
+    pub pc: u32,
+    pub mask: u32,
+    pub state: SplitState,
+}
+
+/// Whether a split can go on, and otherwise what it waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SplitState {
+    Ready,
+    /// At a warp instruction with these members.
+    Members(u32),
+    /// At a CTA barrier.
+    Barrier(u32),
+    /// A loop that goes on when a watched location changes: the ticket of the watch.
+    Watch(u64),
+    Sleep(u64),
+    /// Bulk groups: at most so many may be pending, reads only or whole.
+    BulkGroups {
+        groups: u32,
+        read: bool,
+    },
+    /// Groups of small copies.
+    CopyGroups {
+        groups: u32,
+    },
+}
+
+/// A fault of one lane, without its place.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub lane: u32,
+    pub kind: FaultKind,
+}
+
+pub(crate) type Outcome<T> = Result<T, Box<Trouble>>;
+
+#[cold]
+pub(crate) fn undefined<T>(mask: u32, what: impl Into<String>) -> Outcome<T> {
+    Err(Box::new(Trouble { lane: mask.trailing_zeros() & 31, kind: FaultKind::Undefined(what.into()) }))
+}
+
+#[cold]
+pub(crate) fn bad_access(lane: u32, address: u64, bytes: u32, fault: MemoryFault) -> Box<Trouble> {
+    Box::new(Trouble { lane, kind: FaultKind::Memory { address: Address(address), bytes, fault } })
+}
+
+pub(crate) struct Warp {
+    pub slot: u32,
+    pub kernel: Kernel,
+    pub rank: u32,
+    pub launch: u32,
+    /// Slot of the CTA.
+    pub cta: u32,
+    /// Linear index of the CTA in its grid.
+    pub cta_index: u32,
+    /// Number in the CTA.
+    pub number: u32,
+    /// Lanes that are threads of the CTA.
+    pub existing: u32,
+    /// Lanes that have not exited.
+    pub live: u32,
+    pub splits: Vec<Split>,
+    /// Turns so far: now and then another split than the lowest gets one.
+    pub turns: u32,
+    /// In the queue of warps that can run.
+    pub queued: bool,
+    /// Turn of the machine before which it does not start.
+    pub held_until: u64,
+    pub file: Vec<u128>,
+    pub predicates: Vec<u32>,
+    pub local: Segment,
+    pub local_bytes: u32,
+    pub parameters: Arc<[u8]>,
+    /// Steps that other threads could notice, or that change what is not in registers.
+    pub effects: u64,
+    pub probe: Box<Probe>,
+    pub copies: Option<Box<[LaneCopies; 32]>>,
+    /// Number of its CTA in the cluster's history, and its own in that.
+    pub serial: u64,
+}
+
+impl Warp {
+    #[inline(always)]
+    pub fn registers(&mut self) -> *mut u8 {
+        self.file.as_mut_ptr().cast()
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: a u128 is 16 initialised bytes, and the length is the vector's.
+        unsafe { std::slice::from_raw_parts(self.file.as_ptr().cast(), self.file.len() * 16) }
+    }
+
+    #[inline(always)]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: a u128 is 16 bytes of which every pattern is valid, and the length is the vector's.
+        unsafe { std::slice::from_raw_parts_mut(self.file.as_mut_ptr().cast(), self.file.len() * 16) }
+    }
+
+    /// The bytes of a register in all lanes.
+    #[inline(always)]
+    pub fn row(&self, row: u32, bytes: u32) -> &[u8] {
+        &self.bytes()[row as usize..][..bytes as usize * 32]
+    }
+
+    /// The bytes of a register in all lanes, to be written.
+    #[inline(always)]
+    pub fn row_mut(&mut self, row: u32, bytes: u32) -> &mut [u8] {
+        &mut self.bytes_mut()[row as usize..][..bytes as usize * 32]
+    }
+
+    #[inline]
+    pub fn u32(&self, row: u32, lane: u32) -> u32 {
+        let at = row as usize + lane as usize * 4;
+        let bytes = &self.bytes()[at..at + 4];
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+
+    #[inline]
+    pub fn set_u32(&mut self, row: u32, lane: u32, value: u32) {
+        let at = row as usize + lane as usize * 4;
+        self.bytes_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// One lane of a register, zero-extended.
+    #[inline]
+    pub fn value(&self, reg: Reg, lane: u32) -> u128 {
+        let at = reg.row as usize + (lane * reg.bytes) as usize;
+        let mut out = [0; 16];
+        out[..reg.bytes as usize].copy_from_slice(&self.bytes()[at..at + reg.bytes as usize]);
+        u128::from_le_bytes(out)
+    }
+
+    /// Sets one lane of a register to the low bytes of a value.
+    #[inline]
+    pub fn set_value(&mut self, reg: Reg, lane: u32, value: u128) {
+        let at = reg.row as usize + (lane * reg.bytes) as usize;
+        self.bytes_mut()[at..at + reg.bytes as usize].copy_from_slice(&value.to_le_bytes()[..reg.bytes as usize]);
+    }
+
+    #[inline]
+    pub fn predicate(&self, index: u32) -> u32 {
+        self.predicates[index as usize]
+    }
+
+    #[inline]
+    pub fn set_predicate(&mut self, index: u32, mask: u32, bits: u32) {
+        let predicate = &mut self.predicates[index as usize];
+        *predicate = *predicate & !mask | bits & mask;
+    }
+
+    /// The value of a uniform 32-bit operand, or a fault if the lanes differ.
+    pub fn uniform(&self, row: u32, mask: u32, what: &str) -> Outcome<u32> {
+        let value = self.u32(row, mask.trailing_zeros());
+        if lanes(mask).any(|lane| self.u32(row, lane) != value) {
+            return undefined(mask, format!("{what} differs between the lanes of a warp"));
+        }
+        Ok(value)
+    }
+
+    #[inline]
+    pub fn address(&self, place: &Place, lane: u32) -> u64 {
+        let base = place.base.map_or(0, |reg| self.value(reg, lane) as u64);
+        base.wrapping_add(place.offset.cast_unsigned())
+    }
+
+    /// Addresses of all lanes; those of inactive lanes mean nothing.
+    #[inline(always)]
+    pub fn addresses(&self, place: &Place) -> [u64; 32] {
+        let offset = place.offset.cast_unsigned();
+        match place.base {
+            None => [offset; 32],
+            Some(reg) if reg.bytes == 8 => {
+                let row = self.row(reg.row, 8).as_chunks::<8>().0;
+                std::array::from_fn(|lane| u64::from_le_bytes(row[lane]).wrapping_add(offset))
+            }
+            Some(reg) => std::array::from_fn(|lane| u64::from(self.u32(reg.row, lane as u32)).wrapping_add(offset)),
+        }
+    }
+
+    pub fn thread(&self, lane: u32) -> ThreadId {
+        ThreadId { rank: RankId(self.rank), launch: self.launch, cta: self.cta_index, warp: self.number, lane }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.splits.iter().any(|split| split.state == SplitState::Ready)
+    }
+}
+
+/// The lanes of a mask, ascending.
+pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = u32> {
+    let mut rest = mask;
+    std::iter::from_fn(move || {
+        let lane = (rest != 0).then(|| rest.trailing_zeros())?;
+        rest &= rest - 1;
+        Some(lane)
+    })
+}
