@@ -8,6 +8,16 @@
 //!                  └── diagnostics ──┘
 //! ```
 //!
+//! | to | call | gives |
+//! |---|---|---|
+//! | check a file | [`check_source`] | a [`Checked`]: the [`spec::Spec`], or errors |
+//! | format it | [`format_source`] | its canonical text |
+//! | see its tree | [`dump_source`] | text, `--emit ast` |
+//! | see what it means | `Display` of [`spec::Spec`] | text, `--emit spec`; `Display` of [`spec::Model::gate`] is Gate IR |
+//! | show problems | [`diagnostics::render::render`], [`diagnostics::render::json`] | text for people, one JSON object a line for tools |
+//! | explain a code | [`explain`] | its page of `docs/errors/` |
+//! | ask what can be built | [`not_built_yet`], [`several_nodes_not_built_yet`] | diagnostics of legal files |
+//!
 //! Invariants: whatever the bytes, nothing here panics, hangs or overflows the stack; every problem is a
 //! [`diagnostics::Diagnostic`] with a stable code; a [`spec::Spec`] comes out only when there is no error, and then keeps every
 //! promise of [`spec`].

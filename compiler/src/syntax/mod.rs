@@ -3,7 +3,7 @@
 //! Invariants: any bytes are read without panic, in time and memory that grow with their number; every problem is reported;
 //! [`format`](format::format) keeps every comment and changes no meaning.
 //!
-//! The way: [`lexer`] cuts tokens, [`structure`] balances brackets and tells keywords from names, [`parse`] builds the [`ast`].
+//! The way: [`lexer`] cuts tokens, `structure` balances brackets and tells keywords from names, [`parse`] builds the [`ast`].
 
 pub mod ast;
 pub mod dump;
