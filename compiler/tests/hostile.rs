@@ -107,6 +107,22 @@ fn ten_megabytes_of_warnings() {
 }
 
 #[test]
+fn a_gate_of_ten_megabytes_is_not_run() {
+    let values = numbered(|index| format!("let a{} = a{index} + logits ", index + 1));
+    let last = values.matches("let").count();
+    let source = format!(
+        "model m {{ hidden 64 experts 1024 in 4 groups gate(logits: f32[experts]) {{ let a0 = exp(logits) {values}
+            let best = top(2, groups, by: max(group(a{last})))
+            let c = top(8, experts in best, by: logits) weights softmax(logits[c]) }} }}
+        cluster c {{ nodes 8 gpus 8 per node gpu {{ target sm_90a sms 132 memory 80 GB }} nvlink 160 GB/s
+            rdma 50 GB/s per gpu }}
+        deploy d of m on c {{ ep 64 tokens 1 per gpu }}"
+    );
+    assert!(!answers(source.as_bytes(), "a long gate"), "it is legal, and its groups span two nodes");
+    assert_eq!(check_source(source.as_bytes()).diagnostics.warnings(), 1);
+}
+
+#[test]
 fn ten_megabytes_that_are_not_utf8() {
     for byte in [0x80, 0xC0, 0xFF] {
         assert!(answers(&vec![byte; SIZE], "bytes"));

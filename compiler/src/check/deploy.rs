@@ -193,8 +193,14 @@ impl Checker<'_> {
         };
         let better = (1..ranks).rev().find(whole);
         let model_id = written.deploy.model;
-        let samples = self.samples.entry(model_id).or_insert_with(|| Samples::of(&model.gate));
-        let average = samples.as_ref().map(|samples| {
+        let cost = Samples::cost(&model.gate);
+        if !self.samples.contains_key(&model_id) {
+            let affordable = self.effort.checked_sub(cost);
+            self.effort = affordable.unwrap_or(self.effort);
+            self.samples.insert(model_id, affordable.and_then(|_| Samples::of(&model.gate)));
+        }
+        let samples = self.samples.get(&model_id).and_then(Option::as_ref);
+        let average = samples.map(|samples| {
             let ideal = match better {
                 Some(better) => Placement::new(model, better, gpus_per_node),
                 // As if each group had a node of its own.

@@ -19,7 +19,8 @@ use crate::syntax::ast::{File, Item, Name};
 
 /// Checks a file; nothing is returned if a problem is an error. Checking ends when nobody would read more problems.
 pub fn check(file: &File, damaged: bool, diagnostics: &mut Diagnostics) -> Option<Spec> {
-    let mut checker = Checker { diagnostics, spec: Spec::default(), failed: false, samples: HashMap::new() };
+    let mut checker =
+        Checker { diagnostics, spec: Spec::default(), failed: false, samples: HashMap::new(), effort: EFFORT };
     if file.items.is_empty() && !damaged {
         checker.report(SyntaxProblem::Empty);
     }
@@ -82,6 +83,9 @@ struct Names {
     cluster_ids: HashMap<String, ClusterId>,
 }
 
+/// Elements that may be computed for random tokens: a hundred gates like that of DeepSeek-V3, which is a moment. A hostile file asks for more.
+const EFFORT: u64 = 500_000_000;
+
 /// The specification under construction, and where problems go.
 pub(crate) struct Checker<'a> {
     diagnostics: &'a mut Diagnostics,
@@ -89,6 +93,8 @@ pub(crate) struct Checker<'a> {
     failed: bool,
     /// Where random tokens go, of the models for which that was asked; nothing where their gate cannot be run on them.
     samples: HashMap<ModelId, Option<reach::Samples>>,
+    /// What may still be spent on random tokens.
+    effort: u64,
 }
 
 impl Checker<'_> {

@@ -98,6 +98,11 @@ pub(super) struct Samples {
 }
 
 impl Samples {
+    /// What running a gate costs, in elements computed.
+    pub(super) fn cost(gate: &Gate) -> u64 {
+        gate.program.ops().len() as u64 * u64::from(gate.program.experts()) * u64::from(TOKENS)
+    }
+
     /// Runs the gate on random tokens; nothing when that fails for one: such parameters may have no meaning for this gate.
     pub(super) fn of(gate: &Gate) -> Option<Samples> {
         let mut random = Random(0x5EED);

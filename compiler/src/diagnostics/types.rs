@@ -32,8 +32,8 @@ pub enum TypeProblem {
         span: Span,
         /// The function.
         function: String,
-        /// How many were given.
-        found: usize,
+        /// How many were given without a name; nothing when an `in` is what does not belong.
+        found: Option<usize>,
         /// How it is called.
         form: &'static str,
     },
@@ -162,9 +162,14 @@ impl From<TypeProblem> for Diagnostic {
                     .help(repair(&found, wanted))
             }
             TypeProblem::ArgumentCount { span, function, found, form } => {
-                let given = if found == 1 { "1 argument is".to_owned() } else { format!("{found} arguments are") };
-                Diagnostic::new(Code::ArgumentCount, format!("{given} not what {} takes", quoted(&function)))
-                    .label(span, "here")
+                let given = match found {
+                    None => "only `top(k, experts in best, by: v)` has an `in`".to_owned(),
+                    Some(1) => "1 value is given without a name".to_owned(),
+                    Some(found) => format!("{found} values are given without a name"),
+                };
+                let form = if form == "f(x)" { format!("{function}(x)") } else { form.to_owned() };
+                Diagnostic::new(Code::ArgumentCount, format!("{} does not take these arguments", quoted(&function)))
+                    .label(span, given)
                     .help(format!("write it as `{form}`"))
             }
             TypeProblem::NoWeights { span } => {

@@ -112,7 +112,7 @@ impl Lowering<'_, '_> {
                 self.checker.report(TypeProblem::ArgumentCount {
                     span: within.span,
                     function: call.function.to_owned(),
-                    found: call.arguments.len(),
+                    found: None,
                     form: if call.function == "top" { "top(k, experts in best, by: v)" } else { "f(x)" },
                 });
                 return None;
@@ -142,7 +142,7 @@ impl Lowering<'_, '_> {
 
     fn positional<'a, const N: usize>(&mut self, call: &Call<'a>, form: &'static str) -> Option<[&'a Expression; N]> {
         let given: Vec<&Expression> = call.positional().map(|argument| &argument.value).collect();
-        let found = given.len();
+        let found = Some(given.len());
         let exact = given.try_into().ok();
         if exact.is_none() {
             let function = call.function.to_owned();
