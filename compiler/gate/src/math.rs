@@ -6,6 +6,9 @@
 //!
 //! Coefficients of exp, log and tanh are those of the Cephes library (`expf`, `logf`, `tanhf`).
 
+// Coefficients are written as in their source.
+#![allow(clippy::excessive_precision)]
+
 /// The operations that the functions here are made of. `F` is an f32, `I` an i32, `B` a truth value, or as many of them as the
 /// implementation computes at once.
 pub trait Arithmetic {
@@ -49,6 +52,7 @@ pub trait Arithmetic {
     /// The bits of a number.
     fn bits(&mut self, a: Self::F) -> Self::I;
     /// The number with these bits.
+    #[expect(clippy::wrong_self_convention, reason = "the name that f32 has for it")]
     fn from_bits(&mut self, a: Self::I) -> Self::F;
 }
 

@@ -126,7 +126,10 @@ mod tests {
                 let lanes = Lanes::of(experts, Some(size));
                 assert!(lanes.lanes.is_power_of_two() && lanes.lanes <= 32);
                 assert!(lanes.lanes * lanes.per_lane >= experts);
-                assert!(lanes.per_lane % size == 0 || size % lanes.per_lane == 0, "{experts} in {groups}");
+                assert!(
+                    lanes.per_lane.is_multiple_of(size) || size.is_multiple_of(lanes.per_lane),
+                    "{experts} in {groups}"
+                );
             }
         }
     }

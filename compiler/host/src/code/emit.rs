@@ -4,6 +4,7 @@
 
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{Block, Endianness, InstBuilder, MemFlagsData, Type, Value, types};
+use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::{FunctionBuilder, Variable};
 use moe_gate::math::Arithmetic;
 
@@ -35,10 +36,20 @@ pub(crate) struct Emitter<'f> {
     /// Memory for intermediate results, and how much of it is taken.
     scratch: Value,
     taken: u32,
+    /// Memory that holds the constants, and what it holds. Constants are operands in memory because in registers there are too many:
+    /// each would be moved out of every loop, spilled there, and loaded again by an instruction of its own.
+    table: Value,
+    constants: Vec<[u32; 4]>,
     /// A mask: where a NaN was seen that is a fault.
     pub fault: Variable,
     /// Where a token ends that has a fault.
     pub broken: Block,
+}
+
+/// What a function needs to run.
+pub(crate) struct Needs {
+    pub scratch_bytes: usize,
+    pub constants: Vec<[u32; 4]>,
 }
 
 /// All memory belongs to the caller and is as large as the code assumes; rows are not aligned.
@@ -51,14 +62,16 @@ fn cast() -> MemFlagsData {
 }
 
 impl<'f> Emitter<'f> {
-    pub(crate) fn new(mut b: FunctionBuilder<'f>, scratch: Value, broken: Block) -> Emitter<'f> {
+    pub(crate) fn new(mut b: FunctionBuilder<'f>, scratch: Value, table: Value, broken: Block) -> Emitter<'f> {
         let fault = b.declare_var(types::I32X4);
-        Emitter { b, scratch, taken: 0, fault, broken }
+        Emitter { b, scratch, taken: 0, table, constants: Vec::new(), fault, broken }
     }
 
-    /// Bytes of scratch memory that the function uses.
-    pub(crate) fn scratch_bytes(&self) -> u32 {
-        self.taken
+    /// The end of the function.
+    pub(crate) fn finish(mut self, config: TargetFrontendConfig) -> Needs {
+        self.b.seal_all_blocks();
+        self.b.finalize(config);
+        Needs { scratch_bytes: self.taken as usize, constants: self.constants }
     }
 
     /// Memory that nothing else uses.
@@ -131,14 +144,16 @@ impl<'f> Emitter<'f> {
         self.b.ins().extractlane(register, 0)
     }
 
-    fn constant(&mut self, lanes: [u32; 4]) -> cranelift_codegen::ir::Constant {
-        let bytes: Vec<u8> = lanes.iter().flat_map(|lane| lane.to_le_bytes()).collect();
-        self.b.func.dfg.constants.insert(bytes.into())
+    fn constant(&mut self, ty: Type, lanes: [u32; 4]) -> Value {
+        let place = self.constants.iter().position(|known| *known == lanes).unwrap_or_else(|| {
+            self.constants.push(lanes);
+            self.constants.len() - 1
+        });
+        self.b.ins().load(ty, memory(), self.table, place as i32 * REGISTER as i32)
     }
 
     pub(crate) fn mask_constant(&mut self, lanes: [u32; 4]) -> Value {
-        let constant = self.constant(lanes);
-        self.b.ins().vconst(types::I32X4, constant)
+        self.constant(types::I32X4, lanes)
     }
 
     /// A mask of the first lanes.
@@ -308,6 +323,16 @@ impl<'f> Emitter<'f> {
         }
     }
 
+    /// Runs `body` for the registers of a vector, elements and padding alike: for two neighbours at once (true), and for the last one
+    /// alone where their number is odd.
+    pub(crate) fn all_registers(&mut self, layout: Layout, body: &mut dyn FnMut(&mut Self, Step, bool)) {
+        let pairs = layout.registers() / 2;
+        self.repeat(pairs, 2 * REGISTER, 1, &mut |e, step| body(e, step, true));
+        if !layout.registers().is_multiple_of(2) {
+            body(self, Step::of(pairs * 2 * REGISTER), false);
+        }
+    }
+
     /// Runs `body` for each row: its distance, and that of an array with one number per row.
     pub(crate) fn each_row(&mut self, layout: Layout, body: &mut dyn FnMut(&mut Self, Step, Step)) {
         let bytes = layout.row_registers() * REGISTER;
@@ -373,8 +398,7 @@ impl Arithmetic for Emitter<'_> {
     type B = Value;
 
     fn float(&mut self, value: f32) -> Value {
-        let constant = self.constant([value.to_bits(); 4]);
-        self.b.ins().vconst(types::F32X4, constant)
+        self.constant(types::F32X4, [value.to_bits(); 4])
     }
     fn integer(&mut self, value: i32) -> Value {
         self.mask_constant([value as u32; 4])
@@ -392,10 +416,12 @@ impl Arithmetic for Emitter<'_> {
         self.b.ins().fdiv(a, b)
     }
     fn negate(&mut self, a: Value) -> Value {
-        self.b.ins().fneg(a)
+        let sign = self.float(-0.0);
+        self.b.ins().bxor(a, sign)
     }
     fn absolute(&mut self, a: Value) -> Value {
-        self.b.ins().fabs(a)
+        let magnitude = self.constant(types::F32X4, [0x7fff_ffff; 4]);
+        self.b.ins().band(a, magnitude)
     }
     fn less(&mut self, a: Value, b: Value) -> Value {
         self.compare(FloatCC::LessThan, a, b)

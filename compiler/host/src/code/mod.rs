@@ -11,6 +11,9 @@ mod emit;
 mod layout;
 mod program;
 mod reduce;
+mod wide;
+
+use emit::Needs;
 
 use cranelift_codegen::ir::{AbiParam, types};
 use cranelift_codegen::settings::{self, Configurable};
@@ -30,14 +33,14 @@ pub(crate) enum Results {
     Vector(ValueId),
 }
 
-/// Tensors of the inputs, scratch memory, the two results (the second of [`Results::Routing`] only), tokens → the first token with a
+/// Tensors of the inputs, constants, scratch memory, the two results (the second of [`Results::Routing`] only), tokens → the first token with a
 /// fault, or the number of tokens.
-type Entry = unsafe extern "C" fn(*const *const u8, *mut u8, *mut u8, *mut u8, u64) -> u64;
+type Entry = unsafe extern "C" fn(*const *const u8, *const u8, *mut u8, *mut u8, *mut u8, u64) -> u64;
 
 /// A program as native code.
 pub(crate) struct Code {
     entry: Entry,
-    scratch_bytes: usize,
+    needs: Needs,
     /// Owns the memory of `entry`; `None` only while it is dropped.
     module: Option<JITModule>,
 }
@@ -63,7 +66,8 @@ fn failed(error: impl std::fmt::Display) -> CompileError {
 impl Code {
     pub(crate) fn compile(program: &Program, results: Results) -> Result<Code, CompileError> {
         let mut flags = settings::builder();
-        flags.set("opt_level", "speed").map_err(failed)?;
+        // See `wide`.
+        flags.set("opt_level", "none").map_err(failed)?;
         flags.set("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }).map_err(failed)?;
         let isa = cranelift_native::builder().map_err(|reason| CompileError::Machine(reason.to_owned()))?;
         let isa = isa.finish(settings::Flags::new(flags)).map_err(failed)?;
@@ -74,11 +78,11 @@ impl Code {
         if pointer != types::I64 {
             return Err(CompileError::Machine("addresses do not have 64 bits".to_owned()));
         }
-        context.func.signature.params = vec![AbiParam::new(types::I64); 5];
+        context.func.signature.params = vec![AbiParam::new(types::I64); 6];
         context.func.signature.returns.push(AbiParam::new(types::I64));
         let mut scratch = FunctionBuilderContext::new();
         let builder = FunctionBuilder::new(&mut context.func, &mut scratch);
-        let scratch_bytes = program::emit(builder, module.target_config(), program, results) as usize;
+        let needs = program::emit(builder, module.target_config(), program, results);
 
         let id = module.declare_function("gate", Linkage::Export, &context.func.signature).map_err(failed)?;
         module.define_function(id, &mut context).map_err(|error| failed(format!("{error:?}")))?;
@@ -86,12 +90,12 @@ impl Code {
         module.finalize_definitions().map_err(failed)?;
         // SAFETY: the function was defined with this signature, and the module that owns it is kept.
         let entry = unsafe { std::mem::transmute::<*const u8, Entry>(module.get_finalized_function(id)) };
-        Ok(Code { entry, scratch_bytes, module: Some(module) })
+        Ok(Code { entry, needs, module: Some(module) })
     }
 
     /// Memory that [`Code::run`] needs.
     pub(crate) fn scratch(&self) -> Vec<u128> {
-        vec![0; self.scratch_bytes.div_ceil(16)]
+        vec![0; self.needs.scratch_bytes.div_ceil(16)]
     }
 
     /// Runs over `tokens` tokens. Returns the first with a fault; the results of those before it are written.
@@ -106,10 +110,12 @@ impl Code {
         results: (*mut u8, *mut u8),
         tokens: usize,
     ) -> Option<usize> {
-        assert!(scratch.len() * 16 >= self.scratch_bytes, "scratch memory of this gate");
+        assert!(scratch.len() * 16 >= self.needs.scratch_bytes, "scratch memory of this gate");
+        let constants = self.needs.constants.as_ptr().cast();
         // SAFETY: the caller's promise; the code accesses nothing else.
-        let end =
-            unsafe { (self.entry)(inputs.as_ptr(), scratch.as_mut_ptr().cast(), results.0, results.1, tokens as u64) };
+        let end = unsafe {
+            (self.entry)(inputs.as_ptr(), constants, scratch.as_mut_ptr().cast(), results.0, results.1, tokens as u64)
+        };
         let end = end as usize;
         (end < tokens).then_some(end)
     }

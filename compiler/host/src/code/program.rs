@@ -11,8 +11,9 @@ use moe_gate::math::{self, Arithmetic};
 use moe_gate::order::Lanes;
 
 use super::choose::list_bytes;
-use super::emit::{Address, Emitter, Step};
-use super::layout::{Layout, NUMBER};
+use super::emit::{Address, Emitter, Needs, Step};
+use super::layout::{Layout, NUMBER, REGISTER};
+use super::wide::{Registers, Wide};
 use super::{Results, elements};
 
 /// Where the result of an operation is.
@@ -41,16 +42,16 @@ struct Translation<'a, 'f> {
     token: Variable,
 }
 
-/// Writes the function; returns the bytes of scratch memory that it needs.
-pub(crate) fn emit(mut b: FunctionBuilder, config: TargetFrontendConfig, program: &Program, results: Results) -> u32 {
+/// Writes the function.
+pub(crate) fn emit(mut b: FunctionBuilder, config: TargetFrontendConfig, program: &Program, results: Results) -> Needs {
     let entry = b.create_block();
     b.append_block_params_for_function_params(entry);
     b.switch_to_block(entry);
-    let &[table, scratch, first, second, tokens] = b.block_params(entry) else {
-        unreachable!("the signature has five parameters");
+    let &[table, constants, scratch, first, second, tokens] = b.block_params(entry) else {
+        unreachable!("the signature has six parameters");
     };
     let broken = b.create_block();
-    let mut e = Emitter::new(b, scratch, broken);
+    let mut e = Emitter::new(b, scratch, constants, broken);
     let inputs = (0..program.inputs().len() as u32)
         .map(|input| e.load_as(types::I64, Address { base: table, offset: 0 }, Step::of(input * 8)))
         .collect();
@@ -68,11 +69,7 @@ pub(crate) fn emit(mut b: FunctionBuilder, config: TargetFrontendConfig, program
     let mut translation = Translation { e, program, readers, places: Vec::new(), inputs, shared, token };
     translation.shared_inputs();
     translation.tokens(tokens, results, (first, second), broken);
-    let Translation { mut e, .. } = translation;
-    let bytes = e.scratch_bytes();
-    e.b.seal_all_blocks();
-    e.b.finalize(config);
-    bytes
+    translation.e.finish(config)
 }
 
 impl Translation<'_, '_> {
@@ -265,32 +262,9 @@ impl Translation<'_, '_> {
         let kept: Vec<ValueId> = cone.iter().copied().filter(is_kept).collect();
         let layout = self.layout_of(value);
         let memory: Vec<Address> = kept.iter().map(|_| self.e.allocate_vector(layout)).collect();
-        let (program, places) = (self.program, &self.places);
-        self.e.each_register(layout, 1, &mut |e, step, _| {
-            let mut known: HashMap<ValueId, Value> = HashMap::new();
-            for &id in &cone {
-                let mut operand = |e: &mut Emitter, id: ValueId| match places[id.0 as usize] {
-                    Place::Scalar(number) => number,
-                    Place::Vector(address) => *known.entry(id).or_insert_with(|| e.load(address, step)),
-                    Place::Pending => known[&id],
-                    Place::Choice(_) => unreachable!("the program was checked: these are numbers"),
-                };
-                let register = match *program.op(id) {
-                    Op::Unary(function, x) => {
-                        let x = operand(e, x);
-                        elements::unary(e, function, x)
-                    }
-                    Op::Binary(function, a, b) => {
-                        let (a, b) = (operand(e, a), operand(e, b));
-                        elements::binary(e, function, a, b)
-                    }
-                    _ => unreachable!("only these are ever pending"),
-                };
-                known.insert(id, register);
-            }
-            for (id, &address) in kept.iter().zip(&memory) {
-                e.store(known[id], address, step);
-            }
+        let pass = Pass { program: self.program, places: &self.places, cone: &cone, kept: &kept, memory: &memory };
+        self.e.all_registers(layout, &mut |e, step, is_wide| {
+            if is_wide { pass.emit::<WIDTH>(e, step) } else { pass.emit::<1>(e, step) }
         });
         for (id, address) in kept.into_iter().zip(memory) {
             self.places[id.0 as usize] = Place::Vector(address);
@@ -371,8 +345,11 @@ impl Translation<'_, '_> {
                 });
                 Place::Vector(result)
             }
-            Op::LargestMask { of, count } => self.largest_mask(of, self.layout_of(of), count),
-            Op::GroupLargestMask { of, count } => self.largest_mask(of, self.experts(), count),
+            Op::LargestMask { of, count } => {
+                let layout = self.layout_of(of);
+                self.largest_mask(of, layout, layout, count)
+            }
+            Op::GroupLargestMask { of, count } => self.largest_mask(of, self.experts(), self.experts().row(), count),
         }
     }
 
@@ -402,11 +379,12 @@ impl Translation<'_, '_> {
         let layout = self.layout(ty);
         let largest = self.e.maximum(numbers, layout);
         let result = self.e.allocate_vector(layout);
-        self.e.each_register(layout, 1, &mut |e, step, _| {
-            let number = e.load(numbers, step);
-            let distance = e.subtract(number, largest);
-            let power = math::exp(e, distance);
-            e.store(power, result, step);
+        self.e.all_registers(layout, &mut |e, step, is_wide| {
+            if is_wide {
+                powers::<WIDTH>(e, (numbers, largest, result), step);
+            } else {
+                powers::<1>(e, (numbers, largest, result), step);
+            }
         });
         let sum = self.sum(result, ty);
         self.e.each_register(layout, 4, &mut |e, step, _| {
@@ -494,19 +472,19 @@ impl Translation<'_, '_> {
         Place::Vector(result)
     }
 
-    /// For each row on its own.
-    fn largest_mask(&mut self, of: ValueId, layout: Layout, count: u32) -> Place {
+    /// 1 for the largest of each part: the parts of a vector are its rows, or all of it is one.
+    fn largest_mask(&mut self, of: ValueId, layout: Layout, part: Layout, count: u32) -> Place {
         let numbers = self.vector(of);
-        let row_layout = layout.row();
-        let (keys, mask) = (self.e.allocate_vector(row_layout), self.zeros(layout));
+        let parts = if part == layout { Layout { rows: 1, ..layout } } else { layout };
+        let (keys, mask) = (self.e.allocate_vector(part), self.zeros(layout));
         let list = self.e.allocate(list_bytes(count));
-        self.e.each_row(layout, &mut |e, row, _| {
+        self.e.each_row(parts, &mut |e, row, _| {
             let (source, target) = (e.address(numbers, row), e.address(mask, row));
             let (lowest, nan) = (e.float(f32::NEG_INFINITY), e.float(f32::NAN));
             let none = e.integer(0);
             let seen = e.b.declare_var(types::I32X4);
             e.b.def_var(seen, none);
-            e.each_register(row_layout, 1, &mut |e, step, valid| {
+            e.each_register(part, 1, &mut |e, step, valid| {
                 let number = e.load(source, step);
                 let number = valid.map_or(number, |valid| e.select(valid, number, lowest));
                 let is_number = e.equal(number, number);
@@ -515,7 +493,7 @@ impl Translation<'_, '_> {
                 let key = e.larger(number, lowest);
                 e.store(key, keys, step);
             });
-            e.choose(keys, row_layout, count, list);
+            e.choose(keys, part, count, list);
             let one = e.b.ins().f32const(1.0);
             e.repeat(count, NUMBER, 1, &mut |e, step| {
                 let to = position(e, list, step);
@@ -526,7 +504,7 @@ impl Translation<'_, '_> {
             let is_seen = e.b.ins().vany_true(seen);
             e.b.ins().brif(is_seen, spoil, &[], after, &[]);
             e.b.switch_to_block(spoil);
-            e.each_register(row_layout, 1, &mut |e, step, _| e.store(nan, target, step));
+            e.each_register(part, 1, &mut |e, step, _| e.store(nan, target, step));
             e.b.ins().jump(after, &[]);
             e.b.switch_to_block(after);
         });
@@ -598,6 +576,74 @@ impl Translation<'_, '_> {
     fn or_broken(&mut self, condition: Value) {
         let broken = self.e.broken;
         or_broken(&mut self.e, condition, broken);
+    }
+}
+
+/// Registers that are computed side by side.
+const WIDTH: usize = 2;
+
+/// Operations element by element that are computed in one pass over memory.
+struct Pass<'a> {
+    program: &'a Program,
+    places: &'a [Place],
+    /// Their results, in order.
+    cone: &'a [ValueId],
+    /// Those that are stored, and where.
+    kept: &'a [ValueId],
+    memory: &'a [Address],
+}
+
+impl Pass<'_> {
+    /// For `N` registers from a distance on.
+    fn emit<const N: usize>(&self, e: &mut Emitter, step: Step) {
+        let at = |place: usize| Step { fixed: step.fixed + (place as u32 * REGISTER) as i32, ..step };
+        let mut known: HashMap<ValueId, Registers<N>> = HashMap::new();
+        for &id in self.cone {
+            let mut operand = |e: &mut Emitter, id: ValueId| match self.places[id.0 as usize] {
+                Place::Scalar(number) => Registers::Of([number; N]),
+                Place::Vector(address) => *known
+                    .entry(id)
+                    .or_insert_with(|| Registers::Of(std::array::from_fn(|place| e.load(address, at(place))))),
+                Place::Pending => known[&id],
+                Place::Choice(_) => unreachable!("the program was checked: these are numbers"),
+            };
+            let registers = match *self.program.op(id) {
+                Op::Unary(function, x) => {
+                    let x = operand(e, x);
+                    elements::unary(&mut Wide(e), function, x)
+                }
+                Op::Binary(function, a, b) => {
+                    let (a, b) = (operand(e, a), operand(e, b));
+                    elements::binary(&mut Wide(e), function, a, b)
+                }
+                _ => unreachable!("only these are ever pending"),
+            };
+            known.insert(id, registers);
+        }
+        for (id, &address) in self.kept.iter().zip(self.memory) {
+            store(e, known[id], address, at);
+        }
+    }
+}
+
+/// The exponential of each number less the largest.
+fn powers<const N: usize>(e: &mut Emitter, (numbers, largest, result): (Address, Value, Address), step: Step) {
+    let at = |place: usize| Step { fixed: step.fixed + (place as u32 * REGISTER) as i32, ..step };
+    let numbers = Registers::<N>::Of(std::array::from_fn(|place| e.load(numbers, at(place))));
+    let mut wide = Wide(e);
+    let distance = wide.subtract(numbers, Registers::Of([largest; N]));
+    let power = math::exp(&mut wide, distance);
+    store(e, power, result, at);
+}
+
+/// Stores registers side by side.
+fn store<const N: usize>(e: &mut Emitter, registers: Registers<N>, address: Address, at: impl Fn(usize) -> Step) {
+    for place in 0..N {
+        let register = match registers {
+            Registers::Of(registers) => registers[place],
+            Registers::Constant(bits) => e.float(f32::from_bits(bits)),
+        };
+        e.store(register, address, at(place));
     }
 }
 
