@@ -433,8 +433,9 @@ impl Decoder<'_> {
                 return self.fail("the truth table is a literal from 0 to 255");
             };
             let (d, s) = self.uniform_operands(&operands[..4], B32, 3)?;
-            let table = table as u32;
-            self.scalar(Box::new(move |s| u64::from(lop3(s[0] as u32, s[1] as u32, s[2] as u32, table))), d, s);
+            let (run, table): (AluFn, u32) = (truth_table!(), table as u32);
+            let args = Args { d: d.row, a: s[0].row, b: s[1].row, c: s[2].row, p: table, ..Args::default() };
+            self.emit_alu(run, args, &[s[0].row, s[1].row, s[2].row], &[d.row]);
             return Ok(());
         }
         if opcode == "shf" {
@@ -502,7 +503,16 @@ impl Decoder<'_> {
                 });
                 self.scalar(run, target, vec![source]);
             }
-            "bfe" if matches!(element, U32 | S32 | U64 | S64) => {
+            "bfe" if matches!(element, U32 | S32) => {
+                let run: AluFn = if signed {
+                    ternary!(u32, u32, u32 => u32, |a, b, c| bfe_signed(u64::from(a), b, c, 32) as u32)
+                } else {
+                    ternary!(u32, u32, u32 => u32, bfe_u32)
+                };
+                let (d, s) = self.uniform_operands(operands, element, 3)?;
+                self.alu(run, d, &s);
+            }
+            "bfe" if matches!(element, U64 | S64) => {
                 self.expect_count(operands, 4)?;
                 let sources = vec![
                     self.source(&operands[1], element)?,

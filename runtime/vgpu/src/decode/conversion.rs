@@ -9,6 +9,7 @@ use crate::ptx::ast::Operand;
 use crate::semantics::convert::*;
 use crate::semantics::float::{Rounding, flush, saturate, to_f32};
 use crate::semantics::lanes::AluFn;
+use crate::semantics::narrow;
 
 /// Modifiers of a conversion besides its types.
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +114,12 @@ impl Decoder<'_> {
             };
             let wide = from == F64 || to.bytes() == 8;
             let (bits, signed) = (to.bytes() * 8, to.is_signed());
+            // A cast truncates, clamps, and makes zero of a NaN, as PTX does.
+            match (to, from, round) {
+                (S32, F32, Rounding::Zero) if !ftz => return Ok(Ok(unary!(f32 => i32, |a| a as i32))),
+                (U32, F32, Rounding::Zero) if !ftz => return Ok(Ok(unary!(f32 => u32, |a| a as u32))),
+                _ => {}
+            }
             return Ok(Err(Box::new(move |s| {
                 let value = float_of(s[0], from, ftz);
                 let value = to_integer(value, round, bits, signed, wide);
@@ -134,17 +141,21 @@ impl Decoder<'_> {
             return self.fail("an integer rounding mode is not possible here");
         }
         let plain = !ftz && !sat && integral.is_none() && mode.is_none_or(|mode| mode == Rounding::Nearest);
+        let unmodified = !options.satfinite && !options.relu;
         let fast: Option<AluFn> = match (to, from) {
             (F32, U32) if plain => Some(unary!(u32 => f32, |a| a as f32)),
             (F32, S32) if plain => Some(unary!(i32 => f32, |a| a as f32)),
-            (F32, Bf16) if plain => Some(unary!(u16 => f32, |a| to_f32(bf16_to_f64(a), Rounding::Nearest))),
+            (F32, Bf16) if plain => Some(unary!(u16 => f32, narrow::bf16_to_f32)),
+            (F32, F16) if plain => Some(unary!(u16 => f32, narrow::f16_to_f32)),
+            (Bf16, F32) if plain && unmodified => Some(unary!(f32 => u16, narrow::bf16_of)),
+            (F16, F32) if plain && unmodified => Some(unary!(f32 => u16, narrow::f16_of)),
             (F64, F32) if plain => Some(unary!(f32 => f64, |a| crate::semantics::float::canonical64(f64::from(a)))),
             _ => None,
         };
         if let Some(run) = fast {
             return Ok(Ok(run));
         }
-        let narrow = options.narrow();
+        let options = options.narrow();
         Ok(Err(Box::new(move |s| {
             let mut value =
                 if from.is_float() { float_of(s[0], from, ftz) } else { integer_to_odd(value_of(s[0], from)) };
@@ -153,12 +164,12 @@ impl Decoder<'_> {
             }
             match to {
                 F64 => {
-                    let value = if from.is_float() { value } else { to_f64(value_of(s[0], from), narrow.mode) };
+                    let value = if from.is_float() { value } else { to_f64(value_of(s[0], from), options.mode) };
                     let value = if sat { if value > 0.0 { value.min(1.0) } else { 0.0 } } else { value };
                     crate::semantics::float::canonical64(value).to_bits()
                 }
                 F32 => {
-                    let mut out = to_f32(value, narrow.mode);
+                    let mut out = to_f32(value, options.mode);
                     if ftz {
                         out = flush(out);
                     }
@@ -166,7 +177,7 @@ impl Decoder<'_> {
                 }
                 _ => {
                     let value = if sat { if value > 0.0 { value.min(1.0) } else { 0.0 } } else { value };
-                    u64::from(if to == F16 { to_f16(value, narrow) } else { to_bf16(value, narrow) })
+                    u64::from(if to == F16 { to_f16(value, options) } else { to_bf16(value, options) })
                 }
             }
         })))
@@ -184,7 +195,7 @@ impl Decoder<'_> {
         if options.integral.is_some() || options.ftz || options.sat {
             return self.fail("an unknown modifier for this conversion");
         }
-        let narrow = options.narrow();
+        let rounding = options.narrow();
         let mode = options.mode;
         let nearest = mode == Some(Rounding::Nearest);
         let exact_modes = matches!(mode, Some(Rounding::Nearest | Rounding::Zero));
@@ -216,13 +227,30 @@ impl Decoder<'_> {
             self.expect_count(operands, if two { 3 } else { 2 })?;
             let sources = operands[1..].iter().map(|operand| self.source(operand, F32)).collect::<Decoded<Vec<_>>>()?;
             let target = self.target(&operands[0], to.bytes())?;
+            let fast: Option<AluFn> = match to {
+                _ if !nearest || options.relu => None,
+                Bf16x2 if !options.satfinite => Some(binary!(f32, f32 => u32, |a, b| {
+                    u32::from(narrow::bf16_of(a)) << 16 | u32::from(narrow::bf16_of(b))
+                })),
+                F16x2 if !options.satfinite => Some(binary!(f32, f32 => u32, |a, b| {
+                    u32::from(narrow::f16_of(a)) << 16 | u32::from(narrow::f16_of(b))
+                })),
+                E4m3x2 => Some(binary!(f32, f32 => u16, |a, b| {
+                    u16::from(narrow::e4m3_of(a)) << 8 | u16::from(narrow::e4m3_of(b))
+                })),
+                _ => None,
+            };
+            if let Some(run) = fast {
+                self.alu(run, target, &sources);
+                return Ok(());
+            }
             let run: ScalarFn = if two {
                 Box::new(move |s| {
-                    let [high, low] = [s[0], s[1]].map(|bits| encode(float_of(bits, F32, false), narrow));
+                    let [high, low] = [s[0], s[1]].map(|bits| encode(float_of(bits, F32, false), rounding));
                     high << width | low
                 })
             } else {
-                Box::new(move |s| encode(float_of(s[0], F32, false), narrow))
+                Box::new(move |s| encode(float_of(s[0], F32, false), rounding))
             };
             self.scalar(run, target, sources);
             return Ok(());
@@ -241,7 +269,7 @@ impl Decoder<'_> {
         let source = self.source(&operands[1], from)?;
         let target = self.target(&operands[0], to.bytes())?;
         let run: ScalarFn = Box::new(move |s| {
-            let [high, low] = [s[0] >> half, s[0]].map(|bits| encode(decode(bits), narrow));
+            let [high, low] = [s[0] >> half, s[0]].map(|bits| encode(decode(bits), rounding));
             high << width | low
         });
         self.scalar(run, target, vec![source]);

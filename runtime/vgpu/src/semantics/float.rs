@@ -166,6 +166,36 @@ pub fn max(a: f64, b: f64) -> f64 {
     }
 }
 
+/// [`min`] of f32, without leaving f32.
+#[inline(always)]
+pub fn min_f32(a: f32, b: f32) -> f32 {
+    let both = f32::from_bits(a.to_bits() | b.to_bits());
+    let smaller = if a < b { a } else { b };
+    let ordered = if a == b { both } else { smaller };
+    if a.is_nan() {
+        b
+    } else if b.is_nan() {
+        a
+    } else {
+        ordered
+    }
+}
+
+/// [`max`] of f32, without leaving f32.
+#[inline(always)]
+pub fn max_f32(a: f32, b: f32) -> f32 {
+    let both = f32::from_bits(a.to_bits() & b.to_bits());
+    let larger = if a > b { a } else { b };
+    let ordered = if a == b { both } else { larger };
+    if a.is_nan() {
+        b
+    } else if b.is_nan() {
+        a
+    } else {
+        ordered
+    }
+}
+
 /// `min.NaN`
 pub fn min_nan(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { min(a, b) }

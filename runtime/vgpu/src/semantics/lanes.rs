@@ -182,6 +182,19 @@ macro_rules! ternary {
     }};
 }
 
+/// `d = lop3(a, b, c)` as a handler; the truth table stands in `args.p`.
+macro_rules! truth_table {
+    () => {{
+        unsafe fn handler(file: *mut u8, _: *mut u32, args: &$crate::semantics::lanes::Args, mask: u32) {
+            let table = args.p;
+            let run = |a, b, c| $crate::semantics::integer::lop3(a, b, c, table);
+            // SAFETY: forwarded from the caller.
+            unsafe { $crate::semantics::lanes::lanes3::<u32, u32, u32, u32>(file, args, mask, run) }
+        }
+        handler as $crate::semantics::lanes::AluFn
+    }};
+}
+
 /// `p = f(a, b)` as a handler.
 macro_rules! comparison {
     ($a:ty, $f:expr) => {{
@@ -231,9 +244,9 @@ macro_rules! selection {
                 let b = $crate::semantics::lanes::row::<$a>(file, args.b);
                 let d = $crate::semantics::lanes::row::<$a>(file, args.d);
                 for lane in 0..32 {
-                    if mask >> lane & 1 == 1 {
-                        let source = if bits >> lane & 1 == 1 { a } else { b };
-                        d.add(lane).write(source.add(lane).read());
+                    let chosen = if bits >> lane & 1 == 1 { a.add(lane).read() } else { b.add(lane).read() };
+                    if mask == u32::MAX || mask >> lane & 1 == 1 {
+                        d.add(lane).write(chosen);
                     }
                 }
             }

@@ -7,4 +7,5 @@ pub(crate) mod float;
 pub(crate) mod integer;
 #[macro_use]
 pub(crate) mod lanes;
+pub(crate) mod narrow;
 pub(crate) mod packed;

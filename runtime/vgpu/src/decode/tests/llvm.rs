@@ -3,7 +3,7 @@
 //! -Xclang +ptx86`.
 
 use super::super::module;
-use crate::decode::op::Relocation;
+use crate::decode::op::{Op, Relocation, SystemFunction};
 
 #[test]
 fn optimised_and_plain_code_decodes() {
@@ -28,4 +28,16 @@ fn optimised_and_plain_code_decodes() {
         assert_eq!(program.variables[pointers].relocations, [relocation(0, 0), relocation(8, 12)]);
         assert_eq!(program.kernels[1].shared_static - crate::decode::op::SHARED_BASE, 1024, "{name}");
     }
+}
+
+/// Debugging directives, `vprintf`, and a kernel that traps.
+#[test]
+fn code_with_debug_information_decodes() {
+    let text = include_str!("../../../tests/data/llvm/debug.O2.ptx");
+    assert!(text.contains(".loc") && text.contains(".section") && text.contains("vprintf"));
+    let program = module(text).unwrap_or_else(|error| panic!("{error}"));
+    let kernel = &program.kernels[0];
+    let count = |wanted: fn(&Op) -> bool| kernel.steps.iter().filter(|step| wanted(&step.op)).count();
+    assert_eq!(count(|op| matches!(op, Op::System(call) if call.function == SystemFunction::Print)), 1);
+    assert_eq!(count(|op| matches!(op, Op::Trap)), 1);
 }
