@@ -192,6 +192,13 @@ pub enum InputProblem {
         /// The expert.
         expert: i32,
     },
+    /// A token id without a row in the gate's table.
+    TokenId {
+        /// Rows of the table.
+        rows: u64,
+        /// The token id.
+        id: i32,
+    },
 }
 
 impl fmt::Display for InputProblem {
@@ -204,6 +211,9 @@ impl fmt::Display for InputProblem {
             }
             InputProblem::PickTwice { position, expert } => {
                 write!(formatter, "pick {position} is expert {expert}, which the token has picked before")
+            }
+            InputProblem::TokenId { rows, id } => {
+                write!(formatter, "the token id is {id}, and the gate's table has {rows} rows")
             }
         }
     }
@@ -305,6 +315,7 @@ pub(crate) fn read_status(rank: RankId, words: [u64; 4], per_call: impl Fn(Phase
         status::GATE_NAN => input(InputProblem::Nan { expert: (expected != u64::MAX).then_some(expected) }),
         status::PICK_OUT_OF_RANGE => input(InputProblem::PickOutOfRange { position: expected, value }),
         status::PICK_TWICE => input(InputProblem::PickTwice { position: expected, expert: value }),
+        status::TOKEN_ID_OUT_OF_RANGE => input(InputProblem::TokenId { rows: expected, id: value }),
         status::DISPATCH_DEADLINE => wait(Phase::Dispatch),
         status::COMBINE_DEADLINE => wait(Phase::Combine),
         status::GRADIENT_DEADLINE => wait(Phase::Gradient),

@@ -264,6 +264,8 @@ pub mod status {
     pub const PICK_OUT_OF_RANGE: u64 = 2;
     /// A token picks an expert twice: token, pick position of the second, the value.
     pub const PICK_TWICE: u64 = 3;
+    /// A token id without a row in the gate's table: token, rows of the table, the id as u32.
+    pub const TOKEN_ID_OUT_OF_RANGE: u64 = 4;
     /// Deadline passed in `dispatch.arrive`: source rank, expected, found.
     pub const DISPATCH_DEADLINE: u64 = 16;
     /// Deadline passed in `combine.arrive`.
