@@ -2,6 +2,9 @@
 //!
 //! Invariant: everything here is made at compile time. Nothing of MLIR or LLVM is needed to run what it makes.
 
+pub mod assemble;
+pub mod audit;
 pub mod device;
 pub mod exchange;
+pub mod gate;
 pub mod ptx;
