@@ -24,6 +24,7 @@
 mod builder;
 mod collective;
 mod convert;
+mod extrema;
 mod memory;
 mod number;
 mod value;

@@ -1,0 +1,37 @@
+//! Largest and smallest of f32, one instruction each, and the tests for NaN that go with them.
+
+use melior::ir::Identifier;
+use melior::ir::attribute::IntegerAttribute;
+use melior::ir::r#type::IntegerType;
+
+use super::value::{Element, F32, Pred, Value};
+
+/// LLVM's number of the comparison that holds where an operand is NaN.
+const UNORDERED: i64 = 8;
+
+impl<'k> Value<'k, F32> {
+    /// The larger number; the other one where one is NaN. Of −0 and +0 it is either.
+    pub fn larger_number(self, other: Value<'k, F32>) -> Value<'k, F32> {
+        self.extremum("llvm.intr.maxnum", other)
+    }
+
+    /// The smaller number; the other one where one is NaN. Of −0 and +0 it is either.
+    pub fn smaller_number(self, other: Value<'k, F32>) -> Value<'k, F32> {
+        self.extremum("llvm.intr.minnum", other)
+    }
+
+    /// Whether one of the two is NaN: one instruction for two numbers.
+    pub fn either_is_nan(self, other: Value<'k, F32>) -> Value<'k, Pred> {
+        let builder = self.builder;
+        let predicate = IntegerAttribute::new(IntegerType::new(builder.context(), 64).into(), UNORDERED).into();
+        let comparison = builder.operation("llvm.fcmp", &[self.raw, other.raw], Some(Pred::mlir(builder.context())));
+        let comparison = comparison.add_attributes(&[(Identifier::new(builder.context(), "predicate"), predicate)]);
+        Value::new(builder, builder.result(comparison))
+    }
+
+    fn extremum(self, name: &str, other: Value<'k, F32>) -> Value<'k, F32> {
+        let builder = self.builder;
+        let operation = builder.operation(name, &[self.raw, other.raw], Some(F32::mlir(builder.context())));
+        Value::new(builder, builder.result(operation))
+    }
+}

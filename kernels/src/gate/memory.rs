@@ -1,0 +1,223 @@
+//! How the lanes of a token read rows, write rows and exchange elements.
+//!
+//! Invariants: rows start where a multiple of their length in bytes does, tensors at a multiple of 16 bytes; of a place without an element
+//! nothing is read out of bounds or written. Exchange through the CTA's memory is fenced by warp barriers before and after it is written,
+//! so that any two exchanges may use the same memory.
+
+use moe_gate::ir::{Op, Program};
+
+use super::warp::{Distribution, Warp};
+use crate::device::{Builder, Chunk, F32, Global, Pointer, Pred, Shared, U8, U32, U64, Value};
+
+/// Elements that a lane moves at once: the most of 4, 2 and 1 that divide a row and a lane's part of it.
+fn width(count: u32, each: u32) -> u32 {
+    [4, 2].into_iter().find(|&width| count.is_multiple_of(width) && each.is_multiple_of(width)).unwrap_or(1)
+}
+
+/// The lane's part of a row.
+pub(super) fn load_row<'k>(row: Pointer<'k, Global, U8>, over: &Distribution<'k>) -> Vec<Value<'k, F32>> {
+    let width = width(over.count, over.each);
+    let mut numbers = Vec::new();
+    for index in (0..over.each).step_by(width as usize) {
+        // As the width divides the row, the first element exists where the others do.
+        let exists = over.exists[index as usize];
+        let element = over.first + index;
+        let element = exists.map_or(element, |exists| element.when(exists, element.builder().u32(0)));
+        let place = row.cast::<F32>().at(element);
+        match width {
+            4 => numbers.extend(place.cast::<Chunk>().load().words().map(Value::bits_to_f32)),
+            2 => {
+                let pair = place.cast::<U64>().load();
+                numbers.extend([pair.low_word(), (pair >> 32).low_word()].map(Value::bits_to_f32));
+            }
+            _ => numbers.push(place.load()),
+        }
+    }
+    numbers
+}
+
+/// Writes the lane's part of a row where `live` holds.
+pub(super) fn store_row<'k>(
+    row: Pointer<'k, Global, U8>,
+    numbers: &[Value<'k, F32>],
+    over: &Distribution<'k>,
+    live: Value<'k, Pred>,
+) {
+    let k = live.builder();
+    let width = width(over.count, over.each) as usize;
+    let store = |index: usize| {
+        let place = row.cast::<F32>().at(over.first + index as u32);
+        let words: Vec<_> = numbers[index..index + width].iter().map(|number| number.bits()).collect();
+        match words[..] {
+            [a, b, c, d] => place.cast::<Chunk>().store(k.chunk([a, b, c, d])),
+            [low, high] => place.cast::<U64>().store(low.wide() | (high.wide() << 32)),
+            _ => place.store(numbers[index]),
+        }
+    };
+    k.when(live, || {
+        for index in (0..numbers.len()).step_by(width) {
+            match over.exists[index] {
+                Some(exists) => k.when(exists, || store(index)),
+                None => store(index),
+            }
+        }
+    });
+}
+
+/// Memory of the CTA through which the lanes of a token exchange elements.
+pub(super) struct Exchange<'k> {
+    /// A number for each expert of the lane's token, where the program needs it.
+    numbers: Option<Pointer<'k, Shared, F32>>,
+    /// An id for each pick of the lane's token.
+    ids: Pointer<'k, Shared, U32>,
+}
+
+/// Picks of a token at most.
+const IDS: u32 = 32;
+
+/// Up to so many experts on a lane, a number is fetched from its lane and not through memory.
+const FETCHED: u32 = 2;
+
+impl<'k> Exchange<'k> {
+    /// Memory for all tokens of a CTA.
+    pub fn new(warp: &Warp<'k>, warps: u32, program: &Program) -> Exchange<'k> {
+        let k = warp.k;
+        let tokens = warps * warp.tokens();
+        let token = k.thread() / k.u32(warp.lanes.lanes);
+        let row = program.experts().next_multiple_of(4);
+        let needed = program.ops().any(|(_, op)| match op {
+            Op::Scatter { .. } => true,
+            Op::Gather { .. } => warp.lanes.per_lane > FETCHED,
+            _ => false,
+        });
+        let numbers = needed.then(|| k.shared::<F32>(tokens * row).at(token * row));
+        let ids = k.shared::<U32>(tokens * IDS).at(token * IDS);
+        Exchange { numbers, ids }
+    }
+
+    /// The ids of chosen experts, ascending, one on each lane.
+    pub fn ids(
+        &self,
+        warp: &Warp<'k>,
+        chosen: &[Value<'k, Pred>],
+        over: &Distribution<'k>,
+        picks: &Distribution<'k>,
+    ) -> Value<'k, U32> {
+        let k = warp.k;
+        let mut position = if let [chosen] = *chosen {
+            (warp.ballot(chosen) & over.earlier).count_ones()
+        } else {
+            let own = chosen.iter().map(|chosen| chosen.as_u32()).reduce(|sum, one| sum + one);
+            warp.sum_below(own.expect("a lane has places"))
+        };
+        k.warp_barrier();
+        for (index, &chosen) in (0..).zip(chosen) {
+            k.when(chosen, || self.ids.at(position).store(over.first + index));
+            position = position + chosen.as_u32();
+        }
+        k.warp_barrier();
+        self.ids.at(last_if_none(picks)).load()
+    }
+
+    /// Ids that lie on the lanes in any order, ascending. `position` is where the lane's own one belongs.
+    pub fn permuted(
+        &self,
+        warp: &Warp<'k>,
+        id: Value<'k, U32>,
+        position: Value<'k, U32>,
+        picks: &Distribution<'k>,
+    ) -> Value<'k, U32> {
+        let k = warp.k;
+        k.warp_barrier();
+        k.when(picks.once(k.truth(true)), || self.ids.at(position).store(id));
+        k.warp_barrier();
+        self.ids.at(last_if_none(picks)).load()
+    }
+
+    /// The numbers of the experts with these ids.
+    pub fn gather(
+        &self,
+        warp: &Warp<'k>,
+        numbers: &[Value<'k, F32>],
+        over: &Distribution<'k>,
+        ids: Value<'k, U32>,
+    ) -> Value<'k, F32> {
+        match *numbers {
+            [number] => warp.of_place(number, ids),
+            [even, odd] => {
+                let place = ids >> 1;
+                let [even, odd] = [even, odd].map(|number| warp.of_place(number, place));
+                odd.when((ids & 1).differs(warp.k.u32(0)), even)
+            }
+            _ => {
+                warp.k.warp_barrier();
+                self.write(warp.k, numbers, over);
+                warp.k.warp_barrier();
+                self.numbers().at(ids).load()
+            }
+        }
+    }
+
+    /// The lane's experts: the number of a pick where the expert is chosen, else 0.
+    pub fn scatter(
+        &self,
+        warp: &Warp<'k>,
+        number: Value<'k, F32>,
+        ids: Value<'k, U32>,
+        picks: &Distribution<'k>,
+        over: &Distribution<'k>,
+    ) -> Vec<Value<'k, F32>> {
+        let k = warp.k;
+        k.warp_barrier();
+        self.write(k, &vec![k.f32(0.0); over.each as usize], over);
+        k.warp_barrier();
+        k.when(picks.once(k.truth(true)), || self.numbers().at(ids).store(number));
+        k.warp_barrier();
+        self.read(over)
+    }
+
+    /// # Panics
+    /// If no operation of the program needs them.
+    fn numbers(&self) -> Pointer<'k, Shared, F32> {
+        self.numbers.expect("memory is there for every operation of the program")
+    }
+
+    fn write(&self, k: &'k Builder, numbers: &[Value<'k, F32>], over: &Distribution<'k>) {
+        let width = width(over.count, over.each) as usize;
+        for index in (0..numbers.len()).step_by(width) {
+            let place = self.numbers().at(over.first + index as u32);
+            let store = || {
+                if width == 4 {
+                    let words = [0, 1, 2, 3].map(|offset| numbers[index + offset].bits());
+                    place.cast::<Chunk>().store(k.chunk(words));
+                } else {
+                    for (offset, number) in (0..).zip(&numbers[index..index + width]) {
+                        place.at_constant(offset).store(*number);
+                    }
+                }
+            };
+            match over.exists[index] {
+                Some(exists) => k.when(exists, store),
+                None => store(),
+            }
+        }
+    }
+
+    fn read(&self, over: &Distribution<'k>) -> Vec<Value<'k, F32>> {
+        let place = |index: u32| {
+            let element = over.first + index;
+            let exists = over.exists[index as usize];
+            self.numbers().at(exists.map_or(element, |exists| element.when(exists, element.builder().u32(0))))
+        };
+        if width(over.count, over.each) == 4 {
+            let chunks = (0..over.each).step_by(4).map(|index| place(index).cast::<Chunk>().load());
+            return chunks.flat_map(Value::words).map(Value::bits_to_f32).collect();
+        }
+        (0..over.each).map(|index| place(index).load()).collect()
+    }
+}
+
+/// The lane's pick; the last one where it has none.
+pub(super) fn last_if_none<'k>(picks: &Distribution<'k>) -> Value<'k, U32> {
+    picks.exists[0].map_or(picks.first, |exists| picks.first.when(exists, exists.builder().u32(picks.count - 1)))
+}
