@@ -1,0 +1,307 @@
+//! Reading a table of measurements (CSV with a header).
+//!
+//! Columns of both forms: `node_num`, `hidden_size`, `num_token`, `num_topk`, `num_experts`. Throughput mode: `dispatch_sms`,
+//! `dispatch_transmit_us`, `dispatch_notify_us`, the same for `combine`. Low latency: `dispatch_avg_t_us`, `combine_avg_t_us`. Others are
+//! ignored: rates in such tables are logical, and are computed again from bytes.
+
+use std::collections::BTreeMap;
+
+use moe_compiler::spec::{Mode, Payload, Scale};
+use thiserror::Error;
+
+use crate::sample::{Logits, Sample, SampleError};
+use crate::time::{Call, Demand, Direction};
+use crate::traffic::{Expected, Topology, TopologyError, expected_distinct};
+
+/// What the measurements were made on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hardware {
+    /// GPUs of a node.
+    pub gpus_per_node: u32,
+    /// Rate of NVLink, per GPU and direction, in bytes per second.
+    pub nvlink: f64,
+    /// Rate of the network, the same.
+    pub rdma: f64,
+}
+
+impl Hardware {
+    /// H100 nodes of 8: NVLink 450 GB/s, a NIC of 400 Gb/s for each GPU.
+    pub const H100: Hardware = Hardware { gpus_per_node: 8, nvlink: 450e9, rdma: 50e9 };
+    /// H800 nodes of 8: NVLink 160 GB/s as published, a NIC of 400 Gb/s for each GPU.
+    pub const H800: Hardware = Hardware { gpus_per_node: 8, nvlink: 160e9, rdma: 50e9 };
+}
+
+/// One measured time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measurement {
+    /// Line of the file.
+    pub line: u64,
+    /// Which kernel.
+    pub direction: Direction,
+    /// Whether it is its notify kernel.
+    pub notify: bool,
+    /// What it did.
+    pub call: Call,
+    /// Its time.
+    pub us: f64,
+}
+
+/// All measurements of a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// Which mode.
+    pub mode: Mode,
+    /// In the order of the file.
+    pub rows: Vec<Measurement>,
+}
+
+/// A table cannot be used.
+#[derive(Debug, Error)]
+pub enum CalibrationError {
+    /// Not a CSV file.
+    #[error("this is not a table of comma-separated values: {0}")]
+    Csv(#[from] csv::Error),
+    /// A column is missing.
+    #[error("there is no column `{column}`; the file has {found}")]
+    MissingColumn {
+        /// Which.
+        column: &'static str,
+        /// Those there are.
+        found: String,
+    },
+    /// A column has the right name in another unit.
+    #[error("the column `{found}` is in another unit: convert it to microseconds and call it `{column}`")]
+    Unit {
+        /// The expected column.
+        column: &'static str,
+        /// The one there is.
+        found: String,
+    },
+    /// No number.
+    #[error("line {line}, column `{column}`: `{text}` is not a number")]
+    NotANumber {
+        /// Of the file.
+        line: u64,
+        /// Of the line.
+        column: &'static str,
+        /// What stands there.
+        text: String,
+    },
+    /// A time or count that cannot be.
+    #[error("line {line}, column `{column}`: {value} is not possible; it must be {needed}")]
+    Impossible {
+        /// Of the file.
+        line: u64,
+        /// Of the line.
+        column: &'static str,
+        /// What stands there.
+        value: f64,
+        /// What could.
+        needed: &'static str,
+    },
+    /// No rows.
+    #[error("the table has {rows} usable measurements, and {needed} are needed to fit")]
+    TooFew {
+        /// Found.
+        rows: usize,
+        /// Needed.
+        needed: usize,
+    },
+    /// Counts of a row that no router can have.
+    #[error("line {line}: {problem}")]
+    Shape {
+        /// Of the file.
+        line: u64,
+        /// What does not fit.
+        problem: String,
+    },
+}
+
+struct Columns<'a> {
+    header: &'a csv::StringRecord,
+}
+
+impl Columns<'_> {
+    fn find(&self, column: &'static str) -> Result<usize, CalibrationError> {
+        if let Some(index) = self.header.iter().position(|name| name.trim() == column) {
+            return Ok(index);
+        }
+        // A time in another unit differs in its ending only.
+        if let Some(stem) = column.strip_suffix("_us")
+            && let Some(found) = self
+                .header
+                .iter()
+                .map(str::trim)
+                .find(|name| ["_ms", "_s", "_ns"].iter().any(|unit| name.strip_suffix(unit) == Some(stem)))
+        {
+            return Err(CalibrationError::Unit { column, found: found.to_owned() });
+        }
+        let found = self.header.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        Err(CalibrationError::MissingColumn { column, found })
+    }
+
+    fn number(&self, record: &csv::StringRecord, column: &'static str) -> Result<f64, CalibrationError> {
+        let line = record.position().map_or(0, csv::Position::line);
+        let text = record.get(self.find(column)?).unwrap_or("").trim();
+        let value: f64 =
+            text.parse().map_err(|_| CalibrationError::NotANumber { line, column, text: text.to_owned() })?;
+        if value.is_finite() && value >= 0.0 {
+            return Ok(value);
+        }
+        Err(CalibrationError::Impossible { line, column, value, needed: "a number of at least 0" })
+    }
+
+    fn count(&self, record: &csv::StringRecord, column: &'static str) -> Result<u32, CalibrationError> {
+        let value = self.number(record, column)?;
+        if value.fract() == 0.0 && (1.0..=1e8).contains(&value) {
+            return Ok(value as u32);
+        }
+        let line = record.position().map_or(0, csv::Position::line);
+        Err(CalibrationError::Impossible { line, column, value, needed: "a whole number of at least 1" })
+    }
+}
+
+/// Reads a table of measurements of a library that sends fp8 rows with f32 scales per 128 out and bf16 rows back.
+///
+/// # Errors
+/// The first thing that is wrong, with its line and column.
+pub fn read(bytes: &[u8], hardware: &Hardware) -> Result<Table, CalibrationError> {
+    let mut reader = csv::Reader::from_reader(bytes);
+    let header = reader.headers()?.clone();
+    let columns = Columns { header: &header };
+    let mode = if header.iter().any(|name| name.contains("_avg_t_")) { Mode::Latency } else { Mode::Throughput };
+    let mut shapes = BTreeMap::new();
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let [nodes, hidden, tokens, picks, experts] =
+            ["node_num", "hidden_size", "num_token", "num_topk", "num_experts"]
+                .map(|name| columns.count(&record, name));
+        let (nodes, hidden, tokens, picks, experts) = (nodes?, hidden?, tokens?, picks?, experts?);
+        let key = (nodes, picks, experts);
+        let shape = match shapes.get(&key) {
+            Some(shape) => *shape,
+            None => {
+                let shape = Shape::of(nodes, picks, experts, hardware, mode)
+                    .map_err(|problem| CalibrationError::Shape { line, problem })?;
+                *shapes.entry(key).or_insert(shape)
+            }
+        };
+        for direction in Direction::ALL {
+            let call = |sms| Call {
+                tokens: f64::from(tokens),
+                nodes,
+                demand: shape.demand(picks, message_bytes(mode, direction, hidden), nodes, hardware),
+                sms,
+                nvlink: hardware.nvlink,
+                rdma: hardware.rdma,
+            };
+            let dispatch = direction == Direction::Dispatch;
+            let mut add = |column, notify, sms| -> Result<(), CalibrationError> {
+                let us = columns.number(&record, column)?;
+                // A kernel that was not launched took no time; one that was, did.
+                if us > 0.0 {
+                    rows.push(Measurement { line, direction, notify, call: call(sms), us });
+                    return Ok(());
+                }
+                if notify {
+                    Ok(())
+                } else {
+                    Err(CalibrationError::Impossible { line, column, value: us, needed: "above 0" })
+                }
+            };
+            match mode {
+                Mode::Latency => {
+                    add(if dispatch { "dispatch_avg_t_us" } else { "combine_avg_t_us" }, false, 1)?;
+                }
+                Mode::Throughput => {
+                    let sms = columns.count(&record, if dispatch { "dispatch_sms" } else { "combine_sms" })?;
+                    let (transfer, notify) = if dispatch {
+                        ("dispatch_transmit_us", "dispatch_notify_us")
+                    } else {
+                        ("combine_transmit_us", "combine_notify_us")
+                    };
+                    add(transfer, false, sms)?;
+                    add(notify, true, sms)?;
+                }
+            }
+        }
+    }
+    Ok(Table { mode, rows })
+}
+
+/// Bytes of a copy or message as the measured library sends them.
+fn message_bytes(mode: Mode, direction: Direction, hidden: u32) -> f64 {
+    let row = |payload: Payload| (payload.row_bytes(hidden).0 + payload.scale_bytes(hidden).0) as f64;
+    match (direction, mode) {
+        (Direction::Combine, _) => row(Payload::Bf16),
+        (Direction::Dispatch, Mode::Throughput) => row(Payload::Fp8E4m3(Scale::F32Per128)),
+        // A header of 16 bytes tells where the message belongs.
+        (Direction::Dispatch, Mode::Latency) => row(Payload::Fp8E4m3(Scale::F32Per128)) + 16.0,
+    }
+}
+
+/// What the measured router does.
+#[derive(Clone, Copy)]
+struct Shape {
+    nodes: f64,
+    ranks: f64,
+}
+
+/// Groups of experts that a token of the measured router may use at most; a group is a node.
+const GROUPS_AT_MOST: u32 = 4;
+
+impl Shape {
+    fn of(nodes: u32, picks: u32, experts: u32, hardware: &Hardware, mode: Mode) -> Result<Shape, String> {
+        let ranks = nodes * hardware.gpus_per_node;
+        if picks > experts {
+            return Err(format!("{picks} picks of {experts} experts are not possible"));
+        }
+        if mode == Mode::Latency {
+            // Messages are per pick, so that only picks count; experts need not divide among ranks.
+            return Ok(Shape { nodes: f64::from(picks.min(nodes)), ranks: f64::from(picks.min(ranks)) });
+        }
+        if !experts.is_multiple_of(ranks) {
+            return Err(format!("{experts} experts do not divide among {ranks} GPUs"));
+        }
+        if nodes <= GROUPS_AT_MOST {
+            let distinct = |parts| expected_distinct(experts, picks, parts);
+            return Ok(Shape { nodes: distinct(nodes), ranks: distinct(ranks) });
+        }
+        // Its groups are ranked by their best score: the same gate in the language, sampled.
+        let source = format!(
+            "model measured {{ hidden 128 experts {experts} in {nodes} groups moe_layers 1
+               gate(logits: f32[experts]) {{
+                 let best = top({GROUPS_AT_MOST}, groups, by: max(group(logits)))
+                 let chosen = top({picks}, experts in best, by: logits)
+                 weights softmax(logits)[chosen]
+               }}
+               dispatch {{ payload bf16 layout rank_major }} combine {{ payload bf16 reduce f32 unweighted }} }}"
+        );
+        let spec = moe_compiler::check_source(source.as_bytes()).spec;
+        let model = spec.as_ref().and_then(|spec| spec.models.iter().next());
+        let (_, model) = model.ok_or("no such router can be described")?;
+        let sample =
+            Sample::of(&model.gate, &Logits::Independent, 16_384, 1).map_err(|e: SampleError| e.to_string())?;
+        let topology =
+            Topology::contiguous(model, ranks, hardware.gpus_per_node).map_err(|e: TopologyError| e.to_string())?;
+        let expected = Expected::of(&sample, &topology);
+        Ok(Shape { nodes: expected.distinct_nodes.mean, ranks: expected.distinct_ranks.mean })
+    }
+
+    fn demand(self, picks: u32, bytes: f64, nodes: u32, hardware: &Hardware) -> Demand {
+        let (n, g) = (f64::from(nodes), f64::from(hardware.gpus_per_node));
+        let picks = f64::from(picks);
+        Demand {
+            bytes,
+            nodes: self.nodes,
+            ranks: self.ranks,
+            remote_nodes: self.nodes * (1.0 - 1.0 / n),
+            nvlink_copies: self.ranks * (1.0 - 1.0 / g),
+            picks,
+            remote_picks: picks * (1.0 - 1.0 / n),
+            local_picks: picks / n * (1.0 - 1.0 / g),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! How long a dispatch or a combine takes.
+//!
+//! Invariant: a time is a function of physical quantities only: copies and bytes on each link, multiprocessors, declared link rates, and
+//! the [`Parameters`] that a calibration found. Nothing is looked up by shape, and there is no correction per row.
+//!
+//! # Throughput mode
+//! Per token, the times that the parts of the pipeline need, which overlap:
+//! * *copy*: every byte of a copy is moved by a multiprocessor. On one node copies × bytes / (SMs × `copy_local`); across nodes
+//!   (nodes / `copy_node` + ranks / `copy_rank`) × bytes / SMs: each (token, node) is staged once, each (token, rank) forwarded once.
+//! * *NVLink*: copies that leave the GPU × bytes / (declared rate × `nvlink_reached`);
+//! * *network*: copies to other nodes × bytes / (declared rate × `rdma_reached`).
+//!
+//! They overlap imperfectly: (copy^p + NVLink^p + network^p)^(1/p) with p = `sharpness`; p = ∞ is a perfect pipeline, p = 1 none.
+//! To that comes a start: `launch`, `hop` for each doubling of the nodes, and for the tokens that fill the pipeline,
+//! `fill` × doublings × t × `fill_tokens` / (t + `fill_tokens`).
+//! Before the kernel a *notify* kernel exchanges counts; its time is fitted apart.
+//!
+//! # Low latency
+//! Every pick is one message, sent and received by all multiprocessors, without forwarding. Per token: *copy* = picks × bytes /
+//! `copy`, *NVLink* = picks on other GPUs of the node, *network* = picks on other nodes, joined as above. The time is
+//! `launch` + `network` if there is more than one node + `doubling` for each doubling of the nodes + (`fill`² + (time per token × t)²)^½.
+
+mod latency;
+mod parameters;
+mod throughput;
+
+use moe_compiler::units::Microseconds;
+use serde::{Deserialize, Serialize};
+
+pub use latency::LatencyKernel;
+pub use parameters::{Parameters, Prior, Profile, Trust};
+pub use throughput::{Notify, ThroughputKernel};
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// To the experts.
+    Dispatch,
+    /// Back.
+    Combine,
+}
+
+impl Direction {
+    /// Both.
+    pub const ALL: [Direction; 2] = [Direction::Dispatch, Direction::Combine];
+
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Direction::Dispatch => "dispatch",
+            Direction::Combine => "combine",
+        }
+    }
+}
+
+/// What one token needs, on average, on the GPU that has most to do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Demand {
+    /// Bytes of a copy.
+    pub bytes: f64,
+    /// Distinct nodes, the own one included.
+    pub nodes: f64,
+    /// Distinct ranks, the own one included.
+    pub ranks: f64,
+    /// Copies to other nodes.
+    pub remote_nodes: f64,
+    /// Copies to other GPUs of the node on which the copy is.
+    pub nvlink_copies: f64,
+    /// Picks: messages in low-latency mode.
+    pub picks: f64,
+    /// Picks on other nodes.
+    pub remote_picks: f64,
+    /// Picks on other GPUs of the own node.
+    pub local_picks: f64,
+}
+
+/// One call on one cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Call {
+    /// Tokens of each GPU.
+    pub tokens: f64,
+    /// Nodes of the expert-parallel group.
+    pub nodes: u32,
+    /// What each token needs.
+    pub demand: Demand,
+    /// Multiprocessors of the kernel.
+    pub sms: u32,
+    /// Declared rate of NVLink, per GPU and direction, in bytes per second.
+    pub nvlink: f64,
+    /// Declared rate of the network, the same.
+    pub rdma: f64,
+}
+
+impl Call {
+    fn doublings(&self) -> f64 {
+        f64::from(self.nodes.max(1)).log2()
+    }
+}
+
+/// What limits a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bottleneck {
+    /// Starting, synchronising and the first token's way.
+    Latency,
+    /// Multiprocessors that move bytes.
+    Copy,
+    /// The links within a node.
+    Nvlink,
+    /// The links between nodes.
+    Network,
+}
+
+impl Bottleneck {
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bottleneck::Latency => "latency",
+            Bottleneck::Copy => "SM copy",
+            Bottleneck::Nvlink => "NVLink",
+            Bottleneck::Network => "RDMA",
+        }
+    }
+}
+
+/// The time of a call and what it is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    /// The kernel.
+    pub transfer: Microseconds,
+    /// The exchange of counts before it; zero on one node and in low-latency mode, where the kernel does it.
+    pub notify: Microseconds,
+    /// Start, whatever the number of tokens.
+    pub latency: Microseconds,
+    /// If multiprocessors alone limited.
+    pub copy: Microseconds,
+    /// If NVLink alone limited.
+    pub nvlink: Microseconds,
+    /// If the network alone limited.
+    pub network: Microseconds,
+    /// The largest of these.
+    pub bottleneck: Bottleneck,
+    /// Expected relative error.
+    pub uncertainty: f64,
+}
+
+impl Prediction {
+    /// Kernel and notify.
+    pub fn total(&self) -> Microseconds {
+        Microseconds(self.transfer.0 + self.notify.0)
+    }
+
+    fn of(latency: f64, parts: [f64; 3], transfer: f64, notify: f64, uncertainty: f64) -> Prediction {
+        let [copy, nvlink, network] = parts;
+        let named = [
+            (Bottleneck::Copy, copy),
+            (Bottleneck::Nvlink, nvlink),
+            (Bottleneck::Network, network),
+            (Bottleneck::Latency, latency),
+        ];
+        let (bottleneck, _) =
+            named.into_iter().fold(named[0], |largest, next| if next.1 > largest.1 { next } else { largest });
+        Prediction {
+            transfer: Microseconds(transfer),
+            notify: Microseconds(notify),
+            latency: Microseconds(latency),
+            copy: Microseconds(copy),
+            nvlink: Microseconds(nvlink),
+            network: Microseconds(network),
+            bottleneck,
+            uncertainty,
+        }
+    }
+}
+
+/// The time of parts that overlap imperfectly.
+fn overlap(parts: &[f64], sharpness: f64) -> f64 {
+    let largest = parts.iter().copied().fold(0.0, f64::max);
+    if largest <= 0.0 {
+        return 0.0;
+    }
+    // Relative to the largest, so that no power overflows.
+    largest * parts.iter().map(|part| (part / largest).powf(sharpness)).sum::<f64>().powf(1.0 / sharpness)
+}
