@@ -4,8 +4,9 @@
 //! stream of random numbers, so that the number of threads changes nothing.
 
 use moe_gate::inputs::{InputError, Inputs, Tensor};
-use moe_gate::interpret::{self, GateError};
+use moe_gate::interpret;
 use moe_gate::ir::{Gate, InputKind};
+use moe_host::{HostGate, RunError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -80,7 +81,7 @@ pub enum SampleError {
     Input(#[from] InputError),
     /// A token of the file cannot be routed.
     #[error(transparent)]
-    Gate(#[from] GateError),
+    Gate(#[from] RunError),
 }
 
 impl Sample {
@@ -129,9 +130,29 @@ impl Sample {
     }
 }
 
-/// The one place where the planner executes a gate.
-fn route(gate: &Gate, inputs: &Inputs) -> Result<Vec<i32>, GateError> {
-    interpret::route(gate, inputs).map(|routing| routing.indices)
+/// Executes the gate: native code, or, on a machine without a code generator, the reference interpreter, which gives the same bits.
+enum Router<'a> {
+    Native(HostGate),
+    Reference(&'a Gate),
+}
+
+impl<'a> Router<'a> {
+    fn of(gate: &'a Gate) -> Router<'a> {
+        HostGate::compile(gate).map_or(Router::Reference(gate), Router::Native)
+    }
+
+    /// The picks of a batch, on this core.
+    fn route(&self, inputs: &Inputs) -> Result<Vec<i32>, SampleError> {
+        match self {
+            Router::Native(host) => {
+                let numbers = inputs.tokens() * host.gate().top_k() as usize;
+                let (mut indices, mut weights) = (vec![0; numbers], vec![0.0; numbers]);
+                host.worker().route(inputs, &mut indices, &mut weights)?;
+                Ok(indices)
+            }
+            Router::Reference(gate) => Ok(interpret::route(gate, inputs).map_err(RunError::from)?.indices),
+        }
+    }
 }
 
 /// Streams of one seed; blocks of tokens follow.
@@ -188,6 +209,7 @@ fn draw(gate: &Gate, deviation: Option<f32>, tokens: usize, seed: u64) -> Result
     });
 
     let blocks: Vec<usize> = (0..tokens.div_ceil(BLOCK)).collect();
+    let router = Router::of(gate);
     let picked: Result<Vec<Vec<i32>>, SampleError> = blocks
         .into_par_iter()
         .map(|block| {
@@ -216,7 +238,7 @@ fn draw(gate: &Gate, deviation: Option<f32>, tokens: usize, seed: u64) -> Result
                 None => per_token.next().map_or(Tensor::F32(&[]), Numbers::tensor),
             });
             let inputs = Inputs::new(program, here, tensors.collect())?;
-            Ok(route(gate, &inputs)?)
+            router.route(&inputs)
         })
         .collect();
     Ok(picked?.concat())
@@ -256,7 +278,7 @@ fn observe(gate: &Gate, observed: &Observed, tokens: usize) -> Result<Vec<i32>, 
         return Err(SampleError::Empty);
     }
     let inputs = Inputs::new(program, recorded, tensors)?;
-    let indices = route(gate, &inputs)?;
+    let indices = Router::of(gate).route(&inputs)?;
     let wanted = tokens * gate.top_k() as usize;
     Ok(indices.into_iter().cycle().take(wanted).collect())
 }

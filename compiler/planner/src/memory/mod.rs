@@ -1,0 +1,263 @@
+//! What lies in the memory of a GPU, by kind.
+//!
+//! Invariant: the numbers are of the GPU that has most: ⌈layers / stages⌉ layers, the larger of the two ends of the pipeline.
+//!
+//! # What is counted
+//! * Experts: ⌈experts / ep⌉ of each layer of the stage. With dp × tp / ep replicas of each, ZeRO shards over those.
+//! * Other parameters: divided by tp, replicated dp times, sharded over those by ZeRO. Embedding or output projection on one end.
+//! * [`Precision`] says bytes per parameter. ZeRO 1 shards master weights and moments, 2 gradients too, 3 weights too
+//!   (Rajbhandari et al. 2020, arXiv:1910.02054).
+//! * A schedule with two copies of the parameters (DualPipe) holds weights and gradients twice.
+//! * Activations of the micro-batches in flight: see [`Recompute`].
+//! * Communication: the receive regions of [`moe_bundle::SymmetricLayout`], two halves, worst case; across nodes also what a rail receives.
+
+mod surroundings;
+
+use moe_compiler::spec::Model;
+use moe_compiler::units::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub use surroundings::{Attention, Parameters, Surroundings};
+
+use crate::step::{Parallel, Schedule};
+use crate::traffic::Wire;
+
+/// Bytes of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Precision {
+    /// Of the weights that are multiplied with.
+    pub weight: f64,
+    /// Of the gradient that is accumulated.
+    pub gradient: f64,
+    /// Of the master weight.
+    pub master: f64,
+    /// Of both moments together.
+    pub moments: f64,
+}
+
+impl Precision {
+    /// bf16 weights, f32 gradients and master weights, bf16 moments (DeepSeek-V3 report, section 3.3, arXiv:2412.19437).
+    pub const DEEPSEEK_V3: Precision = Precision { weight: 2.0, gradient: 4.0, master: 4.0, moments: 4.0 };
+}
+
+/// What is computed again in the backward pass instead of being kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recompute {
+    /// Norms, activation functions, what is compressed (latent attention's up-projections) and the experts' output. Kept of each token
+    /// and layer: input of attention and of the experts (bf16), what goes into and comes out of the scores (bf16), one row per pick in the
+    /// dispatch format, the experts' inner layer before its activation (bf16).
+    Selective,
+    /// Everything: only the input of a layer is kept, and one layer's worth of the above.
+    Full,
+}
+
+/// The kinds of memory, in the order of reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Weights of routed experts.
+    ExpertWeights,
+    /// Weights of everything else.
+    OtherWeights,
+    /// Gradients of routed experts.
+    ExpertGradients,
+    /// Gradients of everything else.
+    OtherGradients,
+    /// Master weights and moments of routed experts.
+    ExpertOptimizer,
+    /// Master weights and moments of everything else.
+    OtherOptimizer,
+    /// Of micro-batches in flight.
+    Activations,
+    /// Receive regions.
+    Communication,
+}
+
+impl Kind {
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::ExpertWeights => "expert weights",
+            Kind::OtherWeights => "other weights",
+            Kind::ExpertGradients => "expert gradients",
+            Kind::OtherGradients => "other gradients",
+            Kind::ExpertOptimizer => "expert optimizer",
+            Kind::OtherOptimizer => "other optimizer",
+            Kind::Activations => "activations",
+            Kind::Communication => "communication",
+        }
+    }
+}
+
+/// Parameters of one GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Share {
+    /// Of routed experts, on the GPU that has most.
+    pub expert: f64,
+    /// Of everything else, on the GPU that has most.
+    pub other: f64,
+    /// Of routed experts, on average.
+    pub expert_mean: f64,
+    /// Experts of a layer.
+    pub experts_per_layer: u32,
+    /// Copies of each expert in the cluster: what ZeRO shards over.
+    pub expert_replicas: u32,
+    /// Copies of everything else.
+    pub other_replicas: u32,
+}
+
+impl Share {
+    /// Of a plan.
+    pub fn of(model: &Model, parameters: &Parameters, parallel: &Parallel) -> Share {
+        let pp = parallel.pp.max(1);
+        let experts_per_layer = model.stored_experts().div_ceil(parallel.ep.max(1));
+        let moe_layers = f64::from(parameters.moe_layers.div_ceil(pp));
+        let layers = f64::from(parameters.layers().div_ceil(pp));
+        let dense = (layers - moe_layers).max(0.0);
+        let ends = if pp > 1 { 0.5 } else { 1.0 };
+        let other = moe_layers * parameters.gate_and_shared_layer as f64
+            + layers * parameters.attention_layer as f64
+            + dense * parameters.dense_layer as f64
+            + ends * parameters.embeddings as f64;
+        let replicas = u64::from(parallel.dp) * u64::from(parallel.tp) / u64::from(parallel.ep.max(1));
+        Share {
+            expert: moe_layers * f64::from(experts_per_layer) * parameters.expert as f64,
+            other: other / f64::from(parallel.tp.max(1)),
+            expert_mean: parameters.routed() as f64 / f64::from(pp) / f64::from(parallel.ep.max(1)),
+            experts_per_layer,
+            expert_replicas: u32::try_from(replicas).unwrap_or(u32::MAX).max(1),
+            other_replicas: parallel.dp.max(1),
+        }
+    }
+}
+
+/// The memory of the GPU that has most.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Memory {
+    /// Bytes of each kind.
+    pub parts: Vec<(Kind, Bytes)>,
+    /// What the GPU has.
+    pub capacity: Bytes,
+}
+
+impl Memory {
+    /// Of a plan.
+    pub fn of(plan: &Inputs<'_>) -> Memory {
+        let Inputs { model, parallel, share, precision, .. } = *plan;
+        let copies = f64::from(parallel.schedule.parameter_copies());
+        let shard =
+            |from: u8, replicas: u32| if parallel.zero >= from { 1.0 / f64::from(replicas.max(1)) } else { 1.0 };
+        let of = |parameters: f64, replicas: u32| {
+            [
+                parameters * precision.weight * copies * shard(3, replicas),
+                parameters * precision.gradient * copies * shard(2, replicas),
+                parameters * (precision.master + precision.moments) * shard(1, replicas),
+            ]
+        };
+        let expert = of(share.expert, share.expert_replicas);
+        let other = of(share.other, share.other_replicas);
+        let bytes = |value: f64| Bytes(value.round() as u64);
+        let communication = communication(model, &plan.wire, parallel, plan.ranks_per_node);
+        let parts = vec![
+            (Kind::ExpertWeights, bytes(expert[0])),
+            (Kind::OtherWeights, bytes(other[0])),
+            (Kind::ExpertGradients, bytes(expert[1])),
+            (Kind::OtherGradients, bytes(other[1])),
+            (Kind::ExpertOptimizer, bytes(expert[2])),
+            (Kind::OtherOptimizer, bytes(other[2])),
+            (Kind::Activations, bytes(activations(plan))),
+            (Kind::Communication, communication),
+        ];
+        Memory { parts, capacity: plan.capacity }
+    }
+
+    /// All kinds together.
+    pub fn total(&self) -> Bytes {
+        Bytes(self.parts.iter().map(|(_, bytes)| bytes.0).sum())
+    }
+
+    /// Whether it fits.
+    pub fn fits(&self) -> bool {
+        self.total().0 <= self.capacity.0
+    }
+
+    /// The largest kind.
+    pub fn largest(&self) -> (Kind, Bytes) {
+        self.parts.iter().copied().fold(self.parts[0], |most, next| if next.1.0 > most.1.0 { next } else { most })
+    }
+}
+
+/// What decides the memory of a plan.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// What is computed.
+    pub model: &'a Model,
+    /// Around the experts.
+    pub surroundings: Option<&'a Surroundings>,
+    /// How it is laid out.
+    pub parallel: &'a Parallel,
+    /// Parameters of a GPU.
+    pub share: &'a Share,
+    /// All parameters.
+    pub parameters: &'a Parameters,
+    /// Bytes of a parameter.
+    pub precision: Precision,
+    /// What is kept.
+    pub recompute: Recompute,
+    /// What travels.
+    pub wire: Wire,
+    /// Ranks of a node.
+    pub ranks_per_node: u32,
+    /// Of the GPU.
+    pub capacity: Bytes,
+}
+
+fn activations(plan: &Inputs<'_>) -> f64 {
+    let Inputs { model, parallel, parameters, wire, .. } = *plan;
+    const BF16: f64 = 2.0;
+    let h = f64::from(model.hidden);
+    let attention = plan.surroundings.map_or(0.0, |around| around.attention.kept_elements() as f64);
+    let picks = f64::from(parameters.picks);
+    let inner = 2.0 * f64::from(model.expert_ffn.unwrap_or(0));
+    let experts = picks * (wire.dispatch_row as f64 + BF16 * inner) + BF16 * inner * f64::from(model.shared);
+    let selective = BF16 * (2.0 * h + attention) + experts;
+    let layers = f64::from(parameters.layers().div_ceil(parallel.pp.max(1)));
+    let in_flight = parallel.schedule.in_flight(parallel.pp, parallel.micro_batches);
+    let tokens = f64::from(parallel.tokens) / f64::from(parallel.tp.max(1));
+    match plan.recompute {
+        Recompute::Selective => tokens * layers * in_flight * selective,
+        Recompute::Full => tokens * (layers * in_flight * BF16 * h + selective),
+    }
+}
+
+/// Receive regions in the worst case: every token of every rank may come here.
+pub fn communication(model: &Model, wire: &Wire, parallel: &Parallel, ranks_per_node: u32) -> Bytes {
+    const HALVES: u64 = 2;
+    let tokens = u64::from(parallel.tokens);
+    let scales = model.dispatch.payload.scale_bytes(model.hidden).0.next_multiple_of(16);
+    let row = model.dispatch.payload.row_bytes(model.hidden).0.max(wire.combine_row);
+    let slot = row + scales + wire.record.next_multiple_of(16);
+    let ranks = u64::from(parallel.ep);
+    let nodes = ranks / u64::from(ranks_per_node.max(1));
+    // The GPU of a rail holds what it forwards: one slot per token of each other node, and their partial sums on the way back.
+    let forwarded = if nodes > 1 { (nodes - 1) * tokens * (slot + wire.combine_row) } else { 0 };
+    let partials = ranks.min(u64::from(model.top_k())) * tokens * wire.combine_row;
+    Bytes(HALVES * (ranks * tokens * slot + partials + forwarded))
+}
+
+impl Schedule {
+    /// Copies of weights and gradients that a GPU holds.
+    pub fn parameter_copies(self) -> u32 {
+        if self == Schedule::DualPipe { 2 } else { 1 }
+    }
+
+    /// Micro-batches whose activations the first stage holds, as in Table 2 of the DeepSeek-V3 report.
+    pub fn in_flight(self, stages: u32, micro_batches: u32) -> f64 {
+        let most = match self {
+            Schedule::OneForwardOneBackward | Schedule::ZeroBubble => stages,
+            Schedule::DualPipe => stages + 1,
+        };
+        f64::from(most.min(micro_batches))
+    }
+}

@@ -1,0 +1,156 @@
+//! The time of a training step, and what it is made of.
+//!
+//! # Formulas
+//! * Forward of a stage and micro-batch: F = operations / (peak × `efficiency` × SMs left for compute / SMs) with 2 operations per active
+//!   parameter and token, and attention scores over half a sequence. Backward B = 2 F, half of it (W = F) for the weights.
+//! * Dispatch and combine of each layer and micro-batch: [`crate::time`]. Backward of dispatch moves what combine moves; backward of
+//!   combine is a cached dispatch of rows in the combine format.
+//! * Exposed communication: with DualPipe, forward and backward of two micro-batches hide each other's communication, so that what exceeds
+//!   compute is exposed; with other schedules all of it. F and B below include what is exposed.
+//! * Bubble with p stages: 1F1B (p − 1)(F + B); zero bubble (ZB1P) (p − 1)(F + B − 2W); DualPipe (p/2 − 1)(F&B + B − 3W)
+//!   (DeepSeek-V3 report, Table 2, arXiv:2412.19437; zero bubble: Qi et al. 2023, arXiv:2401.10241). F&B is F + B here.
+//! * Step: micro-batches × (F + B) + bubble + gradients and weights among replicas ([`Replicas`]), which nothing hides.
+
+mod arithmetic;
+mod replicas;
+
+use moe_compiler::spec::{Cluster, Target};
+use moe_compiler::units::Microseconds;
+use serde::{Deserialize, Serialize};
+
+pub use arithmetic::{decode_bound, gpu_hours_per_trillion, tokens_per_day};
+pub use replicas::Replicas;
+
+/// How stages of a pipeline alternate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// 1F1B
+    OneForwardOneBackward,
+    /// ZB1P
+    ZeroBubble,
+    /// DualPipe: two directions at once, two copies of the parameters.
+    DualPipe,
+}
+
+impl Schedule {
+    /// All.
+    pub const ALL: [Schedule; 3] = [Schedule::OneForwardOneBackward, Schedule::ZeroBubble, Schedule::DualPipe];
+
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Schedule::OneForwardOneBackward => "1f1b",
+            Schedule::ZeroBubble => "zero-bubble",
+            Schedule::DualPipe => "dualpipe",
+        }
+    }
+
+    /// The idle time of a step.
+    pub fn bubble(self, stages: u32, forward: f64, backward: f64, weights: f64) -> f64 {
+        let stages = f64::from(stages.max(1));
+        let bubble = match self {
+            Schedule::OneForwardOneBackward => (stages - 1.0) * (forward + backward),
+            Schedule::ZeroBubble => (stages - 1.0) * (forward + backward - 2.0 * weights),
+            Schedule::DualPipe => (stages / 2.0 - 1.0) * (forward + backward + backward - 3.0 * weights),
+        };
+        bubble.max(0.0)
+    }
+}
+
+/// A plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Parallel {
+    /// Ranks among which experts are divided.
+    pub ep: u32,
+    /// Pipeline stages.
+    pub pp: u32,
+    /// Data-parallel replicas.
+    pub dp: u32,
+    /// Ranks among which matrices are divided.
+    pub tp: u32,
+    /// The ZeRO stage.
+    pub zero: u8,
+    /// Multiprocessors for communication.
+    pub sms: u32,
+    /// Tokens of a GPU in one call.
+    pub tokens: u32,
+    /// Micro-batches of a step, on each replica.
+    pub micro_batches: u32,
+    /// The schedule of the pipeline.
+    pub schedule: Schedule,
+}
+
+/// Dense bf16 operations per second of one multiprocessor, from the vendor's data sheets: H100 SXM 989.4 TFLOP/s on 132, B200 2250 TFLOP/s
+/// on 148.
+pub fn peak_per_sm(target: Target) -> f64 {
+    match target {
+        Target::Sm90a => 989.4e12 / 132.0,
+        Target::Sm100a => 2250e12 / 148.0,
+    }
+}
+
+/// The times of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Step {
+    /// Compute of one micro-batch on the slowest stage, forward and backward.
+    pub compute: Microseconds,
+    /// Its dispatches and combines, forward and backward.
+    pub communication: Microseconds,
+    /// Those that nothing hides.
+    pub exposed: Microseconds,
+    /// All micro-batches.
+    pub steady: Microseconds,
+    /// Idle time of the pipeline.
+    pub bubble: Microseconds,
+    /// Gradients and weights among replicas.
+    pub replicas: Microseconds,
+    /// Everything.
+    pub total: Microseconds,
+    /// Tokens per second and GPU.
+    pub tokens_per_second: f64,
+}
+
+/// What one micro-batch needs on the slowest stage.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StageWork {
+    /// Operations of the forward pass.
+    pub operations: f64,
+    /// Dispatch and combine forward, in us.
+    pub forward: f64,
+    /// Their backward, in us.
+    pub backward: f64,
+}
+
+impl Step {
+    /// Of a plan.
+    pub fn of(parallel: &Parallel, cluster: &Cluster, efficiency: f64, work: &StageWork, replicas: &Replicas) -> Step {
+        let sms = f64::from(cluster.gpu.sms);
+        let left = (sms - f64::from(parallel.sms)).max(1.0);
+        let rate = peak_per_sm(cluster.gpu.target) * left * efficiency;
+        let weights = work.operations / rate * 1e6;
+        let (forward, backward) = (weights, 2.0 * weights);
+        let communication = work.forward + work.backward;
+        let exposed = match parallel.schedule {
+            Schedule::DualPipe => (communication - forward - backward).max(0.0),
+            _ => communication,
+        };
+        let share = |part: f64| if communication > 0.0 { exposed * part / communication } else { 0.0 };
+        let (forward, backward) = (forward + share(work.forward), backward + share(work.backward));
+        let steady = f64::from(parallel.micro_batches) * (forward + backward);
+        let bubble = parallel.schedule.bubble(parallel.pp, forward, backward, weights);
+        let total = steady + bubble + replicas.time.0;
+        let tokens = f64::from(parallel.tokens) * f64::from(parallel.micro_batches) * f64::from(parallel.dp);
+        let gpus = f64::from(parallel.dp) * f64::from(parallel.pp) * f64::from(parallel.tp);
+        Step {
+            compute: Microseconds(3.0 * weights),
+            communication: Microseconds(communication),
+            exposed: Microseconds(exposed),
+            steady: Microseconds(steady),
+            bubble: Microseconds(bubble),
+            replicas: replicas.time,
+            total: Microseconds(total),
+            tokens_per_second: tokens / (total / 1e6) / gpus,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Published arithmetic of DeepSeek-V3, to the last published digit.
+
+use moe_compiler::spec::Model;
+use moe_planner::memory::{Parameters, Share, Surroundings, communication};
+use moe_planner::step::{Parallel, Schedule, decode_bound, gpu_hours_per_trillion, tokens_per_day};
+use moe_planner::traffic::Wire;
+
+fn deepseek_v3() -> Model {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dsl-examples/deepseek_v3.moe");
+    let spec = moe_compiler::check_source(&std::fs::read(path).unwrap()).spec.unwrap();
+    spec.models.iter().next().unwrap().1.clone()
+}
+
+#[track_caller]
+fn prints(value: f64, decimals: usize, published: &str) {
+    assert_eq!(format!("{value:.decimals$}"), published);
+}
+
+#[test]
+fn parameter_counts() {
+    let model = deepseek_v3();
+    let around = Surroundings::known("deepseek_v3").unwrap();
+    let parameters = Parameters::of(&model, Some(&around));
+    prints(around.attention.parameters(7168) as f64 / 1e6, 3, "187.107");
+    prints(parameters.expert as f64 / 1e6, 3, "44.040");
+    prints(parameters.dense_layer as f64 / 1e6, 3, "396.362");
+    prints(parameters.total() as f64 / 1e9, 2, "671.03");
+    prints(parameters.routed() as f64 / 1e9, 2, "653.91");
+    // 37 B activated, as the report says.
+    prints(parameters.active() as f64 / 1e9, 0, "37");
+    assert_eq!(parameters.layers(), 61);
+}
+
+#[test]
+fn tokens_of_a_day_and_hours_of_a_trillion() {
+    let tokens = 15_360 * 4096;
+    assert_eq!(tokens, 62_914_560);
+    prints(tokens_per_day(tokens, 19.926) / 1e9, 2, "272.80");
+    prints(gpu_hours_per_trillion(tokens, 19.926, 2048) / 1e3, 2, "180.18");
+}
+
+#[test]
+fn decoding_bounds() {
+    for (rate, us, ms) in [(50e9, "120.96", "14.76"), (900e9, "6.72", "0.82")] {
+        let once = decode_bound(1.0 + 2.0, 32, 9, 7000, rate);
+        prints(once.0, 2, us);
+        prints(once.0 * 2.0 * 61.0 / 1e3, 2, ms);
+    }
+}
+
+fn plan(ep: u32) -> Parallel {
+    Parallel {
+        ep,
+        pp: 16,
+        dp: 128,
+        tp: 1,
+        zero: 1,
+        sms: 20,
+        tokens: 4096,
+        micro_batches: 120,
+        schedule: Schedule::DualPipe,
+    }
+}
+
+#[test]
+fn replicas_and_parameters_of_a_gpu() {
+    let model = deepseek_v3();
+    let parameters = Parameters::of(&model, Surroundings::known("deepseek_v3").as_ref());
+    for (ep, replicas, experts, billions) in [(64, 2, 4, "0.639"), (128, 1, 2, "0.319")] {
+        let share = Share::of(&model, &parameters, &plan(ep));
+        assert_eq!(share.expert_replicas, replicas);
+        assert_eq!(share.experts_per_layer, experts);
+        prints(share.expert_mean / 1e9, 3, billions);
+    }
+    assert_eq!(Schedule::DualPipe.parameter_copies(), 2);
+}
+
+/// 1F1B by walking through the pipeline: each stage is busy m (F + B) of the time until the last backward pass of the first stage ends.
+#[test]
+fn the_bubble_of_1f1b_is_that_of_a_simulated_pipeline() {
+    for (stages, batches) in [(1, 3), (2, 4), (4, 8), (5, 6)] {
+        let (forward, backward) = (1.0, 2.0);
+        // Operation lists of 1F1B; an operation starts when its stage is free and its input is there.
+        let order = |stage: usize| {
+            let warm = (stages - stage).min(batches);
+            let mut list: Vec<(bool, usize)> = (0..warm).map(|batch| (true, batch)).collect();
+            for batch in 0..batches {
+                list.push((false, batch));
+                if warm + batch < batches {
+                    list.push((true, warm + batch));
+                }
+            }
+            list
+        };
+        let lists: Vec<_> = (0..stages).map(order).collect();
+        let mut done = vec![vec![[None::<f64>; 2]; batches]; stages];
+        let mut next = vec![0; stages];
+        let mut free = vec![0.0_f64; stages];
+        while next.iter().zip(&lists).any(|(&at, list)| at < list.len()) {
+            let before = next.clone();
+            for stage in 0..stages {
+                let Some(&(is_forward, batch)) = lists[stage].get(next[stage]) else { continue };
+                let input = match (is_forward, stage) {
+                    (true, 0) => Some(0.0),
+                    (true, _) => done[stage - 1][batch][0],
+                    (false, last) if last + 1 == stages => done[stage][batch][0],
+                    (false, _) => done[stage + 1][batch][1],
+                };
+                let Some(ready) = input else { continue };
+                let end = free[stage].max(ready) + if is_forward { forward } else { backward };
+                done[stage][batch][usize::from(!is_forward)] = Some(end);
+                free[stage] = end;
+                next[stage] += 1;
+            }
+            assert_ne!(before, next, "the pipeline is stuck");
+        }
+        let total = free.iter().copied().fold(0.0, f64::max);
+        let bubble = total - batches as f64 * (forward + backward);
+        let formula = Schedule::OneForwardOneBackward.bubble(stages as u32, forward, backward, 1.0);
+        assert!((bubble - formula).abs() < 1e-9, "{stages} stages: {bubble} and {formula}");
+    }
+}
+
+/// On one node, the plan places the same regions; beyond them it has flags, counts and gradients of weights.
+#[test]
+fn receive_regions_are_those_of_the_plan() {
+    let model = deepseek_v3();
+    let request = moe_plan::Request {
+        ranks: 8,
+        experts: 256,
+        zero_experts: 0,
+        top_k: 8,
+        hidden: 7168,
+        max_tokens: 128,
+        dispatch: moe_plan::Payload::Fp8E4m3ScaleF32Per128,
+        layout: moe_plan::RowLayout::ExpertMajor { align: 128 },
+        combine: moe_plan::Payload::Bf16,
+        weighted: true,
+        drop: None,
+        ctas: 20,
+        threads: 256,
+    };
+    let placed = moe_plan::Sizes::of(&request.plan().unwrap()).symmetric as f64;
+    let parallel = Parallel { ep: 8, tokens: 128, ..plan(8) };
+    let counted = communication(&model, &Wire::of(&model, 20), &parallel, 8).0 as f64;
+    assert!(counted <= placed && placed / counted < 1.001, "{counted} counted, {placed} placed");
+}
