@@ -132,13 +132,13 @@ impl Sample {
 
 /// Executes the gate: native code, or, on a machine without a code generator, the reference interpreter, which gives the same bits.
 enum Router<'a> {
-    Native(HostGate),
+    Native(Box<HostGate>),
     Reference(&'a Gate),
 }
 
 impl<'a> Router<'a> {
     fn of(gate: &'a Gate) -> Router<'a> {
-        HostGate::compile(gate).map_or(Router::Reference(gate), Router::Native)
+        HostGate::compile(gate).map_or(Router::Reference(gate), |host| Router::Native(Box::new(host)))
     }
 
     /// The picks of a batch, on this core.

@@ -142,6 +142,6 @@ fn receive_regions_are_those_of_the_plan() {
     };
     let placed = moe_plan::Sizes::of(&request.plan().unwrap()).symmetric as f64;
     let parallel = Parallel { ep: 8, tokens: 128, ..plan(8) };
-    let counted = communication(&model, &Wire::of(&model, 20), &parallel, 8).0 as f64;
+    let counted = communication(&model, &Wire::of(&model, 20), &parallel, 8, 2).0 as f64;
     assert!(counted <= placed && placed / counted < 1.001, "{counted} counted, {placed} placed");
 }

@@ -103,8 +103,8 @@ fn a_skew_loads_some_ranks_more_and_the_seed_repeats_it() {
     assert_eq!(skewed, sample(Logits::Skewed(1.0)));
     let load = |sample: &Sample| Expected::of(sample, &topology(&model, 8)).rank_picks;
     let call = 8.0 * 4096.0;
-    assert!(load(&even).imbalance(call) < 1.05, "{:?}", load(&even));
-    assert!(load(&skewed).imbalance(call) > 1.15, "{:?}", load(&skewed));
+    assert!(load(&even).of_call(call) < 1.05, "{:?}", load(&even));
+    assert!(load(&skewed).of_call(call) > 1.15, "{:?}", load(&skewed));
 }
 
 /// On one node: the plan's own traffic, for a routing with drops and one rank without tokens.

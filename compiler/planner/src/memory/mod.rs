@@ -9,7 +9,7 @@
 //!   (Rajbhandari et al. 2020, arXiv:1910.02054).
 //! * A schedule with two copies of the parameters (DualPipe) holds weights and gradients twice.
 //! * Activations of the micro-batches in flight: see [`Recompute`].
-//! * Communication: the receive regions of [`moe_bundle::SymmetricLayout`], two halves, worst case; across nodes also what a rail receives.
+//! * Communication: the receive regions of [`moe_bundle::SymmetricLayout`], worst case, in two halves or one; across nodes also what a rail receives.
 
 mod surroundings;
 
@@ -45,11 +45,40 @@ impl Precision {
 #[serde(rename_all = "snake_case")]
 pub enum Recompute {
     /// Norms, activation functions, what is compressed (latent attention's up-projections) and the experts' output. Kept of each token
-    /// and layer: input of attention and of the experts (bf16), what goes into and comes out of the scores (bf16), one row per pick in the
-    /// dispatch format, the experts' inner layer before its activation (bf16).
+    /// and layer: the inputs of matrix multiplications in the dispatch format (of attention, of the experts before and after dispatch, one
+    /// row per pick, and the experts' inner layer before its activation), and in bf16 what goes into and comes out of the scores.
     Selective,
-    /// Everything: only the input of a layer is kept, and one layer's worth of the above.
+    /// Everything: only the input of a layer is kept in bf16, and one layer's worth of the above. Costs one more forward pass.
     Full,
+}
+
+impl Recompute {
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Recompute::Selective => "selective",
+            Recompute::Full => "full",
+        }
+    }
+}
+
+/// How a plan uses the memory of a GPU: what it falls back to, in this order, until it fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Thrift {
+    /// What is not kept.
+    pub recompute: Recompute,
+    /// Halves of the receive regions: with one, a call waits until its peers have read the last.
+    pub halves: u32,
+}
+
+impl Thrift {
+    /// From the fastest to the smallest.
+    pub const LADDER: [Thrift; 4] = [
+        Thrift { recompute: Recompute::Selective, halves: 2 },
+        Thrift { recompute: Recompute::Selective, halves: 1 },
+        Thrift { recompute: Recompute::Full, halves: 2 },
+        Thrift { recompute: Recompute::Full, halves: 1 },
+    ];
 }
 
 /// The kinds of memory, in the order of reports.
@@ -132,11 +161,20 @@ impl Share {
     }
 }
 
+/// Bytes of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Part {
+    /// Of what.
+    pub kind: Kind,
+    /// How many.
+    pub bytes: Bytes,
+}
+
 /// The memory of the GPU that has most.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Memory {
-    /// Bytes of each kind.
-    pub parts: Vec<(Kind, Bytes)>,
+    /// Bytes of each kind, in the order of [`Kind`].
+    pub parts: Vec<Part>,
     /// What the GPU has.
     pub capacity: Bytes,
 }
@@ -158,7 +196,7 @@ impl Memory {
         let expert = of(share.expert, share.expert_replicas);
         let other = of(share.other, share.other_replicas);
         let bytes = |value: f64| Bytes(value.round() as u64);
-        let communication = communication(model, &plan.wire, parallel, plan.ranks_per_node);
+        let communication = communication(model, &plan.wire, parallel, plan.ranks_per_node, plan.thrift.halves);
         let parts = vec![
             (Kind::ExpertWeights, bytes(expert[0])),
             (Kind::OtherWeights, bytes(other[0])),
@@ -169,12 +207,13 @@ impl Memory {
             (Kind::Activations, bytes(activations(plan))),
             (Kind::Communication, communication),
         ];
+        let parts = parts.into_iter().map(|(kind, bytes)| Part { kind, bytes }).collect();
         Memory { parts, capacity: plan.capacity }
     }
 
     /// All kinds together.
     pub fn total(&self) -> Bytes {
-        Bytes(self.parts.iter().map(|(_, bytes)| bytes.0).sum())
+        Bytes(self.parts.iter().map(|part| part.bytes.0).sum())
     }
 
     /// Whether it fits.
@@ -183,8 +222,11 @@ impl Memory {
     }
 
     /// The largest kind.
-    pub fn largest(&self) -> (Kind, Bytes) {
-        self.parts.iter().copied().fold(self.parts[0], |most, next| if next.1.0 > most.1.0 { next } else { most })
+    pub fn largest(&self) -> Part {
+        self.parts
+            .iter()
+            .copied()
+            .fold(self.parts[0], |most, next| if next.bytes.0 > most.bytes.0 { next } else { most })
     }
 }
 
@@ -204,7 +246,7 @@ pub struct Inputs<'a> {
     /// Bytes of a parameter.
     pub precision: Precision,
     /// What is kept.
-    pub recompute: Recompute,
+    pub thrift: Thrift,
     /// What travels.
     pub wire: Wire,
     /// Ranks of a node.
@@ -219,21 +261,22 @@ fn activations(plan: &Inputs<'_>) -> f64 {
     let h = f64::from(model.hidden);
     let attention = plan.surroundings.map_or(0.0, |around| around.attention.kept_elements() as f64);
     let picks = f64::from(parameters.picks);
+    // Bytes of an element in the dispatch format, scales included.
+    let element = wire.dispatch_row as f64 / h;
     let inner = 2.0 * f64::from(model.expert_ffn.unwrap_or(0));
-    let experts = picks * (wire.dispatch_row as f64 + BF16 * inner) + BF16 * inner * f64::from(model.shared);
-    let selective = BF16 * (2.0 * h + attention) + experts;
+    let experts = picks * (h + inner) + inner * f64::from(model.shared);
+    let selective = element * (2.0 * h + experts) + BF16 * attention;
     let layers = f64::from(parameters.layers().div_ceil(parallel.pp.max(1)));
     let in_flight = parallel.schedule.in_flight(parallel.pp, parallel.micro_batches);
     let tokens = f64::from(parallel.tokens) / f64::from(parallel.tp.max(1));
-    match plan.recompute {
+    match plan.thrift.recompute {
         Recompute::Selective => tokens * layers * in_flight * selective,
         Recompute::Full => tokens * (layers * in_flight * BF16 * h + selective),
     }
 }
 
 /// Receive regions in the worst case: every token of every rank may come here.
-pub fn communication(model: &Model, wire: &Wire, parallel: &Parallel, ranks_per_node: u32) -> Bytes {
-    const HALVES: u64 = 2;
+pub fn communication(model: &Model, wire: &Wire, parallel: &Parallel, ranks_per_node: u32, halves: u32) -> Bytes {
     let tokens = u64::from(parallel.tokens);
     let scales = model.dispatch.payload.scale_bytes(model.hidden).0.next_multiple_of(16);
     let row = model.dispatch.payload.row_bytes(model.hidden).0.max(wire.combine_row);
@@ -243,7 +286,7 @@ pub fn communication(model: &Model, wire: &Wire, parallel: &Parallel, ranks_per_
     // The GPU of a rail holds what it forwards: one slot per token of each other node, and their partial sums on the way back.
     let forwarded = if nodes > 1 { (nodes - 1) * tokens * (slot + wire.combine_row) } else { 0 };
     let partials = ranks.min(u64::from(model.top_k())) * tokens * wire.combine_row;
-    Bytes(HALVES * (ranks * tokens * slot + partials + forwarded))
+    Bytes(u64::from(halves) * (ranks * tokens * slot + partials + forwarded))
 }
 
 impl Schedule {

@@ -2,7 +2,8 @@
 //!
 //! # Formulas
 //! * Forward of a stage and micro-batch: F = operations / (peak × `efficiency` × SMs left for compute / SMs) with 2 operations per active
-//!   parameter and token, and attention scores over half a sequence. Backward B = 2 F, half of it (W = F) for the weights.
+//!   parameter and token, and attention scores over half a sequence. Backward B = 2 F, half of it (W = F) for the weights;
+//!   B = 3 F when everything is recomputed.
 //! * Dispatch and combine of each layer and micro-batch: [`crate::time`]. Backward of dispatch moves what combine moves; backward of
 //!   combine is a cached dispatch of rows in the combine format.
 //! * Exposed communication: with DualPipe, forward and backward of two micro-batches hide each other's communication, so that what exceeds
@@ -120,6 +121,8 @@ pub struct StageWork {
     pub forward: f64,
     /// Their backward, in us.
     pub backward: f64,
+    /// Forward passes that the backward pass repeats.
+    pub recomputed: f64,
 }
 
 impl Step {
@@ -129,7 +132,7 @@ impl Step {
         let left = (sms - f64::from(parallel.sms)).max(1.0);
         let rate = peak_per_sm(cluster.gpu.target) * left * efficiency;
         let weights = work.operations / rate * 1e6;
-        let (forward, backward) = (weights, 2.0 * weights);
+        let (forward, backward) = (weights, (2.0 + work.recomputed) * weights);
         let communication = work.forward + work.backward;
         let exposed = match parallel.schedule {
             Schedule::DualPipe => (communication - forward - backward).max(0.0),
@@ -143,7 +146,7 @@ impl Step {
         let tokens = f64::from(parallel.tokens) * f64::from(parallel.micro_batches) * f64::from(parallel.dp);
         let gpus = f64::from(parallel.dp) * f64::from(parallel.pp) * f64::from(parallel.tp);
         Step {
-            compute: Microseconds(3.0 * weights),
+            compute: Microseconds((3.0 + work.recomputed) * weights),
             communication: Microseconds(communication),
             exposed: Microseconds(exposed),
             steady: Microseconds(steady),

@@ -53,20 +53,27 @@ impl Load {
         }
     }
 
-    /// The largest over the mean in a call of `tokens` tokens in all.
-    ///
-    /// What the sample shows beyond its own noise is taken as the property of the gate; the noise of a call of that size is added. Both
-    /// use the mean of the largest of n standard normal deviations, √(2 ln n) to first order.
-    pub fn imbalance(&self, tokens: f64) -> f64 {
+    /// The largest over the mean in a long run: what the sample shows beyond its own noise.
+    pub fn lasting(&self) -> f64 {
         if self.mean <= 0.0 || self.places < 2 {
             return 1.0;
         }
-        let spread = (2.0 * f64::from(self.places).ln()).sqrt();
         let excess = self.largest / self.mean - 1.0;
-        let noise = spread / self.events.sqrt();
-        let lasting = (excess * excess - noise * noise).max(0.0).sqrt();
-        let of_call = spread / (self.mean * tokens).sqrt();
-        1.0 + lasting.hypot(of_call)
+        let noise = self.spread() / self.events.sqrt();
+        1.0 + (excess * excess - noise * noise).max(0.0).sqrt()
+    }
+
+    /// The largest over the mean in one call of `tokens` tokens in all: what lasts, and the noise of a call of that size.
+    pub fn of_call(&self, tokens: f64) -> f64 {
+        if self.mean <= 0.0 || self.places < 2 {
+            return 1.0;
+        }
+        1.0 + (self.lasting() - 1.0).hypot(self.spread() / (self.mean * tokens).sqrt())
+    }
+
+    /// The mean of the largest of n standard normal deviations, to first order √(2 ln n).
+    fn spread(&self) -> f64 {
+        (2.0 * f64::from(self.places).ln()).sqrt()
     }
 }
 

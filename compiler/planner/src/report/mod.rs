@@ -1,0 +1,491 @@
+//! From a deploy to a report: everything that the other modules know about one plan, in one typed value.
+//!
+//! Invariant: a [`Planner`] asks the gate once; all plans that it reports on are judged by the same tokens, so that their differences are
+//! those of the plans.
+
+mod error;
+mod table;
+
+use std::collections::BTreeMap;
+
+use moe_compiler::spec::{Cluster, Deploy, DeployId, Mode, Model, Spec};
+use moe_compiler::units::{Bytes, Microseconds};
+use serde::{Deserialize, Serialize};
+
+pub use error::PlanError;
+pub use table::{compare_table, front_table, human_bytes};
+
+use crate::explain;
+use crate::memory::{Inputs, Memory, Parameters, Precision, Recompute, Share, Surroundings, Thrift};
+use crate::sample::{Logits, Sample, Source};
+use crate::step::{Parallel, Replicas, Schedule, StageWork, Step};
+use crate::time::{Call, Demand, Direction, Prediction, Profile};
+use crate::traffic::{Expected, Topology, Wire};
+
+/// The version of the JSON form of a report; it grows when a field changes its meaning or is taken away.
+pub const SCHEMA: u32 = 1;
+
+/// What is assumed, where the file says nothing.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the gate is asked about.
+    pub logits: Logits,
+    /// Tokens that it is asked about.
+    pub sampled_tokens: usize,
+    /// Of all random numbers.
+    pub seed: u64,
+    /// How fast kernels are.
+    pub profile: Profile,
+    /// What surrounds the experts; by the model's name when it is not given.
+    pub surroundings: Option<Surroundings>,
+    /// Bytes of a parameter.
+    pub precision: Precision,
+    /// What is kept for the backward pass; as much as fits when it is not given.
+    pub recompute: Option<Recompute>,
+    /// How stages alternate; DualPipe on an even number of stages, else 1F1B, when it is not given.
+    pub schedule: Option<Schedule>,
+    /// Micro-batches of a step; 8 for each stage when it is not given.
+    pub micro_batches: Option<u32>,
+    /// Part of the dense bf16 peak that compute reaches.
+    pub efficiency: f64,
+    /// Tokens of a sequence.
+    pub sequence: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            logits: Logits::Independent,
+            sampled_tokens: 1 << 15,
+            seed: 1,
+            profile: Profile::deepep_v1_h100(),
+            surroundings: None,
+            precision: Precision::DEEPSEEK_V3,
+            recompute: None,
+            schedule: None,
+            micro_batches: None,
+            efficiency: 0.5,
+            sequence: 4096,
+        }
+    }
+}
+
+/// Numbers of a deploy that a comparison changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Ranks among which experts are divided.
+    pub ep: Option<u32>,
+    /// Pipeline stages.
+    pub pp: Option<u32>,
+    /// Data-parallel replicas.
+    pub dp: Option<u32>,
+    /// The ZeRO stage.
+    pub zero: Option<u8>,
+    /// Multiprocessors for communication.
+    pub sms: Option<u32>,
+    /// Tokens of a GPU.
+    pub tokens: Option<u32>,
+}
+
+/// Answers questions about one deploy.
+pub struct Planner<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) deploy: &'a Deploy,
+    pub(crate) options: Options,
+    pub(crate) sample: Sample,
+    pub(crate) surroundings: Option<Surroundings>,
+    pub(crate) parameters: Parameters,
+    expected: BTreeMap<u32, (Topology, Expected)>,
+}
+
+/// One kind of call, its bytes and its time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Phase {
+    /// `dispatch`, `combine`, and their backward.
+    pub name: &'static str,
+    /// Bytes that a GPU sends over NVLink in one call, on average.
+    pub nvlink_bytes: f64,
+    /// Bytes that a GPU sends over the network in one call, on average.
+    pub rdma_bytes: f64,
+    /// The same in the worst case: every token to as many other nodes as a sampled one ever went to.
+    pub rdma_bytes_worst: f64,
+    /// How long one call takes.
+    pub time: Prediction,
+}
+
+/// What the gate means for the network.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GateCost {
+    /// How many groups a token may use, and of how many, if the gate limits them.
+    pub groups: Option<(u32, u32)>,
+    /// Nodes that a group spans, at most.
+    pub nodes_per_group: u32,
+    /// Nodes that a token may reach.
+    pub most_nodes: u32,
+    /// Where the sampled tokens went.
+    pub expected: Expected,
+    /// Distinct nodes by the closed form, for a gate without groups.
+    pub closed_form_nodes: Option<f64>,
+    /// Largest over mean load of a rank, in a call.
+    pub rank_imbalance: f64,
+    /// Largest over mean load of a node's NICs, in a call.
+    pub node_imbalance: f64,
+    /// Largest over mean load of an expert, in a call.
+    pub expert_imbalance: f64,
+}
+
+/// Everything about one plan.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`]
+    pub schema: u32,
+    /// Names in the file.
+    pub deploy: String,
+    /// Names in the file.
+    pub model: String,
+    /// Names in the file.
+    pub cluster: String,
+    /// What is optimised.
+    pub mode: &'static str,
+    /// The plan.
+    pub parallel: Parallel,
+    /// Nodes of an expert-parallel group.
+    pub nodes: u32,
+    /// GPUs of the plan.
+    pub gpus: u32,
+    /// How the gate was asked.
+    pub source: Source,
+    /// With which seed.
+    pub seed: u64,
+    /// What travels.
+    pub wire: Wire,
+    /// What the gate means for the network.
+    pub gate: GateCost,
+    /// Dispatch, combine, backward of combine, backward of dispatch.
+    pub phases: Vec<Phase>,
+    /// The fewest multiprocessors that saturate the slower link, in throughput mode.
+    pub enough_sms: Option<u32>,
+    /// All parameters.
+    pub parameters: Parameters,
+    /// Parameters of a GPU.
+    pub share: Share,
+    /// How its memory is used.
+    pub thrift: Thrift,
+    /// Memory of a GPU.
+    pub memory: Memory,
+    /// Whether it fits.
+    pub fits: bool,
+    /// Traffic among replicas.
+    pub replicas: Replicas,
+    /// The step; none in latency mode.
+    pub step: Option<Step>,
+    /// Dispatches and combines of all layers for one token in decoding; none in throughput mode.
+    pub decode: Option<Microseconds>,
+    /// In words.
+    pub explanation: Vec<String>,
+    /// What was assumed.
+    pub assumptions: Vec<String>,
+}
+
+impl<'a> Planner<'a> {
+    /// For a deploy of a file.
+    ///
+    /// # Errors
+    /// If the gate cannot be asked, or an option makes no sense.
+    pub fn new(spec: &'a Spec, deploy: DeployId, options: Options) -> Result<Planner<'a>, PlanError> {
+        let deploy = &spec.deploys[deploy];
+        let (model, cluster) = (&spec.models[deploy.model], &spec.clusters[deploy.cluster]);
+        if !(options.efficiency > 0.0 && options.efficiency <= 1.0) {
+            return Err(PlanError::Efficiency(options.efficiency));
+        }
+        let sample = Sample::of(&model.gate, &options.logits, options.sampled_tokens, options.seed)?;
+        let surroundings = options.surroundings.clone().or_else(|| Surroundings::known(&model.name));
+        let parameters = Parameters::of(model, surroundings.as_ref());
+        Ok(Planner { model, cluster, deploy, options, sample, surroundings, parameters, expected: BTreeMap::new() })
+    }
+
+    /// The plan as it is written, with a change.
+    pub fn parallel(&self, change: Change) -> Parallel {
+        let deploy = self.deploy;
+        let (pp, tp) = (change.pp.unwrap_or(deploy.pp), deploy.tp);
+        // Fewer stages leave more GPUs to replicas, unless that was said too.
+        let all = (self.cluster.gpus() / pp.max(1) / tp.max(1)).max(1);
+        let dp = change.dp.unwrap_or(if change.pp.is_some() { all } else { deploy.dp });
+        let even = pp > 1 && pp.is_multiple_of(2);
+        let default = if even { Schedule::DualPipe } else { Schedule::OneForwardOneBackward };
+        let micro_batches = self.options.micro_batches.unwrap_or(8 * deploy.pp);
+        // The batch of a step stays what it is.
+        let batch = u64::from(micro_batches) * u64::from(deploy.dp) * u64::from(deploy.tokens.0);
+        let tokens = change.tokens.unwrap_or(deploy.tokens.0);
+        let micro_batches = (batch / (u64::from(dp) * u64::from(tokens)).max(1)).max(1);
+        Parallel {
+            ep: change.ep.unwrap_or(deploy.ep),
+            pp,
+            dp,
+            tp,
+            zero: change.zero.unwrap_or(deploy.zero),
+            sms: change.sms.or(deploy.sms).unwrap_or(DEFAULT_SMS.min(self.cluster.gpu.sms / 2).max(1)),
+            tokens,
+            micro_batches: u32::try_from(micro_batches).unwrap_or(u32::MAX),
+            schedule: self.options.schedule.unwrap_or(default),
+        }
+    }
+
+    /// Asks once where the tokens go with `ep` ranks.
+    ///
+    /// # Errors
+    /// If ranks, nodes and experts do not fit.
+    pub fn prepare(&mut self, ep: u32) -> Result<(), PlanError> {
+        if !self.expected.contains_key(&ep) {
+            let topology = Topology::contiguous(self.model, ep, self.cluster.gpus_per_node)?;
+            let expected = Expected::of(&self.sample, &topology);
+            self.expected.insert(ep, (topology, expected));
+        }
+        Ok(())
+    }
+
+    /// What is prepared for `ep` ranks.
+    pub(crate) fn expected(&self, ep: u32) -> Option<&(Topology, Expected)> {
+        self.expected.get(&ep)
+    }
+
+    /// Everything about one plan.
+    ///
+    /// # Errors
+    /// If the plan does not fit the cluster or the model. A plan that does not fit the memory is reported.
+    pub fn report(&mut self, parallel: &Parallel) -> Result<Report, PlanError> {
+        self.check(parallel)?;
+        self.prepare(parallel.ep)?;
+        let evaluated = self.evaluate(parallel)?;
+        let Some((topology, expected)) = self.expected(parallel.ep) else {
+            return Err(PlanError::NotPrepared(parallel.ep));
+        };
+        let tokens = f64::from(parallel.tokens) * f64::from(parallel.ep);
+        let groups = explain::group_limit(self.model);
+        let nodes_per_group = self.model.groups.map_or(1, |groups| topology.nodes_of_groups(groups)[0]);
+        let closed_form = self.model.groups.is_none() && self.model.stored_experts() == self.model.experts;
+        let even = closed_form && self.model.experts.is_multiple_of(topology.nodes());
+        let gate = GateCost {
+            groups,
+            nodes_per_group,
+            most_nodes: explain::most_nodes(self.model, topology),
+            closed_form_nodes: even
+                .then(|| crate::traffic::expected_distinct(self.model.experts, self.model.top_k(), topology.nodes())),
+            rank_imbalance: expected.rank_copies.of_call(tokens),
+            node_imbalance: expected.node_copies.of_call(tokens),
+            expert_imbalance: expected.expert_picks.of_call(tokens),
+            expected: expected.clone(),
+        };
+        let training = self.deploy.mode == Mode::Throughput;
+        let forward: f64 = evaluated.phases[..2].iter().map(|phase| phase.time.total().0).sum();
+        let mut report = Report {
+            schema: SCHEMA,
+            deploy: self.deploy.name.clone(),
+            model: self.model.name.clone(),
+            cluster: self.cluster.name.clone(),
+            mode: self.deploy.mode.text(),
+            parallel: *parallel,
+            nodes: topology.nodes(),
+            gpus: parallel.pp * parallel.dp * parallel.tp,
+            source: self.sample.source().clone(),
+            seed: self.sample.seed(),
+            wire: evaluated.wire,
+            gate,
+            enough_sms: training.then(|| self.enough_sms(parallel)).flatten(),
+            phases: evaluated.phases,
+            parameters: self.parameters,
+            share: evaluated.share,
+            thrift: evaluated.thrift,
+            fits: evaluated.memory.fits(),
+            memory: evaluated.memory,
+            replicas: evaluated.replicas,
+            step: training.then_some(evaluated.step),
+            decode: (!training).then(|| Microseconds(forward * f64::from(self.model.moe_layers))),
+            explanation: Vec::new(),
+            assumptions: explain::assumptions(self),
+        };
+        report.explanation = explain::words(self, &report)?;
+        Ok(report)
+    }
+
+    fn check(&self, parallel: &Parallel) -> Result<(), PlanError> {
+        let gpus = u64::from(parallel.pp) * u64::from(parallel.dp) * u64::from(parallel.tp);
+        if gpus > u64::from(self.cluster.gpus()) {
+            return Err(PlanError::TooFewGpus { needed: gpus, gpus: self.cluster.gpus() });
+        }
+        let replicas = u64::from(parallel.dp) * u64::from(parallel.tp);
+        if parallel.ep == 0 || !replicas.is_multiple_of(u64::from(parallel.ep)) {
+            return Err(PlanError::Replicas { ep: parallel.ep, dp: parallel.dp, tp: parallel.tp });
+        }
+        if parallel.pp > self.model.moe_layers {
+            return Err(PlanError::Stages { pp: parallel.pp, layers: self.model.moe_layers });
+        }
+        if parallel.sms >= self.cluster.gpu.sms || parallel.sms == 0 {
+            return Err(PlanError::Sms { sms: parallel.sms, available: self.cluster.gpu.sms });
+        }
+        if parallel.zero > 3 {
+            return Err(PlanError::Zero(parallel.zero));
+        }
+        if parallel.tokens == 0 {
+            return Err(PlanError::Tokens);
+        }
+        Ok(())
+    }
+
+    /// The numbers of a plan whose `ep` is prepared.
+    pub(crate) fn evaluate(&self, parallel: &Parallel) -> Result<Evaluated, PlanError> {
+        let Some((topology, _)) = self.expected(parallel.ep) else { return Err(PlanError::NotPrepared(parallel.ep)) };
+        let wire = Wire::of(self.model, parallel.sms);
+        let phases = self.phases(parallel, &wire, 1.0, 1.0)?;
+        let share = Share::of(self.model, &self.parameters, parallel);
+        let memory_with = |thrift: Thrift| {
+            Memory::of(&Inputs {
+                model: self.model,
+                surroundings: self.surroundings.as_ref(),
+                parallel,
+                share: &share,
+                parameters: &self.parameters,
+                precision: self.options.precision,
+                thrift,
+                wire,
+                ranks_per_node: topology.ranks_per_node(),
+                capacity: self.cluster.gpu.memory,
+            })
+        };
+        let allowed = |thrift: &Thrift| self.options.recompute.is_none_or(|recompute| recompute == thrift.recompute);
+        let mut ladder = Thrift::LADDER.into_iter().filter(allowed).map(|thrift| (thrift, memory_with(thrift)));
+        let mut least = (Thrift::LADDER[0], memory_with(Thrift::LADDER[0]));
+        let (thrift, memory) = loop {
+            match ladder.next() {
+                Some(step) if step.1.fits() => break step,
+                Some(step) => least = step,
+                None => break least,
+            }
+        };
+        let replicas = Replicas::of(parallel, self.cluster, &share, self.options.precision);
+        let step = self.step(parallel, &phases, &replicas, thrift.recompute);
+        Ok(Evaluated { wire, phases, share, thrift, memory, replicas, step })
+    }
+
+    fn step(&self, parallel: &Parallel, phases: &[Phase], replicas: &Replicas, recompute: Recompute) -> Step {
+        let stages = f64::from(parallel.pp);
+        let layers = f64::from(self.parameters.moe_layers.div_ceil(parallel.pp));
+        let all_layers = f64::from(self.parameters.layers()) / stages;
+        let scores = self.surroundings.as_ref().map_or(0.0, |around| {
+            // A token attends to half of its sequence on average.
+            around.attention.score_operations(f64::from(self.options.sequence) / 2.0)
+        });
+        let per_token = 2.0 * self.parameters.active() as f64 / stages + all_layers * scores;
+        let times: Vec<f64> = phases.iter().map(|phase| phase.time.total().0 * layers).collect();
+        let work = StageWork {
+            operations: per_token * f64::from(parallel.tokens) / f64::from(parallel.tp),
+            forward: times[..2].iter().sum(),
+            backward: times[2..].iter().sum(),
+            recomputed: if recompute == Recompute::Full { 1.0 } else { 0.0 },
+        };
+        Step::of(parallel, self.cluster, self.options.efficiency, &work, replicas)
+    }
+
+    /// Dispatch, combine, backward of combine, backward of dispatch, on links that are `nvlink` and `rdma` times as fast.
+    pub(crate) fn phases(
+        &self,
+        parallel: &Parallel,
+        wire: &Wire,
+        nvlink: f64,
+        rdma: f64,
+    ) -> Result<Vec<Phase>, PlanError> {
+        let Some((topology, expected)) = self.expected(parallel.ep) else {
+            return Err(PlanError::NotPrepared(parallel.ep));
+        };
+        let mode = self.deploy.mode;
+        let wires = [
+            ("dispatch", Direction::Dispatch, wire.dispatch_copy()),
+            ("combine", Direction::Combine, wire.combine_row),
+            ("combine backward", Direction::Dispatch, wire.combine_row),
+            ("dispatch backward", Direction::Combine, wire.combine_row),
+        ];
+        let nvlink_rate = self.cluster.nvlink.bandwidth.0 as f64 * nvlink;
+        let rdma_rate = self.cluster.rdma.map_or(nvlink_rate, |link| link.bandwidth.0 as f64 * rdma);
+        let phase = |(name, direction, bytes): (&'static str, Direction, u64)| {
+            let call = Call {
+                tokens: f64::from(parallel.tokens),
+                nodes: topology.nodes(),
+                demand: demand(expected, bytes as f64),
+                sms: parallel.sms,
+                nvlink: nvlink_rate,
+                rdma: rdma_rate,
+            };
+            let volume = f64::from(parallel.tokens) * bytes as f64;
+            let (near, far, worst) = match mode {
+                Mode::Throughput => (
+                    expected.nvlink_copies.mean,
+                    expected.remote_nodes.mean,
+                    f64::from(explain::most_nodes(self.model, topology).min(topology.nodes() - 1)),
+                ),
+                Mode::Latency => {
+                    let picks = expected.picks.largest;
+                    let far = if topology.nodes() > 1 { picks } else { 0.0 };
+                    (expected.crossing_picks.mean - expected.remote_picks.mean, expected.remote_picks.mean, far)
+                }
+            };
+            Phase {
+                name,
+                nvlink_bytes: volume * near,
+                rdma_bytes: volume * far,
+                rdma_bytes_worst: volume * worst,
+                time: self.options.profile.predict(mode, direction, &call),
+            }
+        };
+        Ok(wires.into_iter().map(phase).collect())
+    }
+
+    /// The fewest multiprocessors with which copying takes no longer than the slower link, for dispatch and for combine.
+    pub(crate) fn enough_sms(&self, parallel: &Parallel) -> Option<u32> {
+        let one = Parallel { sms: 1, ..*parallel };
+        let phases = self.phases(&one, &Wire::of(self.model, parallel.sms), 1.0, 1.0).ok()?;
+        let needed = phases[..2].iter().map(|phase| {
+            let link = phase.time.nvlink.0.max(phase.time.network.0);
+            if link > 0.0 { (phase.time.copy.0 / link).ceil() } else { 1.0 }
+        });
+        let needed = needed.fold(1.0, f64::max);
+        Some((needed as u32).clamp(1, self.cluster.gpu.sms))
+    }
+}
+
+/// The numbers of a plan.
+pub(crate) struct Evaluated {
+    pub wire: Wire,
+    pub phases: Vec<Phase>,
+    pub share: Share,
+    pub thrift: Thrift,
+    pub memory: Memory,
+    pub replicas: Replicas,
+    pub step: Step,
+}
+
+impl Evaluated {
+    /// Memory of a GPU.
+    pub fn bytes(&self) -> Bytes {
+        self.memory.total()
+    }
+}
+
+/// Multiprocessors when the deploy does not say.
+const DEFAULT_SMS: u32 = 20;
+
+/// On the GPU that has most to do in the long run; the noise of single calls is in the measurements that were fitted.
+fn demand(expected: &Expected, bytes: f64) -> Demand {
+    let (rank, node) = (expected.rank_copies.lasting(), expected.node_copies.lasting());
+    let picks = expected.rank_picks.lasting();
+    Demand {
+        bytes,
+        nodes: expected.distinct_nodes.mean * node,
+        ranks: expected.distinct_ranks.mean * rank,
+        remote_nodes: expected.remote_nodes.mean * node,
+        nvlink_copies: expected.nvlink_copies.mean * rank,
+        picks: expected.picks.mean * picks,
+        remote_picks: expected.remote_picks.mean * picks,
+        local_picks: (expected.crossing_picks.mean - expected.remote_picks.mean) * picks,
+    }
+}
