@@ -162,7 +162,7 @@ impl Numbers {
                     4 => f32::from_bits(next() % (1 << 23)),
                     5 => -f32::from_bits(next() % (1 << 23)),
                     6 => tame * 1e38,
-                    7 if mood == Mood::Faulty && next() % 16 == 0 => f32::NAN,
+                    7 if mood == Mood::Faulty && next().is_multiple_of(16) => f32::NAN,
                     8 => tame * 30.0,
                     _ => tame,
                 },
@@ -176,7 +176,7 @@ impl Numbers {
             match input.kind {
                 InputKind::TokenId => {
                     integers.extend((0..count).map(|_| match mood {
-                        Mood::Faulty if next() % 32 == 0 => [-1, 5, i32::MAX, i32::MIN][next() as usize % 4],
+                        Mood::Faulty if next().is_multiple_of(32) => [-1, 5, i32::MAX, i32::MIN][next() as usize % 4],
                         _ => (next() % 5) as i32,
                     }));
                 }
@@ -186,7 +186,7 @@ impl Numbers {
                         let first = next() % program.experts();
                         let expert = |place: u32| ((first + k - place) % program.experts()) as i32;
                         integers.extend((0..k).map(expert));
-                        if mood == Mood::Faulty && next() % 4 == 0 {
+                        if mood == Mood::Faulty && next().is_multiple_of(4) {
                             let last = integers.len() - 1;
                             let first = integers[last + 1 - k as usize];
                             integers[last] = [first, -1, program.experts() as i32][next() as usize % 3];

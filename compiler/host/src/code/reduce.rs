@@ -146,16 +146,12 @@ impl Emitter<'_> {
             }
             let unused = vec![e.float(f32::NEG_INFINITY); count as usize];
             lists.resize(4, unused);
-            let mut merged: Vec<Value> = Vec::new();
+            let lowest = e.float(f32::NEG_INFINITY);
+            let mut merged = vec![lowest; count as usize];
             for rank in 0..count as usize {
-                let columns = e.transpose([0, 1, 2, 3].map(|group| lists[group][rank]));
-                if rank == 0 {
-                    merged.push(columns[0]);
-                    let lowest = e.float(f32::NEG_INFINITY);
-                    merged.resize(count as usize, lowest);
-                    columns[1..].iter().for_each(|&column| e.insert(&mut merged, column));
-                } else {
-                    columns.iter().for_each(|&column| e.insert(&mut merged, column));
+                let [a, b, c, d] = &lists[..] else { unreachable!("there are four lists") };
+                for column in e.transpose([a[rank], b[rank], c[rank], d[rank]]) {
+                    e.insert(&mut merged, column);
                 }
             }
             let zero = e.float(0.0);
