@@ -5,6 +5,7 @@ use super::op::{PREDICATE_FLAG, ScalarFn};
 use super::{Decoded, Decoder};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
+use crate::semantics::approximate;
 use crate::semantics::float::{
     self, Rounding, add_odd, canonical, canonical64, div_odd, flush, fma_odd, saturate, sqrt_odd, to_f32,
 };
@@ -183,12 +184,12 @@ fn fast_f32(opcode: &str, nan: bool) -> Option<AluFn> {
         "copysign" => binary!(u32, u32 => u32, |a, b| b & 0x7fff_ffff | a & 0x8000_0000),
         "rcp" => unary!(f32 => f32, |a| canonical(1.0 / a)),
         "sqrt" => unary!(f32 => f32, |a| canonical(a.sqrt())),
-        "rsqrt" => unary!(f32 => f32, |a| canonical((1.0 / f64::from(a).sqrt()) as f32)),
-        "ex2" => unary!(f32 => f32, |a| canonical(f64::from(a).exp2() as f32)),
-        "lg2" => unary!(f32 => f32, |a| canonical(f64::from(a).log2() as f32)),
+        "rsqrt" => unary!(f32 => f32, approximate::rsqrt),
+        "ex2" => unary!(f32 => f32, approximate::ex2),
+        "lg2" => unary!(f32 => f32, approximate::lg2),
         "sin" => unary!(f32 => f32, |a| canonical(f64::from(a).sin() as f32)),
         "cos" => unary!(f32 => f32, |a| canonical(f64::from(a).cos() as f32)),
-        "tanh" => unary!(f32 => f32, |a| canonical(f64::from(a).tanh() as f32)),
+        "tanh" => unary!(f32 => f32, approximate::tanh),
         _ => return None,
     })
 }
@@ -217,9 +218,9 @@ fn slow_f32(opcode: &str, mode: Rounding, nan: bool) -> Option<F32Fn> {
         "max" => Box::new(|a, b, _| canonical(float::max(f64::from(a), f64::from(b)) as f32)),
         "abs" => Box::new(|a, _, _| f32::from_bits(a.to_bits() & 0x7fff_ffff)),
         "neg" => Box::new(|a, _, _| f32::from_bits(a.to_bits() ^ 0x8000_0000)),
-        "rsqrt" => Box::new(|a, _, _| canonical((1.0 / f64::from(a).sqrt()) as f32)),
-        "ex2" => Box::new(|a, _, _| canonical(f64::from(a).exp2() as f32)),
-        "lg2" => Box::new(|a, _, _| canonical(f64::from(a).log2() as f32)),
+        "rsqrt" => Box::new(|a, _, _| approximate::rsqrt(a)),
+        "ex2" => Box::new(|a, _, _| approximate::ex2(a)),
+        "lg2" => Box::new(|a, _, _| approximate::lg2(a)),
         "sin" => Box::new(|a, _, _| canonical(f64::from(a).sin() as f32)),
         "cos" => Box::new(|a, _, _| canonical(f64::from(a).cos() as f32)),
         _ => return None,

@@ -67,7 +67,6 @@ fn global(variable: &Variable, globals: &HashMap<&str, Binding>) -> Decoded<Glob
     let mut out = GlobalVariable {
         name: variable.name.clone(),
         space: variable.space,
-        align: variable.align,
         bytes: variable.bytes,
         initial: Vec::with_capacity(variable.initial.len() * width),
         relocations: Vec::new(),

@@ -355,7 +355,6 @@ pub(crate) struct Program {
 pub(crate) struct GlobalVariable {
     pub name: String,
     pub space: VariableSpace,
-    pub align: u32,
     pub bytes: u64,
     /// The first bytes; the rest of an initialised or plain variable is zero.
     pub initial: Vec<u8>,

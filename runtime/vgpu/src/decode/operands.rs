@@ -8,13 +8,6 @@ use crate::ptx::ast::Operand;
 use crate::semantics::lanes::Args;
 
 impl Decoder<'_> {
-    pub(super) fn operand<'o>(&self, operands: &'o [Operand], index: usize) -> Decoded<&'o Operand> {
-        match operands.get(index) {
-            Some(operand) => Ok(operand),
-            None => self.fail(format!("operand {} is missing", index + 1)),
-        }
-    }
-
     pub(super) fn expect_count(&self, operands: &[Operand], count: usize) -> Decoded<()> {
         if operands.len() == count {
             return Ok(());

@@ -2,6 +2,7 @@
 //!
 //! The pure functions know nothing of registers; [`lanes`] knows nothing of their meaning.
 
+pub(crate) mod approximate;
 pub(crate) mod convert;
 pub(crate) mod float;
 pub(crate) mod integer;
