@@ -178,3 +178,11 @@ fn launches_of_a_stream_run_in_order_and_events_order_streams() {
         }
     }
 }
+
+/// `.align` after `.ptr` is that of what the pointer points to: the parameter itself stays aligned to its 8 bytes.
+#[test]
+fn a_pointer_parameter_is_aligned_whatever_it_points_to() {
+    let kernel = kernel("aligned", ".param .u32 count, .param .u64 .ptr .global .align 1 out", "    ret;");
+    let offsets: Vec<u32> = kernel.parameters().iter().map(|parameter| parameter.offset).collect();
+    assert_eq!(offsets, [0, 8]);
+}

@@ -225,6 +225,7 @@ impl<'a> Parser<'a, '_> {
         let mut align = None;
         let mut vector = 1u64;
         let mut element = None;
+        let mut of_pointee = false;
         while let Some(Token::Dot(word)) = self.peek() {
             self.at += 1;
             match word {
@@ -233,12 +234,16 @@ impl<'a> Parser<'a, '_> {
                     if !value.is_power_of_two() || value > 4096 {
                         return self.error(format!("alignment {value} is not a power of two up to 4096"));
                     }
-                    align = Some(value);
+                    // After `.ptr` it is that of what the pointer points to.
+                    if !of_pointee {
+                        align = Some(value);
+                    }
                 }
                 "v2" => vector = 2,
                 "v4" => vector = 4,
                 // Attributes of pointer parameters: they state facts, they change nothing.
-                "ptr" | "global" | "const" | "shared" | "local" if space == VariableSpace::Param => {}
+                "ptr" if space == VariableSpace::Param => of_pointee = true,
+                "global" | "const" | "shared" | "local" if space == VariableSpace::Param => {}
                 "attribute" => {
                     self.expect('(')?;
                     while !self.accept(')') {
