@@ -610,11 +610,11 @@ impl Pass<'_> {
             let registers = match *self.program.op(id) {
                 Op::Unary(function, x) => {
                     let x = operand(e, x);
-                    elements::unary(&mut Wide(e), function, x)
+                    elements::unary(&mut Wide::new(e), function, x)
                 }
                 Op::Binary(function, a, b) => {
                     let (a, b) = (operand(e, a), operand(e, b));
-                    elements::binary(&mut Wide(e), function, a, b)
+                    elements::binary(&mut Wide::new(e), function, a, b)
                 }
                 _ => unreachable!("only these are ever pending"),
             };
@@ -630,7 +630,7 @@ impl Pass<'_> {
 fn powers<const N: usize>(e: &mut Emitter, (numbers, largest, result): (Address, Value, Address), step: Step) {
     let at = |place: usize| Step { fixed: step.fixed + (place as u32 * REGISTER) as i32, ..step };
     let numbers = Registers::<N>::Of(std::array::from_fn(|place| e.load(numbers, at(place))));
-    let mut wide = Wide(e);
+    let mut wide = Wide::new(e);
     let distance = wide.subtract(numbers, Registers::Of([largest; N]));
     let power = math::exp(&mut wide, distance);
     store(e, power, result, at);

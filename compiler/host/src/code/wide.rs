@@ -5,7 +5,7 @@
 //! move the constants, which are operands in memory here, into registers that there are not enough of.
 
 use cranelift_codegen::ir::condcodes::FloatCC;
-use cranelift_codegen::ir::{InstBuilder, Value};
+use cranelift_codegen::ir::{InstBuilder, Type, Value, types};
 use moe_gate::math::Arithmetic;
 
 use super::elements::Elements;
@@ -21,20 +21,39 @@ pub(crate) enum Registers<const N: usize> {
 }
 
 /// Emits each operation `N` times.
-pub(crate) struct Wide<'e, 'f, const N: usize>(pub &'e mut Emitter<'f>);
+pub(crate) struct Wide<'e, 'f, const N: usize> {
+    e: &'e mut Emitter<'f>,
+    /// The constant that was read last. A clamp compares with one and selects it: with the same value in both, it is one instruction.
+    last: Option<(u32, Type, Value)>,
+}
 
-impl<'f, const N: usize> Wide<'_, 'f, N> {
+impl<'e, 'f, const N: usize> Wide<'e, 'f, N> {
+    pub(crate) fn new(e: &'e mut Emitter<'f>) -> Wide<'e, 'f, N> {
+        Wide { e, last: None }
+    }
+
+    fn constant(&mut self, bits: u32, ty: Type) -> Value {
+        if let Some((last_bits, last_ty, value)) = self.last
+            && (last_bits, last_ty) == (bits, ty)
+        {
+            return value;
+        }
+        let value = if ty == types::F32X4 { self.e.float(f32::from_bits(bits)) } else { self.e.integer(bits as i32) };
+        self.last = Some((bits, ty, value));
+        value
+    }
+
     fn float_at(&mut self, of: Registers<N>, place: usize) -> Value {
         match of {
             Registers::Of(registers) => registers[place],
-            Registers::Constant(bits) => self.0.float(f32::from_bits(bits)),
+            Registers::Constant(bits) => self.constant(bits, types::F32X4),
         }
     }
 
     fn integer_at(&mut self, of: Registers<N>, place: usize) -> Value {
         match of {
             Registers::Of(registers) => registers[place],
-            Registers::Constant(bits) => self.0.integer(bits as i32),
+            Registers::Constant(bits) => self.constant(bits, types::I32X4),
         }
     }
 
@@ -50,7 +69,7 @@ impl<'f, const N: usize> Wide<'_, 'f, N> {
     ) -> Registers<N> {
         self.each(|w, place| {
             let (a, b) = (w.float_at(a, place), w.float_at(b, place));
-            emit(w.0, a, b)
+            emit(w.e, a, b)
         })
     }
 
@@ -62,14 +81,14 @@ impl<'f, const N: usize> Wide<'_, 'f, N> {
     ) -> Registers<N> {
         self.each(|w, place| {
             let (a, b) = (w.integer_at(a, place), w.integer_at(b, place));
-            emit(w.0, a, b)
+            emit(w.e, a, b)
         })
     }
 
     fn compare(&mut self, condition: FloatCC, a: Registers<N>, b: Registers<N>) -> [Value; N] {
         std::array::from_fn(|place| {
             let (a, b) = (self.float_at(a, place), self.float_at(b, place));
-            self.0.compare(condition, a, b)
+            self.e.compare(condition, a, b)
         })
     }
 }
@@ -112,7 +131,7 @@ impl<const N: usize> Arithmetic for Wide<'_, '_, N> {
     fn select(&mut self, condition: Self::B, yes: Self::F, no: Self::F) -> Self::F {
         self.each(|w, place| {
             let (yes, no) = (w.float_at(yes, place), w.float_at(no, place));
-            w.0.select(condition[place], yes, no)
+            w.e.select(condition[place], yes, no)
         })
     }
     fn integer_add(&mut self, a: Self::I, b: Self::I) -> Self::I {
@@ -124,25 +143,25 @@ impl<const N: usize> Arithmetic for Wide<'_, '_, N> {
     fn shift_left(&mut self, a: Self::I, count: u32) -> Self::I {
         self.each(|w, place| {
             let a = w.integer_at(a, place);
-            w.0.shift_left(a, count)
+            w.e.shift_left(a, count)
         })
     }
     fn shift_right(&mut self, a: Self::I, count: u32) -> Self::I {
         self.each(|w, place| {
             let a = w.integer_at(a, place);
-            w.0.shift_right(a, count)
+            w.e.shift_right(a, count)
         })
     }
     fn bits(&mut self, a: Self::F) -> Self::I {
         self.each(|w, place| {
             let a = w.float_at(a, place);
-            w.0.bits(a)
+            w.e.bits(a)
         })
     }
     fn from_bits(&mut self, a: Self::I) -> Self::F {
         self.each(|w, place| {
             let a = w.integer_at(a, place);
-            w.0.from_bits(a)
+            w.e.from_bits(a)
         })
     }
 }
@@ -151,7 +170,7 @@ impl<const N: usize> Elements for Wide<'_, '_, N> {
     fn square_root(&mut self, a: Self::F) -> Self::F {
         self.each(|w, place| {
             let a = w.float_at(a, place);
-            w.0.b.ins().sqrt(a)
+            w.e.b.ins().sqrt(a)
         })
     }
     fn at_most(&mut self, a: Self::F, b: Self::F) -> Self::B {
