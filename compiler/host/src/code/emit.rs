@@ -185,9 +185,9 @@ impl<'f> Emitter<'f> {
         self.select(mask, a, b)
     }
 
-    /// Makes the token faulty where `valid` lanes of a register are NaN.
-    pub(crate) fn forbid_nan(&mut self, register: Value, valid: Option<Value>) {
-        let mut nan = self.compare(FloatCC::Unordered, register, register);
+    /// Makes the token faulty where `valid` lanes of one of two registers are NaN.
+    pub(crate) fn forbid_nan(&mut self, register: Value, other: Value, valid: Option<Value>) {
+        let mut nan = self.compare(FloatCC::Unordered, register, other);
         if let Some(valid) = valid {
             nan = self.b.ins().band(nan, valid);
         }
@@ -323,14 +323,12 @@ impl<'f> Emitter<'f> {
         }
     }
 
-    /// Runs `body` for the registers of a vector, elements and padding alike: for two neighbours at once (true), and for the last one
-    /// alone where their number is odd.
-    pub(crate) fn all_registers(&mut self, layout: Layout, body: &mut dyn FnMut(&mut Self, Step, bool)) {
-        let pairs = layout.registers() / 2;
-        self.repeat(pairs, 2 * REGISTER, 1, &mut |e, step| body(e, step, true));
-        if !layout.registers().is_multiple_of(2) {
-            body(self, Step::of(pairs * 2 * REGISTER), false);
-        }
+    /// Runs `body` for the registers of a vector, elements and padding alike: for `width` neighbours at once (true), and for each of
+    /// those that are left over (false).
+    pub(crate) fn all_registers(&mut self, layout: Layout, width: u32, body: &mut dyn FnMut(&mut Self, Step, bool)) {
+        let whole = layout.registers() / width;
+        self.repeat(whole, width * REGISTER, 1, &mut |e, step| body(e, step, true));
+        (whole * width..layout.registers()).for_each(|n| body(self, Step::of(n * REGISTER), false));
     }
 
     /// Runs `body` for each row: its distance, and that of an array with one number per row.

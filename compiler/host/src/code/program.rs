@@ -160,10 +160,7 @@ impl Translation<'_, '_> {
             let row = self.row(self.inputs[input.0 as usize], layout.elements());
             let row = self.padded(row, layout);
             if self.program.input(input).kind == InputKind::Logits {
-                self.e.each_register(layout, 4, &mut |e, step, valid| {
-                    let logits = e.load(row, step);
-                    e.forbid_nan(logits, valid);
-                });
+                self.forbid_nan(row, layout);
             }
             rows.insert(input, Place::Vector(row));
         }
@@ -217,7 +214,7 @@ impl Translation<'_, '_> {
         let numbers = self.vector(weights);
         self.e.each_register(layout, 8, &mut |e, step, valid| {
             let number = e.load(numbers, step);
-            e.forbid_nan(number, valid);
+            e.forbid_nan(number, number, valid);
         });
         let result = self.row(to.1, layout.elements());
         self.e.copy(layout, (numbers, false), (result, true));
@@ -263,7 +260,7 @@ impl Translation<'_, '_> {
         let layout = self.layout_of(value);
         let memory: Vec<Address> = kept.iter().map(|_| self.e.allocate_vector(layout)).collect();
         let pass = Pass { program: self.program, places: &self.places, cone: &cone, kept: &kept, memory: &memory };
-        self.e.all_registers(layout, &mut |e, step, is_wide| {
+        self.e.all_registers(layout, WIDTH as u32, &mut |e, step, is_wide| {
             if is_wide { pass.emit::<WIDTH>(e, step) } else { pass.emit::<1>(e, step) }
         });
         for (id, address) in kept.into_iter().zip(memory) {
@@ -358,9 +355,16 @@ impl Translation<'_, '_> {
     }
 
     fn forbid_nan(&mut self, of: Address, layout: Layout) {
-        self.e.each_register(layout, 4, &mut |e, step, valid| {
+        if layout.tail() > 0 || !layout.registers().is_multiple_of(2) {
+            return self.e.each_register(layout, 4, &mut |e, step, valid| {
+                let number = e.load(of, step);
+                e.forbid_nan(number, number, valid);
+            });
+        }
+        self.e.repeat(layout.registers() / 2, 2 * REGISTER, 4, &mut |e, step| {
             let number = e.load(of, step);
-            e.forbid_nan(number, valid);
+            let next = e.load(of, Step { fixed: step.fixed + REGISTER as i32, ..step });
+            e.forbid_nan(number, next, None);
         });
     }
 
@@ -379,7 +383,7 @@ impl Translation<'_, '_> {
         let layout = self.layout(ty);
         let largest = self.e.maximum(numbers, layout);
         let result = self.e.allocate_vector(layout);
-        self.e.all_registers(layout, &mut |e, step, is_wide| {
+        self.e.all_registers(layout, WIDTH as u32, &mut |e, step, is_wide| {
             if is_wide {
                 powers::<WIDTH>(e, (numbers, largest, result), step);
             } else {
@@ -420,7 +424,7 @@ impl Translation<'_, '_> {
             });
             e.each_register_of_row(layout, row, 8, &mut |e, step, valid| {
                 let number = e.load(of, step);
-                e.forbid_nan(number, valid);
+                e.forbid_nan(number, number, valid);
                 let mut key = e.larger(number, lowest);
                 if let Some((is_inside, fill)) = mask {
                     key = e.select(is_inside, key, fill);
@@ -580,7 +584,7 @@ impl Translation<'_, '_> {
 }
 
 /// Registers that are computed side by side.
-const WIDTH: usize = 2;
+const WIDTH: usize = 4;
 
 /// Operations element by element that are computed in one pass over memory.
 struct Pass<'a> {

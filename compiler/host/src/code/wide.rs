@@ -1,6 +1,6 @@
 //! Several registers at once, instruction by instruction in turn.
 //!
-//! The functions of [`moe_gate::math`] are long chains in which each instruction waits for the one before. Two chains side by side fill
+//! The functions of [`moe_gate::math`] are long chains in which each instruction waits for the one before. Some chains side by side fill
 //! the waits. That is also why the code generator runs without its optimiser: it would put the chains back one after the other, and
 //! move the constants, which are operands in memory here, into registers that there are not enough of.
 
@@ -117,10 +117,10 @@ impl<const N: usize> Arithmetic for Wide<'_, '_, N> {
         self.floats(a, b, Emitter::divide)
     }
     fn negate(&mut self, a: Self::F) -> Self::F {
-        self.floats(a, a, |e, a, _| e.negate(a))
+        self.floats(a, Registers::Constant((-0.0f32).to_bits()), |e, a, sign| e.b.ins().bxor(a, sign))
     }
     fn absolute(&mut self, a: Self::F) -> Self::F {
-        self.floats(a, a, |e, a, _| e.absolute(a))
+        self.floats(a, Registers::Constant(0x7fff_ffff), |e, a, magnitude| e.b.ins().band(a, magnitude))
     }
     fn less(&mut self, a: Self::F, b: Self::F) -> Self::B {
         self.compare(FloatCC::LessThan, a, b)
