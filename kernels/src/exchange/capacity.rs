@@ -83,15 +83,17 @@ impl<'k> Limit<'k> {
         let histogram = k.shared::<U32>(BINS);
         let (prefix, left) = (k.variable(k.u32(0)), k.variable(frame.capacity()));
         let exists = k.variable(k.truth(true));
-        for shift in [24, 16, 8, 0] {
+        k.for_each(k.u32(0), k.u32(32 / DIGIT), k.u32(1), |round| {
+            let shift = k.u32(32 - DIGIT) - round * DIGIT;
+            // All have read the counters of the round before.
+            k.cta_barrier();
             k.for_each(k.thread(), k.u32(BINS), k.u32(threads), |bin| histogram.at(bin).store(k.u32(0)));
             k.cta_barrier();
             k.for_each(k.thread(), picks, k.u32(threads), |pick| {
                 k.when(is_picked(pick), || {
                     let key = key(weights.at(pick).load());
-                    // Only keys that begin as the one that is looked for.
-                    let begins =
-                        if shift == 24 { k.truth(true) } else { (key >> (shift + DIGIT)).equals(prefix.get()) };
+                    // Only keys that begin as the one that is looked for; in two steps, as a shift by 32 is none.
+                    let begins = (key >> shift >> DIGIT).equals(prefix.get());
                     let bin = (key >> shift) & (BINS - 1);
                     k.when(begins, || histogram.at(bin).red_relaxed_cta_add(k.u32(1)));
                 });
@@ -99,8 +101,7 @@ impl<'k> Limit<'k> {
             k.cta_barrier();
             let digit = Limit::digit(k, histogram, left, exists);
             prefix.set((prefix.get() << DIGIT) | digit);
-            k.cta_barrier();
-        }
+        });
         Limit { exists: exists.get(), key: prefix.get(), equal_stay: left.get() }
     }
 

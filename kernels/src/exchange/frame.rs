@@ -150,6 +150,16 @@ impl<'k, 'x> Frame<'k, 'x> {
         self.k.exit_when(status.load().differs(self.k.u64(0)));
     }
 
+    /// Ends the CTA when there is an error. Where CTAs of this kernel set the status, its threads could see different things: one looks
+    /// for all. One CTA barrier.
+    pub fn end_together_on_error(&self) {
+        let k = self.k;
+        let seen = k.shared::<U32>(1);
+        k.when(k.thread().equals(k.u32(0)), || seen.store(self.sees_error().as_u32()));
+        k.cta_barrier();
+        k.exit_when(seen.load().differs(k.u32(0)));
+    }
+
     /// Whether this thread sees an error. Threads may differ where CTAs of this kernel set the status.
     pub fn sees_error(&self) -> Value<'k, Pred> {
         self.buffer::<U64>(LocalBuffer::Status).load_relaxed_gpu().differs(self.k.u64(0))

@@ -16,8 +16,7 @@ use crate::device::{Chunk, Global, Pointer, U32, Value};
 
 pub(super) fn body<'k>(frame: &Frame<'k, '_>) {
     let (k, exchange) = (frame.k, frame.exchange);
-    // CTAs of this kernel set the status: the threads of a CTA must agree on what they have seen.
-    k.exit_when(k.cta_any(frame.sees_error()));
+    frame.end_together_on_error();
     check(frame);
 
     let (first, count) = frame.experts_of(k.cta());

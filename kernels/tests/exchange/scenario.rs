@@ -1,0 +1,413 @@
+//! Calls of all kinds, one after the other without a break, and what the reference says they give.
+
+use moe_bundle::exchange::Tensor as X;
+use moe_bundle::{Exchange, Kernel, LocalBuffer, Payload};
+use moe_plan::reference::{self, Handle, Input, Rows, Weighting};
+use moe_plan::traffic::{Flow, Traffic};
+use moe_plan::{Drop, RowLayout};
+use moe_vgpu::RankId;
+
+use crate::world::{Buffers, Call, Everywhere, Loaded, Schedule, World};
+
+/// Numbers that look random and are the same in every run.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// From −4 to 4, now and then zero or far away.
+    fn number(&mut self) -> f32 {
+        match self.below(40) {
+            0 => 0.0,
+            1 => -0.0,
+            2 => 3e4,
+            3 => -1e-6,
+            _ => (self.below(1 << 20) as f32 / (1 << 17) as f32) - 4.0,
+        }
+    }
+
+    fn rows(&mut self, payload: Payload, hidden: u32, count: usize) -> Rows {
+        let values: Vec<f32> = (0..count * hidden as usize).map(|_| self.number()).collect();
+        Rows::from_values(payload, hidden, &values)
+    }
+}
+
+/// Which experts tokens pick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Picks {
+    /// Any, each as often as another; expert 0 never (where there are enough others).
+    Even,
+    /// Every token the first experts: one rank gets all, the others nothing.
+    First,
+    /// Any number of picks, down to none, −1 for the rest, at any place.
+    Some,
+}
+
+/// Tokens of each rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// From none to all, different on each rank; rank 0 has none in odd rounds.
+    Uneven,
+    /// `max_tokens`
+    All,
+}
+
+/// A series of calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    pub picks: Picks,
+    pub tokens: Tokens,
+    /// Dispatches; each is followed by one call of every other kind.
+    pub rounds: u64,
+    pub seed: u64,
+}
+
+pub const USUAL: Scenario = Scenario { picks: Picks::Even, tokens: Tokens::Uneven, rounds: 3, seed: 1 };
+
+fn picks(exchange: &Exchange, kind: Picks, random: &mut Random) -> Vec<i32> {
+    let (all, k) = ((exchange.experts + exchange.zero_experts) as usize, exchange.top_k as usize);
+    let mut experts: Vec<i32> = (0..all as i32).collect();
+    if kind != Picks::First {
+        let first = usize::from(kind == Picks::Even && all > k);
+        for place in first..all {
+            experts.swap(place, place + random.below((all - place) as u64) as usize);
+        }
+        experts.rotate_left(first);
+    }
+    let mut chosen = experts[..k].to_vec();
+    chosen.sort_unstable();
+    if kind == Picks::Some {
+        let none = random.below(k as u64 + 1);
+        (0..none).for_each(|_| chosen[random.below(k as u64) as usize] = -1);
+    }
+    chosen
+}
+
+fn input(exchange: &Exchange, scenario: &Scenario, random: &mut Random, rank: u32, round: u64) -> Input {
+    let count = match scenario.tokens {
+        Tokens::All => exchange.max_tokens,
+        Tokens::Uneven if rank == 0 && round % 2 == 1 => 0,
+        Tokens::Uneven => random.below(u64::from(exchange.max_tokens) + 1) as u32,
+    };
+    let tokens = random.rows(exchange.dispatch.source(), exchange.hidden, count as usize);
+    let indices: Vec<i32> = (0..count).flat_map(|_| picks(exchange, scenario.picks, random)).collect();
+    // Few different weights, so that the capacity rule meets equal ones.
+    let weights = indices.iter().map(|_| random.below(6) as f32 * 0.3 - 0.6).collect();
+    Input { tokens, indices, weights }
+}
+
+fn words<T: Copy>(values: &[T], bits: impl Fn(T) -> u32) -> Vec<u8> {
+    values.iter().flat_map(|&value| bits(value).to_le_bytes()).collect()
+}
+
+/// Rows in memory with their scales, and what they must be on each rank.
+struct Results {
+    what: &'static str,
+    payload: Payload,
+    at: Everywhere,
+    scales: Option<Everywhere>,
+    expected: Vec<Rows>,
+}
+
+/// What one round put into the streams, and what must come out.
+struct Round {
+    inputs: Vec<Input>,
+    handles: Vec<Handle>,
+    buffers: Buffers,
+    indices: Everywhere,
+    rows: Vec<Results>,
+    weight_gradients: Option<(Everywhere, Vec<Vec<f32>>)>,
+}
+
+/// Runs a scenario and compares everything with the reference, byte for byte.
+///
+/// # Errors
+/// The first difference, or what the cluster reports.
+pub fn run(loaded: &Loaded, scenario: Scenario, schedule: Schedule) -> Result<(), String> {
+    let mut world = World::new(loaded, schedule);
+    let exchange = world.exchange();
+    let mut random = Random::new(scenario.seed);
+    let mut expected = Traffic::none(exchange.ranks);
+    let rounds: Vec<Round> =
+        (0..scenario.rounds).map(|round| enqueue(&mut world, &scenario, &mut random, round, &mut expected)).collect();
+    world.run().map_err(|error| error.to_string())?;
+    for rank in 0..exchange.ranks as usize {
+        let status = world.status(rank);
+        if status[0] != 0 {
+            return Err(format!("rank {rank} reports {status:?}"));
+        }
+    }
+    for (number, round) in rounds.iter().enumerate() {
+        check(&mut world, round).map_err(|problem| format!("round {number}: {problem}"))?;
+    }
+    check_traffic(&world, &expected)
+}
+
+fn enqueue(
+    world: &mut World<'_>,
+    scenario: &Scenario,
+    random: &mut Random,
+    round: u64,
+    expected: &mut Traffic,
+) -> Round {
+    let exchange = world.exchange();
+    let (ranks, hidden, weighted) = (exchange.ranks, exchange.hidden, exchange.weighted);
+    let mut inputs: Vec<Input> = (0..ranks).map(|rank| input(exchange, scenario, random, rank, round)).collect();
+    let tokens: Vec<u32> = inputs.iter().map(|input| input.tokens.count() as u32).collect();
+
+    // What the caller passes; capacity changes the indices on the device and here.
+    let given: Vec<_> = inputs.iter().map(|input| input.tokens.bytes().to_vec()).collect();
+    let given = world.upload("tokens", &given);
+    let indices: Vec<_> = inputs.iter().map(|input| words(&input.indices, |pick| pick as u32)).collect();
+    let indices = world.upload("indices", &indices);
+    let weights: Vec<_> = inputs.iter().map(|input| words(&input.weights, f32::to_bits)).collect();
+    let weights = world.upload("weights", &weights);
+    let buffers = world.handle();
+    let call = |epoch| Call { tokens: tokens.clone(), handle: Some(&buffers), epoch, ..Call::default() };
+
+    if let Some(rule) = exchange.drop {
+        let capacity = 1 + random.below(u64::from(exchange.max_tokens) / 2 + 1) as u32;
+        let routing = Call { capacity, ..call(0) }.tensor(X::Indices, &indices).tensor(X::Weights, &weights);
+        world.launch(Kernel::Capacity, &routing);
+        for input in &mut inputs {
+            let Input { indices, weights, .. } = input;
+            reference::keep_within_capacity(exchange, rule, capacity as usize, indices, weights);
+        }
+    }
+    let (handles, sent): (Vec<Handle>, Vec<Rows>) =
+        reference::dispatch(exchange, &inputs).expect("the picks are right").into_iter().unzip();
+    let flow_of: Vec<&[i32]> = inputs.iter().map(|input| &input.indices[..]).collect();
+    let flow = Flow::of(exchange, &flow_of);
+    let mut rows = Vec::new();
+
+    // Every round has three calls that count dispatch epochs, and two that count those of combine.
+    let (dispatch, combine) = (3 * round, 2 * round);
+    let bytes = |payload: Payload| u64::from(hidden * payload.element_bytes());
+    let has_scales = exchange.dispatch.scales(hidden) > 0;
+    let expert_input = |world: &mut World<'_>| {
+        let input = world.everywhere("expert_input", |rank| handles[rank].rows as u64 * bytes(exchange.dispatch));
+        let scales = u64::from(4 * exchange.dispatch.scales(hidden));
+        let scales = has_scales.then(|| world.everywhere("scales", |rank| handles[rank].rows as u64 * scales));
+        (input, scales)
+    };
+
+    // Dispatch
+    let (to, scales) = expert_input(world);
+    let mut calls = call(dispatch + 1)
+        .tensor(X::Tokens, &given)
+        .tensor(X::Indices, &indices)
+        .tensor(X::Weights, &weights)
+        .tensor(X::ExpertInput, &to);
+    if let Some(scales) = &scales {
+        calls = calls.tensor(X::ExpertInputScales, scales);
+    }
+    for kernel in [Kernel::Layout, Kernel::DispatchSend, Kernel::DispatchCount, Kernel::DispatchPlace] {
+        world.launch(kernel, &calls);
+    }
+    *expected += &Traffic::dispatch(exchange, &flow);
+    rows.push(Results { what: "experts' input", payload: exchange.dispatch, at: to, scales, expected: sent });
+
+    // Combine
+    let outputs: Vec<Rows> = handles.iter().map(|handle| random.rows(exchange.combine, hidden, handle.rows)).collect();
+    let output_bytes: Vec<_> = outputs.iter().map(|rows| rows.bytes().to_vec()).collect();
+    let output = world.upload("expert_output", &output_bytes);
+    let combine_with = |world: &mut World<'_>, send, epoch| {
+        let to = world.everywhere("combined", |rank| u64::from(tokens[rank]) * bytes(exchange.combine));
+        let calls = call(epoch).tensor(X::ExpertOutput, &output).tensor(X::Combined, &to);
+        world.launch(send, &calls);
+        world.launch(Kernel::CombineReduce, &calls);
+        to
+    };
+    let to = combine_with(world, Kernel::CombineSend, combine + 1);
+    let result = reference::combine(exchange, &handles, &outputs, Weighting::of(exchange));
+    rows.push(Results { what: "combined rows", payload: exchange.combine, at: to, scales: None, expected: result });
+    let to = combine_with(world, Kernel::CombineSendUnweighted, combine + 2);
+    let result = reference::dispatch_backward(exchange, &handles, &outputs);
+    rows.push(Results {
+        what: "gradients of tokens",
+        payload: exchange.combine,
+        at: to,
+        scales: None,
+        expected: result,
+    });
+    *expected += &Traffic::combine(exchange, &flow);
+    *expected += &Traffic::combine(exchange, &flow);
+
+    // Cached dispatch
+    let others: Vec<Rows> =
+        tokens.iter().map(|&tokens| random.rows(exchange.dispatch.source(), hidden, tokens as usize)).collect();
+    let other_bytes: Vec<_> = others.iter().map(|rows| rows.bytes().to_vec()).collect();
+    let other = world.upload("other tokens", &other_bytes);
+    let (to, scales) = expert_input(world);
+    let mut calls = call(dispatch + 2).tensor(X::Tokens, &other).tensor(X::ExpertInput, &to);
+    if let Some(scales) = &scales {
+        calls = calls.tensor(X::ExpertInputScales, scales);
+    }
+    world.launch(Kernel::DispatchSendCached, &calls);
+    world.launch(Kernel::DispatchPlaceCached, &calls);
+    let result = reference::dispatch_cached(exchange, &handles, &others.iter().collect::<Vec<_>>());
+    rows.push(Results { what: "experts' input, cached", payload: exchange.dispatch, at: to, scales, expected: result });
+    *expected += &Traffic::dispatch_cached(exchange, &flow);
+
+    // Backward of combine
+    let gradients: Vec<Rows> =
+        tokens.iter().map(|&tokens| random.rows(exchange.combine, hidden, tokens as usize)).collect();
+    let gradient_bytes: Vec<_> = gradients.iter().map(|rows| rows.bytes().to_vec()).collect();
+    let gradient = world.upload("gradients", &gradient_bytes);
+    let to = world.everywhere("output gradients", |rank| handles[rank].rows as u64 * bytes(exchange.combine));
+    let to_weights = world.everywhere("weight gradients", |rank| u64::from(4 * tokens[rank] * exchange.top_k));
+    let calls = Call { gradient_epoch: round + 1, ..call(dispatch + 3) }
+        .tensor(X::ExpertOutput, &output)
+        .tensor(X::CombinedGradient, &gradient)
+        .tensor(X::ExpertOutputGradient, &to)
+        .tensor(X::Indices, &indices)
+        .tensor(X::WeightGradients, &to_weights);
+    world.launch(Kernel::CombineBackwardSend, &calls);
+    world.launch(Kernel::CombineBackwardPlace, &calls);
+    if weighted {
+        world.launch(Kernel::WeightGradientCollect, &calls);
+    }
+    let result = reference::combine_backward(exchange, &handles, &outputs, &gradients);
+    let weight_gradients = weighted
+        .then(|| (to_weights, result.iter().map(|gradient| gradient.weights.clone().expect("weighted")).collect()));
+    let of_output = result.into_iter().map(|gradient| gradient.expert_output).collect();
+    rows.push(Results {
+        what: "gradients of experts' output",
+        payload: exchange.combine,
+        at: to,
+        scales: None,
+        expected: of_output,
+    });
+    *expected += &Traffic::combine_backward(exchange, &flow);
+
+    world.launch(Kernel::Barrier, &call(round + 1));
+    *expected += &Traffic::barrier(exchange);
+    Round { inputs, handles, buffers, indices, rows, weight_gradients }
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, rank: usize, found: &[T], expected: &[T]) -> Result<(), String> {
+    if found.len() != expected.len() {
+        return Err(format!("rank {rank}, {what}: {} instead of {}", found.len(), expected.len()));
+    }
+    match found.iter().zip(expected).position(|(found, expected)| found != expected) {
+        None => Ok(()),
+        Some(place) => {
+            Err(format!("rank {rank}, {what}, entry {place}: {:?} instead of {:?}", found[place], expected[place]))
+        }
+    }
+}
+
+fn check(world: &mut World<'_>, round: &Round) -> Result<(), String> {
+    for rank in 0..round.handles.len() {
+        if world.exchange().drop.is_some() {
+            let expected: Vec<u32> = round.inputs[rank].indices.iter().map(|&pick| pick as u32).collect();
+            let found = world.words(round.indices[rank], expected.len());
+            same("indices", rank, &found, &expected)?;
+        }
+        check_handle(world, round, rank)?;
+        for Results { what, payload, at, scales, expected } in &round.rows {
+            let expected = &expected[rank];
+            let scales = scales.as_ref().map(|scales| scales[rank]);
+            let found = world.rows(*payload, at[rank], scales, expected.count());
+            same(what, rank, found.bytes(), expected.bytes())?;
+            let bits = |rows: &Rows| rows.scales().iter().map(|scale| scale.to_bits()).collect::<Vec<_>>();
+            same(&format!("scales of {what}"), rank, &bits(&found), &bits(expected))?;
+        }
+        if let Some((addresses, expected)) = &round.weight_gradients {
+            let found = world.words(addresses[rank], expected[rank].len());
+            let expected: Vec<u32> = expected[rank].iter().map(|gradient| gradient.to_bits()).collect();
+            same("gradients of weights", rank, &found, &expected)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every array of a handle.
+fn check_handle(world: &mut World<'_>, round: &Round, rank: usize) -> Result<(), String> {
+    use LocalBuffer as B;
+    let exchange = world.exchange();
+    let (ranks, k, max_tokens) = (exchange.ranks as usize, exchange.top_k as usize, exchange.max_tokens as usize);
+    let (handle, buffers) = (&round.handles[rank], &round.buffers);
+    let counts = |counts: &[usize]| counts.iter().map(|&count| count as u32).collect::<Vec<u32>>();
+    let or_none = |place: Option<usize>| place.map_or(u32::MAX, |place| place as u32);
+    let mut compare = |buffer: B, first: usize, expected: &[u32]| {
+        let found = world.inspect(buffers, rank, buffer, first, expected.len());
+        same(&format!("{} from {first}", buffer.name()), rank, &found, expected)
+    };
+    let slots: Vec<u32> = handle.slots.iter().map(|&slot| or_none(slot)).collect();
+    compare(B::Slots, 0, &slots)?;
+    compare(B::SendCounts, 0, &counts(&handle.send_counts))?;
+    compare(B::ReceivedCounts, 0, &counts(&handle.received_counts(exchange)))?;
+    compare(B::ExpertCounts, 0, &counts(&handle.expert_counts))?;
+    if exchange.layout != RowLayout::RankMajor {
+        compare(B::ExpertOffsets, 0, &counts(&handle.expert_offsets))?;
+    }
+    let mut slots = vec![0; ranks];
+    for (number, copy) in handle.copies.iter().enumerate() {
+        let source = copy.source.index();
+        let place = source * max_tokens + slots[source];
+        slots[source] += 1;
+        let weights: Vec<u32> = copy.weights.iter().map(|weight| weight.to_bits()).collect();
+        compare(B::CopyTokens, place, &[copy.token as u32])?;
+        compare(B::CopyOrdinals, place, &[copy.ordinal as u32])?;
+        compare(B::CopyRows, place * k, &copy.rows.iter().map(|&row| or_none(row)).collect::<Vec<u32>>())?;
+        compare(B::CopyWeights, place * k, &weights)?;
+        if exchange.layout == RowLayout::RankMajor {
+            compare(B::RowWeights, number * k, &weights)?;
+        }
+    }
+    if exchange.layout == RowLayout::RankMajor {
+        let picks: Vec<u32> = handle.row_picks(exchange).into_iter().map(|pick| pick as u32).collect();
+        compare(B::RowPicks, 0, &picks)?;
+    }
+    Ok(())
+}
+
+/// Every byte that crosses a link is one that the plan counts; nothing is read from a peer.
+fn check_traffic(world: &World<'_>, expected: &Traffic) -> Result<(), String> {
+    let ranks = world.exchange().ranks;
+    let traffic = world.cluster.traffic();
+    for by in 0..ranks {
+        for to in (0..ranks).filter(|&to| to != by) {
+            let (found, read) = (traffic.written(RankId(by), RankId(to)), traffic.read(RankId(by), RankId(to)));
+            let planned = expected.bytes(moe_bundle::RankId(by), moe_bundle::RankId(to));
+            if found != planned || read != 0 {
+                return Err(format!("rank {by} wrote {found} bytes to rank {to}, not {planned}, and read {read}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A small exchange that has a bit of everything: some experts more on some ranks, several warps and CTAs.
+pub fn request() -> moe_plan::Request {
+    moe_plan::Request {
+        ranks: 3,
+        experts: 8,
+        zero_experts: 1,
+        top_k: 3,
+        hidden: 16,
+        max_tokens: 12,
+        dispatch: Payload::Bf16,
+        layout: RowLayout::ExpertMajor { align: 4 },
+        combine: Payload::Bf16,
+        weighted: true,
+        drop: None::<Drop>,
+        ctas: 2,
+        threads: 64,
+    }
+}

@@ -1,0 +1,256 @@
+//! A virtual cluster with the kernels of one exchange: allocations, launches in stream order, and what lies in memory afterwards.
+//!
+//! Nothing waits for the host between launches: all calls of a test are in the streams before the first instruction runs, so that ranks
+//! get as far apart as the protocol lets them. Symmetric memory is not zeroed except for its flags: a slot that is read before it has
+//! arrived is a fault.
+
+use std::collections::BTreeMap;
+
+use moe_bundle::exchange::Tensor;
+use moe_bundle::manifest::Grid;
+use moe_bundle::{Argument, Exchange, Kernel, LocalBuffer, Payload};
+use moe_kernels::exchange::{device_code, kernels};
+use moe_kernels::ptx::{Chip, Target};
+use moe_plan::reference::Rows;
+use moe_vgpu::{Address, Cluster, Config, Launch, Module, Policy, RankId, RunError, StreamId};
+
+/// The text of every kernel of an exchange.
+pub type Texts = BTreeMap<Kernel, String>;
+
+/// Generates them.
+pub fn texts(exchange: &Exchange) -> Texts {
+    let text = |kernel| device_code(kernel, exchange).ptx(Target::of(Chip::Sm90a));
+    kernels(exchange).into_iter().map(|kernel| (kernel, text(kernel).expect("it translates"))).collect()
+}
+
+/// Every kernel of an exchange, ready to run.
+pub struct Loaded {
+    pub exchange: Exchange,
+    kernels: BTreeMap<Kernel, moe_vgpu::Kernel>,
+}
+
+impl Loaded {
+    pub fn new(exchange: &Exchange) -> Loaded {
+        Loaded::of(exchange, &texts(exchange)).expect("our own PTX parses")
+    }
+
+    pub fn of(exchange: &Exchange, texts: &Texts) -> Result<Loaded, moe_vgpu::PtxError> {
+        let load = |(&kernel, text): (&Kernel, &String)| {
+            let module = Module::parse(text)?;
+            Ok((kernel, module.kernel(kernel.name()).expect("the entry has the kernel's name")))
+        };
+        let kernels = texts.iter().map(load).collect::<Result<_, _>>()?;
+        Ok(Loaded { exchange: exchange.clone(), kernels })
+    }
+
+    /// The same kernels, one of them replaced.
+    pub fn with(&self, kernel: Kernel, text: &str) -> Result<Loaded, moe_vgpu::PtxError> {
+        let mut kernels = self.kernels.clone();
+        kernels.insert(kernel, Module::parse(text)?.kernel(kernel.name()).expect("the entry has the kernel's name"));
+        Ok(Loaded { exchange: self.exchange.clone(), kernels })
+    }
+}
+
+/// How a run is scheduled.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    pub policy: Policy,
+    pub seed: u64,
+}
+
+/// One address per rank.
+pub type Everywhere = Vec<Address>;
+
+/// The arrays of a handle, by rank.
+pub struct Buffers(Vec<BTreeMap<LocalBuffer, Address>>);
+
+/// A running cluster.
+pub struct World<'l> {
+    loaded: &'l Loaded,
+    pub cluster: Cluster,
+    streams: Vec<StreamId>,
+    symmetric: Everywhere,
+    status: Everywhere,
+    peers: Everywhere,
+    /// Nanoseconds of every wait; 0 for none.
+    pub deadline: u64,
+}
+
+/// What a call passes to its kernels.
+#[derive(Default)]
+pub struct Call<'c> {
+    pub tokens: Vec<u32>,
+    pub tensors: BTreeMap<&'static str, Everywhere>,
+    pub handle: Option<&'c Buffers>,
+    pub epoch: u64,
+    pub gradient_epoch: u64,
+    pub capacity: u32,
+    /// A rank that is left out.
+    pub absent: Option<u32>,
+}
+
+impl Call<'_> {
+    pub fn tensor(mut self, tensor: Tensor, addresses: &Everywhere) -> Self {
+        self.tensors.insert(tensor.name(), addresses.clone());
+        self
+    }
+}
+
+impl<'l> World<'l> {
+    pub fn new(loaded: &'l Loaded, schedule: Schedule) -> World<'l> {
+        let exchange = &loaded.exchange;
+        let ranks = exchange.ranks;
+        let Schedule { policy, seed } = schedule;
+        let mut cluster =
+            Cluster::new(Config { ranks, policy, seed, instruction_limit: 400_000_000, ..Config::default() })
+                .expect("a plan has few ranks");
+        let streams = (0..ranks).map(|rank| cluster.stream(RankId(rank)).expect("it exists")).collect();
+        let mut world =
+            World { loaded, cluster, streams, symmetric: vec![], status: vec![], peers: vec![], deadline: 0 };
+        world.symmetric = world.everywhere("symmetric", |_| exchange.symmetric.bytes);
+        world.status = world.everywhere("status", |_| 32);
+        world.peers = world.everywhere("peers", |_| 8 * u64::from(ranks));
+        let layout = &exchange.symmetric;
+        let table: Vec<u8> = world.symmetric.iter().flat_map(|base| base.0.to_le_bytes()).collect();
+        for rank in 0..ranks as usize {
+            let zeros = vec![0; 8 * ranks as usize];
+            for (name, flags) in [
+                ("dispatch.arrive", layout.dispatch_arrival),
+                ("combine.arrive", layout.combine_arrival),
+                ("gradient.arrive", layout.gradient_arrival),
+                ("barrier.arrive", layout.barrier_arrival),
+            ] {
+                world.write(world.symmetric[rank].offset(flags), &zeros);
+                for writer in 0..ranks {
+                    let flag = world.symmetric[rank].offset(flags + 8 * u64::from(writer));
+                    world.cluster.label(flag, 8, name, Some(RankId(writer))).expect("it is in symmetric memory");
+                }
+            }
+            world.write(world.status[rank], &[0; 32]);
+            world.write(world.peers[rank], &table);
+        }
+        world
+    }
+
+    pub fn exchange(&self) -> &'l Exchange {
+        &self.loaded.exchange
+    }
+
+    fn write(&mut self, address: Address, bytes: &[u8]) {
+        self.cluster.write(address, bytes).expect("it is inside an allocation");
+    }
+
+    /// Memory on every rank.
+    pub fn everywhere(&mut self, name: &str, bytes: impl Fn(usize) -> u64) -> Everywhere {
+        (0..self.exchange().ranks)
+            // No allocation is empty, so that each has an address.
+            .map(|rank| self.cluster.allocate(RankId(rank), bytes(rank as usize).max(1), name).expect("there is room"))
+            .collect()
+    }
+
+    /// The caller's tensor on every rank.
+    pub fn upload(&mut self, name: &str, parts: &[Vec<u8>]) -> Everywhere {
+        let addresses = self.everywhere(name, |rank| parts[rank].len() as u64);
+        addresses.iter().zip(parts).for_each(|(&address, part)| self.write(address, part));
+        addresses
+    }
+
+    pub fn handle(&mut self) -> Buffers {
+        let exchange = self.exchange();
+        let of_rank = |rank| {
+            let allocate = |buffer: LocalBuffer| {
+                let bytes = exchange.buffer_bytes(buffer).max(1);
+                (buffer, self.cluster.allocate(RankId(rank), bytes, buffer.name()).expect("there is room"))
+            };
+            LocalBuffer::OF_HANDLE.into_iter().map(allocate).collect()
+        };
+        Buffers((0..exchange.ranks).map(of_rank).collect())
+    }
+
+    /// Puts a kernel into the stream of every rank.
+    pub fn launch(&mut self, kernel: Kernel, call: &Call<'_>) {
+        let exchange = self.exchange();
+        let ctas = match Grid::of(kernel, exchange) {
+            Some(grid) => grid.ctas(0),
+            None => panic!("{kernel:?} belongs to a gate"),
+        };
+        for rank in (0..exchange.ranks as usize).filter(|&rank| call.absent != Some(rank as u32)) {
+            let value = |argument: Argument| -> moe_vgpu::Argument {
+                match argument {
+                    Argument::Buffer(LocalBuffer::Status) => self.status[rank].into(),
+                    Argument::Buffer(LocalBuffer::Peers) => self.peers[rank].into(),
+                    Argument::Buffer(buffer) => call.handle.expect("a handle").0[rank][&buffer].into(),
+                    Argument::Symmetric => self.symmetric[rank].into(),
+                    Argument::Tensor(tensor) => {
+                        call.tensors.get(tensor.name()).map_or(Address(0), |addresses| addresses[rank]).into()
+                    }
+                    Argument::GateParameter(_) => panic!("no gate here"),
+                    Argument::Rank => (rank as u32).into(),
+                    Argument::Tokens => call.tokens[rank].into(),
+                    Argument::Epoch => call.epoch.into(),
+                    Argument::GradientEpoch => call.gradient_epoch.into(),
+                    Argument::Deadline => self.deadline.into(),
+                    Argument::Capacity => call.capacity.into(),
+                }
+            };
+            let arguments = kernel.arguments().into_iter().map(value).collect();
+            let launch = Launch::linear(ctas, exchange.threads, arguments);
+            self.cluster
+                .launch(self.streams[rank], &self.loaded.kernels[&kernel], launch)
+                .expect("a launch that can be");
+        }
+    }
+
+    pub fn run(&mut self) -> Result<(), RunError> {
+        self.cluster.run().map(|_| ())
+    }
+
+    /// What a rank has to say.
+    pub fn status(&mut self, rank: usize) -> [u64; 4] {
+        let words = self.words(self.status[rank], 8);
+        [0, 1, 2, 3].map(|word| u64::from(words[2 * word]) | u64::from(words[2 * word + 1]) << 32)
+    }
+
+    /// u32 words.
+    pub fn words(&mut self, address: Address, count: usize) -> Vec<u32> {
+        let bytes = self.bytes(address, 4 * count);
+        bytes.chunks(4).map(|word| u32::from_le_bytes(word.try_into().expect("4 bytes"))).collect()
+    }
+
+    pub fn bytes(&mut self, address: Address, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        if count > 0 {
+            self.cluster.read(address, &mut bytes).expect("it was written");
+        }
+        bytes
+    }
+
+    /// Zeros in an array of a handle, on every rank.
+    pub fn fill(&mut self, handle: &Buffers, buffer: LocalBuffer) {
+        let zeros = vec![0; self.exchange().buffer_bytes(buffer) as usize];
+        handle.0.iter().for_each(|of_rank| self.write(of_rank[&buffer], &zeros));
+    }
+
+    /// u32 words of an array of a handle.
+    pub fn inspect(
+        &mut self,
+        handle: &Buffers,
+        rank: usize,
+        buffer: LocalBuffer,
+        first: usize,
+        count: usize,
+    ) -> Vec<u32> {
+        self.words(handle.0[rank][&buffer].offset(4 * first as u64), count)
+    }
+
+    /// Rows in memory.
+    pub fn rows(&mut self, payload: Payload, address: Address, scales: Option<Address>, count: usize) -> Rows {
+        let hidden = self.exchange().hidden;
+        let bytes = self.bytes(address, count * (hidden * payload.element_bytes()) as usize);
+        let scales = match scales {
+            Some(scales) => self.words(scales, count * payload.scales(hidden) as usize),
+            None => vec![],
+        };
+        Rows::from_memory(payload, hidden, bytes, scales.into_iter().map(f32::from_bits).collect())
+    }
+}
