@@ -6,8 +6,8 @@ use melior::ir::r#type::IntegerType;
 
 use super::value::{Element, F32, Pred, Value};
 
-/// LLVM's number of the comparison that holds where an operand is NaN.
-const UNORDERED: i64 = 8;
+/// MLIR's number of the comparison that holds where an operand is NaN.
+const UNORDERED: i64 = 14;
 
 impl<'k> Value<'k, F32> {
     /// The larger number; the other one where one is NaN. Of −0 and +0 it is either.

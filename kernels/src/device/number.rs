@@ -290,7 +290,7 @@ impl<'k> Value<'k, F32> {
 
     /// Whether it is not a number.
     pub fn is_nan(self) -> Value<'k, Pred> {
-        self.builder.compare("llvm.fcmp", 8, self, self)
+        self.builder.compare("llvm.fcmp", 14, self, self)
     }
 
     /// The larger one; of no use with NaN.
