@@ -92,8 +92,7 @@ impl<'k> Token<'_, 'k> {
             .map(|(id, _)| {
                 let experts = self.warp.experts();
                 let row = load_row(self.row(id), &experts);
-                self.fault.nan_logit(self.warp, &row, &experts);
-                (id, row)
+                (id, self.fault.nan_logit(self.warp, &row, &experts))
             })
             .collect()
     }

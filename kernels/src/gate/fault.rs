@@ -41,9 +41,15 @@ impl<'k> Fault<'k> {
         }
     }
 
-    /// A NaN in the logits is a fault, at the lowest expert that has one.
-    pub fn nan_logit(&self, warp: &Warp<'k>, logits: &[Value<'k, F32>], over: &Distribution<'k>) {
+    /// A NaN in the logits is a fault, at the lowest expert that has one. Gives the logits with 0 in its place.
+    pub fn nan_logit(
+        &self,
+        warp: &Warp<'k>,
+        logits: &[Value<'k, F32>],
+        over: &Distribution<'k>,
+    ) -> Vec<Value<'k, F32>> {
         let k = warp.k;
+        let places: Vec<Variable<'k, F32>> = logits.iter().map(|&logit| k.variable(logit)).collect();
         // A place without an element holds the logit of another expert.
         k.when(warp.any_of_warp(some_nan(logits)), || {
             let none = k.u32(u32::MAX);
@@ -51,7 +57,9 @@ impl<'k> Fault<'k> {
             let experts = experts.map(|(nan, index)| (over.first + index).when(nan, none));
             let expert = warp.smallest_id(experts.reduce(|a, b| a.min(b)).expect("a lane has experts"));
             self.note(warp, expert.differs(none), status::GATE_NAN, [expert, k.u32(0)]);
+            replace_nan(&places);
         });
+        places.into_iter().map(Variable::get).collect()
     }
 
     /// A NaN among these numbers is a fault. Gives the numbers with 0 in its place.
@@ -62,10 +70,7 @@ impl<'k> Fault<'k> {
             let own = over.existing(|index| numbers[index].is_nan()).reduce(|a, b| a | b);
             let token = warp.any(own.expect("a lane has elements"));
             self.note(warp, token, status::GATE_NAN, [k.u32(UNKNOWN), k.u32(0)]);
-            for place in &places {
-                let number = place.get();
-                place.set(k.f32(0.0).when(number.is_nan(), number));
-            }
+            replace_nan(&places);
         });
         places.into_iter().map(Variable::get).collect()
     }
@@ -140,4 +145,12 @@ impl<'k> Fault<'k> {
 fn some_nan<'k>(numbers: &[Value<'k, F32>]) -> Value<'k, Pred> {
     let pair = |pair: &[Value<'k, F32>]| pair[0].either_is_nan(pair[pair.len() - 1]);
     numbers.chunks(2).map(pair).reduce(|a, b| a | b).expect("a lane has elements")
+}
+
+/// 0 in the place of NaN, so that a token with a fault still chooses as many experts as any other.
+fn replace_nan(places: &[Variable<'_, F32>]) {
+    for place in places {
+        let number = place.get();
+        place.set(number.builder().f32(0.0).when(number.is_nan(), number));
+    }
 }

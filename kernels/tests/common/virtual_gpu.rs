@@ -1,0 +1,119 @@
+//! Gate kernels on the virtual GPU.
+
+use moe_bundle::exchange::{Argument, Kernel, LocalBuffer, Tensor as X};
+use moe_gate::inputs::Tensor;
+use moe_gate::ir::{InputKind, Program};
+use moe_kernels::gate::GateKernel;
+use moe_kernels::ptx::{Chip, Target};
+use moe_vgpu::{Address, Cluster, Config, Launch, Module, RankId};
+
+/// What is in a tensor before the launch, so that what the kernel did not write is seen.
+pub const UNTOUCHED: u32 = 0xdead_beef;
+
+/// What a launch left.
+pub struct Outcome {
+    pub status: [u64; 4],
+    /// Indices and weights, or only the gradient, as bits.
+    pub results: Vec<Vec<u32>>,
+    /// Warp instructions.
+    pub instructions: u64,
+}
+
+/// A gate kernel, ready to run.
+pub struct Virtual<'p> {
+    kind: Kernel,
+    program: &'p Program,
+    kernel: GateKernel,
+    module: Module,
+}
+
+impl<'p> Virtual<'p> {
+    pub fn new(kind: Kernel, program: &'p Program, kernel: GateKernel) -> Virtual<'p> {
+        let ptx = kernel.code.ptx(Target::of(Chip::Sm90a)).unwrap_or_else(|error| panic!("{error}"));
+        let module = Module::parse(&ptx).unwrap_or_else(|error| panic!("{error}\n{ptx}"));
+        Virtual { kind, program, kernel, module }
+    }
+
+    /// Runs it with one tensor for each input of the program. `results` are the rows' lengths of the tensors that it writes.
+    pub fn run(&self, tokens: usize, tensors: &[Tensor<'_>], results: &[usize]) -> Outcome {
+        self.run_from([0; 4], self.kernel.grid.ctas(tokens as u32), tokens, tensors, results)
+    }
+
+    /// The same with a status and a number of CTAs of one's own.
+    pub fn run_from(
+        &self,
+        status: [u64; 4],
+        ctas: u32,
+        tokens: usize,
+        tensors: &[Tensor<'_>],
+        results: &[usize],
+    ) -> Outcome {
+        let mut cluster = Cluster::new(Config { sms: 4, ..Config::default() }).expect("a small cluster");
+        let words: Vec<u8> = status.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let status = place(&mut cluster, "status", &words);
+        let inputs: Vec<(InputKind, Address)> = self
+            .program
+            .inputs()
+            .iter()
+            .zip(tensors)
+            .map(|(input, tensor)| (input.kind, place(&mut cluster, &input.name, &bytes(*tensor))))
+            .collect();
+        let find = |wanted: fn(InputKind) -> bool| {
+            inputs.iter().find(|(kind, _)| wanted(*kind)).map_or(Address(0), |(_, address)| *address)
+        };
+        let blank = |width: &usize| UNTOUCHED.to_le_bytes().repeat(tokens * width);
+        let outputs: Vec<Address> = results.iter().map(|width| place(&mut cluster, "result", &blank(width))).collect();
+        let mut left = outputs.iter().copied();
+        let mut arguments: Vec<moe_vgpu::Argument> = Vec::new();
+        for argument in self.kind.arguments() {
+            arguments.push(match argument {
+                Argument::Buffer(LocalBuffer::Status) => status.into(),
+                Argument::Tensor(X::Logits) => find(|kind| kind == InputKind::Logits).into(),
+                Argument::Tensor(X::WeightGradients) => {
+                    find(|kind| matches!(kind, InputKind::WeightGradient(_))).into()
+                }
+                Argument::Tensor(_) => left.next().expect("a tensor for each result").into(),
+                Argument::Tokens => (tokens as u32).into(),
+                other => panic!("a gate has no {other:?}"),
+            });
+        }
+        let is_parameter = |kind: InputKind| !matches!(kind, InputKind::Logits | InputKind::WeightGradient(_));
+        arguments.extend(inputs.iter().filter(|(kind, _)| is_parameter(*kind)).map(|(_, address)| (*address).into()));
+
+        let stream = cluster.stream(RankId(0)).expect("the rank exists");
+        let kernel = self.module.kernel(self.kind.name()).expect("the kernel is in its module");
+        let launch = Launch::linear(ctas, self.kernel.block, arguments);
+        cluster.launch(stream, &kernel, launch).unwrap_or_else(|error| panic!("{error}"));
+        if let Err(error) = cluster.run() {
+            panic!("{error}");
+        }
+        let words = read(&cluster_read(&mut cluster, status, 32));
+        let status = [0, 1, 2, 3].map(|word| u64::from(words[2 * word]) | u64::from(words[2 * word + 1]) << 32);
+        let results = outputs.iter().zip(results);
+        let results = results.map(|(&at, width)| read(&cluster_read(&mut cluster, at, 4 * tokens * width))).collect();
+        Outcome { status, results, instructions: cluster.instructions() }
+    }
+}
+
+fn place(cluster: &mut Cluster, name: &str, bytes: &[u8]) -> Address {
+    let address = cluster.allocate(RankId(0), bytes.len().max(16) as u64, name).expect("memory");
+    cluster.write(address, bytes).expect("it was just allocated");
+    address
+}
+
+fn cluster_read(cluster: &mut Cluster, address: Address, bytes: usize) -> Vec<u8> {
+    let mut read = vec![0; bytes];
+    cluster.read(address, &mut read).expect("it was written before the launch");
+    read
+}
+
+fn bytes(tensor: Tensor<'_>) -> Vec<u8> {
+    match tensor {
+        Tensor::F32(numbers) => numbers.iter().flat_map(|number| number.to_le_bytes()).collect(),
+        Tensor::I32(numbers) => numbers.iter().flat_map(|number| number.to_le_bytes()).collect(),
+    }
+}
+
+fn read(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks(4).map(|word| u32::from_le_bytes(word.try_into().expect("4 bytes"))).collect()
+}
