@@ -55,23 +55,42 @@ impl SymmetricMemory {
     }
 }
 
+/// Names every region; what only one rank writes is named for that rank too, so that a report can say who is late.
 fn label(device: &Arc<dyn Device>, exchange: &Exchange, part: &Memory) {
-    for region in exchange.symmetric.regions(exchange) {
-        let start = part.address().offset(region.start);
-        let (phase, flags) = match region.name {
-            "dispatch_arrival" => ("dispatch.arrive", true),
-            "combine_arrival" => ("combine.arrive", true),
-            "gradient_arrival" => ("gradient.arrive", true),
-            "barrier_arrival" => ("barrier.arrive", true),
-            other => (other, false),
+    let tokens = u64::from(exchange.max_tokens);
+    let name = |start: u64, bytes: u64, label: &str, writer: Option<RankId>| {
+        device.label(part.rank(), part.address().offset(start), bytes, label, writer);
+    };
+    for region in exchange.symmetric.regions(exchange).into_iter().filter(|region| region.bytes > 0) {
+        let flag = match region.name {
+            "dispatch_arrival" => Some("dispatch.arrive"),
+            "combine_arrival" => Some("combine.arrive"),
+            "gradient_arrival" => Some("gradient.arrive"),
+            "barrier_arrival" => Some("barrier.arrive"),
+            _ => None,
         };
-        if flags {
-            for source in 0..exchange.ranks {
-                let flag = start.offset(8 * u64::from(source));
-                device.label(part.rank(), flag, 8, &format!("{phase}[source {source}]"));
+        if let Some(phase) = flag {
+            for writer in (0..exchange.ranks).map(RankId) {
+                name(region.start + 8 * u64::from(writer.0), 8, &format!("{phase}[{writer}]"), Some(writer));
             }
-        } else if region.bytes > 0 {
-            device.label(part.rank(), start, region.bytes, phase);
+            continue;
+        }
+        let of_source = match region.name {
+            "counts" => 4,
+            "rows" => tokens * exchange.symmetric.row_bytes,
+            "scales" => tokens * exchange.symmetric.scale_bytes,
+            "records" => tokens * exchange.symmetric.record_bytes,
+            other => {
+                name(region.start, region.bytes, other, None);
+                continue;
+            }
+        };
+        for half in 0..2 {
+            for writer in (0..exchange.ranks).map(RankId) {
+                let place = half * u64::from(exchange.ranks) + u64::from(writer.0);
+                let label = format!("{}[half {half}, from {writer}]", region.name);
+                name(region.start + place * of_source, of_source, &label, Some(writer));
+            }
         }
     }
 }

@@ -295,8 +295,8 @@ fn flags_have_names() {
         .step_by(8)
         .filter_map(|offset| device.label(moe_runtime::device::Address((1 << 48) + offset)))
         .collect();
-    assert!(labels.contains(&"dispatch.arrive[source 2]".to_string()), "{labels:?}");
-    assert!(labels.contains(&"combine.arrive[source 0]".to_string()), "{labels:?}");
+    assert!(labels.contains(&"dispatch.arrive[rank 2]".to_string()), "{labels:?}");
+    assert!(labels.contains(&"combine.arrive[rank 0]".to_string()), "{labels:?}");
 }
 
 #[test]

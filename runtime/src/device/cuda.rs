@@ -105,6 +105,15 @@ impl CudaDevice {
                 if possible == 0 {
                     return Err(DeviceError::NoPeerAccess { from: from.ordinal, to: to.ordinal });
                 }
+                let mut atomics = 0;
+                let attribute = sys::CUdevice_P2PAttribute::CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED;
+                // SAFETY: as above.
+                unsafe { sys::cuDeviceGetP2PAttribute(&raw mut atomics, attribute, from.handle, to.handle) }
+                    .result()
+                    .map_err(failed("ask for peer atomics"))?;
+                if atomics == 0 {
+                    return Err(DeviceError::NoPeerAtomics { from: from.ordinal, to: to.ordinal });
+                }
                 from.enter()?;
                 // SAFETY: a retained primary context.
                 match unsafe { sys::cuCtxEnablePeerAccess(to.context, 0) } {
@@ -157,6 +166,17 @@ fn look_up<T: Copy>(table: &[T], what: &'static str, id: u32) -> Result<T, Devic
     table.get(id as usize).copied().ok_or(DeviceError::Unknown { what, id: id.into() })
 }
 
+/// In the current context. Without this a kernel gets no more than [`SHARED_WITHOUT_ASKING`].
+fn ask_for_shared(function: sys::CUfunction, bytes: u32) -> Result<(), DeviceError> {
+    if bytes <= SHARED_WITHOUT_ASKING {
+        return Ok(());
+    }
+    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    // SAFETY: a function of a loaded module.
+    unsafe { result::function::set_function_attribute(function, attribute, bytes as i32) }
+        .map_err(failed("ask for shared memory"))
+}
+
 impl Gpu {
     fn open(ordinal: u32) -> Result<Gpu, DeviceError> {
         use sys::CUdevice_attribute as Attribute;
@@ -193,13 +213,14 @@ impl Device for CudaDevice {
     }
 
     fn choose_target<'t>(&self, targets: &[&'t str]) -> Option<&'t str> {
-        let (major, minor) = self.gpus[0].capability;
-        let capability = major * 10 + minor;
         let number = |target: &str| target.strip_prefix("sm_")?.parse::<i32>().ok();
         // An architecture-specific target (`a`) runs on that very architecture; a plain one on later ones too.
-        let specific = targets.iter().copied().find(|target| *target == format!("sm_{capability}a"));
-        let plain = targets.iter().copied().filter(|target| number(target).is_some_and(|sm| sm <= capability));
-        specific.or_else(|| plain.max_by_key(|target| number(target)))
+        let runs = |target: &str, gpu: &Gpu| {
+            let capability = gpu.capability.0 * 10 + gpu.capability.1;
+            target == format!("sm_{capability}a") || number(target).is_some_and(|sm| sm <= capability)
+        };
+        let everywhere = targets.iter().copied().filter(|target| self.gpus.iter().all(|gpu| runs(target, gpu)));
+        everywhere.max_by_key(|target| number(target).unwrap_or(i32::MAX))
     }
 
     fn allocate(&self, rank: RankId, bytes: u64, name: &str) -> Result<Address, DeviceError> {
@@ -250,6 +271,7 @@ impl Device for CudaDevice {
     fn residency(&self, function: FunctionId, block: u32, shared: u32) -> Result<Residency, DeviceError> {
         let (rank, function) = self.function(function)?;
         let gpu = self.enter(rank)?;
+        ask_for_shared(function, shared)?;
         // SAFETY: a function of a loaded module.
         let each =
             unsafe { result::occupancy::max_active_block_per_multiprocessor(function, block as i32, shared as usize) };
@@ -271,12 +293,7 @@ impl Device for CudaDevice {
         let (rank, stream) = self.find_stream(stream)?;
         let (_, function) = self.function(launch.function)?;
         self.enter(rank)?;
-        if launch.shared > SHARED_WITHOUT_ASKING {
-            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: a function of a loaded module.
-            unsafe { result::function::set_function_attribute(function, attribute, launch.shared as i32) }
-                .map_err(failed("ask for shared memory"))?;
-        }
+        ask_for_shared(function, launch.shared)?;
         // Little-endian: the low half of an 8-byte cell is the 4-byte argument.
         let mut cells: Vec<u64> = launch
             .arguments
@@ -374,7 +391,12 @@ mod tests {
                 error.to_string(),
                 "no CUDA driver: libcuda.so was not found. Install the NVIDIA driver, or use the virtual device, which needs none"
             ),
-            Err(DeviceError::NoGpu | DeviceError::Driver { .. } | DeviceError::NoPeerAccess { .. }) => {}
+            Err(
+                DeviceError::NoGpu
+                | DeviceError::Driver { .. }
+                | DeviceError::NoPeerAccess { .. }
+                | DeviceError::NoPeerAtomics { .. },
+            ) => {}
             Err(other) => panic!("{other}"),
         }
     }

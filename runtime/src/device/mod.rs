@@ -98,12 +98,28 @@ pub enum DeviceError {
         /// Which other.
         to: u32,
     },
+    /// Two GPUs between which an addition to memory is not atomic.
+    #[error(
+        "GPU {from} cannot add to the memory of GPU {to} atomically, which arrival flags need: the GPUs must be joined by NVLink"
+    )]
+    NoPeerAtomics {
+        /// Which GPU.
+        from: u32,
+        /// Which other.
+        to: u32,
+    },
     /// A call of the CUDA driver failed.
     #[error("CUDA driver, {doing}: {problem}")]
     Driver {
         /// What was being done.
         doing: String,
         /// What the driver says.
+        problem: String,
+    },
+    /// A call that the virtual GPUs refuse.
+    #[error("virtual GPU: {problem}")]
+    Refused {
+        /// Why.
         problem: String,
     },
     /// PTX that the device does not take.
@@ -160,8 +176,8 @@ pub trait Device: Send + Sync {
     /// Frees what [`Device::allocate`] gave, after all launches so far.
     fn free(&self, rank: RankId, address: Address);
 
-    /// Gives a part of memory a name for reports. Devices without reports do nothing.
-    fn label(&self, _rank: RankId, _address: Address, _bytes: u64, _label: &str) {}
+    /// Gives a part of memory a name for reports, and says whose kernels write it. Devices without reports do nothing.
+    fn label(&self, _rank: RankId, _address: Address, _bytes: u64, _label: &str, _writer: Option<RankId>) {}
 
     /// Copies to the device, after all launches so far.
     ///

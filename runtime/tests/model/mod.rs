@@ -159,7 +159,7 @@ impl Device for Model {
         }
     }
 
-    fn label(&self, _rank: RankId, address: Address, _bytes: u64, label: &str) {
+    fn label(&self, _rank: RankId, address: Address, _bytes: u64, label: &str, _writer: Option<RankId>) {
         self.state().labels.insert(address, label.into());
     }
 
