@@ -21,28 +21,59 @@ impl Communicator {
     pub fn apply_experts(
         &mut self,
         dispatched: &Dispatched,
+        expert: impl FnMut(ExpertId, &[f32], &mut [f32]),
+    ) -> Result<Distributed> {
+        let order = if self.manifest().gate.before_experts { Order::WeightFirst } else { Order::ExpertFirst };
+        self.apply(&dispatched.handle, &dispatched.input, dispatched.scales.as_ref(), order, expert)
+    }
+
+    /// Calls `gradient` with the gradient of every row of the experts' output and collects what it writes: the gradient of their input, as
+    /// [`Communicator::dispatch_backward`] takes it. Where the weights are the experts' business (a rank-major layout, or weights that scale
+    /// the input), they scale it after the call.
+    ///
+    /// # Errors
+    /// When a kernel failed.
+    pub fn apply_expert_gradients(
+        &mut self,
+        handle: &Handle,
+        gradients: &Distributed,
+        gradient: impl FnMut(ExpertId, &[f32], &mut [f32]),
+    ) -> Result<Distributed> {
+        gradients.expect(Tensor::ExpertOutputGradient)?;
+        self.apply(handle, gradients, None, Order::ExpertFirst, gradient)
+    }
+
+    fn apply(
+        &mut self,
+        handle: &Handle,
+        rows: &Distributed,
+        scales: Option<&Distributed>,
+        order: Order,
         mut expert: impl FnMut(ExpertId, &[f32], &mut [f32]),
     ) -> Result<Distributed> {
         let exchange = self.exchange().clone();
-        let before = self.manifest().gate.before_experts;
-        let inputs: Vec<Vec<u8>> = self.download(&dispatched.input)?;
-        let scales: Vec<Vec<f32>> = match &dispatched.scales {
+        let payload = if rows.kind() == Tensor::ExpertInput { exchange.dispatch } else { exchange.combine };
+        let inputs: Vec<Vec<u8>> = self.download(rows)?;
+        let scales: Vec<Vec<f32>> = match scales {
             Some(scales) => self.download(scales)?,
             None => inputs.iter().map(|_| vec![]).collect(),
         };
-        let received = self.received(&dispatched.handle)?;
+        let received = self.received(handle)?;
+        let row_bytes = exchange.row_bytes(exchange.combine) as usize;
         let mut outputs = Vec::new();
         for (((rank, input), scales), received) in self.ranks().zip(&inputs).zip(&scales).zip(&received) {
-            let work = self.work(&dispatched.handle, rank, received)?;
-            let mut output = Vec::new();
-            for (row, picks) in work.iter().enumerate() {
-                let values = decode_row(&exchange, input, scales, row);
-                let sum = picks.iter().map(|pick| apply(&mut expert, pick, &values, before)).reduce(add);
-                let sum = sum.unwrap_or_else(|| vec![0.0; values.len()]);
-                sum.into_iter().for_each(|value| encode(exchange.combine, value, &mut output));
+            // Padding, and rows that were allocated for the worst case and did not arrive, are zero.
+            let mut output = vec![0; rows.rows(rank) as usize * row_bytes];
+            for (row, picks) in self.work(handle, rank, received)?.iter().enumerate() {
+                if picks.is_empty() {
+                    continue;
+                }
+                let values = decode_row(&exchange, payload, input, scales, row);
+                let sum = picks.iter().map(|pick| apply(&mut expert, pick, &values, order)).reduce(add);
+                let mut encoded = Vec::with_capacity(row_bytes);
+                sum.into_iter().flatten().for_each(|value| encode(exchange.combine, value, &mut encoded));
+                output[row * row_bytes..(row + 1) * row_bytes].copy_from_slice(&encoded);
             }
-            // Rows that were allocated for the worst case and did not arrive.
-            output.resize((dispatched.input.rows(rank) * exchange.row_bytes(exchange.combine)) as usize, 0);
             outputs.push(output);
         }
         self.upload(Tensor::ExpertOutput, &outputs)
@@ -86,6 +117,13 @@ impl Communicator {
     }
 }
 
+/// What comes first where a pick has a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    WeightFirst,
+    ExpertFirst,
+}
+
 /// One call of the expert function.
 #[derive(Clone, Copy, Debug)]
 struct Pick {
@@ -94,12 +132,12 @@ struct Pick {
     weight: Option<f32>,
 }
 
-fn apply(expert: &mut impl FnMut(ExpertId, &[f32], &mut [f32]), pick: &Pick, input: &[f32], before: bool) -> Vec<f32> {
+fn apply(expert: &mut impl FnMut(ExpertId, &[f32], &mut [f32]), pick: &Pick, input: &[f32], order: Order) -> Vec<f32> {
     let mut output = vec![0.0; input.len()];
     let scaled = |values: &[f32], weight: f32| values.iter().map(|value| weight * value).collect::<Vec<f32>>();
     match pick.weight {
         None => expert(pick.expert, input, &mut output),
-        Some(weight) if before => expert(pick.expert, &scaled(input, weight), &mut output),
+        Some(weight) if order == Order::WeightFirst => expert(pick.expert, &scaled(input, weight), &mut output),
         Some(weight) => {
             expert(pick.expert, input, &mut output);
             output = scaled(&output, weight);
@@ -113,9 +151,8 @@ fn add(mut sum: Vec<f32>, row: Vec<f32>) -> Vec<f32> {
     sum
 }
 
-/// The numbers that a row of the experts' input stands for.
-fn decode_row(exchange: &Exchange, input: &[u8], scales: &[f32], row: usize) -> Vec<f32> {
-    let payload = exchange.dispatch;
+/// The numbers that a row stands for.
+fn decode_row(exchange: &Exchange, payload: Payload, input: &[u8], scales: &[f32], row: usize) -> Vec<f32> {
     let bytes = exchange.row_bytes(payload) as usize;
     let elements = input[row * bytes..][..bytes].chunks(payload.element_bytes() as usize);
     let per_row = payload.scales(exchange.hidden) as usize;

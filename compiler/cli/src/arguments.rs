@@ -26,6 +26,10 @@ pub enum Command {
     Fmt(Fmt),
     /// Compile a file to a bundle of kernels, or print a stage of the compilation
     Build(Build),
+    /// Run gate, dispatch, experts, combine and their gradients on every rank, and check every result against the reference
+    Run(Run),
+    /// Run a gate alone over a file of logits
+    Gate(Gate),
     /// Explain a diagnostic code, with a failing and a repaired example
     Explain(Explain),
 }
@@ -68,6 +72,66 @@ pub struct Build {
     /// Print a stage of the compilation instead of writing a bundle
     #[arg(long, value_enum)]
     pub emit: Option<Stage>,
+}
+
+#[derive(Args)]
+pub struct Run {
+    /// A .moe file, or a bundle made by `moec build`
+    pub file: PathBuf,
+    /// Which deploy of the file [default: the only one]
+    #[arg(long)]
+    pub deploy: Option<String>,
+    /// Where the kernels run
+    #[arg(long, value_enum, default_value_t = DeviceName::Virtual)]
+    pub device: DeviceName,
+    /// Nodes over which the ranks are spread [default: as the deploy says]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub nodes: Option<u32>,
+    /// GPUs, that is ranks, of each node [default: as the deploy says]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub gpus_per_node: Option<u32>,
+    /// Tokens per rank; kernels of a .moe file are made for so many [default: as the deploy says]
+    #[arg(long)]
+    pub tokens: Option<u32>,
+    /// Seed of the input and of the virtual GPUs' schedule
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// How the warps of virtual GPUs take turns
+    #[arg(long, value_enum, default_value_t = Schedule::RoundRobin)]
+    pub schedule: Schedule,
+    /// No gradients: gate, dispatch and combine only
+    #[arg(long)]
+    pub forward_only: bool,
+    /// Logits [tokens, experts], gate parameters and activations x [tokens, hidden]; tokens are split evenly over the ranks
+    #[arg(long, conflicts_with = "tokens")]
+    pub input: Option<PathBuf>,
+    /// Where indices, weights and the combined result y [tokens, hidden] go
+    #[arg(long)]
+    pub output: Option<PathBuf>,
+    /// Where a picture of the traffic matrix goes (SVG)
+    #[arg(long)]
+    pub picture: Option<PathBuf>,
+    /// How the report is printed
+    #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+    pub format: ReportFormat,
+}
+
+#[derive(Args)]
+pub struct Gate {
+    /// The .moe file
+    pub file: PathBuf,
+    /// Which model of the file [default: the only one]
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Logits [tokens, experts] and every gate parameter under its own name; with grad_weights, gradients are computed too
+    #[arg(long)]
+    pub input: PathBuf,
+    /// Where indices and weights (and grad_logits) go
+    #[arg(long)]
+    pub output: PathBuf,
+    /// What executes the gate
+    #[arg(long, value_enum, default_value_t = Backend::Host)]
+    pub on: Backend,
 }
 
 #[derive(Args)]
@@ -115,4 +179,40 @@ pub enum Stage {
     Ptx,
     /// Machine code, through ptxas and nvdisasm
     Sass,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum DeviceName {
+    /// The virtual GPU: PTX on this machine's CPU
+    Virtual,
+    /// NVIDIA GPUs, through the driver
+    Cuda,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Schedule {
+    /// Every warp in turn
+    RoundRobin,
+    /// Any warp, as the seed chooses
+    Random,
+    /// As bad as it may be: a rank starves, a warp sleeps, copies finish late
+    Adversarial,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Backend {
+    /// The interpreter that defines the meaning
+    Reference,
+    /// Native code for this CPU
+    Host,
+    /// The PTX kernel on the virtual GPU
+    Virtual,
+    /// The PTX kernel on an NVIDIA GPU
+    Cuda,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum ReportFormat {
+    Table,
+    Json,
 }

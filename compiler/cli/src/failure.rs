@@ -2,7 +2,9 @@
 
 use moe_compiler::diagnostics::Diagnostics;
 use moe_lower::LowerError;
+use moe_runtime::Error;
 
+use crate::given::Given;
 use crate::source::Source;
 
 /// Why a command failed.
@@ -26,6 +28,19 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Of running a bundle; the tokens of a file are called by their place in it.
+    pub fn of_run(error: Error, given: &Given) -> Failure {
+        match (&error, &given.file) {
+            (Error::Input(fault), Some(file)) => {
+                let token = given.token_of_file(fault.rank.index(), fault.token);
+                Failure::Message(format!("{file}: token {token}: {}", fault.problem))
+            }
+            _ => Failure::Message(error.to_string()),
+        }
+    }
+}
+
 /// Errors that are a whole sentence.
 macro_rules! messages {
     ($($error:ty),* $(,)?) => {
@@ -39,4 +54,10 @@ macro_rules! messages {
 
 messages! {
     crate::output::OutputError,
+    crate::tensors::TensorError,
+    moe_bundle::ReadError,
+    moe_bundle::WriteError,
+    moe_host::CompileError,
+    moe_runtime::DeviceError,
+    moe_runtime::Error,
 }

@@ -6,9 +6,17 @@
 mod arguments;
 mod commands;
 mod failure;
+mod given;
+mod memory;
 mod output;
+mod picture;
+mod progress;
+mod report;
 mod source;
+mod synthetic;
+mod tensors;
 mod terminal;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -24,6 +32,8 @@ fn main() -> ExitCode {
         Command::Check(arguments) => commands::check(arguments, &terminal),
         Command::Fmt(arguments) => commands::fmt(arguments, &terminal),
         Command::Build(arguments) => commands::build(arguments, &terminal),
+        Command::Run(arguments) => commands::run(arguments, &terminal),
+        Command::Gate(arguments) => commands::gate(arguments, &terminal),
         Command::Explain(arguments) => commands::explain(arguments),
     };
     match result {

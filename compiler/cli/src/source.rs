@@ -28,6 +28,11 @@ impl Source {
         }
     }
 
+    /// As text; a file that was checked is text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
     /// Its meaning. Warnings are said; errors are the failure.
     pub fn check(&self, terminal: &Terminal) -> Result<Spec, Failure> {
         let checked = check_source(&self.bytes);

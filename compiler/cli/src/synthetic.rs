@@ -1,9 +1,8 @@
-//! Seeded input for a run without `--input`: the same seed gives the same tensors on every machine.
+//! Seeded numbers for a run without `--input`: the same seed gives the same numbers on every machine.
 
-use half::{bf16, f16};
-use rand::SeedableRng;
+use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
+use rand_distr::{Distribution as _, StandardNormal};
 
 /// Independent streams of one seed, so that asking for one tensor does not change another.
 #[derive(Clone, Copy)]
@@ -14,10 +13,14 @@ pub enum Stream {
     Parameter = 2,
     /// Activations.
     Activations = 3,
-    /// Gradients.
+    /// Gradients of the result.
     Gradients = 4,
     /// Token ids.
     TokenIds = 5,
+    /// Activations of a second dispatch with the same routing.
+    Again = 6,
+    /// Gradients of the weights, where combine gives none.
+    WeightGradients = 7,
 }
 
 /// A source of random numbers for one tensor of one rank.
@@ -30,14 +33,4 @@ pub fn generator(seed: u64, stream: Stream, index: u32) -> ChaCha8Rng {
 /// Standard normal numbers.
 pub fn normal(generator: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
     StandardNormal.sample_iter(generator).take(count).collect()
-}
-
-/// Numbers rounded to a row format, as bytes.
-pub fn bf16_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect()
-}
-
-/// Numbers rounded to a row format, as bytes.
-pub fn f16_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect()
 }

@@ -98,6 +98,11 @@ impl TensorFile {
         Ok(file)
     }
 
+    /// As the user calls it.
+    pub fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
     /// Whether the file has a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         self.parsed().is_ok_and(|file| file.tensor(name).is_ok())

@@ -29,6 +29,11 @@ impl Terminal {
         Terminal { format, style: Style { colour, ascii: false } }
     }
 
+    /// Whether a person watches standard error.
+    pub fn is_watched(self) -> bool {
+        matches!(self.format, MessageFormat::Human) && io::stderr().is_terminal()
+    }
+
     /// Says what was found in a file.
     pub fn diagnostics(self, source: &Source, diagnostics: &Diagnostics) {
         if diagnostics.is_empty() {

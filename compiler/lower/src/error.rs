@@ -1,7 +1,10 @@
 //! Why there is no bundle.
 
-use moe_bundle::{LimitError, ManifestError};
+use moe_bundle::{Kernel, LimitError, ManifestError};
 use moe_compiler::diagnostics::Diagnostics;
+use moe_kernels::assemble::AssembleError;
+use moe_kernels::gate::GateLimit;
+use moe_kernels::ptx::PtxError;
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]
@@ -53,13 +56,30 @@ pub enum LowerError {
         most: u32,
     },
     /// A number that the kernels cannot be made for.
-    #[error("deploy `{deploy}` cannot be built: {limit}")]
+    #[error("model `{model}` cannot be built like this: {limit}")]
     Limit {
-        /// The deploy.
-        deploy: String,
+        /// The model.
+        model: String,
         /// What is exceeded.
         limit: LimitError,
     },
+    /// A gate that the check of a file lets pass and the kernels do not know.
+    #[error("the gate cannot be built: {0}")]
+    Gate(#[from] GateLimit),
+    /// Device code that is refused: a bug.
+    #[error("a bug of this compiler: {0}")]
+    Ptx(#[from] PtxError),
+    /// PTX that breaks a rule: a bug.
+    #[error("a bug of this compiler: kernel `{}`, {finding}", kernel.name())]
+    Audit {
+        /// The kernel.
+        kernel: Kernel,
+        /// What it does.
+        finding: String,
+    },
+    /// The tools of the assembler.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
     /// Kernels that contradict their plan: a bug.
     #[error("the kernels contradict the plan, which is a bug of this compiler: {0}")]
     Contradiction(#[from] ManifestError),

@@ -29,8 +29,8 @@ const WARPS_LEAST: u32 = 4;
 pub struct Layer {
     /// The model's name.
     pub model: String,
-    /// The deploy's name.
-    pub deploy: String,
+    /// The deploy's name; none for a gate alone.
+    pub deploy: Option<String>,
     /// The gate.
     pub gate: Gate,
     /// What the kernels are specialised to.
@@ -60,19 +60,59 @@ impl Layer {
         match request {
             Some(request) if !problems.has_errors() => Ok(Layer {
                 model: model.name.clone(),
-                deploy: deploy.name.clone(),
+                deploy: Some(deploy.name.clone()),
                 gate: model.gate.clone(),
                 request,
-                capacity: model.capacity.map(|capacity| match capacity.limit {
-                    CapacityLimit::Factor(factor) => Capacity::Factor(f64::from(factor)),
-                    CapacityLimit::Tokens(tokens) => Capacity::Picks(tokens.0),
-                }),
+                capacity: capacity(model),
                 targets: if choice.targets.is_empty() { vec![cluster.gpu.target] } else { distinct(&choice.targets) },
             }),
             // A payload or layout without kernels is in `problems`.
             _ => Err(LowerError::File(problems)),
         }
     }
+}
+
+impl Layer {
+    /// The gate of a model alone, for some tokens on one rank. Rows are as short as rows can be: nothing is sent.
+    pub fn gate_alone(model: &Model, tokens: u32, target: Target) -> Layer {
+        let request = Request {
+            ranks: 1,
+            experts: model.experts,
+            zero_experts: 0,
+            top_k: model.top_k(),
+            hidden: 8,
+            max_tokens: tokens.max(1),
+            dispatch: Payload::Bf16,
+            layout: RowLayout::RankMajor,
+            combine: Payload::Bf16,
+            weighted: false,
+            drop: drop_rule(model),
+            ctas: 1,
+            threads: 256,
+        };
+        Layer {
+            model: model.name.clone(),
+            deploy: None,
+            gate: model.gate.clone(),
+            request,
+            capacity: capacity(model),
+            targets: vec![target],
+        }
+    }
+}
+
+fn capacity(model: &Model) -> Option<Capacity> {
+    model.capacity.map(|capacity| match capacity.limit {
+        CapacityLimit::Factor(factor) => Capacity::Factor(f64::from(factor)),
+        CapacityLimit::Tokens(tokens) => Capacity::Picks(tokens.0),
+    })
+}
+
+fn drop_rule(model: &Model) -> Option<Drop> {
+    model.capacity.map(|capacity| match capacity.drop {
+        DropRule::Lowest => Drop::Lowest,
+        DropRule::Position => Drop::Position,
+    })
 }
 
 fn find(spec: &Spec, name: Option<&str>) -> Result<DeployId, LowerError> {
@@ -138,10 +178,7 @@ fn request(model: &Model, deploy: &Deploy, cluster: &Cluster, choice: &Choice) -
         combine,
         // In a rank-major layout a row belongs to several picks: the expert function weighs and sums them.
         weighted: model.combine.weighted && !matches!(layout, RowLayout::RankMajor),
-        drop: model.capacity.map(|capacity| match capacity.drop {
-            DropRule::Lowest => Drop::Lowest,
-            DropRule::Position => Drop::Position,
-        }),
+        drop: drop_rule(model),
         ctas,
         threads: 32 * warps(deploy.mode, max_tokens, ctas),
     }))

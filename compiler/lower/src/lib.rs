@@ -9,14 +9,20 @@
 //! byte for byte, on any number of threads.
 
 mod choice;
+mod compile;
 mod error;
+mod images;
+mod kernels;
 mod layer;
 mod plan;
 mod show;
 mod stage;
 
 pub use choice::Choice;
+pub use compile::{Compiled, compile, compile_spec};
 pub use error::LowerError;
+pub use images::{Images, KernelUsage};
+pub use kernels::{KernelCode, Kernels};
 pub use layer::Layer;
 pub use plan::Planned;
 pub use stage::{Stage, Timings};

@@ -24,7 +24,7 @@ impl Layer {
     /// # Errors
     /// When a number exceeds what the kernels can be made for.
     pub fn plan(self) -> Result<Planned, LowerError> {
-        let limit = |limit| LowerError::Limit { deploy: self.deploy.clone(), limit };
+        let limit = |limit| LowerError::Limit { model: self.model.clone(), limit };
         let exchange = self.request.plan().map_err(limit)?;
         let gate = self.describe_gate();
         Ok(Planned { layer: self, exchange, gate })

@@ -11,7 +11,10 @@ impl fmt::Display for Planned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (exchange, layer) = (&self.exchange, &self.layer);
         let sizes = Sizes::of(exchange);
-        writeln!(f, "plan of {} of {}", layer.deploy, layer.model)?;
+        match &layer.deploy {
+            Some(deploy) => writeln!(f, "plan of {deploy} of {}", layer.model)?,
+            None => writeln!(f, "plan of the gate of {}", layer.model)?,
+        }
         writeln!(f, "  ranks             {}", exchange.ranks)?;
         let local = exchange.local_experts_max();
         write!(f, "  experts           {}, at most {local} on a rank", exchange.experts)?;

@@ -192,6 +192,19 @@ pub enum Capacity {
     Picks(u32),
 }
 
+impl Capacity {
+    /// Picks that an expert may keep from `tokens` tokens: as said, or the even share times the factor, rounded up.
+    pub fn picks(self, tokens: u32, gate: &GateDescription) -> u32 {
+        match self {
+            Capacity::Picks(picks) => picks,
+            Capacity::Factor(factor) => {
+                let share = f64::from(tokens) * f64::from(gate.top_k) / f64::from(gate.experts);
+                (share * factor).ceil().min(f64::from(u32::MAX)) as u32
+            }
+        }
+    }
+}
+
 /// Everything in a bundle but the PTX.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -343,17 +356,9 @@ impl Manifest {
         targets
     }
 
-    /// Picks that an expert may keep from `tokens` tokens of one rank: as said, or the even share times the factor, rounded up.
-    /// `None` when nothing is dropped.
+    /// Picks that an expert may keep from `tokens` tokens of one rank; `None` when nothing is dropped.
     pub fn capacity(&self, tokens: u32) -> Option<u32> {
-        match self.capacity? {
-            Capacity::Picks(picks) => Some(picks),
-            Capacity::Factor(factor) => {
-                let picks = f64::from(tokens) * f64::from(self.exchange.top_k);
-                let share = picks / f64::from(self.gate.experts);
-                Some((share * factor).ceil().min(f64::from(u32::MAX)) as u32)
-            }
-        }
+        Some(self.capacity?.picks(tokens, &self.gate))
     }
 }
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moe_bundle::exchange::Tensor;
-use moe_bundle::{Bundle, Exchange, LocalBuffer, Manifest, RankId};
+use moe_bundle::{Bundle, Exchange, Kernel, LocalBuffer, Manifest, RankId};
 
 use crate::device::{Device, Memory, StreamId};
 use crate::error::{Error, Phase, Result, diagnose, read_status};
@@ -113,6 +113,11 @@ impl Communicator {
     /// The plan.
     pub fn exchange(&self) -> &Exchange {
         &self.manifest.exchange
+    }
+
+    /// Whether the bundle has a kernel.
+    pub fn has(&self, kernel: Kernel) -> bool {
+        self.manifest.kernels.iter().any(|entry| entry.kernel == kernel)
     }
 
     /// Everything the bundle says about itself.

@@ -7,9 +7,12 @@
 
 mod cuda;
 mod memory;
+mod virtual_device;
 
 pub use cuda::{CudaDevice, CudaOptions};
 pub use memory::Memory;
+pub use moe_vgpu::Policy;
+pub use virtual_device::{VirtualDevice, VirtualOptions, VirtualWork};
 
 use moe_bundle::RankId;
 

@@ -3,7 +3,8 @@
 use moe_compiler::dump_source;
 use moe_compiler::spec::{Spec, Target};
 use moe_gate::derivative::derivative;
-use moe_lower::{Choice, Layer, Planned};
+use moe_kernels::assemble::AssembleError;
+use moe_lower::{Choice, Layer, LowerError};
 
 use crate::arguments::{Build, Stage, TargetName};
 use crate::failure::Failure;
@@ -27,7 +28,10 @@ pub fn build(arguments: &Build, terminal: &Terminal) -> Result<(), Failure> {
         targets: arguments.targets.iter().map(|&name| target(name)).collect(),
         tokens: None,
     };
-    let planned = || plan(&source, &spec, &choice);
+    let failed = |error| Failure::of_lowering(&source, error);
+    let planned = || Layer::select(&spec, &choice).and_then(Layer::plan).map_err(failed);
+    let kernels = || planned()?.kernels().map_err(failed);
+    let images = || kernels()?.ptx().map_err(failed);
     match arguments.emit {
         Some(Stage::Ast) => Ok(()),
         Some(Stage::Spec) => terminal::print(&spec.to_string()),
@@ -37,11 +41,6 @@ pub fn build(arguments: &Build, terminal: &Terminal) -> Result<(), Failure> {
             "this compiler has no kernels yet: `--emit ast`, `spec`, `gate` and `plan` work".into(),
         )),
     }
-}
-
-/// The deploy's plan.
-pub fn plan(source: &Source, spec: &Spec, choice: &Choice) -> Result<Planned, Failure> {
-    Layer::select(spec, choice).and_then(Layer::plan).map_err(|error| Failure::of_lowering(source, error))
 }
 
 fn gates(spec: &Spec) -> String {

@@ -4,8 +4,12 @@ mod build;
 mod check;
 mod explain;
 mod fmt;
+mod gate;
+mod run;
 
 pub use build::build;
 pub use check::check;
 pub use explain::explain;
 pub use fmt::fmt;
+pub use gate::gate;
+pub use run::run;

@@ -1,0 +1,308 @@
+//! `moec run`
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use moe_bundle::file::MAGIC;
+use moe_bundle::{Bundle, Manifest, RankId};
+use moe_compiler::check_source;
+use moe_compiler::spec::Spec;
+use moe_gate::ir::Gate;
+use moe_lower::{Choice, KernelUsage, Layer, LowerError, Stage, Timings, compile_spec};
+use moe_runtime::{
+    Communicator, CudaDevice, CudaOptions, Device, LinkBytes, Options, Policy, VirtualDevice, VirtualOptions,
+};
+use safetensors::Dtype;
+
+use crate::arguments::{DeviceName, ReportFormat, Run, Schedule};
+use crate::failure::Failure;
+use crate::given::{Given, dtype};
+use crate::output;
+use crate::picture::traffic_matrix;
+use crate::progress::Progress;
+use crate::report::{
+    CompiledReport, KernelReport, LinkReport, ReceivedReport, Report, Seconds, StageReport, WorkReport,
+};
+use crate::source::Source;
+use crate::tensors::{self, TensorFile};
+use crate::terminal::{self, Terminal};
+use crate::verify::{Scope, Verified, verify};
+
+/// Steps of a run with gradients.
+const STEPS: u64 = 13;
+/// Steps of one without.
+const FORWARD_STEPS: u64 = 8;
+
+/// What is run.
+struct Program {
+    bundle: Bundle,
+    gate: Gate,
+    /// How it was compiled, if it was.
+    compiled: Option<(Timings, Result<Vec<KernelUsage>, LowerError>)>,
+}
+
+/// Runs every call on every rank and compares every result with the reference.
+pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
+    let start = Instant::now();
+    let progress = Progress::new(terminal, if arguments.forward_only { FORWARD_STEPS } else { STEPS });
+    progress.say("compiling");
+    let source = Source::read(&arguments.file)?;
+    let input = arguments.input.as_deref().map(TensorFile::open).transpose()?;
+    let program = if source.bytes.starts_with(&MAGIC) {
+        load(arguments, &source)?
+    } else {
+        compile(arguments, &source, input.as_ref(), terminal)?
+    };
+
+    let run_start = Instant::now();
+    progress.say("input");
+    let manifest = program.bundle.manifest();
+    let given = match &input {
+        Some(file) => Given::from_file(file, manifest)?,
+        None => Given::synthetic(manifest, tokens(arguments, manifest)?, arguments.seed),
+    };
+    let (device, virtual_device) = open(arguments, manifest)?;
+    let mut communicator = Communicator::new(Arc::clone(&device), &program.bundle, Options::default())?;
+    let scope = Scope { backward: !arguments.forward_only, seed: arguments.seed };
+    let verified = verify(&mut communicator, &program.gate, &given, scope, &progress)?;
+
+    let seconds = Seconds {
+        device: verified.produced.seconds,
+        reference: verified.expected.seconds,
+        run: run_start.elapsed().as_secs_f64(),
+        total: start.elapsed().as_secs_f64(),
+    };
+    let work = virtual_device.map(|device| device.work());
+    let work = work.map(|work| WorkReport { instructions: work.instructions, nanoseconds: work.nanoseconds });
+    let report = report(arguments, &program, device.description(), &given, &verified, work, seconds);
+    drop(progress);
+    if let Some(path) = &arguments.picture {
+        output::write(path, picture(&report, &verified).as_bytes())?;
+    }
+    if let Some(path) = &arguments.output {
+        write_results(path, manifest, &given, &verified)?;
+    }
+    terminal::print(&match arguments.format {
+        ReportFormat::Table => report.table(),
+        ReportFormat::Json => report.json(),
+    })?;
+    if report.verified { Ok(()) } else { Err(Failure::Message("the run differs from the reference".into())) }
+}
+
+/// Loads a bundle; the meaning of its gate is in the source that it carries.
+fn load(arguments: &Run, source: &Source) -> Result<Program, Failure> {
+    let wrong = |problem: String| Failure::Message(format!("{}: {problem}", source.name));
+    let bundle = Bundle::from_bytes(&source.bytes).map_err(|error| wrong(error.to_string()))?;
+    let manifest = bundle.manifest();
+    if arguments.nodes.is_some_and(|nodes| nodes != 1)
+        || arguments.gpus_per_node.is_some_and(|gpus| gpus != manifest.exchange.ranks)
+    {
+        return Err(wrong(format!(
+            "the bundle is built for 1 node of {} GPUs; build it again for others",
+            manifest.exchange.ranks
+        )));
+    }
+    if arguments.deploy.is_some() && arguments.deploy != manifest.deploy {
+        let built = manifest.deploy.as_deref().unwrap_or("none");
+        return Err(wrong(format!("the bundle is built for deploy `{built}`; build it again for another")));
+    }
+    let spec = check_source(manifest.source.as_bytes()).spec;
+    let model = spec.as_ref().and_then(|spec| Some(&spec.models[spec.model(&manifest.model)?]));
+    let model = model.ok_or_else(|| {
+        wrong("the source in the bundle does not have its model, so that nothing can be checked: build it again".into())
+    })?;
+    let same = model.gate.top_k() == manifest.gate.top_k && model.experts == manifest.gate.experts;
+    if !same {
+        return Err(wrong("the source in the bundle has another gate than its manifest: build it again".into()));
+    }
+    let gate = model.gate.clone();
+    Ok(Program { bundle, gate, compiled: None })
+}
+
+fn compile(
+    arguments: &Run,
+    source: &Source,
+    input: Option<&TensorFile>,
+    terminal: &Terminal,
+) -> Result<Program, Failure> {
+    let mut timings = Timings::default();
+    let spec = timings.measure(Stage::Check, || source.check(terminal))?;
+    let mut choice = Choice {
+        deploy: arguments.deploy.clone(),
+        nodes: arguments.nodes,
+        gpus_per_node: arguments.gpus_per_node,
+        tokens: arguments.tokens,
+        targets: vec![],
+    };
+    let failed = |error| Failure::of_lowering(source, error);
+    if let Some(file) = input {
+        choice.tokens = Some(tokens_of_file(&spec, &choice, file).map_err(failed)??);
+    }
+    let mut images = compile_spec(&spec, &choice, &mut timings).map_err(failed)?;
+    let usage = timings.measure(Stage::Assemble, || images.assemble());
+    let bundle = images.bundle(&source.text()).map_err(failed)?;
+    let gate = images.planned.layer.gate;
+    Ok(Program { bundle, gate, compiled: Some((timings, usage)) })
+}
+
+/// Tokens of the fullest rank when a file is split over the ranks.
+fn tokens_of_file(spec: &Spec, choice: &Choice, file: &TensorFile) -> Result<Result<u32, Failure>, LowerError> {
+    let planned = Layer::select(spec, choice)?.plan()?;
+    let given = Given::gate_from_file(file, &planned.gate, planned.exchange.ranks);
+    Ok(given.map(|given| given.tokens.iter().max().map_or(0, |&most| u32::try_from(most).unwrap_or(u32::MAX))))
+}
+
+fn tokens(arguments: &Run, manifest: &Manifest) -> Result<u32, Failure> {
+    let most = manifest.exchange.max_tokens;
+    match arguments.tokens {
+        Some(tokens) if tokens > most => Err(Failure::Message(format!(
+            "{} tokens per rank, but {} is built for at most {most} per rank and call: ask for fewer, or build it again",
+            tokens,
+            arguments.file.display()
+        ))),
+        Some(tokens) => Ok(tokens),
+        None => Ok(most),
+    }
+}
+
+fn open(arguments: &Run, manifest: &Manifest) -> Result<(Arc<dyn Device>, Option<Arc<VirtualDevice>>), Failure> {
+    let ranks = manifest.exchange.ranks;
+    match arguments.device {
+        DeviceName::Cuda => Ok((Arc::new(CudaDevice::new(ranks, &CudaOptions::default())?), None)),
+        DeviceName::Virtual => {
+            crate::memory::enough_for(manifest)?;
+            let policy = match arguments.schedule {
+                Schedule::RoundRobin => Policy::RoundRobin,
+                Schedule::Random => Policy::Random,
+                Schedule::Adversarial => Policy::Adversarial,
+            };
+            let options = VirtualOptions { policy, seed: arguments.seed, ..VirtualOptions::default() };
+            let device = Arc::new(VirtualDevice::new(ranks, &options)?);
+            Ok((Arc::<VirtualDevice>::clone(&device), Some(device)))
+        }
+    }
+}
+
+fn report(
+    arguments: &Run,
+    program: &Program,
+    device: String,
+    given: &Given,
+    verified: &Verified,
+    work: Option<WorkReport>,
+    seconds: Seconds,
+) -> Report {
+    let manifest = program.bundle.manifest();
+    let (produced, expected) = (&verified.produced, &verified.expected);
+    let mut tokens_per_expert = vec![0; manifest.gate.experts as usize];
+    for &pick in produced.indices.iter().flatten() {
+        if let Some(count) = usize::try_from(pick).ok().and_then(|pick| tokens_per_expert.get_mut(pick)) {
+            *count += 1;
+        }
+    }
+    let received = produced.received.iter().zip(&expected.handles).map(|(received, handle)| {
+        let rows: usize =
+            handle.copies.iter().flat_map(|copy| &copy.rows).flatten().collect::<std::collections::BTreeSet<_>>().len();
+        ReceivedReport {
+            copies: received.copies.iter().copied().map(u64::from).sum(),
+            rows: received.rows,
+            padding: received.rows.saturating_sub(rows as u64),
+        }
+    });
+    let usage = program.compiled.as_ref().and_then(|(_, usage)| usage.as_ref().ok());
+    let kernels = manifest.kernels.iter().map(|entry| {
+        let used = usage.and_then(|usage| {
+            usage.iter().find(|used| used.kernel == entry.kernel && used.target.text() == entry.target)
+        });
+        KernelReport {
+            name: entry.kernel.name(),
+            target: entry.target.clone(),
+            threads: entry.block,
+            registers: entry.registers,
+            spilled_bytes: used.map(|used| used.usage.spill_stores + used.usage.spill_loads),
+            ptx_bytes: entry.ptx_bytes,
+        }
+    });
+    let compiled = program.compiled.as_ref().map(|(timings, usage)| CompiledReport {
+        stages: timings
+            .stages()
+            .iter()
+            .map(|(stage, time)| StageReport { stage: stage.name(), milliseconds: time.as_secs_f64() * 1e3 })
+            .collect(),
+        text_to_ptx_milliseconds: timings.text_to_ptx().as_secs_f64() * 1e3,
+        assembler: usage.as_ref().err().map(ToString::to_string),
+    });
+    let links = produced.traffic.iter().map(|(phase, bytes)| LinkReport {
+        phase: phase.name(),
+        bytes: matrix(bytes),
+        total: bytes.total(),
+    });
+    Report {
+        model: manifest.model.clone(),
+        deploy: manifest.deploy.clone(),
+        device,
+        seed: arguments.seed,
+        tokens: given.tokens.clone(),
+        max_tokens: manifest.exchange.max_tokens,
+        compiled,
+        kernels: kernels.collect(),
+        tokens_per_expert,
+        received: received.collect(),
+        links: links.collect(),
+        work,
+        seconds,
+        verified: verified.checks.iter().all(crate::verify::Check::holds),
+        checks: verified.checks.clone(),
+    }
+}
+
+fn matrix(bytes: &LinkBytes) -> Vec<Vec<u64>> {
+    let ranks = || (0..bytes.ranks()).map(RankId);
+    ranks().map(|from| ranks().map(|to| bytes.bytes(from, to)).collect()).collect()
+}
+
+/// Bytes of dispatch and combine together; as planned where the device does not count.
+fn picture(report: &Report, verified: &Verified) -> String {
+    let ranks = report.tokens.len();
+    let mut sum = vec![vec![0; ranks]; ranks];
+    let mut add = |from: usize, to: usize, bytes: u64| sum[from][to] += bytes;
+    if report.links.is_empty() {
+        for (_, traffic) in &verified.expected.traffic[..2] {
+            for (from, to) in
+                (0..ranks).flat_map(|from| (0..ranks).map(move |to| (from, to))).filter(|(from, to)| from != to)
+            {
+                add(from, to, traffic.bytes(RankId(from as u32), RankId(to as u32)));
+            }
+        }
+    } else {
+        for link in &report.links[..2] {
+            for (from, row) in link.bytes.iter().enumerate() {
+                row.iter().enumerate().for_each(|(to, &bytes)| add(from, to, bytes));
+            }
+        }
+    }
+    let tokens: usize = report.tokens.iter().sum();
+    traffic_matrix(&format!("{}: dispatch and combine of {tokens} tokens", report.model), &sum)
+}
+
+fn write_results(
+    path: &std::path::Path,
+    manifest: &Manifest,
+    given: &Given,
+    verified: &Verified,
+) -> Result<(), Failure> {
+    let exchange = &manifest.exchange;
+    let (tokens, k): (usize, usize) = (given.tokens.iter().sum(), exchange.top_k as usize);
+    let indices: Vec<i32> = verified.produced.indices.concat();
+    let weights: Vec<f32> = verified.produced.weights.concat();
+    let combined: Vec<u8> = verified.produced.combined.iter().flat_map(|rows| rows.bytes()).copied().collect();
+    tensors::write(
+        path,
+        &[
+            ("indices", Dtype::I32, vec![tokens, k], bytemuck::cast_slice(&indices)),
+            ("weights", Dtype::F32, vec![tokens, k], bytemuck::cast_slice(&weights)),
+            ("y", dtype(exchange.combine), vec![tokens, exchange.hidden as usize], &combined),
+        ],
+    )?;
+    Ok(())
+}

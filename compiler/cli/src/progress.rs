@@ -1,0 +1,37 @@
+//! What a run is doing, for whoever watches the terminal.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::terminal::Terminal;
+
+/// A bar on standard error; nothing where nobody watches.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// So many steps.
+    pub fn new(terminal: &Terminal, steps: u64) -> Progress {
+        if !terminal.is_watched() {
+            return Progress(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::new(steps);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} {msg} {elapsed}") {
+            bar.set_style(style.progress_chars("━╸ "));
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Progress(bar)
+    }
+
+    /// The next step begins.
+    pub fn say(&self, step: &'static str) {
+        self.0.set_message(step);
+        self.0.inc(1);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

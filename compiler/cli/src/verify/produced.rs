@@ -1,0 +1,275 @@
+//! What a device makes of the same input.
+
+use std::time::Instant;
+
+use moe_bundle::{LocalBuffer, RankId, RowLayout, Tensor};
+use moe_plan::reference::Rows;
+use moe_runtime::communicator::Received;
+use moe_runtime::{Communicator, Dispatched, Distributed, Error, LinkBytes};
+
+use super::{Scope, expected, experts};
+use crate::failure::Failure;
+use crate::given::Given;
+use crate::progress::Progress;
+
+/// A call of which bytes are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Rows to the experts.
+    Dispatch,
+    /// Rows back.
+    Combine,
+    /// Gradients of the result to the experts.
+    CombineBackward,
+    /// Gradients of the experts' input back.
+    DispatchBackward,
+    /// Other rows the same way.
+    DispatchCached,
+    /// All ranks meet.
+    Barrier,
+}
+
+impl Phase {
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Dispatch => "dispatch",
+            Phase::Combine => "combine",
+            Phase::CombineBackward => "combine backward",
+            Phase::DispatchBackward => "dispatch backward",
+            Phase::DispatchCached => "dispatch cached",
+            Phase::Barrier => "barrier",
+        }
+    }
+}
+
+/// An array of a handle, in the parts that are defined, one after the other.
+pub type HandleArrays = Vec<(LocalBuffer, Vec<i32>)>;
+
+/// What a run gave, on every rank.
+pub struct Produced {
+    /// Sorted picks.
+    pub indices: Vec<Vec<i32>>,
+    /// Of the picks.
+    pub weights: Vec<Vec<f32>>,
+    /// What dispatch keeps.
+    pub handles: Vec<HandleArrays>,
+    /// What arrived.
+    pub received: Vec<Received>,
+    /// The experts' input.
+    pub input: Vec<Rows>,
+    /// The result.
+    pub combined: Vec<Rows>,
+    /// Bytes of each phase, where the device counts them.
+    pub traffic: Vec<(Phase, LinkBytes)>,
+    /// Of the backward pass.
+    pub backward: Option<ProducedBackward>,
+    /// Wall-clock seconds, those of the experts on the host included.
+    pub seconds: f64,
+}
+
+/// What a backward pass gave, on every rank.
+pub struct ProducedBackward {
+    /// The experts' input of the second dispatch.
+    pub again: Vec<Rows>,
+    /// Gradients of the experts' output.
+    pub output: Vec<Rows>,
+    /// Gradients of the weights, where combine weighs.
+    pub weights: Option<Vec<Vec<f32>>>,
+    /// Gradients of the tokens.
+    pub tokens: Vec<Rows>,
+    /// Gradients of the logits, where the gate has a gradient.
+    pub logits: Option<Vec<Vec<f32>>>,
+}
+
+/// Calls, with the bytes that each writes.
+struct Session<'c> {
+    communicator: &'c mut Communicator,
+    traffic: Vec<(Phase, LinkBytes)>,
+}
+
+impl Session<'_> {
+    fn counted<T>(
+        &mut self,
+        phase: Phase,
+        call: impl FnOnce(&mut Communicator) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.communicator.synchronise()?;
+        let before = self.communicator.traffic();
+        let result = call(self.communicator)?;
+        self.communicator.synchronise()?;
+        if let (Some(before), Some(after)) = (before, self.communicator.traffic()) {
+            self.traffic.push((phase, after.since(&before)));
+        }
+        Ok(result)
+    }
+
+    fn rows(&mut self, tensor: &Distributed, scales: Option<&Distributed>) -> Result<Vec<Rows>, Error> {
+        let exchange = self.communicator.exchange();
+        let hidden = exchange.hidden;
+        let payload = match tensor.kind() {
+            Tensor::ExpertInput => exchange.dispatch,
+            _ => exchange.combine,
+        };
+        let bytes: Vec<Vec<u8>> = self.communicator.download(tensor)?;
+        let scales = match scales {
+            Some(scales) => self.communicator.download(scales)?,
+            None => bytes.iter().map(|_| vec![]).collect(),
+        };
+        Ok(bytes
+            .into_iter()
+            .zip(scales)
+            .map(|(bytes, scales)| Rows::from_memory(payload, hidden, bytes, scales))
+            .collect())
+    }
+}
+
+impl Produced {
+    /// Makes every call.
+    pub fn run(
+        communicator: &mut Communicator,
+        given: &Given,
+        scope: Scope,
+        progress: &Progress,
+    ) -> Result<Produced, Failure> {
+        let start = Instant::now();
+        let mut session = Session { communicator, traffic: vec![] };
+        let mut produced =
+            forward(&mut session, given, scope, progress).map_err(|error| Failure::of_run(error, given))?;
+        produced.traffic = session.traffic;
+        produced.seconds = start.elapsed().as_secs_f64();
+        Ok(produced)
+    }
+}
+
+fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Progress) -> Result<Produced, Error> {
+    progress.say("gate");
+    let parameters = given.runtime_parameters();
+    let logits = session.communicator.upload(Tensor::Logits, &given.logits)?;
+    let routing = session.communicator.gate(&logits, &parameters)?;
+    let indices = session.communicator.download(&routing.indices)?;
+    let weights = session.communicator.download(&routing.weights)?;
+
+    progress.say("dispatch");
+    let tokens = upload_rows(session.communicator, Tensor::Tokens, &given.activations)?;
+    let dispatched = session.counted(Phase::Dispatch, |communicator| communicator.dispatch(&tokens, &routing))?;
+    let received = session.communicator.received(&dispatched.handle)?;
+    let handles = handle_arrays(session.communicator, &dispatched, &received, &given.tokens)?;
+    let input = session.rows(&dispatched.input, dispatched.scales.as_ref())?;
+
+    progress.say("experts");
+    let output = session.communicator.apply_experts(&dispatched, experts::expert)?;
+    progress.say("combine");
+    let combined = session.counted(Phase::Combine, |communicator| communicator.combine(&dispatched.handle, &output))?;
+    let combined = session.rows(&combined, None)?;
+
+    let mut backward = None;
+    if scope.backward {
+        let seed = scope.seed;
+        progress.say("combine backward");
+        let exchange = session.communicator.exchange().clone();
+        let gradients = expected::gradients(&exchange, given, seed);
+        let gradients = upload_rows(session.communicator, Tensor::CombinedGradient, &gradients)?;
+        let of_combine = session.counted(Phase::CombineBackward, |communicator| {
+            communicator.combine_backward(&dispatched.handle, &output, &gradients)
+        })?;
+        drop(output);
+        let of_output = session.rows(&of_combine.output, None)?;
+        let of_weights =
+            of_combine.weights.as_ref().map(|weights| session.communicator.download(weights)).transpose()?;
+
+        progress.say("dispatch backward");
+        let of_input =
+            session.communicator.apply_expert_gradients(&dispatched.handle, &of_combine.output, experts::transposed)?;
+        let of_tokens = session.counted(Phase::DispatchBackward, |communicator| {
+            communicator.dispatch_backward(&dispatched.handle, &of_input)
+        })?;
+        drop(of_input);
+        let of_tokens = session.rows(&of_tokens, None)?;
+
+        progress.say("dispatch cached");
+        let again =
+            upload_rows(session.communicator, Tensor::Tokens, &expected::second_activations(&exchange, given, seed))?;
+        let (again, scales) = session
+            .counted(Phase::DispatchCached, |communicator| communicator.dispatch_cached(&dispatched.handle, &again))?;
+        let again = session.rows(&again, scales.as_ref())?;
+
+        progress.say("gate backward");
+        let has_gradient = session.communicator.has(moe_bundle::Kernel::GateBackward);
+        let mut of_logits = None;
+        if has_gradient {
+            let weights = match of_combine.weights {
+                Some(weights) => weights,
+                None => {
+                    let invented = |rank| expected::weight_gradients(&exchange, given, rank, seed);
+                    let invented: Vec<Vec<f32>> = (0..given.tokens.len()).map(invented).collect();
+                    session.communicator.upload(Tensor::WeightGradients, &invented)?
+                }
+            };
+            let gradients = session.communicator.gate_backward(&logits, &weights, &parameters)?;
+            of_logits = Some(session.communicator.download(&gradients)?);
+        }
+        progress.say("barrier");
+        session.counted(Phase::Barrier, Communicator::barrier)?;
+        backward = Some(ProducedBackward {
+            again,
+            output: of_output,
+            weights: of_weights,
+            tokens: of_tokens,
+            logits: of_logits,
+        });
+    }
+    Ok(Produced { indices, weights, handles, received, input, combined, traffic: vec![], backward, seconds: 0.0 })
+}
+
+fn upload_rows(communicator: &mut Communicator, tensor: Tensor, rows: &[Rows]) -> Result<Distributed, Error> {
+    let bytes: Vec<&[u8]> = rows.iter().map(Rows::bytes).collect();
+    communicator.upload(tensor, &bytes)
+}
+
+/// What a dispatch keeps on each rank, as far as it is defined.
+fn handle_arrays(
+    communicator: &mut Communicator,
+    dispatched: &Dispatched,
+    received: &[Received],
+    tokens: &[usize],
+) -> Result<Vec<HandleArrays>, Error> {
+    let exchange = communicator.exchange().clone();
+    let [ranks, k, most, local] =
+        [exchange.ranks, exchange.top_k, exchange.max_tokens, exchange.local_experts_max()].map(|n| n as usize);
+    let mut all = Vec::new();
+    for ((rank, received), &tokens) in (0..).map(RankId).zip(received).zip(tokens) {
+        let rows = received.rows as usize;
+        let mut arrays: HandleArrays = Vec::new();
+        for buffer in LocalBuffer::OF_HANDLE {
+            // One range for each source where there is a place for every token of it.
+            let of_sources = |width: usize| -> Vec<std::ops::Range<usize>> {
+                let range =
+                    |(source, &copies): (usize, &u32)| source * most * width..(source * most + copies as usize) * width;
+                received.copies.iter().enumerate().map(range).collect()
+            };
+            let ranges = match buffer {
+                LocalBuffer::Status | LocalBuffer::Peers => vec![],
+                LocalBuffer::Slots => vec![0..tokens * ranks],
+                LocalBuffer::SendCounts | LocalBuffer::ReceivedCounts => vec![0..ranks],
+                LocalBuffer::CopyTokens | LocalBuffer::CopyOrdinals => of_sources(1),
+                LocalBuffer::CopyRows | LocalBuffer::CopyWeights => of_sources(k),
+                LocalBuffer::ExpertCounts => vec![0..local],
+                LocalBuffer::ExpertOffsets if exchange.layout == RowLayout::RankMajor => vec![],
+                LocalBuffer::ExpertOffsets => vec![0..local + 1],
+                LocalBuffer::RowPicks | LocalBuffer::RowWeights if exchange.layout == RowLayout::RankMajor => {
+                    vec![0..rows * k]
+                }
+                LocalBuffer::RowPicks | LocalBuffer::RowWeights => vec![],
+            };
+            let mut values = Vec::new();
+            for range in ranges {
+                values.extend(communicator.inspect::<i32>(&dispatched.handle, rank, buffer, range)?);
+            }
+            arrays.push((buffer, values));
+        }
+        all.push(arrays);
+    }
+    Ok(all)
+}
