@@ -37,9 +37,19 @@ pub fn build(arguments: &Build, terminal: &Terminal) -> Result<(), Failure> {
         Some(Stage::Spec) => terminal::print(&spec.to_string()),
         Some(Stage::Gate) => terminal::print(&gates(&spec)),
         Some(Stage::Plan) => terminal::print(&planned()?.to_string()),
-        _ => Err(Failure::Message(
-            "this compiler has no kernels yet: `--emit ast`, `spec`, `gate` and `plan` work".into(),
-        )),
+        Some(Stage::Mlir) => terminal::print(&kernels()?.mlir()),
+        Some(Stage::Llvm) => terminal::print(&kernels()?.llvm().map_err(failed)?),
+        Some(Stage::Ptx) => terminal::print(&images()?.text()),
+        Some(Stage::Sass) => terminal::print(&images()?.sass().map_err(failed)?),
+        None => {
+            let mut images = images()?;
+            // Registers are for reports; without the assembler the bundle is as good.
+            if let Err(error @ LowerError::Assemble(AssembleError::Refused { .. })) = images.assemble() {
+                return Err(failed(error));
+            }
+            let path = arguments.output.clone().unwrap_or_else(|| arguments.file.with_extension("moeb"));
+            Ok(images.bundle(&source.text()).map_err(failed)?.write(&path)?)
+        }
     }
 }
 
