@@ -70,16 +70,18 @@ pub fn round(x: f64, format: Format, mode: Rounding) -> f64 {
 }
 
 /// The exact sum `s + error` (error much smaller than s) rounded to odd.
+#[inline(always)]
 fn to_odd(s: f64, error: f64) -> f64 {
-    if error == 0.0 || !s.is_finite() || error.is_nan() {
-        return s;
-    }
     let bits = s.to_bits();
+    let inexact = (error < 0.0 || error > 0.0) && s.abs() < f64::INFINITY;
     let towards_zero = (error > 0.0) != (s > 0.0);
-    f64::from_bits((bits - u64::from(towards_zero)) | 1)
+    let odd = bits.wrapping_sub(u64::from(towards_zero)) | 1;
+    let mask = u64::from(inexact).wrapping_neg();
+    f64::from_bits(odd & mask | bits & !mask)
 }
 
 /// Sum rounded to odd.
+#[inline(always)]
 pub fn add_odd(a: f64, b: f64) -> f64 {
     let s = a + b;
     let b_part = s - a;
@@ -166,34 +168,27 @@ pub fn max(a: f64, b: f64) -> f64 {
     }
 }
 
+/// A selection by a mask of bits, which vectorises where a branch does not.
+#[inline(always)]
+pub fn choose(condition: bool, yes: u32, no: u32) -> u32 {
+    let mask = u32::from(condition).wrapping_neg();
+    yes & mask | no & !mask
+}
+
 /// [`min`] of f32, without leaving f32.
 #[inline(always)]
 pub fn min_f32(a: f32, b: f32) -> f32 {
-    let both = f32::from_bits(a.to_bits() | b.to_bits());
-    let smaller = if a < b { a } else { b };
-    let ordered = if a == b { both } else { smaller };
-    if a.is_nan() {
-        b
-    } else if b.is_nan() {
-        a
-    } else {
-        ordered
-    }
+    let (x, y) = (a.to_bits(), b.to_bits());
+    let ordered = choose(a < b, x, choose(a == b, x | y, y));
+    f32::from_bits(choose(a.is_nan(), y, choose(b.is_nan(), x, ordered)))
 }
 
 /// [`max`] of f32, without leaving f32.
 #[inline(always)]
 pub fn max_f32(a: f32, b: f32) -> f32 {
-    let both = f32::from_bits(a.to_bits() & b.to_bits());
-    let larger = if a > b { a } else { b };
-    let ordered = if a == b { both } else { larger };
-    if a.is_nan() {
-        b
-    } else if b.is_nan() {
-        a
-    } else {
-        ordered
-    }
+    let (x, y) = (a.to_bits(), b.to_bits());
+    let ordered = choose(a > b, x, choose(a == b, x & y, y));
+    f32::from_bits(choose(a.is_nan(), y, choose(b.is_nan(), x, ordered)))
 }
 
 /// `min.NaN`

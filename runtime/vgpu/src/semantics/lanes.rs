@@ -10,7 +10,7 @@ pub(crate) struct Args {
     pub a: u32,
     pub b: u32,
     pub c: u32,
-    /// Destination predicate.
+    /// Destination predicate; or an operand that is the same for all lanes.
     pub p: u32,
     /// Source predicate.
     pub q: u32,
@@ -25,53 +25,83 @@ pub(crate) unsafe fn row<T>(file: *mut u8, offset: u32) -> *mut T {
     unsafe { file.add(offset as usize).cast::<T>() }
 }
 
-const STEP: usize = 8;
+/// The bit of each lane. Comparisons with it vectorise; shifts by the lane do not.
+const LANE: [u32; 32] = {
+    let mut bits = [0; 32];
+    let mut lane = 0;
+    while lane < 32 {
+        bits[lane] = 1 << lane;
+        lane += 1;
+    }
+    bits
+};
 
+/// Lanes that are computed together: loads and stores of whole blocks are what the compiler vectorises.
+const BLOCK: usize = 8;
+
+/// Computes one lane, or all lanes in blocks and keeps those of the mask.
+///
+/// The destination is a source or disjoint from it, since a register has one width. A block is read before it is written, so
+/// a lane never overwrites a source that is still needed.
 #[inline(always)]
-pub(crate) unsafe fn lanes1<A: Copy, R: Copy>(file: *mut u8, args: &Args, mask: u32, f: impl Fn(A) -> R) {
-    // SAFETY: module invariant. Blocks are read completely before they are written, so operands may be the same register.
+unsafe fn blocks<R: Copy>(d: *mut R, mask: u32, one: impl Fn(usize) -> R, block: impl Fn(usize) -> [R; BLOCK]) {
+    // SAFETY: `d` has room for 32 values (module invariant).
     unsafe {
-        let a = row::<A>(file, args.a);
-        let d = row::<R>(file, args.d);
         if mask == u32::MAX {
-            for block in 0..32 / STEP {
-                let x = a.add(block * STEP).cast::<[A; STEP]>().read();
-                let out: [R; STEP] = std::array::from_fn(|i| f(x[i]));
-                d.add(block * STEP).cast::<[R; STEP]>().write(out);
+            for index in 0..32 / BLOCK {
+                d.add(index * BLOCK).cast::<[R; BLOCK]>().write(block(index * BLOCK));
             }
+        } else if mask & mask.wrapping_sub(1) == 0 {
+            let lane = mask.trailing_zeros() as usize & 31;
+            d.add(lane).write(one(lane));
         } else {
-            let mut rest = mask;
-            while rest != 0 {
-                let lane = rest.trailing_zeros() as usize;
-                d.add(lane).write(f(a.add(lane).read()));
-                rest &= rest - 1;
+            for index in 0..32 / BLOCK {
+                let place = d.add(index * BLOCK).cast::<[R; BLOCK]>();
+                let (old, new) = (place.read(), block(index * BLOCK));
+                place.write(std::array::from_fn(|i| if mask & LANE[index * BLOCK + i] == 0 { old[i] } else { new[i] }));
             }
         }
     }
 }
 
+/// Reads the block of a row that starts at a lane.
 #[inline(always)]
-pub(crate) unsafe fn lanes2<A: Copy, B: Copy, R: Copy>(file: *mut u8, args: &Args, mask: u32, f: impl Fn(A, B) -> R) {
-    // SAFETY: as in `lanes1`.
+unsafe fn block<A: Copy>(row: *const A, lane: usize) -> [A; BLOCK] {
+    // SAFETY: the caller's lane is a multiple of the block size below 32.
+    unsafe { row.add(lane).cast::<[A; BLOCK]>().read() }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn lanes1<A: Copy, R: Copy>(file: *mut u8, args: &Args, mask: u32, f: impl Fn(A) -> R) {
+    // SAFETY: module invariant.
     unsafe {
         let a = row::<A>(file, args.a);
-        let b = row::<B>(file, args.b);
-        let d = row::<R>(file, args.d);
-        if mask == u32::MAX {
-            for block in 0..32 / STEP {
-                let x = a.add(block * STEP).cast::<[A; STEP]>().read();
-                let y = b.add(block * STEP).cast::<[B; STEP]>().read();
-                let out: [R; STEP] = std::array::from_fn(|i| f(x[i], y[i]));
-                d.add(block * STEP).cast::<[R; STEP]>().write(out);
-            }
-        } else {
-            let mut rest = mask;
-            while rest != 0 {
-                let lane = rest.trailing_zeros() as usize;
-                d.add(lane).write(f(a.add(lane).read(), b.add(lane).read()));
-                rest &= rest - 1;
-            }
-        }
+        blocks(
+            row::<R>(file, args.d),
+            mask,
+            |lane| f(a.add(lane).read()),
+            |lane| {
+                let x = block(a, lane);
+                std::array::from_fn(|i| f(x[i]))
+            },
+        );
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn lanes2<A: Copy, B: Copy, R: Copy>(file: *mut u8, args: &Args, mask: u32, f: impl Fn(A, B) -> R) {
+    // SAFETY: module invariant.
+    unsafe {
+        let (a, b) = (row::<A>(file, args.a), row::<B>(file, args.b));
+        blocks(
+            row::<R>(file, args.d),
+            mask,
+            |lane| f(a.add(lane).read(), b.add(lane).read()),
+            |lane| {
+                let (x, y) = (block(a, lane), block(b, lane));
+                std::array::from_fn(|i| f(x[i], y[i]))
+            },
+        );
     }
 }
 
@@ -82,29 +112,30 @@ pub(crate) unsafe fn lanes3<A: Copy, B: Copy, C: Copy, R: Copy>(
     mask: u32,
     f: impl Fn(A, B, C) -> R,
 ) {
-    // SAFETY: as in `lanes1`.
+    // SAFETY: module invariant.
     unsafe {
-        let a = row::<A>(file, args.a);
-        let b = row::<B>(file, args.b);
-        let c = row::<C>(file, args.c);
-        let d = row::<R>(file, args.d);
-        if mask == u32::MAX {
-            for block in 0..32 / STEP {
-                let x = a.add(block * STEP).cast::<[A; STEP]>().read();
-                let y = b.add(block * STEP).cast::<[B; STEP]>().read();
-                let z = c.add(block * STEP).cast::<[C; STEP]>().read();
-                let out: [R; STEP] = std::array::from_fn(|i| f(x[i], y[i], z[i]));
-                d.add(block * STEP).cast::<[R; STEP]>().write(out);
-            }
-        } else {
-            let mut rest = mask;
-            while rest != 0 {
-                let lane = rest.trailing_zeros() as usize;
-                d.add(lane).write(f(a.add(lane).read(), b.add(lane).read(), c.add(lane).read()));
-                rest &= rest - 1;
-            }
-        }
+        let (a, b, c) = (row::<A>(file, args.a), row::<B>(file, args.b), row::<C>(file, args.c));
+        blocks(
+            row::<R>(file, args.d),
+            mask,
+            |lane| f(a.add(lane).read(), b.add(lane).read(), c.add(lane).read()),
+            |lane| {
+                let (x, y, z) = (block(a, lane), block(b, lane), block(c, lane));
+                std::array::from_fn(|i| f(x[i], y[i], z[i]))
+            },
+        );
     }
+}
+
+/// A condition on each lane as a mask.
+#[inline(always)]
+fn mask_of(f: impl Fn(usize) -> [bool; BLOCK]) -> u32 {
+    let mut bits = [0; BLOCK];
+    for index in 0..32 / BLOCK {
+        let flags = f(index * BLOCK);
+        bits = std::array::from_fn(|i| bits[i] | if flags[i] { LANE[index * BLOCK + i] } else { 0 });
+    }
+    bits.iter().fold(0, |all, some| all | some)
 }
 
 /// Comparison of two rows into the destination predicate.
@@ -116,19 +147,13 @@ pub(crate) unsafe fn compare<A: Copy>(
     mask: u32,
     f: impl Fn(A, A) -> bool,
 ) {
-    // SAFETY: as in `lanes1`; predicate indices are inside the table.
+    // SAFETY: module invariant; predicate indices are inside the table.
     unsafe {
-        let a = row::<A>(file, args.a);
-        let b = row::<A>(file, args.b);
-        let mut bits = 0u32;
-        for block in 0..32 / STEP {
-            let x = a.add(block * STEP).cast::<[A; STEP]>().read();
-            let y = b.add(block * STEP).cast::<[A; STEP]>().read();
-            let flags: [u8; STEP] = std::array::from_fn(|i| u8::from(f(x[i], y[i])));
-            // Gathers the low bit of each of the eight bytes into one byte.
-            let packed = u64::from_le_bytes(flags).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-            bits |= (packed as u32) << (block * STEP);
-        }
+        let (a, b) = (row::<A>(file, args.a), row::<A>(file, args.b));
+        let bits = mask_of(|lane| {
+            let (x, y) = (block(a, lane), block(b, lane));
+            std::array::from_fn(|i| f(x[i], y[i]))
+        });
         let p = predicates.add(args.p as usize);
         p.write(p.read() & !mask | bits & mask);
     }
@@ -140,12 +165,28 @@ pub(crate) unsafe fn test<A: Copy>(file: *mut u8, predicates: *mut u32, args: &A
     // SAFETY: as in `compare`.
     unsafe {
         let a = row::<A>(file, args.a);
-        let mut bits = 0u32;
-        for lane in 0..32 {
-            bits |= u32::from(f(a.add(lane).read())) << lane;
-        }
+        let bits = mask_of(|lane| block(a, lane).map(&f));
         let p = predicates.add(args.p as usize);
         p.write(p.read() & !mask | bits & mask);
+    }
+}
+
+/// `d = q ? a : b`
+#[inline(always)]
+pub(crate) unsafe fn select<A: Copy>(file: *mut u8, predicates: *mut u32, args: &Args, mask: u32) {
+    // SAFETY: as in `compare`.
+    unsafe {
+        let bits = predicates.add(args.q as usize).read();
+        let (a, b) = (row::<A>(file, args.a), row::<A>(file, args.b));
+        blocks(
+            row::<A>(file, args.d),
+            mask,
+            |lane| if bits & LANE[lane] == 0 { b.add(lane).read() } else { a.add(lane).read() },
+            |lane| {
+                let (x, y) = (block(a, lane), block(b, lane));
+                std::array::from_fn(|i| if bits & LANE[lane + i] == 0 { y[i] } else { x[i] })
+            },
+        );
     }
 }
 
@@ -237,19 +278,21 @@ macro_rules! predicate_logic {
 macro_rules! selection {
     ($a:ty) => {{
         unsafe fn handler(file: *mut u8, predicates: *mut u32, args: &$crate::semantics::lanes::Args, mask: u32) {
-            // SAFETY: module invariant of lanes.
-            unsafe {
-                let bits = predicates.add(args.q as usize).read();
-                let a = $crate::semantics::lanes::row::<$a>(file, args.a);
-                let b = $crate::semantics::lanes::row::<$a>(file, args.b);
-                let d = $crate::semantics::lanes::row::<$a>(file, args.d);
-                for lane in 0..32 {
-                    let chosen = if bits >> lane & 1 == 1 { a.add(lane).read() } else { b.add(lane).read() };
-                    if mask == u32::MAX || mask >> lane & 1 == 1 {
-                        d.add(lane).write(chosen);
-                    }
-                }
-            }
+            // SAFETY: forwarded from the caller.
+            unsafe { $crate::semantics::lanes::select::<$a>(file, predicates, args, mask) }
+        }
+        handler as $crate::semantics::lanes::AluFn
+    }};
+}
+
+/// `d = f(a, n)` as a handler, where `n` is the same for all lanes and stands in `args.p`.
+macro_rules! uniform {
+    ($a:ty, $f:expr) => {{
+        unsafe fn handler(file: *mut u8, _: *mut u32, args: &$crate::semantics::lanes::Args, mask: u32) {
+            let n = args.p;
+            let operation: fn($a, u32) -> $a = $f;
+            // SAFETY: forwarded from the caller.
+            unsafe { $crate::semantics::lanes::lanes1::<$a, $a>(file, args, mask, |a| operation(a, n)) }
         }
         handler as $crate::semantics::lanes::AluFn
     }};

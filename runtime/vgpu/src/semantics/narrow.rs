@@ -1,7 +1,7 @@
 //! The conversions that payloads and scales take, in arithmetic on bits that the compiler vectorises. Each gives exactly what
 //! the general functions of [`super::convert`] give, which is tested.
 
-use super::float::NAN32;
+use super::float::{NAN32, choose};
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
@@ -12,7 +12,7 @@ pub fn bf16_of(x: f32) -> u16 {
     let bits = x.to_bits();
     // A carry out of the mantissa is a correct step to the next exponent, or to infinity.
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    if bits & MAGNITUDE > INFINITY { 0x7fff } else { rounded as u16 }
+    choose(bits & MAGNITUDE > INFINITY, 0x7fff, rounded) as u16
 }
 
 /// f32 → f16, to nearest even.
@@ -23,9 +23,9 @@ pub fn f16_of(x: f32) -> u16 {
     // Below 2^-14 the steps are 2^-24, which is the step of f32 between one half and one.
     let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
     let normal = magnitude.wrapping_add(0xfff + (magnitude >> 13 & 1)).wrapping_sub(112 << 23) >> 13;
-    let finite = if magnitude < 0x3880_0000 { subnormal } else { normal };
-    let value = if magnitude >= 0x477f_f000 { 0x7c00 } else { finite };
-    if magnitude > INFINITY { 0x7fff } else { (sign | value) as u16 }
+    let finite = choose(magnitude < 0x3880_0000, subnormal, normal);
+    let value = choose(magnitude >= 0x477f_f000, 0x7c00, finite);
+    choose(magnitude > INFINITY, 0x7fff, sign | value) as u16
 }
 
 /// f32 → e4m3, to nearest even, saturated.
@@ -37,8 +37,8 @@ pub fn e4m3_of(x: f32) -> u8 {
     // Below 2^-6 the steps are 2^-9, which is the step of f32 between 2^14 and 2^15.
     let subnormal = (f32::from_bits(finite) + 16384.0).to_bits().wrapping_sub(16384f32.to_bits());
     let normal = finite.wrapping_add(0x7_ffff + (finite >> 20 & 1)).wrapping_sub(120 << 23) >> 20;
-    let value = if finite < 0x3c80_0000 { subnormal } else { normal };
-    if magnitude > INFINITY { 0x7f } else { (sign | value) as u8 }
+    let value = choose(finite < 0x3c80_0000, subnormal, normal);
+    choose(magnitude > INFINITY, 0x7f, sign | value) as u8
 }
 
 /// f16 → f32, exact.
@@ -48,8 +48,8 @@ pub fn f16_to_f32(bits: u16) -> f32 {
     let magnitude = u32::from(bits & 0x7fff);
     // The product is exact and makes subnormals normal.
     let finite = (f32::from_bits(magnitude << 13) * f32::from_bits(239 << 23)).to_bits();
-    let value = if magnitude >= 0x7c00 { INFINITY } else { finite };
-    f32::from_bits(if magnitude > 0x7c00 { NAN32 } else { sign | value })
+    let value = choose(magnitude >= 0x7c00, INFINITY, finite);
+    f32::from_bits(choose(magnitude > 0x7c00, NAN32, sign | value))
 }
 
 /// bf16 → f32, exact.
