@@ -30,6 +30,8 @@ pub enum Command {
     Run(Run),
     /// Run a gate alone over a file of logits
     Gate(Gate),
+    /// Say what a deploy costs and why: traffic, time, memory; compare plans, or search for better ones
+    Plan(Box<crate::commands::Plan>),
     /// Explain a diagnostic code, with a failing and a repaired example
     Explain(Explain),
 }

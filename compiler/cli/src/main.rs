@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => commands::build(arguments, &terminal),
         Command::Run(arguments) => commands::run(arguments, &terminal),
         Command::Gate(arguments) => commands::gate(arguments, &terminal),
+        Command::Plan(arguments) => commands::plan(arguments, &terminal),
         Command::Explain(arguments) => commands::explain(arguments),
     };
     match result {

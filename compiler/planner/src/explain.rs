@@ -31,6 +31,11 @@ pub fn most_nodes(model: &Model, topology: &Topology) -> u32 {
     }
 }
 
+/// The most nodes other than its own that a token may reach: it may start on a node without any of its experts.
+pub fn most_remote_nodes(model: &Model, topology: &Topology) -> u32 {
+    most_nodes(model, topology).min(topology.nodes() - 1)
+}
+
 /// What was assumed, one sentence each.
 pub(crate) fn assumptions(planner: &Planner<'_>) -> Vec<String> {
     let options = &planner.options;
@@ -66,6 +71,9 @@ pub(crate) fn assumptions(planner: &Planner<'_>) -> Vec<String> {
         ));
         list.push("stages have equal numbers of layers, rounded up; micro-batches of one call's tokens".to_owned());
     }
+    if planner.deploy.mode == Mode::Latency {
+        list.push("memory: weights and receive regions; caches of keys and values are not counted".to_owned());
+    }
     match &planner.surroundings {
         Some(around) => list.push(format!("attention, dense layers and embeddings: {}", around.source)),
         None => list.push(
@@ -87,8 +95,8 @@ pub(crate) fn words(planner: &mut Planner<'_>, report: &Report) -> Result<Vec<St
     if report.step.is_some() {
         words.push(replicas(report));
         words.push(step(report));
-        words.push(memory(report));
     }
+    words.push(memory(report));
     Ok(words)
 }
 
@@ -143,7 +151,7 @@ fn spanning(planner: &mut Planner<'_>, report: &Report) -> Result<Option<String>
     let here = &report.gate.expected;
     let (mean, most) = (
         here.remote_nodes.mean / expected.remote_nodes.mean,
-        f64::from(report.gate.most_nodes) / f64::from(most_nodes(planner.model, topology)),
+        f64::from(report.gate.most_remote_nodes) / f64::from(most_remote_nodes(planner.model, topology)),
     );
     let (nodes, distinct) = (here.distinct_nodes.mean, expected.distinct_nodes.mean);
     let there = crate::step::Parallel { ep: better, ..report.parallel };
@@ -280,7 +288,7 @@ pub fn compared(first: &Report, other: &Report) -> Vec<String> {
     let mut words = Vec::new();
     let (a, b) = (&first.gate.expected, &other.gate.expected);
     if first.nodes > 1 && other.nodes > 1 && first.parallel.ep != other.parallel.ep {
-        let worst = f64::from(other.gate.most_nodes) / f64::from(first.gate.most_nodes);
+        let worst = f64::from(other.gate.most_remote_nodes) / f64::from(first.gate.most_remote_nodes);
         words.push(format!(
             "ep {} against ep {}: a token reaches {:.2} nodes instead of {:.2}, RDMA ×{:.2} on average, ×{} at worst",
             other.parallel.ep,

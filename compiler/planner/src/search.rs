@@ -84,7 +84,7 @@ impl Planner<'_> {
 
     fn candidates(&self) -> Vec<Parallel> {
         let (gpus, tp) = (self.cluster.gpus(), self.deploy.tp);
-        let asked = self.parallel(Change::default());
+        let asked = self.written(Change::default());
         let batch = u64::from(asked.micro_batches) * u64::from(asked.dp) * u64::from(asked.tokens);
         let schedules = self.options.schedule.map_or(Schedule::ALL.to_vec(), |schedule| vec![schedule]);
         let divisors = |number: u32, most: u32| (1..=most.min(number)).filter(move |part| number.is_multiple_of(*part));

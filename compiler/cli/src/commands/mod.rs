@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod fmt;
 mod gate;
+mod plan;
 mod run;
 
 pub use build::build;
@@ -12,4 +13,5 @@ pub use check::check;
 pub use explain::explain;
 pub use fmt::fmt;
 pub use gate::gate;
+pub use plan::{Plan, plan};
 pub use run::run;

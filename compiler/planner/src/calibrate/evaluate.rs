@@ -74,7 +74,7 @@ fn hold_out_of<P: Parameters<N>, const N: usize>(
         if rest.len() < N && held != Held::Nothing {
             continue;
         }
-        let model = fit::<P, N>(mode, &rest)?.parameters;
+        let model = fit::<P, N>(mode, &rest)?;
         residuals.extend((0..rows.len()).filter(inside).map(|index| {
             let Measurement { call, us, .. } = rows[index];
             Residual { nodes: call.nodes, sms: call.sms, tokens: call.tokens, error: model.time(&call) / us - 1.0 }

@@ -14,15 +14,6 @@ const NOISE_OF_FEW: f64 = 3.0;
 /// Rounds of Levenberg–Marquardt; a fit of these models converges in about twenty.
 const ROUNDS: usize = 200;
 
-/// Parameters and how well they fit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Fitted<P> {
-    /// The parameters.
-    pub parameters: P,
-    /// Rows fitted.
-    pub rows: usize,
-}
-
 /// The weight of a measurement, 1 over its noise.
 pub(super) fn weight(mode: Mode, row: &Measurement) -> f64 {
     let few = FEW_TOKENS[usize::from(mode == Mode::Latency)];
@@ -33,7 +24,7 @@ pub(super) fn weight(mode: Mode, row: &Measurement) -> f64 {
 ///
 /// # Errors
 /// If there are fewer rows than parameters.
-pub fn fit<P: Parameters<N>, const N: usize>(mode: Mode, rows: &[Measurement]) -> Result<Fitted<P>, CalibrationError> {
+pub fn fit<P: Parameters<N>, const N: usize>(mode: Mode, rows: &[Measurement]) -> Result<P, CalibrationError> {
     if rows.len() < N {
         return Err(CalibrationError::TooFew { rows: rows.len(), needed: N });
     }
@@ -45,7 +36,7 @@ pub fn fit<P: Parameters<N>, const N: usize>(mode: Mode, rows: &[Measurement]) -
         measured.chain(priors).collect()
     };
     let logs = minimise(start, residuals);
-    Ok(Fitted { parameters: P::from_vector(logs.map(f64::exp)), rows: rows.len() })
+    Ok(P::from_vector(logs.map(f64::exp)))
 }
 
 /// Levenberg–Marquardt with a numerical derivative.
@@ -119,24 +110,30 @@ pub(super) fn of_kernel(table: &Table, direction: Direction, notify: bool) -> Ve
     table.rows.iter().filter(|row| row.direction == direction && row.notify == notify).copied().collect()
 }
 
-/// Fits everything.
+/// Fits the parameters of one mode and puts them in the place of those of `profile`. A table without notify times leaves those.
 ///
 /// # Errors
-/// If a table has too few rows of a kernel.
-pub fn fit_profile(name: &str, source: &str, throughput: &Table, latency: &Table) -> Result<Profile, CalibrationError> {
-    let kernel = |direction| fit::<ThroughputKernel, 10>(Mode::Throughput, &of_kernel(throughput, direction, false));
-    let notify = |direction| fit::<Notify, 4>(Mode::Throughput, &of_kernel(throughput, direction, true));
-    let message = |direction| fit::<LatencyKernel, 8>(Mode::Latency, &of_kernel(latency, direction, false));
-    let [dispatch, combine] = Direction::ALL;
-    Ok(Profile {
-        name: name.to_owned(),
-        source: source.to_owned(),
-        throughput: [kernel(dispatch)?.parameters, kernel(combine)?.parameters],
-        notify: [notify(dispatch)?.parameters, notify(combine)?.parameters],
-        latency: [message(dispatch)?.parameters, message(combine)?.parameters],
-        throughput_trust: trust(throughput, 1024.0)?,
-        latency_trust: trust(latency, 8.0)?,
-    })
+/// If the table has too few rows of a kernel.
+pub fn refit(profile: &mut Profile, table: &Table) -> Result<(), CalibrationError> {
+    for direction in Direction::ALL {
+        let rows = of_kernel(table, direction, false);
+        let index = direction as usize;
+        match table.mode {
+            Mode::Throughput => {
+                profile.throughput[index] = fit::<ThroughputKernel, 10>(table.mode, &rows)?;
+                let notify = of_kernel(table, direction, true);
+                if !notify.is_empty() {
+                    profile.notify[index] = fit::<Notify, 4>(table.mode, &notify)?;
+                }
+            }
+            Mode::Latency => profile.latency[index] = fit::<LatencyKernel, 8>(table.mode, &rows)?,
+        }
+    }
+    match table.mode {
+        Mode::Throughput => profile.throughput_trust = trust(table, FEW_TOKENS[0])?,
+        Mode::Latency => profile.latency_trust = trust(table, FEW_TOKENS[1])?,
+    }
+    Ok(())
 }
 
 /// From groups that were left out: by nodes and multiprocessors, and by tokens.

@@ -8,5 +8,5 @@ mod fit;
 mod table;
 
 pub use evaluate::{Held, Residual, hold_out};
-pub use fit::{Fitted, fit, fit_profile};
+pub use fit::{fit, refit};
 pub use table::{CalibrationError, Hardware, Measurement, Table, read};

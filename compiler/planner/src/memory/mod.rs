@@ -270,8 +270,9 @@ fn activations(plan: &Inputs<'_>) -> f64 {
     let in_flight = parallel.schedule.in_flight(parallel.pp, parallel.micro_batches);
     let tokens = f64::from(parallel.tokens) / f64::from(parallel.tp.max(1));
     match plan.thrift.recompute {
-        Recompute::Selective => tokens * layers * in_flight * selective,
-        Recompute::Full => tokens * (layers * in_flight * BF16 * h + selective),
+        Recompute::Selective if parallel.micro_batches > 0 => tokens * layers * in_flight * selective,
+        // Nothing in flight, in decoding: one layer's worth.
+        _ => tokens * (layers * in_flight * BF16 * h + selective),
     }
 }
 

@@ -108,7 +108,7 @@ pub struct Phase {
     pub nvlink_bytes: f64,
     /// Bytes that a GPU sends over the network in one call, on average.
     pub rdma_bytes: f64,
-    /// The same in the worst case: every token to as many other nodes as a sampled one ever went to.
+    /// The same in the worst case: every token to as many other nodes as it may reach.
     pub rdma_bytes_worst: f64,
     /// How long one call takes.
     pub time: Prediction,
@@ -123,6 +123,8 @@ pub struct GateCost {
     pub nodes_per_group: u32,
     /// Nodes that a token may reach.
     pub most_nodes: u32,
+    /// Nodes other than its own that a token may reach.
+    pub most_remote_nodes: u32,
     /// Where the sampled tokens went.
     pub expected: Expected,
     /// Distinct nodes by the closed form, for a gate without groups.
@@ -205,8 +207,17 @@ impl<'a> Planner<'a> {
         Ok(Planner { model, cluster, deploy, options, sample, surroundings, parameters, expected: BTreeMap::new() })
     }
 
-    /// The plan as it is written, with a change.
-    pub fn parallel(&self, change: Change) -> Parallel {
+    /// The plan as it is written, with a change. Where neither says how many multiprocessors, the fewest that saturate the slower link.
+    pub fn parallel(&mut self, change: Change) -> Parallel {
+        let mut parallel = self.written(change);
+        if change.sms.or(self.deploy.sms).is_none() && self.prepare(parallel.ep).is_ok() {
+            parallel.sms =
+                self.enough_sms(&parallel).unwrap_or(parallel.sms).min(self.cluster.gpu.sms.saturating_sub(1));
+        }
+        parallel
+    }
+
+    pub(crate) fn written(&self, change: Change) -> Parallel {
         let deploy = self.deploy;
         let (pp, tp) = (change.pp.unwrap_or(deploy.pp), deploy.tp);
         // Fewer stages leave more GPUs to replicas, unless that was said too.
@@ -270,6 +281,7 @@ impl<'a> Planner<'a> {
             groups,
             nodes_per_group,
             most_nodes: explain::most_nodes(self.model, topology),
+            most_remote_nodes: explain::most_remote_nodes(self.model, topology),
             closed_form_nodes: even
                 .then(|| crate::traffic::expected_distinct(self.model.experts, self.model.top_k(), topology.nodes())),
             rank_imbalance: expected.rank_copies.of_call(tokens),
@@ -339,14 +351,18 @@ impl<'a> Planner<'a> {
         let wire = Wire::of(self.model, parallel.sms);
         let phases = self.phases(parallel, &wire, 1.0, 1.0)?;
         let share = Share::of(self.model, &self.parameters, parallel);
+        let training = self.deploy.mode == Mode::Throughput;
+        // Decoding holds weights only, and the rows of one call.
+        let weights_only = Precision { gradient: 0.0, master: 0.0, moments: 0.0, ..self.options.precision };
+        let one_call = Parallel { schedule: Schedule::OneForwardOneBackward, micro_batches: 0, ..*parallel };
         let memory_with = |thrift: Thrift| {
             Memory::of(&Inputs {
                 model: self.model,
                 surroundings: self.surroundings.as_ref(),
-                parallel,
+                parallel: if training { parallel } else { &one_call },
                 share: &share,
                 parameters: &self.parameters,
-                precision: self.options.precision,
+                precision: if training { self.options.precision } else { weights_only },
                 thrift,
                 wire,
                 ranks_per_node: topology.ranks_per_node(),
@@ -421,7 +437,7 @@ impl<'a> Planner<'a> {
                 Mode::Throughput => (
                     expected.nvlink_copies.mean,
                     expected.remote_nodes.mean,
-                    f64::from(explain::most_nodes(self.model, topology).min(topology.nodes() - 1)),
+                    f64::from(explain::most_remote_nodes(self.model, topology)),
                 ),
                 Mode::Latency => {
                     let picks = expected.picks.largest;

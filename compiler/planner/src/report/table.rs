@@ -129,17 +129,18 @@ impl fmt::Display for Report {
                 ("tokens/s per GPU", format!("{:.0}", step.tokens_per_second)),
             ];
             columns(f, &rows.map(|(name, value)| vec![name.to_owned(), value]))?;
-            writeln!(f, "\nmemory of the fullest GPU, {}", human_bytes(self.memory.capacity.0 as f64))?;
-            let mut rows: Vec<Vec<String>> = self
-                .memory
-                .parts
-                .iter()
-                .map(|part| vec![part.kind.name().to_owned(), human_bytes(part.bytes.0 as f64)])
-                .collect();
-            let verdict = if self.fits { "fits" } else { "DOES NOT FIT" };
-            rows.push(vec!["all".to_owned(), human_bytes(self.memory.total().0 as f64), verdict.to_owned()]);
-            columns(f, &rows)?;
         }
+        writeln!(f, "\nmemory of the fullest GPU, {}", human_bytes(self.memory.capacity.0 as f64))?;
+        let mut rows: Vec<Vec<String>> = self
+            .memory
+            .parts
+            .iter()
+            .filter(|part| part.bytes.0 > 0)
+            .map(|part| vec![part.kind.name().to_owned(), human_bytes(part.bytes.0 as f64)])
+            .collect();
+        let verdict = if self.fits { "fits" } else { "DOES NOT FIT" };
+        rows.push(vec!["all".to_owned(), human_bytes(self.memory.total().0 as f64), verdict.to_owned()]);
+        columns(f, &rows)?;
         if let Some(decode) = self.decode {
             writeln!(f, "\nall layers of one token: dispatch + combine {:.2} ms", decode.0 / 1e3)?;
         }

@@ -1,0 +1,328 @@
+//! `moec plan`
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics, Label, Severity};
+use moe_compiler::spec::{DeployId, Spec};
+use moe_planner::calibrate::{self, Hardware};
+use moe_planner::explain::{compared, remedy};
+use moe_planner::memory::{Recompute, Surroundings};
+use moe_planner::report::{SCHEMA, compare_table, front_table, human_bytes};
+use moe_planner::sample::Observed;
+use moe_planner::step::Schedule;
+use moe_planner::{Change, Logits, Options, Planner, Report};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::failure::Failure;
+use crate::source::Source;
+use crate::terminal::{self, Terminal};
+
+#[derive(Args)]
+pub struct Plan {
+    /// The .moe file
+    pub file: PathBuf,
+    /// Which deploy of the file [default: the first]
+    #[arg(long)]
+    pub deploy: Option<String>,
+    /// Change a number of the deploy: ep, pp, dp, zero, sms or tokens
+    #[arg(long = "set", value_name = "NAME=NUMBER")]
+    pub changes: Vec<String>,
+    /// Plans side by side, one for each number; with several options, for each combination
+    #[arg(long, value_name = "NAME=NUMBER,NUMBER…")]
+    pub compare: Vec<String>,
+    /// Try every ep, pp, dp, ZeRO stage, number of SMs and schedule that fits the memory
+    #[arg(long, conflicts_with_all = ["compare", "changes"])]
+    pub search: bool,
+    /// Recorded logits [tokens, experts] and gate parameters (safetensors) instead of random ones
+    #[arg(long, value_name = "FILE", conflicts_with = "skew")]
+    pub input: Option<PathBuf>,
+    /// Random logits with an offset per expert of this standard deviation
+    #[arg(long, value_name = "DEVIATION")]
+    pub skew: Option<f32>,
+    /// Tokens that the gate is asked about
+    #[arg(long, default_value_t = 32768, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub sample: u32,
+    /// Seed of the sample
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Measurements (CSV) made on this cluster; kernel times are fitted to them. Repeatable: throughput, low latency
+    #[arg(long, value_name = "FILE")]
+    pub calibrate: Vec<PathBuf>,
+    /// Attention, dense layers and vocabulary of the model (JSON) [default: known models by name]
+    #[arg(long, value_name = "FILE")]
+    pub surroundings: Option<PathBuf>,
+    /// How pipeline stages alternate [default: dualpipe on an even number of stages, else 1f1b]
+    #[arg(long, value_enum)]
+    pub schedule: Option<ScheduleName>,
+    /// Micro-batches of a step [default: 8 for each pipeline stage]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub micro_batches: Option<u32>,
+    /// What is recomputed in the backward pass [default: as little as the memory allows]
+    #[arg(long, value_enum)]
+    pub recompute: Option<RecomputeName>,
+    /// Part of the dense bf16 peak that compute reaches
+    #[arg(long, default_value_t = 0.5)]
+    pub efficiency: f64,
+    /// How the report is printed
+    #[arg(long, value_enum, default_value_t = PlanFormat::Table)]
+    pub format: PlanFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum ScheduleName {
+    #[value(name = "1f1b")]
+    OneForwardOneBackward,
+    ZeroBubble,
+    #[value(name = "dualpipe")]
+    DualPipe,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum RecomputeName {
+    Selective,
+    Full,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum PlanFormat {
+    Table,
+    Json,
+}
+
+/// Says what a deploy costs, and why.
+pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
+    let source = Source::read(&arguments.file)?;
+    let spec = source.check(terminal)?;
+    let id = select(&source, &spec, arguments.deploy.as_deref())?;
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::Message(format!("{}: deploy `{}`: {error}", source.name, spec.deploys[id].name))
+    };
+    let mut planner = Planner::new(&spec, id, options(arguments, &spec, id)?).map_err(|error| failed(&error))?;
+    if arguments.search {
+        let found = planner.search().map_err(|error| failed(&error))?;
+        return terminal::print(&match arguments.format {
+            PlanFormat::Table => front_table(&found),
+            PlanFormat::Json => pretty(&serde_json::json!({ "schema": SCHEMA, "search": found })),
+        });
+    }
+    let changes = combinations(&arguments.changes, &arguments.compare)?;
+    let mut reports = Vec::new();
+    for change in changes {
+        let parallel = planner.parallel(change);
+        reports.push(planner.report(&parallel).map_err(|error| failed(&error))?);
+    }
+    match (&reports[..], arguments.format) {
+        ([report], PlanFormat::Table) => terminal::print(&report.to_string())?,
+        ([report], PlanFormat::Json) => terminal::print(&pretty(&serde_json::json!(report)))?,
+        (_, format) => {
+            let words: Vec<String> = reports[1..].iter().flat_map(|other| compared(&reports[0], other)).collect();
+            terminal::print(&match format {
+                PlanFormat::Table => side_by_side(&reports, &words),
+                PlanFormat::Json => {
+                    pretty(&serde_json::json!({ "schema": SCHEMA, "plans": reports, "comparison": words }))
+                }
+            })?;
+        }
+    }
+    match reports.iter().find(|report| reports.len() == 1 && !report.fits) {
+        Some(report) => Err(does_not_fit(&source, &spec, id, report)),
+        None => Ok(()),
+    }
+}
+
+fn side_by_side(reports: &[Report], words: &[String]) -> String {
+    let mut text = format!(
+        "deploy {} of {} on {}, {} mode\n{}",
+        reports[0].deploy,
+        reports[0].model,
+        reports[0].cluster,
+        reports[0].mode,
+        compare_table(reports)
+    );
+    let mut list = |title: &str, lines: &[String]| {
+        text.push_str(&format!("\n{title}\n"));
+        lines.iter().for_each(|line| text.push_str(&format!("  • {line}\n")));
+    };
+    list("compared", words);
+    for report in reports {
+        let plan = &report.parallel;
+        list(&format!("ep {} pp {} dp {} zero {}", plan.ep, plan.pp, plan.dp, plan.zero), &report.explanation);
+    }
+    list("assumed", &reports[0].assumptions);
+    text
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    // A value that was made in memory has text keys only, which is all that can fail.
+    format!("{value:#}\n")
+}
+
+fn select(source: &Source, spec: &Spec, name: Option<&str>) -> Result<DeployId, Failure> {
+    let known = || spec.deploys.iter().map(|(_, deploy)| format!("`{}`", deploy.name)).collect::<Vec<_>>().join(", ");
+    match name {
+        Some(name) => spec
+            .deploy(name)
+            .ok_or_else(|| Failure::Message(format!("{} has no deploy `{name}`; it has {}", source.name, known()))),
+        None => spec.deploys.iter().next().map(|(id, _)| id).ok_or_else(|| {
+            Failure::Message(format!(
+                "{} has no deploy to plan: add `deploy NAME of MODEL on CLUSTER {{ … }}`",
+                source.name
+            ))
+        }),
+    }
+}
+
+fn options(arguments: &Plan, spec: &Spec, id: DeployId) -> Result<Options, Failure> {
+    let cluster = &spec.clusters[spec.deploys[id].cluster];
+    let mut options = Options {
+        sampled_tokens: arguments.sample as usize,
+        seed: arguments.seed,
+        schedule: arguments.schedule.map(|schedule| match schedule {
+            ScheduleName::OneForwardOneBackward => Schedule::OneForwardOneBackward,
+            ScheduleName::ZeroBubble => Schedule::ZeroBubble,
+            ScheduleName::DualPipe => Schedule::DualPipe,
+        }),
+        recompute: arguments.recompute.map(|recompute| match recompute {
+            RecomputeName::Selective => Recompute::Selective,
+            RecomputeName::Full => Recompute::Full,
+        }),
+        micro_batches: arguments.micro_batches,
+        efficiency: arguments.efficiency,
+        ..Options::default()
+    };
+    if let Some(deviation) = arguments.skew {
+        options.logits = Logits::Skewed(deviation);
+    }
+    if let Some(path) = &arguments.input {
+        options.logits = Logits::Observed(observed(path)?);
+    }
+    if let Some(path) = &arguments.surroundings {
+        let around: Surroundings = serde_json::from_slice(&read(path)?).map_err(|error| at(path, &error))?;
+        options.surroundings = Some(around);
+    }
+    let nvlink = cluster.nvlink.bandwidth.0 as f64;
+    let hardware = Hardware {
+        gpus_per_node: cluster.gpus_per_node,
+        nvlink,
+        rdma: cluster.rdma.map_or(nvlink, |link| link.bandwidth.0 as f64),
+    };
+    for path in &arguments.calibrate {
+        let table = calibrate::read(&read(path)?, &hardware).map_err(|error| at(path, &error))?;
+        calibrate::refit(&mut options.profile, &table).map_err(|error| at(path, &error))?;
+        options.profile.name = "fitted".to_owned();
+        options.profile.source = format!("{} measurements of {}", table.rows.len(), path.display());
+    }
+    Ok(options)
+}
+
+fn read(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::Message(format!("cannot read {}: {error}", path.display())))
+}
+
+fn at(path: &std::path::Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Message(format!("{}: {error}", path.display()))
+}
+
+/// All f32 and i32 tensors of a file.
+fn observed(path: &std::path::Path) -> Result<Observed, Failure> {
+    let bytes = read(path)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| at(path, &error))?;
+    let mut observed = Observed::default();
+    for (name, view) in file.iter() {
+        let numbers = view.data().chunks_exact(4);
+        match view.dtype() {
+            Dtype::F32 => {
+                let floats = numbers.map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+                observed.floats.push((name.to_owned(), floats));
+            }
+            Dtype::I32 => {
+                let integers = numbers.map(|four| i32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+                observed.integers.push((name.to_owned(), integers));
+            }
+            _ => {}
+        }
+    }
+    Ok(observed)
+}
+
+/// One change for each combination of the compared numbers.
+fn combinations(fixed: &[String], compare: &[String]) -> Result<Vec<Change>, Failure> {
+    let mut base = Change::default();
+    for text in fixed {
+        let (name, numbers) = numbers(text)?;
+        let [number] = numbers[..] else {
+            return Err(Failure::Message(format!("`--set {text}` has several numbers; use `--compare {text}`")));
+        };
+        set(&mut base, name, number)?;
+    }
+    let mut all = vec![base];
+    for text in compare {
+        let (name, numbers) = numbers(text)?;
+        let mut next = Vec::new();
+        for change in all {
+            for &number in &numbers {
+                let mut change = change;
+                set(&mut change, name, number)?;
+                next.push(change);
+            }
+        }
+        all = next;
+    }
+    if all.len() > MOST_COMPARED {
+        return Err(Failure::Message(format!(
+            "{} plans are too many side by side: at most {MOST_COMPARED}, or use `--search`",
+            all.len()
+        )));
+    }
+    Ok(all)
+}
+
+const MOST_COMPARED: usize = 8;
+
+fn numbers(text: &str) -> Result<(&str, Vec<u32>), Failure> {
+    let wrong = || Failure::Message(format!("`{text}` is not NAME=NUMBER, such as `ep=64` or `ep=64,128`"));
+    let (name, list) = text.split_once('=').ok_or_else(wrong)?;
+    let numbers: Result<Vec<u32>, _> = list.split(',').map(|number| number.trim().parse()).collect();
+    Ok((name.trim(), numbers.map_err(|_| wrong())?))
+}
+
+fn set(change: &mut Change, name: &str, number: u32) -> Result<(), Failure> {
+    match name {
+        "ep" => change.ep = Some(number),
+        "pp" => change.pp = Some(number),
+        "dp" => change.dp = Some(number),
+        "sms" => change.sms = Some(number),
+        "tokens" => change.tokens = Some(number),
+        "zero" => change.zero = Some(u8::try_from(number).unwrap_or(u8::MAX)),
+        _ => {
+            return Err(Failure::Message(format!("`{name}` cannot be changed: use ep, pp, dp, zero, sms or tokens")));
+        }
+    }
+    Ok(())
+}
+
+/// A deploy that its cluster cannot hold.
+fn does_not_fit(source: &Source, spec: &Spec, id: DeployId, report: &Report) -> Failure {
+    let deploy = &spec.deploys[id];
+    let (total, capacity) = (report.memory.total().0, report.memory.capacity.0);
+    let parts: Vec<String> = report
+        .memory
+        .parts
+        .iter()
+        .map(|part| format!("{} {}", part.kind.name(), human_bytes(part.bytes.0 as f64)))
+        .collect();
+    let mut diagnostics = Diagnostics::default();
+    diagnostics.report(Diagnostic {
+        code: Code::Memory,
+        severity: Severity::Error,
+        title: format!("the fullest GPU needs {}, and has {}", human_bytes(total as f64), human_bytes(capacity as f64)),
+        labels: vec![
+            Label { span: deploy.place, text: format!("{} too much", human_bytes((total - capacity) as f64)) },
+            Label { span: spec.clusters[deploy.cluster].memory_place, text: "the memory of a GPU".to_owned() },
+        ],
+        notes: vec![parts.join(", ")],
+        help: Some(remedy(report).to_owned()),
+    });
+    Failure::File(source.clone(), diagnostics)
+}
