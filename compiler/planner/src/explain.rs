@@ -3,6 +3,7 @@
 use moe_compiler::spec::{Mode, Model};
 use moe_gate::ir::{Masked, Op, Type};
 
+use crate::memory::Recompute;
 use crate::report::{PlanError, Planner, Report, human_bytes};
 use crate::sample::Source;
 use crate::time::Bottleneck;
@@ -336,7 +337,12 @@ fn verdict(first: &Report, other: &Report, one: f64, two: f64) -> String {
     }
     if (two / one - 1.0).abs() >= TIE {
         let better = if two < one { other } else { first };
-        return format!("{}: a step is ×{:.2} as fast", named(better), one.max(two) / one.min(two));
+        let worse = if two < one { first } else { other };
+        let why = match (better.thrift.recompute, worse.thrift.recompute) {
+            (Recompute::Selective, Recompute::Full) => ", since its memory lets it keep what the other computes again",
+            _ => "",
+        };
+        return format!("{}: a step is ×{:.2} as fast{why}", named(better), one.max(two) / one.min(two));
     }
     let busy = |report: &Report| report.step.map_or(0.0, |step| step.communication.0 / step.compute.0 * 100.0);
     let (calm, other) = if busy(other) < busy(first) { (other, first) } else { (first, other) };
