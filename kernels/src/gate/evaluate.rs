@@ -3,6 +3,9 @@
 //! Invariant: every operation gives the bits that [`moe_gate::interpret`] gives. An operation that no result needs leaves its checks for
 //! faults, and no other code.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use moe_gate::ir::{InputId, InputKind, Masked, Op, Program, Reduction, Type, Unary, ValueId};
 use moe_gate::math;
 
@@ -61,6 +64,8 @@ pub(super) struct Token<'a, 'k> {
     pub inputs: &'a [Pointer<'k, Global, U8>],
     /// The token.
     pub index: Value<'k, U32>,
+    /// The numbers that were checked for NaN.
+    pub checked: RefCell<BTreeMap<ValueId, Vec<Value<'k, F32>>>>,
 }
 
 impl<'k> Token<'_, 'k> {
@@ -143,7 +148,8 @@ impl<'k> Token<'_, 'k> {
             }
             Op::ChooseGroups { by, count } => {
                 let keys = self.checked(by, numbers(by), &over(by));
-                return Lane::Groups(warp.choose(&keys, &over(by), count));
+                let (groups, chosen) = (over(by), warp.choose(&keys, &over(by), count));
+                return Lane::Groups((0..groups.each).map(|group| chosen.contains(group)).collect());
             }
             Op::ChooseExperts { by, count, within } => {
                 let experts = over(by);
@@ -170,7 +176,8 @@ impl<'k> Token<'_, 'k> {
                 let over = over(of);
                 let nan: Vec<_> = numbers(of).iter().map(|number| number.is_nan()).collect();
                 let some = warp.any(over.existing(|index| nan[index]).reduce(|a, b| a | b).expect("a lane has places"));
-                let mask = mask(warp.choose(&without_nan(numbers(of)), &over, count));
+                let chosen = warp.choose(&without_nan(numbers(of)), &over, count);
+                let mask = mask((0..over.each).map(|index| chosen.contains(index)).collect());
                 mask.into_iter().map(|one| k.f32(f32::NAN).when(some, one)).collect()
             }
             Op::GroupLargestMask { of, count } => {
@@ -188,7 +195,11 @@ impl<'k> Token<'_, 'k> {
 
     /// The numbers by which something is chosen: a NaN is a fault.
     fn checked(&self, id: ValueId, numbers: &[Value<'k, F32>], over: &Distribution<'k>) -> Vec<Value<'k, F32>> {
-        if self.is_number(id) { numbers.to_vec() } else { self.fault.nan(self.warp, numbers, over) }
+        if self.is_number(id) {
+            return numbers.to_vec();
+        }
+        let check = || self.fault.nan(self.warp, numbers, over);
+        self.checked.borrow_mut().entry(id).or_insert_with(check).clone()
     }
 
     /// Whether a value of a token without a fault can hold no NaN, for all that is known here.

@@ -6,6 +6,7 @@
 
 use moe_gate::ir::{Op, Program};
 
+use super::select::Chosen;
 use super::warp::{Distribution, Warp};
 use crate::device::{Builder, Chunk, F32, Global, Pointer, Pred, Shared, U8, U32, U64, Value};
 
@@ -78,6 +79,9 @@ const IDS: u32 = 32;
 /// Up to so many experts on a lane, a number is fetched from its lane and not through memory.
 const FETCHED: u32 = 2;
 
+/// Up to so many experts on a lane, looking at each costs less than a loop over those that are chosen.
+const UNROLLED: u32 = 4;
+
 impl<'k> Exchange<'k> {
     /// Memory for all tokens of a CTA.
     pub fn new(warp: &Warp<'k>, warps: u32, program: &Program) -> Exchange<'k> {
@@ -99,21 +103,43 @@ impl<'k> Exchange<'k> {
     pub fn ids(
         &self,
         warp: &Warp<'k>,
-        chosen: &[Value<'k, Pred>],
+        chosen: &Chosen<'k>,
         over: &Distribution<'k>,
         picks: &Distribution<'k>,
     ) -> Value<'k, U32> {
         let k = warp.k;
-        let mut position = if let [chosen] = *chosen {
-            (warp.ballot(chosen) & over.earlier).count_ones()
+        if over.each == 1 {
+            let chosen = chosen.contains(0);
+            let position = (warp.ballot(chosen) & over.earlier).count_ones();
+            k.warp_barrier();
+            k.when(chosen, || self.ids.at(position).store(over.first));
+        } else if over.each <= UNROLLED {
+            let mut position = warp.sum_below(chosen.count());
+            k.warp_barrier();
+            for index in 0..over.each {
+                let chosen = chosen.contains(index);
+                k.when(chosen, || self.ids.at(position).store(over.first + index));
+                position = position + chosen.as_u32();
+            }
         } else {
-            let own = chosen.iter().map(|chosen| chosen.as_u32()).reduce(|sum, one| sum + one);
-            warp.sum_below(own.expect("a lane has places"))
-        };
-        k.warp_barrier();
-        for (index, &chosen) in (0..).zip(chosen) {
-            k.when(chosen, || self.ids.at(position).store(over.first + index));
-            position = position + chosen.as_u32();
+            let position = k.variable(warp.sum_below(chosen.count()));
+            k.warp_barrier();
+            // Most lanes have none, few have several.
+            for (lowest, word) in chosen.words() {
+                let left = k.variable(word);
+                let some_left = || left.get().differs(k.u32(0));
+                k.repeat_while(
+                    || warp.any_of_warp(some_left()),
+                    || {
+                        k.when(some_left(), || {
+                            let (bits, place) = (left.get(), position.get());
+                            self.ids.at(place).store(over.first + (bits.trailing_zeros() + lowest));
+                            left.set(bits & (bits - 1));
+                            position.set(place + 1);
+                        });
+                    },
+                );
+            }
         }
         k.warp_barrier();
         self.ids.at(last_if_none(picks)).load()

@@ -29,6 +29,8 @@ mod network;
 mod select;
 mod warp;
 
+use std::cell::RefCell;
+
 use moe_bundle::Kernel;
 use moe_bundle::exchange::status;
 use moe_bundle::manifest::Grid;
@@ -178,7 +180,15 @@ fn kernel(
                 (index.min(tokens - 1), index.less(tokens))
             };
             let fault = Fault::none(&warp);
-            let token = Token { program, warp: &warp, exchange: &exchange, fault: &fault, inputs: &inputs, index };
+            let token = Token {
+                program,
+                warp: &warp,
+                exchange: &exchange,
+                fault: &fault,
+                inputs: &inputs,
+                index,
+                checked: RefCell::default(),
+            };
             finish(&token, &token.evaluate(), live);
             fault.report(&warp, index, live, words);
         });

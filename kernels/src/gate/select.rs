@@ -4,7 +4,7 @@
 //!
 //! Each lane sorts its own keys; `count` times the warp takes the largest of all heads, and the lanes that had it drop it. The last one
 //! taken is a *threshold*: at least `count` keys reach it, and without ties exactly so many. That is checked with one sum, and only where
-//! it fails do the lanes raise the threshold and cross out those of the tied keys that come too late.
+//! it fails do the lanes raise the threshold and leave out those of the tied keys that come too late.
 //! Cost for 8 of 256 on a warp, without ties: about 110 instructions.
 
 use super::arithmetic::{from_sortable, sortable};
@@ -12,20 +12,54 @@ use super::network;
 use super::warp::{Distribution, Warp};
 use crate::device::{F32, Pred, U32, Value, Variable};
 
+/// Which elements of a lane are chosen: a bit for each.
+pub(super) struct Chosen<'k>(Vec<Value<'k, U32>>);
+
+impl<'k> Chosen<'k> {
+    fn new(elements: &[Value<'k, Pred>]) -> Chosen<'k> {
+        let bit = |(index, &chosen): (u32, &Value<'k, Pred>)| {
+            let k = chosen.builder();
+            k.u32(1 << index).when(chosen, k.u32(0))
+        };
+        let word = |elements: &[Value<'k, Pred>]| {
+            (0..).zip(elements).map(bit).reduce(|a, b| a | b).expect("a chunk has elements")
+        };
+        Chosen(elements.chunks(32).map(word).collect())
+    }
+
+    /// Whether an element is chosen.
+    pub fn contains(&self, index: u32) -> Value<'k, Pred> {
+        let word = self.0[index as usize / 32];
+        (word & (1 << (index % 32))).differs(word.builder().u32(0))
+    }
+
+    /// How many are chosen.
+    pub fn count(&self) -> Value<'k, U32> {
+        self.0.iter().map(|word| word.count_ones()).reduce(|a, b| a + b).expect("a lane has places")
+    }
+
+    /// The words, each with the index of its lowest bit.
+    pub fn words(&self) -> impl Iterator<Item = (u32, Value<'k, U32>)> {
+        (0..).step_by(32).zip(self.0.iter().copied())
+    }
+}
+
 impl<'k> Warp<'k> {
-    /// Whether each element of the lane is among the `count` largest. The keys hold no NaN.
-    pub fn choose(&self, keys: &[Value<'k, F32>], over: &Distribution<'k>, count: u32) -> Vec<Value<'k, Pred>> {
+    /// The `count` largest elements. The keys hold no NaN.
+    pub fn choose(&self, keys: &[Value<'k, F32>], over: &Distribution<'k>, count: u32) -> Chosen<'k> {
         let k = self.k;
         if count == over.count {
-            return over.existing(|_| k.truth(true)).collect();
+            return Chosen::new(&over.existing(|_| k.truth(true)).collect::<Vec<_>>());
         }
         let threshold = self.threshold(&over.filled(keys, k.f32(f32::NEG_INFINITY)), count);
-        let reach = self.count(over, |index| keys[index].at_least(threshold));
-        let keys: Vec<Variable<'k, F32>> = keys.iter().map(|&key| k.variable(key)).collect();
-        let threshold = k.variable(threshold);
-        k.when(self.any_of_warp(reach.differs(k.u32(count))), || self.break_ties(&keys, over, threshold, count));
-        let threshold = threshold.get();
-        over.existing(|index| keys[index].get().at_least(threshold)).collect()
+        let reach: Vec<_> = over.existing(|index| keys[index].at_least(threshold)).collect();
+        let all = self.count(over, &reach);
+        let words: Vec<Variable<'k, U32>> = Chosen::new(&reach).0.into_iter().map(|word| k.variable(word)).collect();
+        k.when(self.any_of_warp(all.differs(k.u32(count))), || {
+            let chosen = Chosen::new(&self.break_ties(keys, over, threshold, count));
+            words.iter().zip(chosen.0).for_each(|(word, chosen)| word.set(chosen));
+        });
+        Chosen(words.into_iter().map(Variable::get).collect())
     }
 
     /// The last of `count` numbers, each the largest below the ones before it that some lane still has. At least `count` keys reach it.
@@ -45,53 +79,45 @@ impl<'k> Warp<'k> {
     }
 
     /// The number of elements of the token for which a condition holds.
-    fn count(&self, over: &Distribution<'k>, condition: impl Fn(usize) -> Value<'k, Pred>) -> Value<'k, U32> {
-        let mut own = over.existing(condition);
-        if over.each == 1 {
-            let own = own.next().expect("a lane has places");
-            return self.ballot(over.once(own)).count_ones();
+    fn count(&self, over: &Distribution<'k>, holds: &[Value<'k, Pred>]) -> Value<'k, U32> {
+        if let [holds] = *holds {
+            return self.ballot(over.once(holds)).count_ones();
         }
-        let own = own.map(Value::as_u32).reduce(|sum, one| sum + one).expect("a lane has places");
+        let own = Chosen::new(holds).count();
         self.sum_small(over.counts.map_or(own, |counts| own.when(counts, self.k.u32(0))))
     }
 
-    /// Raises the threshold until fewer than `count` keys are above it, and makes NaN of those keys on it that come too late.
+    /// Raises the threshold until fewer than `count` keys are above it, and takes the first of those on it.
     fn break_ties(
         &self,
-        keys: &[Variable<'k, F32>],
+        keys: &[Value<'k, F32>],
         over: &Distribution<'k>,
-        threshold: Variable<'k, F32>,
+        threshold: Value<'k, F32>,
         count: u32,
-    ) {
-        let k = self.k;
-        let all = k.u32(count);
-        let above = k.variable(self.count(over, |index| threshold.get().less(keys[index].get())));
+    ) -> Vec<Value<'k, Pred>> {
+        let (k, all) = (self.k, self.k.u32(count));
+        let above = |threshold: Value<'k, F32>| over.existing(|index| threshold.less(keys[index])).collect::<Vec<_>>();
+        let number_above = k.variable(self.count(over, &above(threshold)));
+        let threshold = k.variable(threshold);
         k.repeat_while(
-            || self.any_of_warp(above.get().at_least(all)),
+            || self.any_of_warp(number_above.get().at_least(all)),
             || {
-                let now = threshold.get();
-                let infinity = k.f32(f32::INFINITY);
-                let higher: Vec<_> = over.existing(|index| now.less(keys[index].get())).collect();
-                let next = higher.iter().zip(keys).map(|(&higher, key)| key.get().when(higher, infinity));
+                let (now, infinity) = (threshold.get(), k.f32(f32::INFINITY));
+                let next = above(now).into_iter().zip(keys).map(|(above, key)| key.when(above, infinity));
                 let next = next.reduce(|a, b| a.smaller_number(b)).expect("a lane has places");
-                threshold.set(self.smallest(next).when(above.get().at_least(all), now));
-                above.set(self.count(over, |index| threshold.get().less(keys[index].get())));
+                threshold.set(self.smallest(next).when(number_above.get().at_least(all), now));
+                number_above.set(self.count(over, &above(threshold.get())));
             },
         );
-        let (threshold, places_left) = (threshold.get(), all - above.get());
-        let tied: Vec<_> = over.existing(|index| keys[index].get().equals(threshold)).collect();
-        for (key, late) in keys.iter().zip(self.late(&tied, over, places_left)) {
-            key.set(k.f32(f32::NAN).when(late, key.get()));
-        }
+        let (threshold, places_left) = (threshold.get(), all - number_above.get());
+        let tied: Vec<_> = over.existing(|index| keys[index].equals(threshold)).collect();
+        let late = self.late(&tied, over, places_left);
+        let in_time = tied.into_iter().zip(late).map(|(tied, late)| tied & !late);
+        in_time.zip(above(threshold)).map(|(in_time, above)| in_time | above).collect()
     }
 
     /// Those of the tied elements that have at least `places` tied ones before them.
-    pub fn late(
-        &self,
-        tied: &[Value<'k, Pred>],
-        over: &Distribution<'k>,
-        places: Value<'k, U32>,
-    ) -> Vec<Value<'k, Pred>> {
+    fn late(&self, tied: &[Value<'k, Pred>], over: &Distribution<'k>, places: Value<'k, U32>) -> Vec<Value<'k, Pred>> {
         let earlier = |&tied: &Value<'k, Pred>| (self.k.ballot(over.once(tied)) & over.earlier).count_ones();
         let mut before = tied.iter().map(earlier).reduce(|sum, more| sum + more).expect("a lane has places");
         tied.iter()
