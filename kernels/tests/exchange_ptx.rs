@@ -89,3 +89,15 @@ fn rows_of_one_chunk() {
         assemble_all(&Request { dispatch: payload, combine: payload, ..request.clone() });
     }
 }
+
+/// The text of two small kernels, so that a change of the builder or of LLVM is seen.
+#[test]
+fn what_small_kernels_look_like() {
+    let exchange =
+        Request { ranks: 4, experts: 8, top_k: 2, hidden: 8, max_tokens: 16, threads: 64, ctas: 2, ..DEEPSEEK_V3 };
+    let exchange = Request { dispatch: Payload::Bf16, ..exchange }.plan().expect("it keeps its limits");
+    for kernel in [Kernel::Barrier, Kernel::WeightGradientCollect] {
+        let ptx = device_code(kernel, &exchange).ptx(Target::of(Chip::Sm90a)).unwrap_or_else(|error| panic!("{error}"));
+        insta::assert_snapshot!(kernel.name(), ptx);
+    }
+}

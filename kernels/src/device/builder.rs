@@ -3,11 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 
-use melior::Context;
 use melior::ir::attribute::{Attribute, DenseI32ArrayAttribute, IntegerAttribute, StringAttribute, TypeAttribute};
 use melior::ir::operation::OperationBuilder;
 use melior::ir::r#type::IntegerType;
 use melior::ir::{Block, BlockLike, BlockRef, Identifier, Location, Operation, Region, RegionLike, Type, ValueLike};
+use melior::{Context, dialect};
 
 use super::memory::{Global, Pointer, Shared, Space};
 use super::value::{Element, Pred, U32, Value};
@@ -161,6 +161,12 @@ impl Builder {
         (Identifier::new(self.context(), name), attribute)
     }
 
+    /// An integer attribute.
+    pub(super) fn number(&self, name: &str, bits: u32, value: i64) -> (Identifier<'static>, Attribute<'static>) {
+        let ty = IntegerType::new(self.context(), bits).into();
+        (Identifier::new(self.context(), name), IntegerAttribute::new(ty, value).into())
+    }
+
     /// Calls an LLVM intrinsic.
     pub(super) fn intrinsic(
         &self,
@@ -198,7 +204,7 @@ impl Builder {
         if side_effects {
             attributes.push((Identifier::new(self.context(), "has_side_effects"), Attribute::unit(self.context())));
         }
-        let returned = result.unwrap_or_else(|| Type::parse(self.context(), "!llvm.void").expect("a known type"));
+        let returned = result.unwrap_or_else(|| dialect::llvm::r#type::void(self.context()));
         let raw = self.append(self.operation("llvm.inline_asm", operands, Some(returned)).add_attributes(&attributes));
         result.and(raw)
     }
@@ -290,7 +296,7 @@ impl Builder {
     pub fn variable<'k, T: Element>(&'k self, initial: Value<'k, T>) -> Variable<'k, T> {
         let inside = self.current.replace(self.entry);
         let one = self.integer(32, 1);
-        let pointer = Type::parse(self.context(), "!llvm.ptr").expect("a known type");
+        let pointer = dialect::llvm::r#type::pointer(self.context(), 0);
         let element = TypeAttribute::new(T::mlir(self.context())).into();
         let slot = self.result(
             self.operation("llvm.alloca", &[one], Some(pointer))
@@ -312,8 +318,8 @@ impl Builder {
             .add_attributes(&[
                 (name("sym_name"), StringAttribute::new(self.context(), &symbol).into()),
                 (name("global_type"), TypeAttribute::new(array.expect("an array of a known type")).into()),
-                self.attribute("addr_space", "3 : i32"),
-                self.attribute("alignment", "16 : i64"),
+                self.number("addr_space", 32, 3),
+                self.number("alignment", 64, 16),
                 self.attribute("linkage", "#llvm.linkage<internal>"),
             ])
             .add_regions([Region::new()])
@@ -346,13 +352,13 @@ impl<'k, T: Element> Variable<'k, T> {
     pub fn get(self) -> Value<'k, T> {
         let builder = self.builder;
         let load = builder.operation("llvm.load", &[self.slot], Some(T::mlir(builder.context())));
-        Value::new(builder, builder.result(load.add_attributes(&[builder.attribute("ordering", "0 : i64")])))
+        Value::new(builder, builder.result(load.add_attributes(&[builder.number("ordering", 64, 0)])))
     }
 
     /// Changes it.
     pub fn set(self, value: Value<'k, T>) {
         let store = self.builder.operation("llvm.store", &[value.raw, self.slot], None);
-        self.builder.append(store.add_attributes(&[self.builder.attribute("ordering", "0 : i64")]));
+        self.builder.append(store.add_attributes(&[self.builder.number("ordering", 64, 0)]));
     }
 }
 

@@ -3,7 +3,9 @@
 use std::marker::PhantomData;
 
 use melior::Context;
-use melior::ir::{Identifier, Type, attribute::TypeAttribute};
+use melior::dialect;
+use melior::ir::attribute::{DenseI32ArrayAttribute, TypeAttribute};
+use melior::ir::{Identifier, Type};
 
 use super::value::{Element, U32, U64, Value};
 use super::{Builder, U8};
@@ -12,12 +14,10 @@ use super::{Builder, U8};
 pub trait Space: Copy + 'static {
     /// Its number in LLVM.
     const NUMBER: u32;
-    /// Its name in PTX.
-    const NAME: &'static str;
 
     /// The type of pointers into it.
     fn pointer_type(context: &'static Context) -> Type<'static> {
-        Type::parse(context, &format!("!llvm.ptr<{}>", Self::NUMBER)).expect("a known type")
+        dialect::llvm::r#type::pointer(context, Self::NUMBER)
     }
 }
 
@@ -31,12 +31,10 @@ pub enum Shared {}
 
 impl Space for Global {
     const NUMBER: u32 = 1;
-    const NAME: &'static str = "global";
 }
 
 impl Space for Shared {
     const NUMBER: u32 = 3;
-    const NAME: &'static str = "shared";
 }
 
 /// A pointer to elements `T` in space `S`, aligned to the size of an element.
@@ -79,7 +77,11 @@ impl<'k, S: Space, T: Element> Pointer<'k, S, T> {
                     Identifier::new(builder.context(), "elem_type"),
                     TypeAttribute::new(U8::mlir(builder.context())).into(),
                 ),
-                builder.attribute("rawConstantIndices", "array<i32: -2147483648>"),
+                // The index is an operand.
+                (
+                    Identifier::new(builder.context(), "rawConstantIndices"),
+                    DenseI32ArrayAttribute::new(builder.context(), &[i32::MIN]).into(),
+                ),
             ]);
         Pointer::new(builder, builder.result(pointer))
     }
@@ -103,10 +105,7 @@ impl<'k, S: Space, T: Element> Pointer<'k, S, T> {
     }
 
     fn access_attributes(self) -> [(Identifier<'static>, melior::ir::Attribute<'static>); 2] {
-        [
-            self.builder.attribute("ordering", "0 : i64"),
-            self.builder.attribute("alignment", &format!("{} : i64", T::BYTES)),
-        ]
+        [self.builder.number("ordering", 64, 0), self.builder.number("alignment", 64, i64::from(T::BYTES))]
     }
 }
 

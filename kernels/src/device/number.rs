@@ -298,11 +298,6 @@ impl<'k> Value<'k, F32> {
         self.when(self.at_least(other), other)
     }
 
-    /// The larger one; of a number and a NaN, the number.
-    pub fn max_number(self, other: Value<'k, F32>) -> Value<'k, F32> {
-        self.builder.binary("llvm.intr.maxnum", self, other)
-    }
-
     /// Its bits.
     pub fn bits(self) -> Value<'k, U32> {
         self.builder.unary("llvm.bitcast", self)

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use melior::Context;
 use melior::ir::Type;
+use melior::ir::r#type::IntegerType;
 
 use super::Builder;
 
@@ -11,13 +12,13 @@ use super::Builder;
 pub trait Element: Copy + 'static {
     /// Bytes in memory.
     const BYTES: u32;
-    /// Its name in MLIR.
-    const NAME: &'static str;
 
     /// The MLIR type.
-    fn mlir(context: &'static Context) -> Type<'static> {
-        Type::parse(context, Self::NAME).expect("names of element types are MLIR types")
-    }
+    fn mlir(context: &'static Context) -> Type<'static>;
+}
+
+fn integer<const BITS: u32>(context: &'static Context) -> Type<'static> {
+    IntegerType::new(context, BITS).into()
 }
 
 macro_rules! elements {
@@ -27,26 +28,29 @@ macro_rules! elements {
         pub enum $name {}
         impl Element for $name {
             const BYTES: u32 = $bytes;
-            const NAME: &'static str = $mlir;
+
+            fn mlir(context: &'static Context) -> Type<'static> {
+                $mlir(context)
+            }
         }
     )*};
 }
 
 elements! {
     /// A truth value.
-    Pred, 1, "i1";
+    Pred, 1, integer::<1>;
     /// A byte.
-    U8, 1, "i8";
+    U8, 1, integer::<8>;
     /// 16 bits.
-    U16, 2, "i16";
+    U16, 2, integer::<16>;
     /// An unsigned 32-bit integer; −1 is `u32::MAX`.
-    U32, 4, "i32";
+    U32, 4, integer::<32>;
     /// An unsigned 64-bit integer.
-    U64, 8, "i64";
+    U64, 8, integer::<64>;
     /// binary32
-    F32, 4, "f32";
+    F32, 4, Type::float32;
     /// 16 bytes: what one thread moves at once.
-    Chunk, 16, "vector<4xi32>";
+    Chunk, 16, |context| Type::vector(&[4], integer::<32>(context));
 }
 
 /// A value of type `T` in every thread.

@@ -70,10 +70,10 @@ fn quantise<'k>(k: &'k Builder, piece: Piece<'k>, pair: [Value<'k, Chunk>; 2]) -
     const E4M3_MAX: f32 = 448.0;
     let lanes = SCALE_BLOCK / per_chunk(Payload::Fp8E4m3ScaleF32Per128);
     let numbers: Vec<Value<F32>> = pair.into_iter().flat_map(|chunk| numbers(Payload::Bf16, chunk)).collect();
-    let mut amax = numbers.iter().fold(k.f32(LEAST_AMAX), |amax, number| amax.max_number(number.abs()));
+    let mut amax = numbers.iter().fold(k.f32(LEAST_AMAX), |amax, number| amax.larger_number(number.abs()));
     let mut distance = 1;
     while distance < lanes {
-        amax = amax.max_number(amax.of_lane_xor(distance));
+        amax = amax.larger_number(amax.of_lane_xor(distance));
         distance *= 2;
     }
     let multiplier = k.f32(E4M3_MAX) / amax;

@@ -7,7 +7,7 @@ mod world;
 
 use moe_plan::{Drop, Payload, Request, RowLayout};
 use moe_vgpu::Policy;
-use scenario::{Picks, Scenario, Tokens, USUAL, request, run};
+use scenario::{Numbers, Picks, Scenario, Tokens, USUAL, request, run};
 use world::{Loaded, Schedule};
 
 const IN_TURN: Schedule = Schedule { policy: Policy::RoundRobin, seed: 0 };
@@ -152,5 +152,17 @@ fn many_tokens_for_few_threads() {
         let loaded = Loaded::new(&shape.plan().expect("it keeps its limits"));
         let scenario = Scenario { tokens: Tokens::All, rounds: 1, ..USUAL };
         run(&loaded, scenario, IN_TURN).unwrap_or_else(|problem| panic!("{problem}"));
+    }
+}
+
+#[test]
+fn numbers_that_are_none_and_numbers_at_the_ends() {
+    let scenario = Scenario { numbers: Numbers::Hostile, rounds: 2, tokens: Tokens::All, ..USUAL };
+    for (layout, weighted) in layouts() {
+        for payload in [Payload::Bf16, Payload::F16, Payload::F32] {
+            agrees(&Request { layout, weighted, dispatch: payload, combine: payload, ..request() }, scenario);
+        }
+        let dispatch = Payload::Fp8E4m3ScaleF32Per128;
+        agrees(&Request { hidden: 384, layout, weighted, dispatch, ..request() }, scenario);
     }
 }

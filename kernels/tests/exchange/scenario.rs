@@ -12,6 +12,15 @@ use crate::world::{Buffers, Call, Everywhere, Loaded, Schedule, World};
 /// Numbers that look random and are the same in every run.
 pub struct Random(u64);
 
+/// Which numbers rows hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// From −4 to 4, now and then zero or far away.
+    Usual,
+    /// Infinities, NaNs with all kinds of bits, the smallest and the largest numbers, whole blocks of zeros.
+    Hostile,
+}
+
 impl Random {
     pub fn new(seed: u64) -> Random {
         Random(seed)
@@ -29,7 +38,6 @@ impl Random {
         self.next() % bound
     }
 
-    /// From −4 to 4, now and then zero or far away.
     fn number(&mut self) -> f32 {
         match self.below(40) {
             0 => 0.0,
@@ -40,9 +48,39 @@ impl Random {
         }
     }
 
-    fn rows(&mut self, payload: Payload, hidden: u32, count: usize) -> Rows {
+    fn rows(&mut self, numbers: Numbers, payload: Payload, hidden: u32, count: usize) -> Rows {
+        if numbers == Numbers::Hostile {
+            return self.hostile_rows(payload, hidden, count);
+        }
         let values: Vec<f32> = (0..count * hidden as usize).map(|_| self.number()).collect();
         Rows::from_values(payload, hidden, &values)
+    }
+}
+
+impl Random {
+    /// Bits of all kinds. A NaN in f32 is not rounded on its way, so that its bits are the hardware's: f32 gets none.
+    fn hostile_rows(&mut self, payload: Payload, hidden: u32, count: usize) -> Rows {
+        let element = payload.element_bytes() as usize;
+        let mut bytes = Vec::new();
+        for _ in 0..count * hidden as usize / 8 {
+            let kind = self.below(6);
+            for _ in 0..8 {
+                let bits = match kind {
+                    0 => 0,
+                    1 => self.below(4) << (8 * element - 9),
+                    2 => self.next(),
+                    3 => u64::MAX >> self.below(32),
+                    _ => u64::from(self.number().to_bits()) >> (32 - 8 * element),
+                };
+                let bits = match payload {
+                    Payload::F32 if f32::from_bits(bits as u32).is_nan() => 0x8000_0001,
+                    Payload::F32 if f32::from_bits(bits as u32).is_infinite() => 0x7f7f_ffff,
+                    _ => bits,
+                };
+                bytes.extend(&bits.to_le_bytes()[..element]);
+            }
+        }
+        Rows::from_memory(payload, hidden, bytes, vec![])
     }
 }
 
@@ -71,12 +109,14 @@ pub enum Tokens {
 pub struct Scenario {
     pub picks: Picks,
     pub tokens: Tokens,
+    pub numbers: Numbers,
     /// Dispatches; each is followed by one call of every other kind.
     pub rounds: u64,
     pub seed: u64,
 }
 
-pub const USUAL: Scenario = Scenario { picks: Picks::Even, tokens: Tokens::Uneven, rounds: 3, seed: 1 };
+pub const USUAL: Scenario =
+    Scenario { picks: Picks::Even, tokens: Tokens::Uneven, numbers: Numbers::Usual, rounds: 3, seed: 1 };
 
 fn picks(exchange: &Exchange, kind: Picks, random: &mut Random) -> Vec<i32> {
     let (all, k) = ((exchange.experts + exchange.zero_experts) as usize, exchange.top_k as usize);
@@ -103,7 +143,7 @@ fn input(exchange: &Exchange, scenario: &Scenario, random: &mut Random, rank: u3
         Tokens::Uneven if rank == 0 && round % 2 == 1 => 0,
         Tokens::Uneven => random.below(u64::from(exchange.max_tokens) + 1) as u32,
     };
-    let tokens = random.rows(exchange.dispatch.source(), exchange.hidden, count as usize);
+    let tokens = random.rows(scenario.numbers, exchange.dispatch.source(), exchange.hidden, count as usize);
     let indices: Vec<i32> = (0..count).flat_map(|_| picks(exchange, scenario.picks, random)).collect();
     // Few different weights, so that the capacity rule meets equal ones.
     let weights = indices.iter().map(|_| random.below(6) as f32 * 0.3 - 0.6).collect();
@@ -222,7 +262,8 @@ fn enqueue(
     rows.push(Results { what: "experts' input", payload: exchange.dispatch, at: to, scales, expected: sent });
 
     // Combine
-    let outputs: Vec<Rows> = handles.iter().map(|handle| random.rows(exchange.combine, hidden, handle.rows)).collect();
+    let outputs: Vec<Rows> =
+        handles.iter().map(|handle| random.rows(scenario.numbers, exchange.combine, hidden, handle.rows)).collect();
     let output_bytes: Vec<_> = outputs.iter().map(|rows| rows.bytes().to_vec()).collect();
     let output = world.upload("expert_output", &output_bytes);
     let combine_with = |world: &mut World<'_>, send, epoch| {
@@ -248,8 +289,10 @@ fn enqueue(
     *expected += &Traffic::combine(exchange, &flow);
 
     // Cached dispatch
-    let others: Vec<Rows> =
-        tokens.iter().map(|&tokens| random.rows(exchange.dispatch.source(), hidden, tokens as usize)).collect();
+    let others: Vec<Rows> = tokens
+        .iter()
+        .map(|&tokens| random.rows(scenario.numbers, exchange.dispatch.source(), hidden, tokens as usize))
+        .collect();
     let other_bytes: Vec<_> = others.iter().map(|rows| rows.bytes().to_vec()).collect();
     let other = world.upload("other tokens", &other_bytes);
     let (to, scales) = expert_input(world);
@@ -265,7 +308,7 @@ fn enqueue(
 
     // Backward of combine
     let gradients: Vec<Rows> =
-        tokens.iter().map(|&tokens| random.rows(exchange.combine, hidden, tokens as usize)).collect();
+        tokens.iter().map(|&tokens| random.rows(scenario.numbers, exchange.combine, hidden, tokens as usize)).collect();
     let gradient_bytes: Vec<_> = gradients.iter().map(|rows| rows.bytes().to_vec()).collect();
     let gradient = world.upload("gradients", &gradient_bytes);
     let to = world.everywhere("output gradients", |rank| handles[rank].rows as u64 * bytes(exchange.combine));
@@ -329,7 +372,10 @@ fn check(world: &mut World<'_>, round: &Round) -> Result<(), String> {
         }
         if let Some((addresses, expected)) = &round.weight_gradients {
             let found = world.words(addresses[rank], expected[rank].len());
-            let expected: Vec<u32> = expected[rank].iter().map(|gradient| gradient.to_bits()).collect();
+            // A NaN is not rounded here either.
+            let bits = |number: f32| if number.is_nan() { f32::NAN.to_bits() } else { number.to_bits() };
+            let found: Vec<u32> = found.into_iter().map(|word| bits(f32::from_bits(word))).collect();
+            let expected: Vec<u32> = expected[rank].iter().map(|&gradient| bits(gradient)).collect();
             same("gradients of weights", rank, &found, &expected)?;
         }
     }
@@ -377,14 +423,18 @@ fn check_handle(world: &mut World<'_>, round: &Round, rank: usize) -> Result<(),
     Ok(())
 }
 
-/// Every byte that crosses a link is one that the plan counts; nothing is read from a peer.
+/// Every byte that crosses a link, or goes to a rank's own symmetric memory, is one that the plan counts; nothing is read from a peer.
 fn check_traffic(world: &World<'_>, expected: &Traffic) -> Result<(), String> {
     let ranks = world.exchange().ranks;
     let traffic = world.cluster.traffic();
     for by in 0..ranks {
-        for to in (0..ranks).filter(|&to| to != by) {
-            let (found, read) = (traffic.written(RankId(by), RankId(to)), traffic.read(RankId(by), RankId(to)));
+        for to in 0..ranks {
             let planned = expected.bytes(moe_bundle::RankId(by), moe_bundle::RankId(to));
+            let (found, read) = match (by == to).then(|| world.written_to_own_symmetric(by)) {
+                Some(Some(own)) => (own, 0),
+                Some(None) => continue,
+                None => (traffic.written(RankId(by), RankId(to)), traffic.read(RankId(by), RankId(to))),
+            };
             if found != planned || read != 0 {
                 return Err(format!("rank {by} wrote {found} bytes to rank {to}, not {planned}, and read {read}"));
             }

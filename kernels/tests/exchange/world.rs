@@ -5,6 +5,8 @@
 //! arrived is a fault.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use moe_bundle::exchange::Tensor;
 use moe_bundle::manifest::Grid;
@@ -12,7 +14,10 @@ use moe_bundle::{Argument, Exchange, Kernel, LocalBuffer, Payload};
 use moe_kernels::exchange::{device_code, kernels};
 use moe_kernels::ptx::{Chip, Target};
 use moe_plan::reference::Rows;
-use moe_vgpu::{Address, Cluster, Config, Launch, Module, Policy, RankId, RunError, StreamId};
+use moe_vgpu::{
+    Access, AccessKind, Address, Cluster, Config, Launch, Location, Module, Observer, Policy, RankId, RunError,
+    StreamId,
+};
 
 /// The text of every kernel of an exchange.
 pub type Texts = BTreeMap<Kernel, String>;
@@ -74,6 +79,26 @@ pub struct World<'l> {
     peers: Everywhere,
     /// Nanoseconds of every wait; 0 for none.
     pub deadline: u64,
+    /// Bytes that each rank wrote to its own symmetric memory; counted once, in turn, as no schedule changes them.
+    own: Option<Arc<Vec<AtomicU64>>>,
+}
+
+/// Counts what the cluster's own counters do not tell from other memory of a rank.
+struct OwnSymmetric {
+    bases: Everywhere,
+    bytes: u64,
+    own: Arc<Vec<AtomicU64>>,
+}
+
+impl Observer for OwnSymmetric {
+    fn access(&mut self, access: &Access) {
+        let Location::Device(address) = access.location else { return };
+        let rank = access.thread.rank.0 as usize;
+        let inside = (self.bases[rank].0..self.bases[rank].0 + self.bytes).contains(&address.0);
+        if inside && access.kind != AccessKind::Read {
+            self.own[rank].fetch_add(u64::from(access.bytes), Ordering::Relaxed);
+        }
+    }
 }
 
 /// What a call passes to its kernels.
@@ -105,11 +130,25 @@ impl<'l> World<'l> {
             Cluster::new(Config { ranks, policy, seed, instruction_limit: 400_000_000, ..Config::default() })
                 .expect("a plan has few ranks");
         let streams = (0..ranks).map(|rank| cluster.stream(RankId(rank)).expect("it exists")).collect();
-        let mut world =
-            World { loaded, cluster, streams, symmetric: vec![], status: vec![], peers: vec![], deadline: 0 };
+        let mut world = World {
+            loaded,
+            cluster,
+            streams,
+            symmetric: vec![],
+            status: vec![],
+            peers: vec![],
+            deadline: 0,
+            own: None,
+        };
         world.symmetric = world.everywhere("symmetric", |_| exchange.symmetric.bytes);
         world.status = world.everywhere("status", |_| 32);
         world.peers = world.everywhere("peers", |_| 8 * u64::from(ranks));
+        if policy == Policy::RoundRobin {
+            let own = Arc::new((0..ranks).map(|_| AtomicU64::new(0)).collect::<Vec<_>>());
+            let (bases, bytes) = (world.symmetric.clone(), exchange.symmetric.bytes);
+            world.own = Some(Arc::clone(&own));
+            world.cluster.observe(Box::new(OwnSymmetric { bases, bytes, own }));
+        }
         let layout = &exchange.symmetric;
         let table: Vec<u8> = world.symmetric.iter().flat_map(|base| base.0.to_le_bytes()).collect();
         for rank in 0..ranks as usize {
@@ -134,6 +173,11 @@ impl<'l> World<'l> {
 
     pub fn exchange(&self) -> &'l Exchange {
         &self.loaded.exchange
+    }
+
+    /// Bytes that kernels of a rank wrote to its own symmetric memory, where they were counted.
+    pub fn written_to_own_symmetric(&self, rank: u32) -> Option<u64> {
+        self.own.as_ref().map(|own| own[rank as usize].load(Ordering::Relaxed))
     }
 
     fn write(&mut self, address: Address, bytes: &[u8]) {
