@@ -32,7 +32,7 @@ const MAX_LOCAL_BYTES: u64 = 512 * 1024;
 const MAX_SHARED_BYTES: u64 = 1 << 20;
 const MAX_FILE_BYTES: u32 = 64 << 20;
 /// Over all kernels of a module: functions are decoded once per kernel that calls them, which must not multiply.
-const MAX_STEPS: usize = 4 << 20;
+const MAX_STEPS: usize = 2 << 20;
 
 /// What a name stands for.
 #[derive(Debug, Clone)]

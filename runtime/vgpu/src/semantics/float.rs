@@ -73,7 +73,8 @@ pub fn round(x: f64, format: Format, mode: Rounding) -> f64 {
 #[inline(always)]
 fn to_odd(s: f64, error: f64) -> f64 {
     let bits = s.to_bits();
-    let inexact = (error < 0.0 || error > 0.0) && s.abs() < f64::INFINITY;
+    // A NaN is no error.
+    let inexact = error.abs() > 0.0 && s.abs() < f64::INFINITY;
     let towards_zero = (error > 0.0) != (s > 0.0);
     let odd = bits.wrapping_sub(u64::from(towards_zero)) | 1;
     let mask = u64::from(inexact).wrapping_neg();
