@@ -44,6 +44,34 @@ fn deepseek_v3_keeps_ep_64() {
     assert_eq!(reports[1].replicas.expert_bytes, 0.0);
 }
 
+/// "One prediction by hand" of `docs/planner.md`, with its rounded parameters and means.
+#[test]
+fn the_prediction_by_hand_is_the_prediction() {
+    let spec = spec("deepseek_v3");
+    let mut planner = planner(&spec, "pretrain");
+    let parallel = planner.parallel(Change::default());
+    let dispatch = planner.report(&parallel).unwrap().phases[0].time;
+    let volume = 4096.0 * 7464.0 / 1e3;
+    let copy = volume * (3.965 / 21.357 + 7.489 / 15.677) / 20.0;
+    let nvlink = volume * 6.553 / (0.852 * 160.0);
+    let network = volume * 3.469 / (0.9573 * 50.0);
+    let power = 10.85;
+    let steady = f64::powf(f64::powf(copy, power) + f64::powf(nvlink, power) + f64::powf(network, power), 1.0 / power);
+    let filling = 0.4707 * (copy + nvlink + network - steady) * 342.8 / (4096.0 + 342.8);
+    let time = 28.7 + 2.25 * 3.0 + filling + steady;
+    let notify = 30.4 + 16.7 * 3.0 + 4096.0 / 20.0 * 0.0018;
+    for (by_hand, predicted) in [
+        (copy, dispatch.copy.0),
+        (nvlink, dispatch.nvlink.0),
+        (network, dispatch.network.0),
+        (time, dispatch.transfer.0),
+        (notify, dispatch.notify.0),
+        (2425.0, dispatch.total().0),
+    ] {
+        assert!((by_hand / predicted - 1.0).abs() < 0.002, "{by_hand} by hand, {predicted} predicted");
+    }
+}
+
 /// Without groups, reaching more nodes costs less, since a token already reaches most of them, and smaller shares of 384 experts leave
 /// memory that saves computing everything twice.
 #[test]
