@@ -5,6 +5,8 @@
 //! The common shapes, all 32 lanes on one contiguous range or on one place, are checked once and moved at once; any
 //! trouble sends them lane by lane through the general way, which finds the lane to blame.
 
+use std::sync::Arc;
+
 use super::Machine;
 use super::probe::Watch;
 use super::warp::{Outcome, Warp, bad_access, lanes};
@@ -190,8 +192,9 @@ impl Machine {
     ) -> Outcome<()> {
         let size = op.bytes * op.registers.len() as u32;
         if mask == u32::MAX && self.observer.is_none() && op.place.space != Space::Local {
-            let addresses = warp.addresses(&op.place);
-            if self.load_whole(warp, op, &addresses, size, pc) {
+            if let Some((first, stride)) = warp.regular_addresses(&op.place, size)
+                && self.load_whole(warp, op, first, stride, size, pc)
+            {
                 return Ok(());
             }
         }
@@ -200,9 +203,7 @@ impl Machine {
 
     /// A load of all lanes from one contiguous range, or from one place. False if it is neither, or wrong.
     #[inline]
-    fn load_whole(&mut self, warp: &mut Warp, op: &MemoryOp, addresses: &[u64; 32], size: u32, pc: u32) -> bool {
-        let first = addresses[0];
-        let Some(stride) = stride(addresses, size) else { return false };
+    fn load_whole(&mut self, warp: &mut Warp, op: &MemoryOp, first: u64, stride: u32, size: u32, pc: u32) -> bool {
         let bytes = if stride == 0 { size } else { 32 * size };
         if !first.is_multiple_of(u64::from(size)) {
             return false;
@@ -223,6 +224,15 @@ impl Machine {
                 return false;
             }
             (false, cta.shared.span(first, bytes.into()))
+        } else if op.place.space == Space::Param && stride == 0 {
+            let parameters = Arc::clone(&warp.parameters);
+            let Some(source) = parameters.get(first as usize..).and_then(|rest| rest.get(..size as usize)) else {
+                return false;
+            };
+            let mut element = [0; 32];
+            element[..size as usize].copy_from_slice(source);
+            broadcast(warp, op, &element);
+            return true;
         } else {
             return false;
         };
@@ -293,9 +303,10 @@ impl Machine {
         }
         warp.effects += 1;
         if mask == u32::MAX && self.observer.is_none() {
-            let addresses = warp.addresses(&op.place);
-            let first = addresses[0];
-            if stride(&addresses, size) == Some(size) && first.is_multiple_of(u64::from(size)) {
+            if let Some((first, stride)) = warp.regular_addresses(&op.place, size)
+                && stride == size
+                && first.is_multiple_of(u64::from(size))
+            {
                 let bytes = u64::from(size) * 32;
                 if device_space(op.place.space, first) {
                     if let Ok(target) = self.memory.write_device(Some(warp.rank), first, bytes) {
@@ -437,21 +448,6 @@ fn device_space(space: Space, address: u64) -> bool {
     matches!(space, Space::Global | Space::Generic) && is_device(address)
 }
 
-/// Distance of the lanes' addresses if it is the same for all: 0 or the size of an access.
-#[inline(always)]
-fn stride(addresses: &[u64; 32], size: u32) -> Option<u32> {
-    let first = addresses[0];
-    let stride = addresses[1].wrapping_sub(first);
-    if stride != 0 && stride != u64::from(size) {
-        return None;
-    }
-    let mut different = 0;
-    for (lane, address) in addresses.iter().enumerate() {
-        different |= address ^ first.wrapping_add(lane as u64 * stride);
-    }
-    (different == 0).then_some(stride as u32)
-}
-
 /// A little-endian value, extended to 128 bits.
 fn extended(bytes: &[u8], signed: bool) -> u128 {
     let sign = signed && bytes.last().is_some_and(|byte| byte & 0x80 != 0);
@@ -491,17 +487,60 @@ fn exact<const N: usize>(op: &MemoryOp) -> Option<[u32; N]> {
     Some(rows)
 }
 
+/// Where four rows of 32-bit registers begin; each has 128 bytes.
+#[inline(always)]
+fn four_rows(warp: &mut Warp, rows: [u32; 4]) -> [*mut [u8; 16]; 4] {
+    let mut row = |index: usize| warp.row_mut(rows[index], 4).as_mut_ptr().cast();
+    [row(0), row(1), row(2), row(3)]
+}
+
+/// Transposes four times four words, from four places to four places.
+///
+/// # Safety
+/// Every pointer is valid for 16 bytes; places read and written do not overlap.
+#[inline(always)]
+unsafe fn transpose(from: [*const [u8; 16]; 4], to: [*mut [u8; 16]; 4]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{
+            _mm_loadu_si128, _mm_storeu_si128, _mm_unpackhi_epi32, _mm_unpackhi_epi64, _mm_unpacklo_epi32,
+            _mm_unpacklo_epi64,
+        };
+        // SAFETY: SSE2 is part of x86-64; the pointers are valid as the caller says.
+        unsafe {
+            let a = _mm_loadu_si128(from[0].cast());
+            let b = _mm_loadu_si128(from[1].cast());
+            let c = _mm_loadu_si128(from[2].cast());
+            let d = _mm_loadu_si128(from[3].cast());
+            let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+            let (ef, gh) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+            _mm_storeu_si128(to[0].cast(), _mm_unpacklo_epi64(ab, cd));
+            _mm_storeu_si128(to[1].cast(), _mm_unpackhi_epi64(ab, cd));
+            _mm_storeu_si128(to[2].cast(), _mm_unpacklo_epi64(ef, gh));
+            _mm_storeu_si128(to[3].cast(), _mm_unpackhi_epi64(ef, gh));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    for (row, from) in from.into_iter().enumerate() {
+        for (column, to) in to.into_iter().enumerate() {
+            // SAFETY: word `column` of a place read and word `row` of a place written.
+            unsafe { to.cast::<[u8; 4]>().add(row).write(from.cast::<[u8; 4]>().add(column).read()) };
+        }
+    }
+}
+
 /// Contiguous memory to registers: element e of lane l is number `l × elements + e`.
 fn distribute(warp: &mut Warp, op: &MemoryOp, source: &[u8]) {
     if let Some([row]) = exact::<1>(op) {
         warp.row_mut(row, op.bytes).copy_from_slice(source);
     } else if let (Some(rows), 4) = (exact::<4>(op), op.bytes) {
-        let lanes = source.as_chunks::<16>().0;
-        for (block, group) in lanes.chunks_exact(4).enumerate() {
-            let value = |lane: usize, e: usize| group[lane].as_chunks::<4>().0[e];
-            for (e, row) in rows.iter().enumerate() {
-                let out = [value(0, e), value(1, e), value(2, e), value(3, e)];
-                warp.row_mut(*row, 4)[block * 16..][..16].copy_from_slice(out.as_flattened());
+        let rows = four_rows(warp, rows);
+        for (block, lanes) in source.as_chunks::<64>().0.iter().enumerate().take(8) {
+            let lanes: *const [u8; 16] = lanes.as_ptr().cast();
+            // SAFETY: 64 bytes of memory, and 16 of the 128 bytes of each row; registers are not device memory.
+            unsafe {
+                let from = [lanes, lanes.add(1), lanes.add(2), lanes.add(3)];
+                transpose(from, [rows[0].add(block), rows[1].add(block), rows[2].add(block), rows[3].add(block)]);
             }
         }
     } else {
@@ -517,16 +556,17 @@ fn distribute(warp: &mut Warp, op: &MemoryOp, source: &[u8]) {
 }
 
 /// Registers to contiguous memory.
-fn collect(warp: &Warp, op: &MemoryOp, target: &mut [u8]) {
+fn collect(warp: &mut Warp, op: &MemoryOp, target: &mut [u8]) {
     if let Some([row]) = exact::<1>(op) {
         target.copy_from_slice(warp.row(row, op.bytes));
     } else if let (Some(rows), 4) = (exact::<4>(op), op.bytes) {
-        let rows = rows.map(|row| warp.row(row, 4).as_chunks::<16>().0);
-        for (block, group) in target.as_chunks_mut::<64>().0.iter_mut().enumerate() {
-            let part = rows.map(|row| *row[block].as_chunks::<4>().0.first_chunk::<4>().unwrap_or(&[[0; 4]; 4]));
-            for (lane, out) in group.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                let element = [part[0][lane], part[1][lane], part[2][lane], part[3][lane]];
-                out.copy_from_slice(element.as_flattened());
+        let rows = four_rows(warp, rows).map(<*mut [u8; 16]>::cast_const);
+        for (block, lanes) in target.as_chunks_mut::<64>().0.iter_mut().enumerate().take(8) {
+            let lanes: *mut [u8; 16] = lanes.as_mut_ptr().cast();
+            // SAFETY: as in `distribute`.
+            unsafe {
+                let from = [rows[0].add(block), rows[1].add(block), rows[2].add(block), rows[3].add(block)];
+                transpose(from, [lanes, lanes.add(1), lanes.add(2), lanes.add(3)]);
             }
         }
     } else {

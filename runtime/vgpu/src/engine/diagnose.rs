@@ -96,7 +96,7 @@ impl Machine {
                     let found = self.ctas[warp.cta as usize]
                         .as_ref()
                         .map_or(0, |cta| value(cta.shared.span(at, read.element.into())));
-                    (shared_symbol(code, at.cast_signed()), found, None)
+                    (format!("`{}`", shared_symbol(code, at.cast_signed())), found, None)
                 };
                 let place = Polled { symbol, found, compared: compared(warp, code, read.pc, lane), writer };
                 if !out.contains(&place) {

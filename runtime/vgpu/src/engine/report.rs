@@ -172,7 +172,7 @@ pub struct Polled {
 
 impl std::fmt::Display for Polled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "`{}`: found {}", self.symbol, self.found)?;
+        write!(f, "{}: found {}", self.symbol, self.found)?;
         if let Some((comparison, value)) = &self.compared {
             write!(f, ", {comparison} with {value}")?;
         }
@@ -326,7 +326,7 @@ impl Deadlock {
             writeln!(f, "  {}", waiting.site)?;
             writeln!(f, "    {}", waiting.reason)?;
             if *count > 1 {
-                writeln!(f, "    and {} more warps of this launch like it", count - 1)?;
+                writeln!(f, "    so do other groups of lanes of this launch: {}", count - 1)?;
             }
         }
         if told.len() > SHOWN {

@@ -164,14 +164,18 @@ impl Machine {
             let mut remaining = state.ctas - state.started;
             while remaining > 0 {
                 let sms = &mut self.gpus[rank as usize].sms;
-                let roomy = sms
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, sm)| sm.threads >= threads && sm.shared >= shared && sm.ctas > 0);
                 // The emptiest SM, as hardware spreads CTAs; among equals the first.
-                let Some((index, _)) = roomy.max_by_key(|(index, sm)| (sm.threads, std::cmp::Reverse(*index))) else {
-                    break;
-                };
+                let mut best: Option<usize> = None;
+                for (index, sm) in sms.iter().enumerate() {
+                    let fits = sm.threads >= threads && sm.shared >= shared && sm.ctas > 0;
+                    if fits && best.is_none_or(|best| sm.threads > sms[best].threads) {
+                        best = Some(index);
+                        if sm.threads == EMPTY_SM.threads {
+                            break;
+                        }
+                    }
+                }
+                let Some(index) = best else { break };
                 sms[index].threads -= threads;
                 sms[index].shared -= shared;
                 sms[index].ctas -= 1;

@@ -182,18 +182,15 @@ impl Warp {
         base.wrapping_add(place.offset.cast_unsigned())
     }
 
-    /// Addresses of all lanes; those of inactive lanes mean nothing.
+    /// First address and distance of the 32 lanes' addresses, if the distance is the same for all: 0 or `size`.
     #[inline(always)]
-    pub fn addresses(&self, place: &Place) -> [u64; 32] {
-        let offset = place.offset.cast_unsigned();
-        match place.base {
-            None => [offset; 32],
-            Some(reg) if reg.bytes == 8 => {
-                let row = self.row(reg.row, 8).as_chunks::<8>().0;
-                std::array::from_fn(|lane| u64::from_le_bytes(row[lane]).wrapping_add(offset))
-            }
-            Some(reg) => std::array::from_fn(|lane| u64::from(self.u32(reg.row, lane as u32)).wrapping_add(offset)),
-        }
+    pub fn regular_addresses(&self, place: &Place, size: u32) -> Option<(u64, u32)> {
+        let Some(reg) = place.base else { return Some((place.offset.cast_unsigned(), 0)) };
+        let (first, stride) = match reg.bytes {
+            8 => regular(self.row(reg.row, 8).as_chunks::<8>().0, size, |bytes| u64::from_le_bytes(*bytes))?,
+            _ => regular(self.row(reg.row, 4).as_chunks::<4>().0, size, |bytes| u32::from_le_bytes(*bytes).into())?,
+        };
+        Some((first.wrapping_add(place.offset.cast_unsigned()), stride))
     }
 
     pub fn thread(&self, lane: u32) -> ThreadId {
@@ -203,6 +200,22 @@ impl Warp {
     pub fn is_ready(&self) -> bool {
         self.splits.iter().any(|split| split.state == SplitState::Ready)
     }
+}
+
+#[inline(always)]
+fn regular<const N: usize>(row: &[[u8; N]], size: u32, value: impl Fn(&[u8; N]) -> u64) -> Option<(u64, u32)> {
+    let row: &[[u8; N]; 32] = row.try_into().ok()?;
+    let first = value(&row[0]);
+    let stride = value(&row[1]).wrapping_sub(first);
+    if stride != 0 && stride != u64::from(size) {
+        return None;
+    }
+    let (mut different, mut expected) = (0, first);
+    for bytes in row {
+        different |= value(bytes) ^ expected;
+        expected = expected.wrapping_add(stride);
+    }
+    (different == 0).then_some((first, stride as u32))
 }
 
 /// The lanes of a mask, ascending.

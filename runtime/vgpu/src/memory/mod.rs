@@ -23,7 +23,7 @@ pub enum MemoryFault {
     },
     /// Beyond the ends of an allocation.
     OutOfBounds {
-        /// Name of the allocation.
+        /// Name of the allocation and its rank, or of another place.
         symbol: String,
         /// First byte of the access relative to the allocation; may be negative.
         offset: i64,
@@ -32,7 +32,7 @@ pub enum MemoryFault {
     },
     /// The allocation was freed.
     UseAfterFree {
-        /// Name of the allocation.
+        /// Name of the allocation and its rank, or of another place.
         symbol: String,
     },
     /// Not a multiple of the access size.
@@ -47,7 +47,7 @@ pub enum MemoryFault {
     },
     /// A store to constant memory.
     ReadOnly {
-        /// Name of the allocation.
+        /// Name of the allocation and its rank, or of another place.
         symbol: String,
     },
     /// An address of another state space than the instruction says.
@@ -69,12 +69,12 @@ impl std::fmt::Display for MemoryFault {
             MemoryFault::NotAnAddress => write!(f, "the address points to no memory"),
             MemoryFault::WrongRank { owner, reason } => write!(f, "wrong rank: {owner} {reason}"),
             MemoryFault::OutOfBounds { symbol, offset, size } => {
-                write!(f, "out of bounds: byte {offset} of `{symbol}`, which has {size} bytes")
+                write!(f, "out of bounds: byte {offset} of {symbol}, which has {size} bytes")
             }
-            MemoryFault::UseAfterFree { symbol } => write!(f, "use after free: `{symbol}` was freed"),
+            MemoryFault::UseAfterFree { symbol } => write!(f, "use after free: {symbol} was freed"),
             MemoryFault::Misaligned { align } => write!(f, "misaligned: the address is not a multiple of {align}"),
             MemoryFault::Uninitialised { symbol } => write!(f, "use before initialisation: {symbol} was never written"),
-            MemoryFault::ReadOnly { symbol } => write!(f, "write to constant memory `{symbol}`"),
+            MemoryFault::ReadOnly { symbol } => write!(f, "write to constant memory {symbol}"),
             MemoryFault::WrongSpace { expected, found } => {
                 write!(f, "wrong state space: the instruction accesses .{expected}, the address is in .{found}")
             }
@@ -257,17 +257,18 @@ impl Memory {
                     return MemoryFault::WrongRank { owner, reason };
                 }
                 let Some(found) = self.allocation(rank, allocation) else { return MemoryFault::NotAnAddress };
+                let symbol = format!("`{}` of {owner}", found.name);
                 if !found.live {
-                    return MemoryFault::UseAfterFree { symbol: found.name.clone() };
+                    return MemoryFault::UseAfterFree { symbol };
                 }
                 if found.private && accessor.is_some_and(|accessor| accessor != rank) {
                     let reason = format!("has not opened `{}` to its peers", found.name);
                     return MemoryFault::WrongRank { owner, reason };
                 }
                 if found.read_only && offset >= 0 && offset.cast_unsigned() < found.size {
-                    return MemoryFault::ReadOnly { symbol: found.name.clone() };
+                    return MemoryFault::ReadOnly { symbol };
                 }
-                MemoryFault::OutOfBounds { symbol: found.name.clone(), offset, size: found.size }
+                MemoryFault::OutOfBounds { symbol, offset, size: found.size }
             }
         }
     }
@@ -275,7 +276,7 @@ impl Memory {
     pub fn symbol(&self, address: u64) -> String {
         match target(address) {
             Target::Device { rank, allocation, offset } => match self.allocation(rank, allocation) {
-                Some(found) => format!("{} of rank {rank}", found.symbol(offset)),
+                Some(found) => format!("`{}` of rank {rank}", found.symbol(offset)),
                 None => format!("address {address:#x}"),
             },
             _ => format!("address {address:#x}"),
