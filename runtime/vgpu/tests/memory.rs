@@ -140,9 +140,7 @@ fn use_after_free() {
       schedule: round-robin, seed 0
     ");
     let error = cluster.free(buffer).unwrap_err();
-    assert_snapshot!(error, @r"
-    host free at 0x0010000100000000: use after free: `buffer` of rank 0 was freed
-    ");
+    assert_snapshot!(error, @"host free at 0x0010000100000000: use after free: `buffer` of rank 0 was freed");
 }
 
 #[test]
@@ -324,9 +322,7 @@ fn a_struct_by_value() {
     assert_eq!(words(&mut cluster, out, 4), [7, 0xff, 2, 1]);
     options.pop();
     let error = cluster.launch(stream, &kernel, Launch::linear(1, 1, vec![Argument::Bytes(options), out.into()]));
-    assert_snapshot!(error.unwrap_err(), @r"
-    cannot launch `by_value`: parameter `options` has 24 bytes, the argument has 23
-    ");
+    assert_snapshot!(error.unwrap_err(), @"cannot launch `by_value`: parameter `options` has 24 bytes, the argument has 23");
 }
 
 #[test]
@@ -339,24 +335,12 @@ fn impossible_launches_say_why() {
         other => panic!("{other:?}"),
     };
     let one = || vec![Argument::U32(1)];
-    assert_snapshot!(refuse(Launch::linear(0, 32, one())), @r"
-    grid [0, 1, 1]: x must be from 1 to 2147483647
-    ");
-    assert_snapshot!(refuse(Launch::linear(1, 1025, one())), @r"
-    block [1025, 1, 1]: x must be from 1 to 1024
-    ");
-    assert_snapshot!(refuse(Launch { block: [32, 32, 2], ..Launch::linear(1, 1, one()) }), @r"
-    a CTA has at most 1024 threads, not 2048
-    ");
-    assert_snapshot!(refuse(Launch { shared: 300_000, ..Launch::linear(1, 1, one()) }), @r"
-    a CTA has at most 232448 bytes of shared memory, not 300000
-    ");
-    assert_snapshot!(refuse(Launch::linear(1, 32, vec![])), @r"
-    it has 1 parameters, not 0
-    ");
-    assert_snapshot!(refuse(Launch::linear(1, 32, vec![Argument::U64(1)])), @r"
-    parameter `a` has 4 bytes, the argument has 8
-    ");
+    assert_snapshot!(refuse(Launch::linear(0, 32, one())), @"grid [0, 1, 1]: x must be from 1 to 2147483647");
+    assert_snapshot!(refuse(Launch::linear(1, 1025, one())), @"block [1025, 1, 1]: x must be from 1 to 1024");
+    assert_snapshot!(refuse(Launch { block: [32, 32, 2], ..Launch::linear(1, 1, one()) }), @"a CTA has at most 1024 threads, not 2048");
+    assert_snapshot!(refuse(Launch { shared: 300_000, ..Launch::linear(1, 1, one()) }), @"a CTA has at most 232448 bytes of shared memory, not 300000");
+    assert_snapshot!(refuse(Launch::linear(1, 32, vec![])), @"it has 1 parameters, not 0");
+    assert_snapshot!(refuse(Launch::linear(1, 32, vec![Argument::U64(1)])), @"parameter `a` has 4 bytes, the argument has 8");
 }
 
 #[test]

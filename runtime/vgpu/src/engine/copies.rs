@@ -315,7 +315,7 @@ impl Machine {
                 }
                 Ok(())
             }
-            Policy::Random if self.random.below(4) == 0 => self.advance_random(),
+            Policy::Random if self.random.below(2) == 0 => self.advance_random(),
             Policy::Adversarial if self.random.below(64) == 0 => self.advance_random(),
             _ => Ok(()),
         }

@@ -43,6 +43,7 @@ impl Machine {
             self.turns += 1;
             self.wake_sleepers();
             self.maybe_copy()?;
+            self.deliver_writes();
             if let Some(slot) = self.pick() {
                 self.turn(slot)?;
             } else if !self.transfers.is_empty() {
@@ -99,8 +100,9 @@ impl Machine {
         warp.turns = warp.turns.wrapping_add(1);
         let budget = match self.config.policy {
             Policy::RoundRobin => TURN,
-            Policy::Random => 1 + self.random.below(128) as u32,
-            Policy::Adversarial => 1 + self.random.below(1024) as u32,
+            // Often very few, so that everything happens between any two instructions.
+            Policy::Random => 1 << self.random.below(8),
+            Policy::Adversarial => 1 << self.random.below(11),
         };
         let before = self.instructions;
         let outcome = self.run_warp(&mut warp, budget);
