@@ -187,7 +187,7 @@ fn threads_number_in_three_dimensions() {
     let launch = Launch { grid, block, shared: 0, arguments: vec![out.into()] };
     cluster.launch(stream, &kernel, launch).unwrap();
     cluster.run().unwrap();
-    let expected: Vec<u32> = (0..24 * threads).map(|at| at / threads << 16 | at % threads).collect();
+    let expected: Vec<u32> = (0..24 * threads).map(|at| ((at / threads) << 16) | (at % threads)).collect();
     assert_eq!(words(&mut cluster, out, 24 * 60), expected);
 }
 

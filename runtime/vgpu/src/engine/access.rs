@@ -191,12 +191,13 @@ impl Machine {
         code: &KernelCode,
     ) -> Outcome<()> {
         let size = op.bytes * op.registers.len() as u32;
-        if mask == u32::MAX && self.observer.is_none() && op.place.space != Space::Local {
-            if let Some((first, stride)) = warp.regular_addresses(&op.place, size)
-                && self.load_whole(warp, op, first, stride, size, pc)
-            {
-                return Ok(());
-            }
+        if mask == u32::MAX
+            && self.observer.is_none()
+            && op.place.space != Space::Local
+            && let Some((first, stride)) = warp.regular_addresses(&op.place, size)
+            && self.load_whole(warp, op, first, stride, size, pc)
+        {
+            return Ok(());
         }
         self.load_lanes(warp, op, mask, size, pc, code)
     }
@@ -302,25 +303,25 @@ impl Machine {
             return self.store_lanes(warp, op, mask, size, pc, code);
         }
         warp.effects += 1;
-        if mask == u32::MAX && self.observer.is_none() {
-            if let Some((first, stride)) = warp.regular_addresses(&op.place, size)
-                && stride == size
-                && first.is_multiple_of(u64::from(size))
-            {
-                let bytes = u64::from(size) * 32;
-                if device_space(op.place.space, first) {
-                    if let Ok(target) = self.memory.write_device(Some(warp.rank), first, bytes) {
-                        collect(warp, op, target);
-                        return Ok(());
-                    }
-                } else if op.place.space == Space::Shared
-                    && let Some(cta) = &mut self.ctas[warp.cta as usize]
-                    && first >= u64::from(SHARED_BASE)
-                    && cta.shared.holds(first.cast_signed(), bytes)
-                {
-                    collect(warp, op, cta.shared.span_mut(first, bytes, &mut self.memory.woken));
+        if mask == u32::MAX
+            && self.observer.is_none()
+            && let Some((first, stride)) = warp.regular_addresses(&op.place, size)
+            && stride == size
+            && first.is_multiple_of(u64::from(size))
+        {
+            let bytes = u64::from(size) * 32;
+            if device_space(op.place.space, first) {
+                if let Ok(target) = self.memory.write_device(Some(warp.rank), first, bytes) {
+                    collect(warp, op, target);
                     return Ok(());
                 }
+            } else if op.place.space == Space::Shared
+                && let Some(cta) = &mut self.ctas[warp.cta as usize]
+                && first >= u64::from(SHARED_BASE)
+                && cta.shared.holds(first.cast_signed(), bytes)
+            {
+                collect(warp, op, cta.shared.span_mut(first, bytes, &mut self.memory.woken));
+                return Ok(());
             }
         }
         self.store_lanes(warp, op, mask, size, pc, code)

@@ -6,10 +6,11 @@
 use super::Machine;
 use super::collective::Came;
 use super::copies::{commit, groups_done};
+use super::probe::Park;
 use super::report::{Fault, FaultKind, Schedule, Site};
 use super::warp::{Outcome, Split, SplitState, Trouble, Warp, lanes, undefined};
-use crate::decode::op::{ClockKind, FenceKind, GUARD_NOT, KernelCode, NO_GUARD, Op};
-use crate::memory::{Event, RankId};
+use crate::decode::op::{ClockKind, FenceKind, GUARD_NOT, KernelCode, NO_GUARD, Op, Space};
+use crate::memory::{Event, Fence, RankId, Scope};
 
 /// Virtual clock: cycles of a nanosecond.
 const CYCLES_PER_NANOSECOND: u64 = 2;
@@ -129,12 +130,7 @@ impl Machine {
                     if target <= pc
                         && let Some(park) = warp.backward_branch(target, mask, self.time)
                     {
-                        let ticket = self.new_ticket(warp.slot);
-                        if let Some(patience) = park.patience {
-                            self.sleep(ticket, self.time.saturating_add(patience));
-                        }
-                        self.watch(warp, ticket, park.reads);
-                        return Ok(Stop::Wait(SplitState::Watch(ticket)));
+                        return Ok(Stop::Wait(self.park(warp, park)));
                     }
                     continue;
                 }
@@ -168,7 +164,7 @@ impl Machine {
                         warp.set_u32(*target, lane, mask);
                     }
                 }
-                Op::Fence { kind, scope } => self.fence(warp, code, pc, mask, *kind, *scope),
+                Op::Fence { kind, scope } => self.fence(warp, mask, *kind, *scope, code.lines[pc as usize]),
                 Op::Nothing => {}
                 Op::CopyLocal { from, to, bytes } => self.copy_local(warp, *from, *to, *bytes, mask),
                 Op::System(call) => self.system_call(warp, call, mask)?,
@@ -229,12 +225,7 @@ impl Machine {
                                 if target <= pc
                                     && let Some(park) = warp.backward_branch(target, mask, self.time)
                                 {
-                                    let ticket = self.new_ticket(warp.slot);
-                                    if let Some(patience) = park.patience {
-                                        self.sleep(ticket, self.time.saturating_add(patience));
-                                    }
-                                    self.watch(warp, ticket, park.reads);
-                                    return Ok(Stop::Wait(SplitState::Watch(ticket)));
+                                    return Ok(Stop::Wait(self.park(warp, park)));
                                 }
                             } else {
                                 scatter(warp, mask, |warp, lane| targets[warp.u32(*index, lane) as usize]);
@@ -286,14 +277,29 @@ impl Machine {
         }
     }
 
-    fn fence(&mut self, warp: &Warp, code: &KernelCode, pc: u32, mask: u32, _: FenceKind, _: crate::memory::Scope) {
+    /// Lets a loop wait for a change of what it reads, or for time if it reads a clock.
+    fn park(&mut self, warp: &mut Warp, park: Park) -> SplitState {
+        let ticket = self.new_ticket(warp.slot);
+        if let Some(patience) = park.patience {
+            self.sleep(ticket, self.time.saturating_add(patience));
+        }
+        self.watch(warp, ticket, park.reads);
+        SplitState::Watch(ticket)
+    }
+
+    /// In plain mode memory is sequentially consistent: a fence only matters to an observer.
+    fn fence(&mut self, warp: &Warp, mask: u32, kind: FenceKind, scope: Scope, line: u32) {
         if let Some(observer) = &mut self.observer {
-            observer.event(&Event::Fence {
-                thread: warp.thread(mask.trailing_zeros()),
-                lanes: mask,
-                form: code.form(pc).to_owned(),
-                line: code.lines[pc as usize],
-            });
+            let fence = match kind {
+                FenceKind::Memory(order) => Fence::Memory(order),
+                FenceKind::MbarrierInit => Fence::MbarrierInit,
+                FenceKind::ProxyAlias => Fence::ProxyAlias,
+                FenceKind::ProxyAsync(space) => {
+                    Fence::ProxyAsync { global: space != Some(Space::Shared), shared: space != Some(Space::Global) }
+                }
+            };
+            let thread = warp.thread(mask.trailing_zeros());
+            observer.event(&Event::Fence { thread, lanes: mask, fence, scope, line });
         }
     }
 

@@ -96,7 +96,6 @@ struct Gpu {
 pub(crate) struct Cta {
     launch: u32,
     rank: u32,
-    index: u32,
     sm: u32,
     pub shared: Segment,
     pub barriers: Barriers,
@@ -128,6 +127,7 @@ pub(crate) struct Machine {
     warps: Vec<Option<Box<Warp>>>,
     free_warps: Vec<u32>,
     /// Warps that finished, kept for the memory of their register files.
+    #[allow(clippy::vec_box, reason = "a warp moves between here and its slot without being copied")]
     spare: Vec<Box<Warp>>,
     ready: VecDeque<u32>,
     sleepers: BinaryHeap<Reverse<(u64, u64)>>,

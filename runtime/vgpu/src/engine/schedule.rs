@@ -61,7 +61,7 @@ impl Machine {
         if count == 0 {
             return None;
         }
-        let slot = match self.config.policy {
+        match self.config.policy {
             Policy::RoundRobin => self.ready.pop_front(),
             Policy::Random => {
                 let index = self.random.below(count as u64) as usize;
@@ -73,8 +73,7 @@ impl Machine {
                 let index = order.clone().find(|index| !self.is_held(self.ready[*index])).unwrap_or(start);
                 self.ready.swap_remove_back(index)
             }
-        };
-        slot
+        }
     }
 
     fn is_held(&mut self, slot: u32) -> bool {

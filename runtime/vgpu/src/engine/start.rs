@@ -224,7 +224,6 @@ impl Machine {
         let cta = Box::new(Cta {
             launch,
             rank: state.rank,
-            index,
             sm,
             shared: Segment::new(state.shared as usize),
             barriers: Barriers::new(count),

@@ -94,6 +94,24 @@ pub struct Access {
     pub line: u32,
 }
 
+/// What a fence orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fence {
+    /// Accesses of the generic proxy, as strongly as this order says (`fence.ORDER`, `membar`).
+    Memory(Order),
+    /// The initialisation of mbarriers before the async proxy uses them.
+    MbarrierInit,
+    /// Accesses through different virtual addresses of one location.
+    ProxyAlias,
+    /// Accesses of the generic and the async proxy.
+    ProxyAsync {
+        /// To global memory.
+        global: bool,
+        /// To shared memory.
+        shared: bool,
+    },
+}
+
 /// Other events that order accesses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -103,8 +121,10 @@ pub enum Event {
         thread: ThreadId,
         /// Lanes that execute it.
         lanes: u32,
-        /// Form, as written in PTX, such as `fence.acq_rel.sys`.
-        form: String,
+        /// What it orders.
+        fence: Fence,
+        /// Scope.
+        scope: Scope,
         /// Line in the PTX text.
         line: u32,
     },

@@ -5,7 +5,7 @@ pub(crate) mod address;
 pub(crate) mod segment;
 
 use crate::memory::address::{MAX_ALLOCATION_BYTES, MAX_ALLOCATIONS, Target, device_base, target};
-pub use access::{Access, AccessKind, Event, Location, Observer, Order, Proxy, Scope, ThreadId};
+pub use access::{Access, AccessKind, Event, Fence, Location, Observer, Order, Proxy, Scope, ThreadId};
 pub use address::{Address, RankId};
 use segment::Segment;
 
