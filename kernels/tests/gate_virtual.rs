@@ -18,6 +18,7 @@ use moe_gate::inputs::Inputs;
 use moe_gate::interpret::{self, Fault};
 use moe_gate::ir::{Backward, Gate};
 use moe_kernels::gate::{self, GateLimit};
+use moe_vgpu::Policy;
 use programs::{Draws, Mood, Numbers};
 use proptest::prelude::*;
 use virtual_gpu::{Outcome, UNTOUCHED, Virtual};
@@ -233,6 +234,26 @@ fn odd_shapes() {
     }
 }
 
+/// Weights from the largest of each group, whose derivative asks which those are: groups on a whole warp, on parts of it, within a lane.
+#[test]
+fn groups_of_any_size() {
+    use moe_gate::ir::{Binary, InputKind, Op, Program, Reduction};
+    for (experts, groups) in [(64, 1), (64, 2), (60, 4), (96, 3), (96, 24), (12, 6), (30, 5)] {
+        for (top, reduction) in [(Some(2), Reduction::Sum), (None, Reduction::Max), (None, Reduction::Mean)] {
+            let mut program = Program::new(experts, Some(groups));
+            let logits = program.declare("logits", InputKind::Logits);
+            let mut push = |op| program.push(op).expect("well-formed");
+            let logits = push(Op::Input(logits));
+            let best = push(Op::GroupReduce { of: logits, top, reduction });
+            let best = push(Op::Spread(best));
+            let product = push(Op::Binary(Binary::Multiply, best, logits));
+            let choice = push(Op::ChooseExperts { by: logits, count: 3, within: None });
+            let weights = push(Op::Gather { of: product, at: choice });
+            compare(&Gate { program, choice, weights, before_experts: false }, &[9]);
+        }
+    }
+}
+
 /// Fewer CTAs than tokens ask for: they stride.
 #[test]
 fn any_grid_is_right() {
@@ -249,6 +270,30 @@ fn any_grid_is_right() {
     }
 }
 
+/// Lanes that are not kept together by a barrier run apart.
+#[test]
+fn any_schedule_is_right() {
+    for (experts, groups) in [(256, Some(8)), (60, Some(4)), (8, None)] {
+        let gate = common::group_limited(experts, groups, 2);
+        let derivative = derivative(&gate).expect("it has logits");
+        let numbers = Numbers::draw(&derivative.program, 21, Mood::Ties, 3);
+        let tensors = numbers.tensors(&derivative.program);
+        let (forward, backward) = (forward(&gate).expect("it fits"), backward(&derivative));
+        // The derivative has the gate's inputs and one more.
+        let (routed, gradient) = (forward.run(21, &tensors, &[2, 2]), backward.run(21, &tensors, &[experts as usize]));
+        assert_eq!((routed.status, gradient.status), ([0; 4], [0; 4]));
+        for policy in [Policy::Random, Policy::Adversarial] {
+            for seed in 0..6 {
+                let schedule = (policy, seed);
+                let found = forward.run_scheduled(schedule, 21, &tensors, &[2, 2]);
+                assert_eq!(found.results, routed.results, "{policy}, seed {seed}");
+                let found = backward.run_scheduled(schedule, 21, &tensors, &[experts as usize]);
+                assert_eq!(found.results, gradient.results, "{policy}, seed {seed}");
+            }
+        }
+    }
+}
+
 #[test]
 fn after_an_error_nothing_is_done() {
     let gate = common::group_limited(64, Some(8), 4);
@@ -260,7 +305,7 @@ fn after_an_error_nothing_is_done() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_gates(draws in prop::collection::vec(any::<u32>(), 150), steps in 1u32..24, mood in 0usize..4, seed: u32) {

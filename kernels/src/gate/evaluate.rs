@@ -12,6 +12,8 @@ use moe_gate::math;
 use super::arithmetic::{Emitted, apply, combine};
 use super::fault::Fault;
 use super::memory::{Exchange, last_if_none, load_row};
+use super::network;
+use super::select::Chosen;
 use super::warp::{Distribution, Warp};
 use crate::device::{F32, Global, Pointer, Pred, U8, U32, Value};
 
@@ -153,11 +155,18 @@ impl<'k> Token<'_, 'k> {
             }
             Op::ChooseExperts { by, count, within } => {
                 let experts = over(by);
-                let mut keys = self.checked(by, numbers(by), &experts);
-                if let Some((groups, masked)) = within {
-                    self.mask(&mut keys, values[groups.0 as usize].groups(), masked);
-                }
-                let chosen = warp.choose(&keys, &experts, count);
+                let keys = self.checked(by, numbers(by), &experts);
+                let chosen = match within {
+                    None => warp.choose(&keys, &experts, count),
+                    Some((groups, masked)) => {
+                        let groups = values[groups.0 as usize].groups();
+                        let is_sorted = self
+                            .program
+                            .ops()
+                            .any(|(_, op)| matches!(op, Op::GroupReduce { of, top: Some(_), .. } if *of == by));
+                        self.choose_within(&keys, (groups, masked), is_sorted, &experts, count)
+                    }
+                };
                 return Lane::Experts(self.exchange.ids(warp, &chosen, &experts, &warp.picks(count)));
             }
             Op::LookUp { table, token } => return Lane::Experts(self.look_up(table, token)),
@@ -234,16 +243,30 @@ impl<'k> Token<'_, 'k> {
         }
     }
 
-    /// Replaces the keys of experts outside of the chosen groups.
-    fn mask(&self, keys: &mut [Value<'k, F32>], groups: &[Value<'k, Pred>], masked: Masked) {
+    /// The `count` largest keys, where those outside of the chosen groups count as what `masked` says. `is_sorted` says that each lane
+    /// has sorted the same keys before.
+    fn choose_within(
+        &self,
+        keys: &[Value<'k, F32>],
+        (groups, masked): (&[Value<'k, Pred>], Masked),
+        is_sorted: bool,
+        experts: &Distribution<'k>,
+        count: u32,
+    ) -> Chosen<'k> {
         let fill = self.warp.k.f32(match masked {
             Masked::Infinity => f32::NEG_INFINITY,
             Masked::Fill(number) => number,
         });
         let size = self.group_size() as usize;
-        for (expert, key) in keys.iter_mut().enumerate() {
-            *key = key.when(groups[expert / size], fill);
+        let seen = |keys: &[Value<'k, F32>]| -> Vec<_> {
+            keys.iter().enumerate().map(|(expert, key)| key.when(groups[expert / size], fill)).collect()
+        };
+        if is_sorted && size >= keys.len() && experts.exists.iter().all(Option::is_none) {
+            // All of the lane is in or out, so that it may be sorted first: LLVM finds that it is already.
+            let list = seen(&network::largest(keys, count));
+            return self.warp.choose_with(&seen(keys), list, experts, count);
         }
+        self.warp.choose(&seen(keys), experts, count)
     }
 
     fn look_up(&self, table: InputId, token: InputId) -> Value<'k, U32> {

@@ -74,7 +74,7 @@ impl<'k> Warp<'k> {
     }
 
     fn mask_of(&self, lanes: &GroupLanes<'k>) -> Value<'k, U32> {
-        self.k.u32((1 << lanes.count) - 1) << (self.base + lanes.first)
+        self.k.u32(u32::MAX >> (32 - lanes.count)) << (self.base + lanes.first)
     }
 
     /// Combines what the lanes of a group hold, in ascending order of lanes or in any order that gives the same.
@@ -146,7 +146,7 @@ impl<'k> Warp<'k> {
         let (all, below) = match lanes {
             None => (None, None),
             Some(lanes) => {
-                let lower = k.u32((1 << lanes.count) - 1) & ((k.u32(1) << (self.place - lanes.first)) - 1);
+                let lower = (k.u32(1) << (self.place - lanes.first)) - 1;
                 (Some(self.mask_of(lanes)), Some(lower << (self.base + lanes.first)))
             }
         };

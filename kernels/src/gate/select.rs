@@ -47,11 +47,23 @@ impl<'k> Chosen<'k> {
 impl<'k> Warp<'k> {
     /// The `count` largest elements. The keys hold no NaN.
     pub fn choose(&self, keys: &[Value<'k, F32>], over: &Distribution<'k>, count: u32) -> Chosen<'k> {
+        let list = network::largest(&over.filled(keys, self.k.f32(f32::NEG_INFINITY)), count);
+        self.choose_with(keys, list, over, count)
+    }
+
+    /// The same for a caller who has the `count` largest keys of the lane, descending.
+    pub fn choose_with(
+        &self,
+        keys: &[Value<'k, F32>],
+        list: Vec<Value<'k, F32>>,
+        over: &Distribution<'k>,
+        count: u32,
+    ) -> Chosen<'k> {
         let k = self.k;
         if count == over.count {
             return Chosen::new(&over.existing(|_| k.truth(true)).collect::<Vec<_>>());
         }
-        let threshold = self.threshold(&over.filled(keys, k.f32(f32::NEG_INFINITY)), count);
+        let threshold = self.threshold(list, count);
         let reach: Vec<_> = over.existing(|index| keys[index].at_least(threshold)).collect();
         let all = self.count(over, &reach);
         let words: Vec<Variable<'k, U32>> = Chosen::new(&reach).0.into_iter().map(|word| k.variable(word)).collect();
@@ -63,9 +75,9 @@ impl<'k> Warp<'k> {
     }
 
     /// The last of `count` numbers, each the largest below the ones before it that some lane still has. At least `count` keys reach it.
-    fn threshold(&self, keys: &[Value<'k, F32>], count: u32) -> Value<'k, F32> {
+    fn threshold(&self, list: Vec<Value<'k, F32>>, count: u32) -> Value<'k, F32> {
         let lowest = sortable(self.k.f32(f32::NEG_INFINITY));
-        let mut heads: Vec<Value<'k, U32>> = network::largest(keys, count).into_iter().map(sortable).collect();
+        let mut heads: Vec<Value<'k, U32>> = list.into_iter().map(sortable).collect();
         let mut taken = self.largest_key(heads[0]);
         for left in (1..count as usize).rev() {
             let mine = heads[0].equals(taken);

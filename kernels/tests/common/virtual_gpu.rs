@@ -5,7 +5,7 @@ use moe_gate::inputs::Tensor;
 use moe_gate::ir::{InputKind, Program};
 use moe_kernels::gate::GateKernel;
 use moe_kernels::ptx::{Chip, Target};
-use moe_vgpu::{Address, Cluster, Config, Launch, Module, RankId};
+use moe_vgpu::{Address, Cluster, Config, Launch, Module, Policy, RankId};
 
 /// What is in a tensor before the launch, so that what the kernel did not write is seen.
 pub const UNTOUCHED: u32 = 0xdead_beef;
@@ -39,6 +39,18 @@ impl<'p> Virtual<'p> {
         self.run_from([0; 4], self.kernel.grid.ctas(tokens as u32), tokens, tensors, results)
     }
 
+    /// The same under another schedule.
+    pub fn run_scheduled(
+        &self,
+        (policy, seed): (Policy, u64),
+        tokens: usize,
+        tensors: &[Tensor<'_>],
+        results: &[usize],
+    ) -> Outcome {
+        let config = Config { sms: 4, policy, seed, ..Config::default() };
+        self.run_on(config, [0; 4], self.kernel.grid.ctas(tokens as u32), tokens, tensors, results)
+    }
+
     /// The same with a status and a number of CTAs of one's own.
     pub fn run_from(
         &self,
@@ -48,7 +60,19 @@ impl<'p> Virtual<'p> {
         tensors: &[Tensor<'_>],
         results: &[usize],
     ) -> Outcome {
-        let mut cluster = Cluster::new(Config { sms: 4, ..Config::default() }).expect("a small cluster");
+        self.run_on(Config { sms: 4, ..Config::default() }, status, ctas, tokens, tensors, results)
+    }
+
+    fn run_on(
+        &self,
+        config: Config,
+        status: [u64; 4],
+        ctas: u32,
+        tokens: usize,
+        tensors: &[Tensor<'_>],
+        results: &[usize],
+    ) -> Outcome {
+        let mut cluster = Cluster::new(config).expect("a small cluster");
         let words: Vec<u8> = status.iter().flat_map(|word| word.to_le_bytes()).collect();
         let status = place(&mut cluster, "status", &words);
         let inputs: Vec<(InputKind, Address)> = self
