@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Machine;
 use super::probe::Watch;
-use super::warp::{Outcome, Warp, bad_access, lanes};
+use super::warp::{Outcome, Warp, bad_access, lanes, put_low_bytes, zero_extended};
 use crate::decode::op::{KernelCode, MemoryOp, Place, Reg, SHARED_BASE, Space};
 use crate::memory::address::{Target, is_device, target};
 use crate::memory::{Access, AccessKind, Address, Location, MemoryFault, Order, Proxy, Scope};
@@ -274,6 +274,12 @@ impl Machine {
             let address = warp.address(&op.place, lane);
             let fail = |fault| bad_access(lane, address, size, fault);
             let home = self.resolve(warp, op.place.space, address, size, lane, false).map_err(fail)?;
+            if let [Some(reg)] = op.registers.as_slice() {
+                let value = extended(self.bytes_at(warp, code, home, size).map_err(fail)?, op.signed);
+                warp.set_value(*reg, lane, value);
+                self.after_read(warp, home, size, pc, lane, manner);
+                continue;
+            }
             let mut element = [0; 32];
             element[..size as usize].copy_from_slice(self.bytes_at(warp, code, home, size).map_err(fail)?);
             for (part, reg) in element[..size as usize].chunks_exact(op.bytes as usize).zip(&op.registers) {
@@ -281,12 +287,17 @@ impl Machine {
                     warp.set_value(*reg, lane, extended(part, op.signed));
                 }
             }
-            self.note_read(warp, home, size, pc, lane);
-            if self.observer.is_some() {
-                self.show(warp, lane, home, size, manner);
-            }
+            self.after_read(warp, home, size, pc, lane, manner);
         }
         Ok(())
+    }
+
+    #[inline]
+    fn after_read(&mut self, warp: &mut Warp, home: Home, bytes: u32, pc: u32, lane: u32, manner: Manner) {
+        self.note_read(warp, home, bytes, pc, lane);
+        if self.observer.is_some() {
+            self.show(warp, lane, home, bytes, manner);
+        }
     }
 
     #[inline]
@@ -351,7 +362,7 @@ impl Machine {
             let mut element = [0; 32];
             for (part, reg) in element[..size as usize].chunks_exact_mut(op.bytes as usize).zip(&op.registers) {
                 if let Some(reg) = reg {
-                    part.copy_from_slice(&warp.value(*reg, lane).to_le_bytes()[..op.bytes as usize]);
+                    put_low_bytes(part, warp.value(*reg, lane));
                 }
             }
             self.put(warp, home, &element[..size as usize]).map_err(|fault| bad_access(lane, address, size, fault))?;
@@ -450,11 +461,14 @@ fn device_space(space: Space, address: u64) -> bool {
 }
 
 /// A little-endian value, extended to 128 bits.
+#[inline]
 fn extended(bytes: &[u8], signed: bool) -> u128 {
-    let sign = signed && bytes.last().is_some_and(|byte| byte & 0x80 != 0);
-    let mut out = [if sign { 0xff } else { 0 }; 16];
-    out[..bytes.len()].copy_from_slice(bytes);
-    u128::from_le_bytes(out)
+    let value = zero_extended(bytes);
+    if !signed || bytes.len() >= 16 {
+        return value;
+    }
+    let unused = 128 - 8 * bytes.len() as u32;
+    ((value << unused).cast_signed() >> unused).cast_unsigned()
 }
 
 fn broadcast(warp: &mut Warp, op: &MemoryOp, element: &[u8; 32]) {
@@ -575,8 +589,7 @@ fn collect(warp: &mut Warp, op: &MemoryOp, target: &mut [u8]) {
         for (lane, element) in target.chunks_exact_mut(size).enumerate() {
             for (part, reg) in element.chunks_exact_mut(op.bytes as usize).zip(&op.registers) {
                 if let Some(reg) = reg {
-                    let value = warp.value(*reg, lane as u32).to_le_bytes();
-                    part.copy_from_slice(&value[..part.len()]);
+                    put_low_bytes(part, warp.value(*reg, lane as u32));
                 }
             }
         }

@@ -3,7 +3,7 @@
 use super::Machine;
 use super::access::{Home, Manner, shared_symbol};
 use super::arithmetic::combine;
-use super::warp::{Outcome, Warp, bad_access, lanes};
+use super::warp::{Outcome, Warp, bad_access, lanes, put_low_bytes, zero_extended};
 use crate::decode::op::{AtomicOp, KernelCode};
 use crate::memory::{AccessKind, MemoryFault, Proxy};
 
@@ -53,10 +53,8 @@ impl Machine {
     ) -> Result<u128, MemoryFault> {
         let mut before = 0;
         let apply = |old: &[u8], new: &mut [u8]| {
-            let mut buffer = [0; 16];
-            buffer[..old.len()].copy_from_slice(old);
-            before = u128::from_le_bytes(buffer);
-            new.copy_from_slice(&change(before).to_le_bytes()[..old.len()]);
+            before = zero_extended(old);
+            put_low_bytes(new, change(before));
         };
         let changed = match home {
             Home::Device(address) => self.memory.update_device(warp.rank, address, bytes.into(), apply)?,

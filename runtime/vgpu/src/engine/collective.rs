@@ -114,7 +114,8 @@ impl Machine {
         for (op, mask) in ops() {
             for lane in lanes(mask) {
                 values[lane as usize] = match op {
-                    WarpOp::Shuffle { a, .. } | WarpOp::Match { a, .. } => warp.value(*a, lane) as u64,
+                    WarpOp::Match { a, .. } => warp.value(*a, lane) as u64,
+                    WarpOp::Shuffle { a, .. } => warp.u32(a.row, lane).into(),
                     WarpOp::Reduce { a, .. } => warp.u32(*a, lane).into(),
                     _ => 0,
                 };

@@ -9,7 +9,7 @@ use super::Machine;
 use super::access::{Home, shared_symbol};
 use super::arithmetic::combine;
 use super::report::{Fault, FaultKind, RunError};
-use super::warp::{Outcome, SplitState, Warp, bad_access, lanes, undefined};
+use super::warp::{Outcome, SplitState, Warp, bad_access, lanes, put_low_bytes, undefined, zero_extended};
 use crate::cluster::{Kernel, Policy};
 use crate::decode::op::{AtomicKind, BulkDirection, BulkOp, CopyOp, KernelCode, Place, SHARED_BASE, Space};
 use crate::memory::{Access, AccessKind, Address, Location, MemoryFault, Order, Proxy, Scope, ThreadId};
@@ -480,13 +480,7 @@ impl Machine {
         self.show_copy(transfer, transfer.target, transfer.bytes, AccessKind::Atomic);
         for (index, part) in data.chunks_exact(width).enumerate() {
             let change = |old: &[u8], new: &mut [u8]| {
-                let value = |bytes: &[u8]| {
-                    let mut buffer = [0; 16];
-                    buffer[..bytes.len()].copy_from_slice(bytes);
-                    u128::from_le_bytes(buffer)
-                };
-                let result = combine(kind, element, value(old), value(part), 0);
-                new.copy_from_slice(&result.to_le_bytes()[..old.len()]);
+                put_low_bytes(new, combine(kind, element, zero_extended(old), zero_extended(part), 0));
             };
             match transfer.target {
                 End::Device(address) => {

@@ -144,16 +144,14 @@ impl Warp {
     #[inline]
     pub fn value(&self, reg: Reg, lane: u32) -> u128 {
         let at = reg.row as usize + (lane * reg.bytes) as usize;
-        let mut out = [0; 16];
-        out[..reg.bytes as usize].copy_from_slice(&self.bytes()[at..at + reg.bytes as usize]);
-        u128::from_le_bytes(out)
+        zero_extended(&self.bytes()[at..at + reg.bytes as usize])
     }
 
     /// Sets one lane of a register to the low bytes of a value.
     #[inline]
     pub fn set_value(&mut self, reg: Reg, lane: u32, value: u128) {
         let at = reg.row as usize + (lane * reg.bytes) as usize;
-        self.bytes_mut()[at..at + reg.bytes as usize].copy_from_slice(&value.to_le_bytes()[..reg.bytes as usize]);
+        put_low_bytes(&mut self.bytes_mut()[at..at + reg.bytes as usize], value);
     }
 
     #[inline]
@@ -199,6 +197,34 @@ impl Warp {
 
     pub fn is_ready(&self) -> bool {
         self.splits.iter().any(|split| split.state == SplitState::Ready)
+    }
+}
+
+/// The little-endian value of at most 16 bytes. The usual widths need no call.
+#[inline]
+pub(crate) fn zero_extended(bytes: &[u8]) -> u128 {
+    match *bytes {
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]).into(),
+        [a, b] => u16::from_le_bytes([a, b]).into(),
+        [a] => a.into(),
+        _ => {
+            let mut out = [0; 16];
+            out[..bytes.len()].copy_from_slice(bytes);
+            u128::from_le_bytes(out)
+        }
+    }
+}
+
+/// Fills at most 16 bytes with the low bytes of a value.
+#[inline]
+pub(crate) fn put_low_bytes(bytes: &mut [u8], value: u128) {
+    match bytes.len() {
+        4 => bytes.copy_from_slice(&(value as u32).to_le_bytes()),
+        8 => bytes.copy_from_slice(&(value as u64).to_le_bytes()),
+        2 => bytes.copy_from_slice(&(value as u16).to_le_bytes()),
+        1 => bytes[0] = value as u8,
+        count => bytes.copy_from_slice(&value.to_le_bytes()[..count]),
     }
 }
 
