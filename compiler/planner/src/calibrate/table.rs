@@ -192,7 +192,7 @@ pub fn read(bytes: &[u8], hardware: &Hardware) -> Result<Table, CalibrationError
             let call = |sms| Call {
                 tokens: f64::from(tokens),
                 nodes,
-                demand: shape.demand(picks, message_bytes(mode, direction, hidden), nodes, hardware),
+                demand: shape.demand(picks, message_bytes(mode, direction, hidden, picks), nodes, hardware),
                 sms,
                 nvlink: hardware.nvlink,
                 rdma: hardware.rdma,
@@ -232,11 +232,14 @@ pub fn read(bytes: &[u8], hardware: &Hardware) -> Result<Table, CalibrationError
 }
 
 /// Bytes of a copy or message as the measured library sends them.
-fn message_bytes(mode: Mode, direction: Direction, hidden: u32) -> f64 {
+fn message_bytes(mode: Mode, direction: Direction, hidden: u32, picks: u32) -> f64 {
     let row = |payload: Payload| (payload.row_bytes(hidden).0 + payload.scale_bytes(hidden).0) as f64;
     match (direction, mode) {
         (Direction::Combine, _) => row(Payload::Bf16),
-        (Direction::Dispatch, Mode::Throughput) => row(Payload::Fp8E4m3(Scale::F32Per128)),
+        // Source, picks and weights travel along: 8 bytes, and 4 + 4 for each pick.
+        (Direction::Dispatch, Mode::Throughput) => {
+            row(Payload::Fp8E4m3(Scale::F32Per128)) + 8.0 + 8.0 * f64::from(picks)
+        }
         // A header of 16 bytes tells where the message belongs.
         (Direction::Dispatch, Mode::Latency) => row(Payload::Fp8E4m3(Scale::F32Per128)) + 16.0,
     }
