@@ -55,8 +55,6 @@ macro_rules! messages {
 messages! {
     crate::output::OutputError,
     crate::tensors::TensorError,
-    moe_bundle::ReadError,
-    moe_bundle::WriteError,
     moe_host::CompileError,
     moe_runtime::DeviceError,
     moe_runtime::Error,

@@ -13,7 +13,24 @@ pub struct OutputError {
 
 /// Writes `bytes` to `path`, all or nothing.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    replace(path, bytes).map_err(|source| OutputError { path: path.to_owned(), source })
+    replace(path, bytes).map_err(|source| OutputError { path: path.to_owned(), source: plain(source) })
+}
+
+/// Whether there is a folder for it, for who would otherwise find out after a long run.
+pub fn check(path: &Path) -> Result<(), OutputError> {
+    folder_of(path).metadata().map(|_| ()).map_err(|source| OutputError { path: path.to_owned(), source })
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Without the name of the temporary file, which means nothing to whoever asked for another one.
+fn plain(error: std::io::Error) -> std::io::Error {
+    if error.get_ref().is_some() { error.kind().into() } else { error }
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
@@ -24,10 +41,8 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         // A device or a pipe cannot be replaced.
         return std::fs::write(path, bytes);
     }
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
+    folder.metadata()?;
     let mut builder = tempfile::Builder::new();
     builder.prefix(".moec-");
     #[cfg(unix)]

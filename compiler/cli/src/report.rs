@@ -220,7 +220,7 @@ impl Report {
         const WIDEST: usize = 16;
         for link in &self.links {
             let _ = writeln!(out, "{}: {} on the links", link.phase, human(link.total));
-            if link.bytes.len() > WIDEST || link.phase == "barrier" {
+            if link.bytes.len() > WIDEST || !["dispatch", "combine"].contains(&link.phase) {
                 continue;
             }
             let header: Vec<String> = std::iter::once("from \\ to".into())

@@ -8,6 +8,7 @@ use moe_lower::{Choice, Layer, LowerError};
 
 use crate::arguments::{Build, Stage, TargetName};
 use crate::failure::Failure;
+use crate::output;
 use crate::source::Source;
 use crate::terminal::{self, Terminal};
 
@@ -48,7 +49,7 @@ pub fn build(arguments: &Build, terminal: &Terminal) -> Result<(), Failure> {
                 return Err(failed(error));
             }
             let path = arguments.output.clone().unwrap_or_else(|| arguments.file.with_extension("moeb"));
-            Ok(images.bundle(&source.text()).map_err(failed)?.write(&path)?)
+            Ok(output::write(&path, &images.bundle(&source.text()).map_err(failed)?.to_bytes())?)
         }
     }
 }

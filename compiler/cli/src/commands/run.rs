@@ -47,6 +47,7 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let progress = Progress::new(terminal, if arguments.forward_only { FORWARD_STEPS } else { STEPS });
     progress.say("compiling");
     let source = Source::read(&arguments.file)?;
+    [&arguments.output, &arguments.picture].into_iter().flatten().try_for_each(|path| output::check(path))?;
     let input = arguments.input.as_deref().map(TensorFile::open).transpose()?;
     let program = if source.bytes.starts_with(&MAGIC) {
         load(arguments, &source)?

@@ -1,0 +1,201 @@
+//! What each subcommand does when all is well.
+
+mod support;
+
+use safetensors::SafeTensors;
+use support::{EXPERTS, Folder, HIDDEN, PICKS, SMALL, f32s, input, numbers, safetensors, workspace};
+
+#[test]
+fn check_is_silent_about_a_good_file_and_formats_nothing() {
+    let folder = Folder::with_small();
+    assert_eq!(folder.succeeds(&["check", "small.moe"]), "");
+    assert_eq!(folder.files(), ["small.moe"]);
+}
+
+#[test]
+fn fmt_repairs_what_check_reports() {
+    let folder = Folder::new();
+    folder.write("small.moe", SMALL.replace("    hidden  256", "  hidden 256"));
+    let output = folder.run(&["fmt", "--check", "small.moe"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(support::text(&output.stdout), "small.moe\n");
+    folder.succeeds(&["fmt", "small.moe"]);
+    assert_eq!(std::fs::read_to_string(folder.path("small.moe")).expect("text"), SMALL);
+    folder.succeeds(&["fmt", "--check", "small.moe"]);
+}
+
+#[test]
+fn every_stage_can_be_seen() {
+    let folder = Folder::with_small();
+    for (stage, part) in [
+        ("ast", "model"),
+        ("spec", "experts         8 in 4 groups, 3 per token"),
+        ("gate", "gradient of the gate of small"),
+        ("plan", "symmetric memory, the same on every rank"),
+        ("mlir", "gpu.module"),
+        ("llvm", "define"),
+        ("ptx", ".visible .entry dispatch_send("),
+    ] {
+        let shown = folder.succeeds(&["build", "small.moe", "--emit", stage]);
+        assert!(shown.contains(part), "{stage}: {shown}");
+    }
+    assert_eq!(folder.files(), ["small.moe"]);
+}
+
+#[test]
+fn the_same_file_gives_the_same_bundle() {
+    let folder = Folder::with_small();
+    folder.succeeds(&["build", "small.moe", "--target", "sm_90a", "--target", "sm_100a"]);
+    folder.succeeds(&["build", "small.moe", "--target", "sm_90a", "--target", "sm_100a", "-o", "again.moeb"]);
+    let read = |name| std::fs::read(folder.path(name)).expect("a bundle");
+    assert!(read("small.moeb") == read("again.moeb"));
+    let bundle = moe_bundle::Bundle::from_bytes(&read("small.moeb")).expect("a bundle");
+    assert_eq!(bundle.manifest().targets(), ["sm_90a", "sm_100a"]);
+    assert_eq!(bundle.manifest().source, SMALL);
+}
+
+/// A run of the file, then of its bundle, under each schedule: all verified, and the same results.
+#[test]
+fn a_run_is_verified_and_reported() {
+    let folder = Folder::with_small();
+    folder.succeeds(&["build", "small.moe"]);
+    let mut results = Vec::new();
+    for (file, schedule) in [("small.moe", "round-robin"), ("small.moeb", "random"), ("small.moeb", "adversarial")] {
+        let arguments =
+            ["run", file, "--schedule", schedule, "--seed", "5", "--format", "json", "--output", "out.safetensors"];
+        let report: serde_json::Value = serde_json::from_str(&folder.succeeds(&arguments)).expect("JSON");
+        assert_eq!(report["verified"], true, "{report:#}");
+        let checked: Vec<&str> =
+            report["checks"].as_array().expect("checks").iter().filter_map(|check| check["what"].as_str()).collect();
+        assert_eq!(
+            checked,
+            [
+                "chosen experts",
+                "weights",
+                "slots and places",
+                "experts' input",
+                "experts' input against the tokens",
+                "combined result",
+                "gradient of experts' output",
+                "gradient of weights",
+                "gradient of tokens",
+                "experts' input, cached routing",
+                "gradient of logits",
+                "bytes on the links",
+            ]
+        );
+        let picks: u64 =
+            report["tokens_per_expert"].as_array().expect("counts").iter().filter_map(serde_json::Value::as_u64).sum();
+        assert_eq!(picks, 4 * 8 * PICKS as u64);
+        results.push(std::fs::read(folder.path("out.safetensors")).expect("results"));
+    }
+    assert!(results.iter().all(|result| *result == results[0]), "a schedule changes nothing");
+}
+
+#[test]
+fn a_table_and_a_picture_are_for_people() {
+    let folder = Folder::with_small();
+    let table = folder.succeeds(&["run", "small.moe", "--picture", "traffic.svg", "--forward-only"]);
+    for part in ["tokens per expert", "copies received", "dispatch: ", "text to PTX of", "verified"] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    let picture = std::fs::read_to_string(folder.path("traffic.svg")).expect("a picture");
+    assert!(picture.contains("rank 3 to rank 0: "), "{picture}");
+}
+
+/// Two tokens more than ranks divide: the ranks have 8, 8, 7 and 7 tokens.
+#[test]
+fn a_run_takes_a_users_own_tensors() {
+    let folder = Folder::with_small();
+    folder.write("in.safetensors", safetensors(&input(30)));
+    let arguments =
+        ["run", "small.moe", "--input", "in.safetensors", "--output", "out.safetensors", "--format", "json"];
+    let report: serde_json::Value = serde_json::from_str(&folder.succeeds(&arguments)).expect("JSON");
+    assert_eq!(report["tokens"], serde_json::json!([8, 8, 7, 7]));
+    let bytes = std::fs::read(folder.path("out.safetensors")).expect("results");
+    let tensors = SafeTensors::deserialize(&bytes).expect("tensors");
+    assert_eq!(tensors.tensor("y").expect("y").shape(), [30, HIDDEN]);
+
+    // The choice is that of the gate alone, on whichever back end.
+    for on in ["reference", "host", "virtual"] {
+        folder.succeeds(&[
+            "gate",
+            "small.moe",
+            "--input",
+            "in.safetensors",
+            "--output",
+            "gate.safetensors",
+            "--on",
+            on,
+        ]);
+        let bytes = std::fs::read(folder.path("gate.safetensors")).expect("results");
+        let alone = SafeTensors::deserialize(&bytes).expect("tensors");
+        for name in ["indices", "weights"] {
+            let (ran, alone) = (tensors.tensor(name).expect("there"), alone.tensor(name).expect("there"));
+            assert_eq!(ran.shape(), [30, PICKS]);
+            assert_eq!(ran.data(), alone.data(), "{name} on {on}");
+        }
+    }
+}
+
+#[test]
+fn a_gradient_of_weights_becomes_one_of_logits() {
+    let folder = Folder::with_small();
+    let gradients = numbers(6 * PICKS);
+    let tensors: Vec<_> = input(6).into_iter().chain([f32s("grad_weights", vec![6, PICKS], &gradients)]).collect();
+    folder.write("in.safetensors", safetensors(&tensors));
+    let mut seen: Vec<Vec<u8>> = Vec::new();
+    for on in ["reference", "host", "virtual"] {
+        folder.succeeds(&["gate", "small.moe", "--input", "in.safetensors", "--output", "out.safetensors", "--on", on]);
+        let bytes = std::fs::read(folder.path("out.safetensors")).expect("results");
+        let tensors = SafeTensors::deserialize(&bytes).expect("tensors");
+        let gradient = tensors.tensor("grad_logits").expect("a gradient");
+        assert_eq!(gradient.shape(), [6, EXPERTS]);
+        assert!(gradient.data().iter().any(|&byte| byte != 0));
+        seen.push(gradient.data().to_vec());
+    }
+    assert!(seen.iter().all(|gradient| *gradient == seen[0]), "bit for bit the same everywhere");
+}
+
+/// Routers of a widely used library: the choice is theirs, weights and gradients are as near as README.md of
+/// the data says, and all back ends agree bit for bit.
+#[test]
+fn golden_gates_are_met_on_every_back_end() {
+    let golden = workspace().join("tests/data/gates");
+    let folder = Folder::new();
+    let mut count = 0;
+    for entry in std::fs::read_dir(golden).expect("golden files") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "moe") {
+            continue;
+        }
+        count += 1;
+        let input = path.with_extension("safetensors");
+        let [file, input] = [&path, &input].map(|path| path.to_str().expect("a name"));
+        let mut seen: Vec<Vec<u8>> = Vec::new();
+        for on in ["reference", "host", "virtual"] {
+            folder.succeeds(&["gate", file, "--input", input, "--output", "out.safetensors", "--on", on]);
+            seen.push(std::fs::read(folder.path("out.safetensors")).expect("results"));
+        }
+        assert!(seen.iter().all(|results| *results == seen[0]), "{file}");
+        let golden = std::fs::read(input).expect("golden");
+        let [golden, found] = [&golden, &seen[0]].map(|bytes| SafeTensors::deserialize(bytes).expect("tensors"));
+        let floats = |file: &SafeTensors<'_>, name: &str| -> Vec<f32> {
+            bytemuck::allocation::pod_collect_to_vec(file.tensor(name).expect("there").data())
+        };
+        let indices = [&golden, &found].map(|file| file.tensor("indices").expect("there").data().to_vec());
+        assert!(indices[0] == indices[1], "{file}: chosen experts");
+        for (golden, found) in floats(&golden, "weights").iter().zip(floats(&found, "weights")) {
+            assert!((golden - found).abs() <= 1e-6 * golden.abs(), "{file}: {found} is not {golden}");
+        }
+        let experts = golden.tensor("logits").expect("there").shape()[1];
+        let [wanted, gradient] = [&golden, &found].map(|file| floats(file, "grad_logits"));
+        for (wanted, gradient) in wanted.chunks(experts).zip(gradient.chunks(experts)) {
+            let largest = wanted.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            for (wanted, gradient) in wanted.iter().zip(gradient) {
+                assert!((wanted - gradient).abs() <= 1e-5 * largest, "{file}: {gradient} is not {wanted}");
+            }
+        }
+    }
+    assert!(count >= 11, "{count} golden gates");
+}
