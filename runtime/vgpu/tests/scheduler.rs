@@ -186,3 +186,48 @@ fn a_pointer_parameter_is_aligned_whatever_it_points_to() {
     let offsets: Vec<u32> = kernel.parameters().iter().map(|parameter| parameter.offset).collect();
     assert_eq!(offsets, [0, 8]);
 }
+
+#[test]
+fn a_write_is_never_missed_by_a_loop_that_is_about_to_wait() {
+    // A waiter that needs many instructions per round, and a writer that comes at every possible moment.
+    let wait = kernel(
+        "wait",
+        ".param .u64 flag",
+        "
+        ld.param.u64 %rd1, [flag];
+    again:
+        ld.acquire.sys.global.u32 %r1, [%rd1];
+        ld.acquire.sys.global.u32 %r2, [%rd1+4];
+        mul.lo.u32 %r3, %r1, 7;
+        mul.lo.u32 %r4, %r2, 7;
+        add.u32 %r5, %r3, %r4;
+        xor.b32 %r6, %r5, %r3;
+        setp.lt.u32 %p1, %r5, 14;
+        @%p1 bra again;",
+    );
+    let write = kernel(
+        "write",
+        ".param .u64 flag, .param .u32 delay",
+        "
+        ld.param.u64 %rd1, [flag];
+        ld.param.u32 %r1, [delay];
+    count:
+        add.u32 %r1, %r1, -1;
+        setp.ne.u32 %p1, %r1, 0;
+        @%p1 bra count;
+        st.release.sys.global.u32 [%rd1], 1;
+        nanosleep.u32 1;
+        st.release.sys.global.u32 [%rd1+4], 1;",
+    );
+    for policy in POLICIES {
+        for seed in 0..400 {
+            let mut cluster = scheduled(2, policy, seed);
+            let flag = zeroed(&mut cluster, 0, 8, "flag");
+            let (a, b) = (stream(&mut cluster, 0), stream(&mut cluster, 1));
+            cluster.launch(a, &wait, Launch::linear(1, 1, vec![flag.into()])).unwrap();
+            let delay = Argument::U32(1 + seed as u32 % 100);
+            cluster.launch(b, &write, Launch::linear(1, 1, vec![flag.into(), delay])).unwrap();
+            cluster.run().unwrap_or_else(|error| panic!("{policy}, seed {seed}: {error}"));
+        }
+    }
+}

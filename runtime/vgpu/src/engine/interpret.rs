@@ -129,8 +129,9 @@ impl Machine {
                     }
                     if target <= pc
                         && let Some(park) = warp.backward_branch(target, mask, self.time)
+                        && let Some(state) = self.park(warp, park)
                     {
-                        return Ok(Stop::Wait(self.park(warp, park)));
+                        return Ok(Stop::Wait(state));
                     }
                     continue;
                 }
@@ -224,8 +225,9 @@ impl Machine {
                                 split.pc = target;
                                 if target <= pc
                                     && let Some(park) = warp.backward_branch(target, mask, self.time)
+                                    && let Some(state) = self.park(warp, park)
                                 {
-                                    return Ok(Stop::Wait(self.park(warp, park)));
+                                    return Ok(Stop::Wait(state));
                                 }
                             } else {
                                 scatter(warp, mask, |warp, lane| targets[warp.u32(*index, lane) as usize]);
@@ -277,14 +279,35 @@ impl Machine {
         }
     }
 
-    /// Lets a loop wait for a change of what it reads, or for time if it reads a clock.
-    fn park(&mut self, warp: &mut Warp, park: Park) -> SplitState {
-        let ticket = self.new_ticket(warp.slot);
-        if let Some(patience) = park.patience {
+    /// Lets a loop wait for a change of what it reads, or for time if it reads a clock. `None` if it has to show first that
+    /// nothing changed while others ran.
+    fn park(&mut self, warp: &mut Warp, park: Park) -> Option<SplitState> {
+        let armed = warp.probe.armed.take();
+        let ticket = match armed {
+            Some((ticket, reads)) if !park.alone && reads == park.reads => {
+                warp.probe.parked.push((ticket, reads));
+                ticket
+            }
+            other => {
+                if let Some((ticket, reads)) = other {
+                    self.forget_watches(warp.cta, ticket, &reads);
+                }
+                let ticket = self.new_ticket(warp.slot);
+                self.watch(warp.cta, ticket, &park.reads);
+                if !park.alone {
+                    warp.probe.armed = Some((ticket, park.reads));
+                    return None;
+                }
+                warp.probe.parked.push((ticket, park.reads));
+                ticket
+            }
+        };
+        if park.reads_clock
+            && let Some(patience) = warp.next_patience()
+        {
             self.sleep(ticket, self.time.saturating_add(patience));
         }
-        self.watch(warp, ticket, park.reads);
-        SplitState::Watch(ticket)
+        Some(SplitState::Watch(ticket))
     }
 
     /// In plain mode memory is sequentially consistent: a fence only matters to an observer.

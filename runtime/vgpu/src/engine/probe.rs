@@ -3,6 +3,9 @@
 //! such a return with one snapshot: it is taken at 8, 16, 32 … backward branches without an effect, and compared with at
 //! every later one, so that nested polling loops are found too.
 //!
+//! If others ran during the round, they may have written a place after it was read. Then the places are watched first, and
+//! the loop waits when another such round has seen none of them written.
+//!
 //! Clocks would make every round different; they stand still for the warp between every other pair of snapshots. A loop that read one is
 //! woken by time as well.
 
@@ -16,7 +19,7 @@ const FIRST_PATIENCE: u32 = 10;
 const LAST_PATIENCE: u32 = 60;
 
 /// A location that a loop reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Watch {
     /// Device memory, or shared memory of the CTA.
     pub device: bool,
@@ -55,13 +58,19 @@ pub(crate) struct Probe {
     parked_effects: u64,
     /// The watches of parked splits: ticket and locations.
     pub parked: Vec<(u64, Vec<Watch>)>,
+    /// What is watched before a loop may wait.
+    pub armed: Option<(u64, Vec<Watch>)>,
+    /// Turn of the warp in which the snapshot was taken.
+    turn: u32,
 }
 
 /// A loop that waits.
 pub(crate) struct Park {
+    /// What a round reads, in ascending order.
     pub reads: Vec<Watch>,
-    /// How long to wait for time to pass, if the loop reads a clock.
-    pub patience: Option<u64>,
+    pub reads_clock: bool,
+    /// Nobody else ran during the round.
+    pub alone: bool,
 }
 
 impl Probe {
@@ -75,6 +84,7 @@ impl Probe {
         self.patience = 0;
         self.parked_effects = 0;
         self.parked.clear();
+        self.armed = None;
     }
 
     #[inline]
@@ -118,6 +128,19 @@ impl Warp {
         self.probe_round(pc, mask, now)
     }
 
+    /// How long a loop that reads a clock waits before it looks at it again: twice as long as the last time, if nothing
+    /// has happened since.
+    pub fn next_patience(&mut self) -> Option<u64> {
+        let probe = &mut *self.probe;
+        if probe.parked_effects != self.effects || probe.patience < FIRST_PATIENCE {
+            probe.patience = FIRST_PATIENCE;
+        } else {
+            probe.patience += 1;
+        }
+        probe.parked_effects = self.effects;
+        (probe.patience <= LAST_PATIENCE).then(|| 1 << probe.patience)
+    }
+
     fn probe_round(&mut self, pc: u32, mask: u32, now: u64) -> Option<Park> {
         let probe = &mut *self.probe;
         if probe.edges > FIRST && probe.edges < probe.next_snapshot {
@@ -136,22 +159,16 @@ impl Warp {
             }
             probe.edges = 0;
             probe.recording = false;
-            let patience = probe.clock.take().and_then(|_| {
-                if probe.parked_effects != self.effects || probe.patience < FIRST_PATIENCE {
-                    probe.patience = FIRST_PATIENCE;
-                } else {
-                    probe.patience += 1;
-                }
-                probe.parked_effects = self.effects;
-                (probe.patience <= LAST_PATIENCE).then(|| 1 << probe.patience)
-            });
-            return Some(Park { reads: std::mem::take(&mut probe.reads), patience });
+            let mut reads = std::mem::take(&mut probe.reads);
+            reads.sort_unstable();
+            return Some(Park { reads, reads_clock: probe.clock.take().is_some(), alone: probe.turn == self.turns });
         }
         if probe.edges == FIRST {
             probe.next_snapshot = FIRST;
             probe.renew_time = false;
         }
         probe.next_snapshot = probe.next_snapshot.saturating_mul(2);
+        probe.turn = self.turns;
         probe.pc = pc;
         probe.mask = mask;
         probe.file.clone_from(&self.file);

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 
 use super::probe::Watch;
 use super::report::RunError;
-use super::warp::{SplitState, Warp};
+use super::warp::SplitState;
 use super::{INSTRUCTIONS_PER_NANOSECOND, Machine};
 use crate::cluster::Policy;
 use crate::memory::segment::Waiter;
@@ -141,8 +141,8 @@ impl Machine {
     }
 
     /// Lets a ticket's split be woken by writes to these locations.
-    pub(super) fn watch(&mut self, warp: &mut Warp, ticket: u64, reads: Vec<Watch>) {
-        for read in &reads {
+    pub(super) fn watch(&mut self, cta: u32, ticket: u64, reads: &[Watch]) {
+        for read in reads {
             let waiter = |start: u64| Waiter { start, end: start + u64::from(read.bytes), ticket };
             if read.device {
                 if let Ok((rank, allocation, offset)) = self.memory.locate(None, read.start, 0, false)
@@ -150,14 +150,13 @@ impl Machine {
                 {
                     found.segment.waiters.push(waiter(offset));
                 }
-            } else if let Some(cta) = &mut self.ctas[warp.cta as usize] {
+            } else if let Some(cta) = &mut self.ctas[cta as usize] {
                 cta.shared.waiters.push(waiter(read.start));
             }
         }
-        warp.probe.parked.push((ticket, reads));
     }
 
-    fn forget_watches(&mut self, cta: u32, ticket: u64, reads: &[Watch]) {
+    pub(super) fn forget_watches(&mut self, cta: u32, ticket: u64, reads: &[Watch]) {
         for read in reads {
             if read.device {
                 if let Ok((rank, allocation, _)) = self.memory.locate(None, read.start, 0, false)
@@ -181,7 +180,13 @@ impl Machine {
     fn wake(&mut self, ticket: u64) {
         let slot = (ticket >> SLOT_SHIFT) as u32;
         let Some(Some(warp)) = self.warps.get_mut(slot as usize) else { return };
-        let Some(split) = warp.splits.iter_mut().find(|split| holds_ticket(split.state, ticket)) else { return };
+        let Some(split) = warp.splits.iter_mut().find(|split| holds_ticket(split.state, ticket)) else {
+            if let Some((_, reads)) = warp.probe.armed.take_if(|armed| armed.0 == ticket) {
+                let cta = warp.cta;
+                self.forget_watches(cta, ticket, &reads);
+            }
+            return;
+        };
         split.state = SplitState::Ready;
         let cta = warp.cta;
         if let Some(at) = warp.probe.parked.iter().position(|parked| parked.0 == ticket) {
