@@ -14,7 +14,7 @@
 //! by a warp as a whole, and written by compare-and-swap. Lanes of a warp exchange elements through memory of the CTA, fenced by warp
 //! barriers.
 //!
-//! **Registers.** A lane holds its experts in registers: 126 registers for 768 experts. Where the size of the groups puts more than about
+//! **Registers.** A lane holds its experts in registers: 139 registers for 768 experts. Where the size of the groups puts more than about
 //! 48 experts on a lane ([`moe_gate::order::Lanes::of`]; 1000 experts in 8 groups, say, of which each lane gets 125), the assembler
 //! spills: the kernel is right, and slow.
 //!
