@@ -3,6 +3,7 @@
 pub mod calibrate;
 pub mod explain;
 pub mod memory;
+pub mod placement;
 pub mod report;
 pub mod sample;
 pub mod search;

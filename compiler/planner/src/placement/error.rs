@@ -1,0 +1,97 @@
+//! Why experts cannot be placed.
+
+use moe_compiler::units::Bytes;
+use thiserror::Error;
+
+/// A placement that cannot be, with what to write instead.
+#[derive(Debug, Error)]
+pub enum PlacementError {
+    /// None of something.
+    #[error("there must be at least one {0}")]
+    None(&'static str),
+    /// Beyond what is searched.
+    #[error("{what}: {found} is more than {most}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// Asked for.
+        found: u64,
+        /// The limit.
+        most: u64,
+    },
+    /// Slots that do not fill the GPUs equally.
+    #[error("{replicas} replicas do not give each of {gpus} GPUs equally many: use {below}{above}")]
+    Uneven {
+        /// Asked for.
+        replicas: u32,
+        /// Of all nodes.
+        gpus: u32,
+        /// The next smaller number that works, if any, with a word.
+        below: String,
+        /// The next larger one.
+        above: u32,
+    },
+    /// An expert would have no place.
+    #[error("{replicas} replicas cannot hold {experts} experts: use at least {least}")]
+    TooFew {
+        /// Asked for.
+        replicas: u32,
+        /// Of the load.
+        experts: u32,
+        /// What would do.
+        least: u32,
+    },
+    /// Groups of different sizes.
+    #[error("{experts} experts are not {groups} groups of equal size: is this the load of another model?")]
+    GroupSize {
+        /// Of the load.
+        experts: u32,
+        /// Of the shape.
+        groups: u32,
+    },
+    /// Groups that would be torn.
+    #[error(
+        "{groups} groups cannot be whole on {nodes} nodes with equally many on each: use the global policy, or a divisor of {groups} as the number of nodes"
+    )]
+    GroupsOnNodes {
+        /// Of the shape.
+        groups: u32,
+        /// Of the shape.
+        nodes: u32,
+    },
+    /// More picks than experts.
+    #[error("a token cannot pick {top_k} of {experts} experts: top_k must be 1 to {experts}")]
+    TopK {
+        /// Asked for.
+        top_k: u32,
+        /// Of the load.
+        experts: u32,
+    },
+    /// Not a part.
+    #[error("the slack is {0}, and must be 0 or more, such as 0.01 for one per cent")]
+    Slack(f64),
+    /// Too much for the GPU.
+    #[error(
+        "{layers} layers of {per_gpu} experts of {expert_bytes} take {needed} of a GPU, and {available} are given: {fix}"
+    )]
+    Memory {
+        /// Of the load.
+        layers: usize,
+        /// Slots of a GPU and layer.
+        per_gpu: u32,
+        /// Of one expert.
+        expert_bytes: Bytes,
+        /// All of them.
+        needed: Bytes,
+        /// The limit.
+        available: Bytes,
+        /// What would do.
+        fix: String,
+    },
+    /// The current placement is of something else.
+    #[error("the current placement: {0}")]
+    Current(String),
+    /// The current placement is not JSON of a placement.
+    #[error("the current placement: {0}; give a file that an earlier placement wrote")]
+    CurrentJson(#[from] serde_json::Error),
+}

@@ -1,0 +1,227 @@
+//! Which GPU holds which experts, and which of them more than once, from how often each was picked.
+//!
+//! Invariants of every [`Placement`]: each expert has a slot, each GPU equally many, and a layer exactly as many slots as replicas were
+//! asked for; with the hierarchical policy a group is whole on one node. Layers run one after the other, so that each is placed for
+//! itself, by one objective in lexicographic order:
+//!
+//! 1. the largest load of a GPU, which everybody waits for;
+//! 2. copies of a token between nodes, by the formula in `network`;
+//! 3. experts that a GPU must receive because it does not hold them in the current placement.
+//!
+//! The stages, one file each: `replicate` (how many copies), `groups` (groups to nodes), `pack` (copies to GPUs), `descend` (local search
+//! for less load), `separate` (no expert twice on a GPU), `spread` (fewer copies between nodes), `moves` (fewer moves), and `layer`, which
+//! runs them from several starts.
+//! The same input gives the same placement on every machine.
+
+mod assignment;
+mod current;
+mod descend;
+mod error;
+mod groups;
+mod layer;
+mod layout;
+mod load;
+mod moves;
+mod network;
+mod pack;
+mod replicate;
+mod result;
+mod separate;
+mod spread;
+mod table;
+
+pub use current::Current;
+pub use error::PlacementError;
+pub use load::{Load, LoadError};
+pub use result::{Balance, LayerPlacement, Memory, Placement};
+
+use moe_compiler::units::Bytes;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use layer::{Task, place_layer};
+use layout::Grid;
+use moves::Held;
+
+/// The GPUs of an expert-parallel group, and what they hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// NVLink domains.
+    pub nodes: u32,
+    /// GPUs of each.
+    pub gpus_per_node: u32,
+    /// Groups of experts that the gate keeps or drops as a whole; 1 without such. Only the hierarchical policy reads it.
+    pub groups: u32,
+    /// Slots of all GPUs together: experts and their further copies.
+    pub replicas: u32,
+}
+
+/// What is kept together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Whole groups on nodes, copies of an expert all on its node: for gates that limit groups, in training and prefill.
+    Hierarchical,
+    /// Any copy on any GPU: the best balance, for decoding with many GPUs.
+    Global,
+}
+
+/// What to place for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// What is kept together.
+    pub policy: Policy,
+    /// Experts that a token picks.
+    pub top_k: u32,
+    /// Bytes of a token's copy, out and back.
+    pub copy_bytes: Bytes,
+    /// Bytes of an expert's parameters.
+    pub expert_bytes: Bytes,
+    /// What a GPU has for experts, if that is a limit.
+    pub gpu_memory: Option<Bytes>,
+    /// Where the experts are now.
+    pub current: Option<Current>,
+    /// How far load and copies may each be above the best found, as a part of it, so that fewer experts move.
+    pub slack: f64,
+    /// How often the local search starts again near its best.
+    pub rounds: u32,
+    /// Seed of those restarts.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    /// DeepSeek-V3: 8 picks, hidden 7168 as FP8 with scales out and as BF16 back, an expert of 3 × 7168 × 2048 FP8 parameters.
+    fn default() -> Options {
+        Options {
+            policy: Policy::Hierarchical,
+            top_k: 8,
+            copy_bytes: Bytes(7168 + 56 * 4 + 2 * 7168),
+            expert_bytes: Bytes(3 * 7168 * 2048),
+            gpu_memory: None,
+            current: None,
+            slack: 0.0,
+            rounds: 128,
+            seed: 0,
+        }
+    }
+}
+
+/// Slots of a layer and nodes beyond which nothing is placed: no cluster has them, and a mistyped number ends quickly.
+const MOST_REPLICAS: u32 = 1 << 16;
+const MOST_NODES: u32 = 1 << 10;
+
+impl Shape {
+    fn gpus(&self) -> u64 {
+        u64::from(self.nodes) * u64::from(self.gpus_per_node)
+    }
+
+    fn check(&self, load: &Load, options: &Options) -> Result<Grid, PlacementError> {
+        let experts = load.experts();
+        for (count, what) in [(self.nodes, "node"), (self.gpus_per_node, "GPU per node"), (self.groups, "group")] {
+            if count == 0 {
+                return Err(PlacementError::None(what));
+            }
+        }
+        for (what, found, most) in [
+            ("nodes", u64::from(self.nodes), MOST_NODES),
+            ("GPUs", self.gpus(), MOST_REPLICAS),
+            ("replicas", u64::from(self.replicas), MOST_REPLICAS),
+            ("experts", u64::from(experts), MOST_REPLICAS),
+        ] {
+            if found > u64::from(most) {
+                return Err(PlacementError::TooMany { what, found, most: u64::from(most) });
+            }
+        }
+        // At most 2^16, as just checked.
+        let gpus = self.gpus() as u32;
+        let least = experts.div_ceil(gpus) * gpus;
+        if self.replicas < experts {
+            return Err(PlacementError::TooFew { replicas: self.replicas, experts, least });
+        }
+        if !self.replicas.is_multiple_of(gpus) {
+            let below = self.replicas / gpus * gpus;
+            let below = if below >= experts { format!("{below} or ") } else { String::new() };
+            let above = self.replicas.div_ceil(gpus) * gpus;
+            return Err(PlacementError::Uneven { replicas: self.replicas, gpus, below, above });
+        }
+        if options.policy == Policy::Hierarchical {
+            if !experts.is_multiple_of(self.groups) {
+                return Err(PlacementError::GroupSize { experts, groups: self.groups });
+            }
+            if !self.groups.is_multiple_of(self.nodes) {
+                return Err(PlacementError::GroupsOnNodes { groups: self.groups, nodes: self.nodes });
+            }
+        }
+        if options.top_k == 0 || options.top_k > experts {
+            return Err(PlacementError::TopK { top_k: options.top_k, experts });
+        }
+        if !(options.slack >= 0.0 && options.slack.is_finite()) {
+            return Err(PlacementError::Slack(options.slack));
+        }
+        let per_gpu = self.replicas / gpus;
+        self.check_memory(load, options, per_gpu, least / gpus)?;
+        Ok(Grid { nodes: self.nodes as usize, gpus_per_node: self.gpus_per_node as usize, per_gpu: per_gpu as usize })
+    }
+
+    fn check_memory(
+        &self,
+        load: &Load,
+        options: &Options,
+        per_gpu: u32,
+        least_per_gpu: u32,
+    ) -> Result<(), PlacementError> {
+        let slot = u128::from(options.expert_bytes.0) * load.layers().len() as u128;
+        let needed = slot * u128::from(per_gpu);
+        let Some(available) = options.gpu_memory.filter(|available| needed > u128::from(available.0)) else {
+            return Ok(());
+        };
+        // `needed` is above a limit, so that a slot is not free.
+        let fitting = u128::from(available.0) / slot;
+        let fix = if fitting >= u128::from(least_per_gpu) {
+            format!("use at most {} replicas", fitting * u128::from(self.gpus()))
+        } else {
+            "use more GPUs: even one copy of each expert does not fit".to_owned()
+        };
+        Err(PlacementError::Memory {
+            layers: load.layers().len(),
+            per_gpu,
+            expert_bytes: options.expert_bytes,
+            needed: Bytes(u64::try_from(needed).unwrap_or(u64::MAX)),
+            available,
+            fix,
+        })
+    }
+}
+
+/// Places the experts of every layer.
+///
+/// # Errors
+/// If shape, load and options do not fit each other; the message says what would.
+pub fn place(load: &Load, shape: &Shape, options: &Options) -> Result<Placement, PlacementError> {
+    let grid = shape.check(load, options)?;
+    let experts = load.experts() as usize;
+    let held: Vec<Option<Vec<Vec<usize>>>> = load
+        .layers()
+        .iter()
+        .map(|&layer| options.current.as_ref().map(|current| current.by_gpu(shape, layer, experts)).transpose())
+        .collect::<Result<_, _>>()?;
+    let layers = (0..load.layers().len())
+        .into_par_iter()
+        .map(|index| {
+            let loads = &load.counts()[index];
+            let held = held[index].clone().map(Held::new);
+            let task = Task { grid, shape, options, loads, held, stream: index as u64 };
+            let slots = place_layer(&task);
+            LayerPlacement::describe(load.layers()[index], &task, &slots)
+        })
+        .collect();
+    Ok(Placement::new(load, shape, options, grid.per_gpu as u32, layers))
+}
+
+/// The experts in order in equal contiguous blocks, the first GPUs with one more if they do not divide: where they are before anything is
+/// placed by load.
+fn contiguous(experts: usize, gpus: usize) -> Vec<Vec<usize>> {
+    let (each, more) = (experts / gpus, experts % gpus);
+    let first = |gpu: usize| gpu * each + gpu.min(more);
+    (0..gpus).map(|gpu| (first(gpu)..first(gpu + 1)).collect()).collect()
+}
