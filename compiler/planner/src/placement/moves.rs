@@ -123,3 +123,27 @@ fn homeward(layout: &Layout, loads: &[f64], held: &Held, gpu: usize, limits: Lim
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seeded::Seeded;
+
+    /// Nodes and their GPUs in another order: renaming finds the way back.
+    #[test]
+    fn what_was_only_renamed_does_not_move() {
+        let mut random = Seeded::new(1, 0);
+        let grid = Grid { nodes: 4, gpus_per_node: 8, per_gpu: 3 };
+        for _ in 0..20 {
+            let mut slots: Vec<usize> = (0..grid.slots()).map(|slot| slot % 70).collect();
+            random.shuffle(&mut slots);
+            let held = Held::new(slots.chunks(3).map(<[usize]>::to_vec).collect());
+            let mut nodes: Vec<Vec<&[usize]>> = slots.chunks(24).map(|node| node.chunks(3).collect()).collect();
+            random.shuffle(&mut nodes);
+            nodes.iter_mut().for_each(|gpus| random.shuffle(gpus));
+            let renamed = nodes.concat().concat();
+            assert!(held.moves(grid, &renamed) > 0);
+            assert_eq!(held.moves(grid, &relabel(grid, &renamed, &held)), 0);
+        }
+    }
+}

@@ -3,7 +3,6 @@
 //! Invariant: every number that describes a placement is computed from its slots alone, after the search and by other code than it.
 
 use moe_bundle::ExpertId;
-use moe_compiler::units::Bytes;
 use serde::Serialize;
 
 use super::layer::{Task, bound, copies_between_nodes, gpu_loads};
@@ -168,10 +167,5 @@ impl Placement {
     pub fn as_current(&self) -> Result<Current, PlacementError> {
         let layers = self.layers.iter().map(|layer| (layer.layer, layer.experts_by_slot.clone()));
         Current::new(self.nodes, self.gpus_per_node, self.slots_per_gpu, layers)
-    }
-
-    /// Bytes of expert parameters on each GPU.
-    pub fn bytes_per_gpu(&self) -> Bytes {
-        Bytes(self.memory.per_gpu)
     }
 }

@@ -127,9 +127,9 @@ pub fn copies_between_nodes(gpus: &[Vec<usize>], nodes: usize, top_k: u32, loads
         }
     }
     let mut copies = 0.0;
-    for from in 0..nodes {
-        for to in (0..nodes).filter(|&to| to != from) {
-            copies += 1.0 - (1.0 - part[from][to]).max(0.0).powi(top_k as i32);
+    for (from, parts) in part.iter().enumerate() {
+        for (_, part) in parts.iter().enumerate().filter(|&(to, _)| to != from) {
+            copies += 1.0 - (1.0 - part).max(0.0).powi(top_k as i32);
         }
     }
     copies / nodes as f64

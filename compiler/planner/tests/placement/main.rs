@@ -277,32 +277,39 @@ fn copies_on_every_node_serve_their_own_node() {
     assert!(theirs > after.copies_between_nodes, "the baseline does not look: {theirs}");
 }
 
-/// The current placement with GPUs and nodes renamed is as good, and everything is where it was.
+/// Equal loads without copies: every placement is as good as any other, so the experts stay wherever they happen to be.
 #[test]
-fn nothing_moves_when_the_load_is_as_before() {
+fn nothing_moves_when_nothing_is_better() {
+    let mut random = Random::new(5);
+    let shape = Shape { nodes: 4, gpus_per_node: 4, groups: 4, replicas: 64 };
+    for policy in POLICIES {
+        // Hierarchical: in any order on the node of its group; global: anywhere.
+        let mut slots: Vec<u32> = (0..64).collect();
+        let part = if policy == Policy::Hierarchical { 16 } else { 64 };
+        for part in slots.chunks_mut(part) {
+            (1..part.len()).rev().for_each(|last| part.swap(last, random.below(last + 1)));
+        }
+        let held = slots.iter().map(|&expert| ExpertId(expert)).collect();
+        let current = Some(Current::new(4, 4, 4, [(0, held)]).expect("it is one"));
+        let placement = placed(&[vec![7.0; 64]], &shape, &Options { policy, current, ..Options::default() });
+        assert_eq!(placement.layers[0].moves, Some(0), "{policy:?}");
+    }
+}
+
+/// What a placement wrote is read back, and within five per cent of the best nothing of it has to move.
+#[test]
+fn a_placement_is_the_current_one_next_time() {
     let mut random = Random::new(5);
     for policy in POLICIES {
         let loads = random.loads(64);
         let shape = Shape { nodes: 4, gpus_per_node: 4, groups: 8, replicas: 80 };
         let first = placed(std::slice::from_ref(&loads), &shape, &Options { policy, ..Options::default() });
-        let json = first.to_json();
-        let current = Current::from_json(json.as_bytes()).expect("it was written by a placement");
+        let current = Current::from_json(first.to_json().as_bytes()).expect("it was written by a placement");
         assert_eq!(current, first.as_current().expect("nothing was changed"));
-        let options = Options { policy, current: Some(current), seed: 99, ..Options::default() };
+        let options = Options { policy, current: Some(current), slack: 0.05, seed: 99, ..Options::default() };
         let second = placed(std::slice::from_ref(&loads), &shape, &options);
-        let (before, after) = (&second.layers[0].before, &second.layers[0].after);
-        assert!(after.max <= before.max * (1.0 + 1e-9));
-        if after.max >= before.max * (1.0 - 1e-8) && after.copies_between_nodes >= before.copies_between_nodes - 1e-9 {
-            assert_eq!(second.layers[0].moves, Some(0), "{policy:?}");
-        }
-        println!(
-            "{policy:?}: {:?} moves, copies {:.4} to {:.4}",
-            second.layers[0].moves, before.copies_between_nodes, after.copies_between_nodes
-        );
-        // Within five per cent of the best, nothing needs to move at all.
-        let options = Options { slack: 0.05, ..options };
-        let third = placed(std::slice::from_ref(&loads), &shape, &options);
-        assert_eq!(third.layers[0].moves, Some(0), "{policy:?} with slack");
+        assert_eq!(second.layers[0].before, first.layers[0].after);
+        assert_eq!(second.layers[0].moves, Some(0), "{policy:?}");
     }
 }
 
@@ -314,11 +321,11 @@ fn slack_trades_load_for_moves() {
     let loads = random.loads(256);
     let drifted: Vec<f64> = loads.iter().map(|load| load * (0.9 + 0.2 * random.unit())).collect();
     for policy in POLICIES {
-        let first = placed(&[loads.clone()], &shape, &Options { policy, ..Options::default() });
+        let first = placed(std::slice::from_ref(&loads), &shape, &Options { policy, ..Options::default() });
         let current = Some(first.as_current().expect("nothing was changed"));
         let strict = Options { policy, current, ..Options::default() };
         let loose = Options { slack: 0.03, ..strict.clone() };
-        let [strict, loose] = [strict, loose].map(|options| placed(&[drifted.clone()], &shape, &options));
+        let [strict, loose] = [strict, loose].map(|options| placed(std::slice::from_ref(&drifted), &shape, &options));
         let [strict, loose] = [&strict, &loose].map(|placement| &placement.layers[0]);
         println!(
             "{policy:?}: {:?} moves to {:.4}, with 3 % slack {:?} to {:.4} (before {:.4})",
