@@ -6,7 +6,7 @@ setup:
 
 demo: setup
 	cargo build --release -p moec
-	target/release/moec --help
+	target/release/moec run dsl-examples/deepseek_v3.moe --deploy one_node --picture target/traffic.svg
 
 test: setup
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace --lib --bins --tests; fi

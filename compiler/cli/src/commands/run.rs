@@ -62,7 +62,7 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         Some(file) => Given::from_file(file, manifest)?,
         None => Given::synthetic(manifest, tokens(arguments, manifest)?, arguments.seed),
     };
-    let (device, virtual_device) = open(arguments, manifest)?;
+    let Opened { device, virtual_gpus } = open(arguments, manifest)?;
     let mut communicator = Communicator::new(Arc::clone(&device), &program.bundle, Options::default())?;
     let scope = Scope { backward: !arguments.forward_only, seed: arguments.seed };
     let verified = verify(&mut communicator, &program.gate, &given, scope, &progress)?;
@@ -73,7 +73,7 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         run: run_start.elapsed().as_secs_f64(),
         total: start.elapsed().as_secs_f64(),
     };
-    let work = virtual_device.map(|device| device.work());
+    let work = virtual_gpus.map(|device| device.work());
     let work = work.map(|work| WorkReport { instructions: work.instructions, nanoseconds: work.nanoseconds });
     let report = report(arguments, &program, device.description(), &given, &verified, work, seconds);
     drop(progress);
@@ -166,10 +166,19 @@ fn tokens(arguments: &Run, manifest: &Manifest) -> Result<u32, Failure> {
     }
 }
 
-fn open(arguments: &Run, manifest: &Manifest) -> Result<(Arc<dyn Device>, Option<Arc<VirtualDevice>>), Failure> {
+/// Where a run takes place.
+struct Opened {
+    device: Arc<dyn Device>,
+    /// The same one, if it is virtual.
+    virtual_gpus: Option<Arc<VirtualDevice>>,
+}
+
+fn open(arguments: &Run, manifest: &Manifest) -> Result<Opened, Failure> {
     let ranks = manifest.exchange.ranks;
     match arguments.device {
-        DeviceName::Cuda => Ok((Arc::new(CudaDevice::new(ranks, &CudaOptions::default())?), None)),
+        DeviceName::Cuda => {
+            Ok(Opened { device: Arc::new(CudaDevice::new(ranks, &CudaOptions::default())?), virtual_gpus: None })
+        }
         DeviceName::Virtual => {
             crate::memory::enough_for(manifest)?;
             let policy = match arguments.schedule {
@@ -179,7 +188,7 @@ fn open(arguments: &Run, manifest: &Manifest) -> Result<(Arc<dyn Device>, Option
             };
             let options = VirtualOptions { policy, seed: arguments.seed, ..VirtualOptions::default() };
             let device = Arc::new(VirtualDevice::new(ranks, &options)?);
-            Ok((Arc::<VirtualDevice>::clone(&device), Some(device)))
+            Ok(Opened { device: Arc::<VirtualDevice>::clone(&device), virtual_gpus: Some(device) })
         }
     }
 }

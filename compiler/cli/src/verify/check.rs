@@ -119,13 +119,14 @@ impl Bits for i32 {
 pub fn all(manifest: &Manifest, given: &Given, produced: &Produced, expected: &Expected) -> Vec<Check> {
     let exchange = &manifest.exchange;
     let k = exchange.top_k as usize;
-    let mut checks = vec![];
-    checks.push(numbers("chosen experts", &produced.indices, &expected.indices, k));
-    checks.push(numbers("weights", &produced.weights, &expected.weights, k));
-    checks.push(slots(manifest, produced, expected));
-    checks.push(rows("experts' input", &produced.input, &expected.input));
-    checks.push(bound(manifest, given, produced, expected));
-    checks.push(rows("combined result", &produced.combined, &expected.combined));
+    let mut checks = vec![
+        numbers("chosen experts", &produced.indices, &expected.indices, k),
+        numbers("weights", &produced.weights, &expected.weights, k),
+        slots(manifest, produced, expected),
+        rows("experts' input", &produced.input, &expected.input),
+        bound(manifest, given, produced, expected),
+        rows("combined result", &produced.combined, &expected.combined),
+    ];
     if let (Some(produced), Some(expected)) = (&produced.backward, &expected.backward) {
         let of_output: Vec<&Rows> = expected.combine.iter().map(|gradient| &gradient.expert_output).collect();
         checks.push(rows("gradient of experts' output", &produced.output, &of_output));

@@ -249,17 +249,18 @@ fn handle_arrays(
                     |(source, &copies): (usize, &u32)| source * most * width..(source * most + copies as usize) * width;
                 received.copies.iter().enumerate().map(range).collect()
             };
+            let whole = |range| -> Vec<std::ops::Range<usize>> { std::iter::once(range).collect() };
             let ranges = match buffer {
                 LocalBuffer::Status | LocalBuffer::Peers => vec![],
-                LocalBuffer::Slots => vec![0..tokens * ranks],
-                LocalBuffer::SendCounts | LocalBuffer::ReceivedCounts => vec![0..ranks],
+                LocalBuffer::Slots => whole(0..tokens * ranks),
+                LocalBuffer::SendCounts | LocalBuffer::ReceivedCounts => whole(0..ranks),
                 LocalBuffer::CopyTokens | LocalBuffer::CopyOrdinals => of_sources(1),
                 LocalBuffer::CopyRows | LocalBuffer::CopyWeights => of_sources(k),
-                LocalBuffer::ExpertCounts => vec![0..local],
+                LocalBuffer::ExpertCounts => whole(0..local),
                 LocalBuffer::ExpertOffsets if exchange.layout == RowLayout::RankMajor => vec![],
-                LocalBuffer::ExpertOffsets => vec![0..local + 1],
+                LocalBuffer::ExpertOffsets => whole(0..local + 1),
                 LocalBuffer::RowPicks | LocalBuffer::RowWeights if exchange.layout == RowLayout::RankMajor => {
-                    vec![0..rows * k]
+                    whole(0..rows * k)
                 }
                 LocalBuffer::RowPicks | LocalBuffer::RowWeights => vec![],
             };
