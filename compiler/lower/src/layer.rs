@@ -176,8 +176,7 @@ fn request(model: &Model, deploy: &Deploy, cluster: &Cluster, choice: &Choice) -
         dispatch,
         layout,
         combine,
-        // In a rank-major layout a row belongs to several picks: the expert function weighs and sums them.
-        weighted: model.combine.weighted && !matches!(layout, RowLayout::RankMajor),
+        weighted: model.combine.weighted,
         drop: drop_rule(model),
         ctas,
         threads: 32 * warps(deploy.mode, max_tokens, ctas),

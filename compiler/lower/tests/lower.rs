@@ -41,12 +41,12 @@ fn a_plan_says_where_everything_is() {
 fn the_file_decides_formats_and_layouts() {
     let planned = plan(&example("longcat_flash"), &one_node()).expect("a plan").exchange;
     assert_eq!((planned.experts, planned.zero_experts), (512, 256));
-    let dispatch = "dispatch { payload f16 layout rank_major } combine { payload f32 reduce f32 weighted }";
+    let dispatch = "dispatch { payload f16 layout rank_major } combine { payload f32 reduce f32 unweighted }";
     let planned = plan(&file(dispatch, "ep 4 tokens 16 per gpu sms 3"), &Choice::default()).expect("a plan");
     let exchange = planned.exchange;
     assert_eq!((exchange.dispatch, exchange.combine), (Payload::F16, Payload::F32));
     assert_eq!(exchange.layout, RowLayout::RankMajor);
-    assert!(!exchange.weighted, "the expert function weighs the rows of a rank-major layout");
+    assert!(!exchange.weighted);
     assert_eq!((exchange.ranks, exchange.max_tokens, exchange.ctas), (4, 16, 3));
     assert_eq!(planned.layer.targets, [Target::Sm100a]);
     let capacity =
@@ -120,7 +120,8 @@ fn a_bundle_has_the_kernels_that_its_plan_needs() {
     };
     assert_eq!(kernels(&file(&format!("capacity 2 drop position {expert_major}"), deploy)), without(&[]));
     assert_eq!(kernels(&file(expert_major, deploy)), without(&[Kernel::Capacity]));
-    assert_eq!(kernels(&file("", deploy)), without(&[Kernel::Capacity, Kernel::WeightGradientCollect]));
+    let rank_major = "dispatch { payload bf16 layout rank_major }";
+    assert_eq!(kernels(&file(rank_major, deploy)), without(&[Kernel::Capacity, Kernel::WeightGradientCollect]));
 }
 
 #[test]
