@@ -3,16 +3,17 @@
 //! Invariant: a [`Sample`] is a function of gate, [`Logits`], number of tokens and seed: the work is cut into blocks, each with its own
 //! stream of random numbers, so that the number of threads changes nothing.
 
+mod normal;
+
 use moe_gate::inputs::{InputError, Inputs, Tensor};
 use moe_gate::interpret;
 use moe_gate::ir::{Gate, InputKind};
 use moe_host::{HostGate, RunError};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 use serde::Serialize;
 use thiserror::Error;
+
+use crate::seeded::Seeded;
 
 /// Tokens of a block.
 const BLOCK: usize = 1024;
@@ -160,12 +161,6 @@ const OFFSETS: u64 = 0;
 const TABLES: u64 = 1;
 const BLOCKS: u64 = 2;
 
-fn stream(seed: u64, stream: u64) -> ChaCha8Rng {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(stream);
-    random
-}
-
 /// What an input holds for the tokens of a block.
 enum Numbers {
     F32(Vec<f32>),
@@ -185,10 +180,11 @@ fn draw(gate: &Gate, deviation: Option<f32>, tokens: usize, seed: u64) -> Result
     let program = &gate.program;
     let experts = program.experts() as usize;
     let offsets: Option<Vec<f32>> = deviation.map(|deviation| {
-        let normal = StandardNormal.sample_iter(stream(seed, OFFSETS)).take(experts);
-        normal.map(|offset: f32| offset * deviation).collect()
+        let mut offsets = vec![0.0; experts];
+        normal::fill(&mut Seeded::new(seed, OFFSETS), &mut offsets);
+        offsets.into_iter().map(|offset| offset * deviation).collect()
     });
-    let mut tables = stream(seed, TABLES);
+    let mut tables = Seeded::new(seed, TABLES);
     // What all tokens share, by input; nothing where each token has its own.
     let shared: Vec<Option<Numbers>> = program
         .inputs()
@@ -204,7 +200,7 @@ fn draw(gate: &Gate, deviation: Option<f32>, tokens: usize, seed: u64) -> Result
         })
         .collect();
     let vocabulary = program.inputs().iter().find_map(|input| match input.kind {
-        InputKind::Table { vocabulary, .. } => i32::try_from(vocabulary).ok(),
+        InputKind::Table { vocabulary, .. } => Some(vocabulary as usize),
         _ => None,
     });
 
@@ -214,13 +210,14 @@ fn draw(gate: &Gate, deviation: Option<f32>, tokens: usize, seed: u64) -> Result
         .into_par_iter()
         .map(|block| {
             let here = BLOCK.min(tokens - block * BLOCK);
-            let mut random = stream(seed, BLOCKS + block as u64);
+            let mut random = Seeded::new(seed, BLOCKS + block as u64);
             let own = |kind| match kind {
                 InputKind::TokenId => {
-                    Numbers::I32((0..here).map(|_| random.random_range(0..vocabulary.unwrap_or(1))).collect())
+                    Numbers::I32((0..here).map(|_| random.below(vocabulary.unwrap_or(1)) as i32).collect())
                 }
                 _ => {
-                    let mut logits: Vec<f32> = StandardNormal.sample_iter(&mut random).take(here * experts).collect();
+                    let mut logits = vec![0.0; here * experts];
+                    normal::fill(&mut random, &mut logits);
                     if let Some(offsets) = &offsets {
                         for row in logits.chunks_mut(experts) {
                             row.iter_mut().zip(offsets).for_each(|(logit, offset)| *logit += offset);
@@ -245,10 +242,10 @@ fn draw(gate: &Gate, deviation: Option<f32>, tokens: usize, seed: u64) -> Result
 }
 
 /// `count` different numbers below `bound`.
-fn choose(random: &mut ChaCha8Rng, bound: usize, count: usize) -> Vec<i32> {
+fn choose(random: &mut Seeded, bound: usize, count: usize) -> Vec<i32> {
     let mut chosen: Vec<i32> = Vec::with_capacity(count);
     while chosen.len() < count.min(bound) {
-        let next = random.random_range(0..bound as i32);
+        let next = random.below(bound) as i32;
         if !chosen.contains(&next) {
             chosen.push(next);
         }

@@ -1,0 +1,123 @@
+//! `moec plan` as a user types it: what it answers, its exit status, and what it says of bad input.
+
+use std::process::{Command, Output};
+
+fn moec(arguments: &[&str]) -> Output {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    Command::new(env!("CARGO_BIN_EXE_moec"))
+        .current_dir(root)
+        .arg("plan")
+        .args(arguments)
+        .output()
+        .expect("moec starts")
+}
+
+#[track_caller]
+fn answers(arguments: &[&str]) -> String {
+    let output = moec(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The message of a failure, which has status 1.
+#[track_caller]
+fn fails(arguments: &[&str]) -> String {
+    let output = moec(arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).expect("text")
+}
+
+const V3: &str = "dsl-examples/deepseek_v3.moe";
+
+#[test]
+fn the_first_question_is_answered_in_words() {
+    let text = answers(&[V3, "--compare", "ep=64,128"]);
+    for expected in
+        ["each of the 8 groups spans 2 nodes", "×2 at worst", "• keep ep 64 pp 16", "or give the gate 16 groups"]
+    {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    let kimi = answers(&["dsl-examples/kimi_k2.moe", "--compare", "ep=64,128"]);
+    assert!(kimi.contains("nothing limits the nodes of a token but its 8 picks"), "{kimi}");
+    assert!(kimi.contains("• keep ep 128 pp 16"), "{kimi}");
+}
+
+#[test]
+fn json_holds_what_the_table_says() {
+    let json: serde_json::Value = serde_json::from_str(&answers(&[V3, "--format", "json"])).expect("JSON");
+    assert_eq!(json["schema"], 1);
+    assert_eq!(json["deploy"], "pretrain");
+    assert_eq!(json["nodes"], 8);
+    let remote = json["gate"]["expected"]["remote_nodes"]["mean"].as_f64().expect("a number");
+    assert!((remote / 3.47 - 1.0).abs() < 0.01, "{remote}");
+    assert_eq!(json["phases"][0]["time"]["bottleneck"], "network");
+    // Bytes of a call: tokens × remote nodes × (7168 + 56 × 4 + 8 + 8 × 8).
+    let bytes = json["phases"][0]["rdma_bytes"].as_f64().expect("a number");
+    assert!((bytes / (4096.0 * remote * 7464.0) - 1.0).abs() < 1e-9, "{bytes}");
+
+    let both = answers(&[V3, "--compare", "ep=64,128", "--set", "zero=2", "--format", "json"]);
+    let both: serde_json::Value = serde_json::from_str(&both).expect("JSON");
+    assert_eq!(both["plans"].as_array().map(Vec::len), Some(2));
+    assert_eq!(both["plans"][1]["parallel"]["zero"], 2);
+}
+
+#[test]
+fn a_search_prints_a_front() {
+    let json: serde_json::Value = serde_json::from_str(&answers(&[V3, "--search", "--format", "json"])).expect("JSON");
+    assert!(json["search"]["tried"].as_u64() > Some(1000));
+    assert!(json["search"]["front"].as_array().is_some_and(|front| !front.is_empty()));
+}
+
+#[test]
+fn recorded_logits_are_used() {
+    let file = "tests/data/gates/deepseek_v3_256_8_4_8.safetensors";
+    let json = answers(&[V3, "--input", file, "--sample", "64", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["source"], "observed");
+    assert_eq!(json["gate"]["expected"]["tokens"], 64);
+}
+
+#[test]
+fn a_deploy_that_does_not_fit_says_where_and_what_to_change() {
+    let said = fails(&[V3, "--set", "pp=1"]);
+    for expected in ["error[M0607]", "deepseek_v3.moe:", "the memory of a GPU", "help: raise `pp` or `tp`"] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+}
+
+#[test]
+fn bad_input_is_one_clear_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.to_str().expect("text").to_owned()
+    };
+    let negative = write(
+        "negative.csv",
+        "node_num,hidden_size,num_token,num_topk,num_experts,dispatch_avg_t_us,combine_avg_t_us\n1,7168,8,8,256,20,-3\n",
+    );
+    let column = write("column.csv", "node_num,hidden_size\n1,7168\n");
+    let empty =
+        write("empty.csv", "node_num,hidden_size,num_token,num_topk,num_experts,dispatch_avg_t_us,combine_avg_t_us\n");
+    let damaged = write("damaged.safetensors", "no tensors");
+    let around = write("around.json", "{ \"heads\": 1 }");
+    for (arguments, expected) in [
+        (vec![V3, "--calibrate", &negative], "line 2, column `combine_avg_t_us`: -3 is not possible"),
+        (vec![V3, "--calibrate", &column], "there is no column `num_token`"),
+        (vec![V3, "--calibrate", &empty], "0 usable measurements"),
+        (vec![V3, "--input", &damaged], "damaged.safetensors: "),
+        (vec![V3, "--surroundings", &around], "unknown field `heads`"),
+        (vec![V3, "--set", "ep=12"], "ep 12 does not divide dp 128"),
+        (vec![V3, "--set", "ep"], "`ep` is not NAME=NUMBER"),
+        (vec![V3, "--set", "ep=64,128"], "use `--compare ep=64,128`"),
+        (vec![V3, "--set", "experts=64"], "`experts` cannot be changed"),
+        (vec![V3, "--deploy", "nowhere"], "it has `pretrain`, `one_node`"),
+        (vec![V3, "--deploy", "one_node", "--search"], "no plan of"),
+        (vec![V3, "--efficiency", "2"], "the efficiency is 2"),
+        (vec![V3, "--skew", "nan"], "the skew is NaN"),
+    ] {
+        let said = fails(&arguments);
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+}
