@@ -10,6 +10,7 @@ use moe_plan::Request;
 use moe_plan::reference::{self, Handle, Input, Rows, Weighting};
 use moe_plan::traffic::{Flow, Traffic};
 use moe_runtime::communicator::ExpertRows;
+use moe_runtime::device::Residency;
 use moe_runtime::{Communicator, Error, LinkBytes, Options, Parameters, Tensor};
 
 fn request() -> Request {
@@ -402,4 +403,19 @@ fn a_bundle_for_another_device_is_refused() {
     let device = std::sync::Arc::new(model::Model::new(&two));
     let error = Communicator::new(device, &bundle, Options::default()).err().expect("3 ranks");
     assert_eq!(error.to_string(), "the bundle is for 3 ranks, the device has 2");
+}
+
+#[test]
+fn more_ranks_than_a_gpu_holds_are_refused() {
+    let exchange = two_ranks(|request| request.ctas = 5);
+    let bundle = model::world::bundle(&exchange);
+    let with = |ctas| {
+        let device = std::sync::Arc::new(model::Model::new(&exchange));
+        device.state().residency = Some(Residency { ctas, ranks: 2 });
+        Communicator::new(device, &bundle, Options::default()).map(|_| ())
+    };
+    assert_eq!(with(10), Ok(()));
+    let error = with(9).expect_err("10 CTAs wait at once");
+    assert!(matches!(error, Error::Residency { per_rank: 5, ranks: 2, resident: 9, .. }), "{error:?}");
+    assert!(error.to_string().starts_with("too many ranks for one GPU: kernel `"), "{error}");
 }

@@ -2,6 +2,8 @@
 
 mod support;
 
+use moe_bundle::{Bundle, Kernel, KernelImage};
+use moe_lower::{Choice, compile};
 use safetensors::SafeTensors;
 use support::{EXPERTS, Folder, HIDDEN, PICKS, SMALL, f32s, input, numbers, safetensors, workspace};
 
@@ -198,4 +200,88 @@ fn golden_gates_are_met_on_every_back_end() {
         }
     }
     assert!(count >= 11, "{count} golden gates");
+}
+
+/// Payloads, layouts, capacity, zero experts, weights on the input, and experts that ranks do not divide: all verified.
+#[test]
+fn every_kind_of_layer_runs() {
+    const DISPATCH: &str = "payload fp8_e4m3 scale f32 per 128   layout expert_major align 8";
+    const COMBINE: &str = "payload bf16   reduce f32 weighted";
+    let folder = Folder::new();
+    let changes: [(&str, &[(&str, &str)], &str); 8] = [
+        (
+            "bf16 to rank-major rows",
+            &[(DISPATCH, "payload bf16   layout rank_major"), ("f32 weighted", "f32 unweighted")],
+            "4",
+        ),
+        ("fp8 to rank-major rows", &[("expert_major align 8", "rank_major"), ("f32 weighted", "f32 unweighted")], "4"),
+        (
+            "f32 both ways",
+            &[(DISPATCH, "payload f32   layout expert_major align 1"), (COMBINE, "payload f32   reduce f32 weighted")],
+            "4",
+        ),
+        (
+            "f16 both ways",
+            &[(DISPATCH, "payload f16   layout expert_major align 4"), (COMBINE, "payload f16   reduce f32 weighted")],
+            "2",
+        ),
+        ("capacity by weight", &[("in 4 groups\n", "in 4 groups\n    capacity 0.75 drop lowest\n")], "4"),
+        ("capacity by position", &[("in 4 groups\n", "in 4 groups\n    capacity 2 tokens drop position\n")], "4"),
+        ("experts that compute nothing", &[("experts 8 in 4 groups", "experts 8 in 4 groups { zero 6..7 }")], "4"),
+        ("weights on the input", &[("1e-20)\n", "1e-20) before experts\n"), ("f32 weighted", "f32 unweighted")], "3"),
+    ];
+    for (what, replacements, ranks) in changes {
+        let mut source = SMALL.to_owned();
+        for (from, to) in replacements {
+            assert!(source.contains(from), "{what}: {from}");
+            source = source.replace(from, to);
+        }
+        folder.write("kind.moe", source);
+        let arguments = ["run", "kind.moe", "--gpus-per-node", ranks, "--schedule", "adversarial", "--format", "json"];
+        let output = folder.run(&arguments);
+        assert_eq!(output.status.code(), Some(0), "{what}: {}", support::text(&output.stderr));
+        let report: serde_json::Value = serde_json::from_str(&support::text(&output.stdout)).expect("JSON");
+        assert_eq!(report["verified"], true, "{what}: {report:#}");
+    }
+}
+
+/// The verdict can fail: a bundle whose kernel subtracts where it should add is caught, and the first wrong number is named.
+#[test]
+fn a_wrong_kernel_is_not_verified() {
+    let folder = Folder::new();
+    let bundle = compile(SMALL, &Choice::default()).expect("the file can be built").bundle;
+    let images: Vec<KernelImage> = bundle
+        .manifest()
+        .kernels
+        .iter()
+        .map(|entry| {
+            let ptx = bundle.ptx(entry);
+            let wrong = entry.kernel == Kernel::CombineReduce;
+            assert!(!wrong || ptx.contains("add.rn.f32"), "the sum of partial sums");
+            KernelImage {
+                kernel: entry.kernel,
+                target: entry.target.clone(),
+                block: entry.block,
+                grid: entry.grid,
+                shared: entry.shared,
+                registers: None,
+                ptx: if wrong { ptx.replace("add.rn.f32", "sub.rn.f32") } else { ptx.to_owned() },
+            }
+        })
+        .collect();
+    let wrong = Bundle::new(bundle.manifest().clone(), &images).expect("sound in itself");
+    folder.write("wrong.moeb", wrong.to_bytes());
+    let output = folder.run(&["run", "wrong.moeb", "--format", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(support::text(&output.stderr), "error: the run differs from the reference\n");
+    let report: serde_json::Value = serde_json::from_str(&support::text(&output.stdout)).expect("JSON");
+    assert_eq!(report["verified"], false);
+    let wrong: Vec<&str> = report["checks"]
+        .as_array()
+        .expect("checks")
+        .iter()
+        .filter(|check| !check["difference"].is_null())
+        .filter_map(|check| check["what"].as_str())
+        .collect();
+    assert_eq!(wrong, ["combined result", "gradient of tokens"], "both end in that kernel, nothing else does");
 }

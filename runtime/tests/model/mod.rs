@@ -33,6 +33,8 @@ pub struct State {
     labels: BTreeMap<Address, String>,
     /// Ranks whose sending kernels do nothing, as if they had died.
     pub dead: BTreeSet<RankId>,
+    /// What it says when ranks share a GPU.
+    pub residency: Option<Residency>,
 }
 
 struct Allocation {
@@ -183,7 +185,7 @@ impl Device for Model {
     }
 
     fn residency(&self, _function: FunctionId, _block: u32, _shared: u32) -> Result<Residency, DeviceError> {
-        Ok(Residency { ctas: 1, ranks: 1 })
+        Ok(self.state().residency.unwrap_or(Residency { ctas: 1, ranks: 1 }))
     }
 
     fn stream(&self, rank: RankId) -> Result<StreamId, DeviceError> {
