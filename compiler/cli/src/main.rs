@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => commands::run(arguments, &terminal),
         Command::Gate(arguments) => commands::gate(arguments, &terminal),
         Command::Plan(arguments) => commands::plan(arguments, &terminal),
+        Command::Place(arguments) => commands::place(arguments, &terminal),
         Command::Explain(arguments) => commands::explain(arguments),
     };
     match result {

@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod fmt;
 mod gate;
+mod place;
 mod plan;
 mod run;
 
@@ -13,5 +14,6 @@ pub use check::check;
 pub use explain::explain;
 pub use fmt::fmt;
 pub use gate::gate;
+pub use place::{Place, place};
 pub use plan::{Plan, plan};
 pub use run::run;

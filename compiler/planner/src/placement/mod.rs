@@ -35,6 +35,7 @@ pub use error::PlacementError;
 pub use load::{Load, LoadError};
 pub use result::{Balance, LayerPlacement, Memory, Placement};
 
+use moe_compiler::spec::Model;
 use moe_compiler::units::Bytes;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,8 @@ use serde::{Deserialize, Serialize};
 use layer::{Task, place_layer};
 use layout::Grid;
 use moves::Held;
+
+use crate::traffic::Wire;
 
 /// The GPUs of an expert-parallel group, and what they hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,13 +92,27 @@ pub struct Options {
     pub seed: u64,
 }
 
+impl Options {
+    /// Of a model: a copy takes what the kernels send, an expert three matrices of 16-bit numbers.
+    pub fn of(model: &Model) -> Options {
+        let wire = Wire::of(model, 0);
+        let parameters = 3 * u64::from(model.hidden) * u64::from(model.expert_ffn.unwrap_or(0));
+        Options {
+            top_k: model.top_k(),
+            copy_bytes: Bytes(wire.dispatch_copy() + wire.combine_row),
+            expert_bytes: Bytes(2 * parameters),
+            ..Options::default()
+        }
+    }
+}
+
 impl Default for Options {
-    /// DeepSeek-V3: 8 picks, hidden 7168 as FP8 with scales out and as BF16 back, an expert of 3 × 7168 × 2048 FP8 parameters.
+    /// DeepSeek-V3: 8 picks, hidden 7168 as FP8 with scales and a record out and as BF16 back, an expert of 3 × 7168 × 2048 FP8 parameters.
     fn default() -> Options {
         Options {
             policy: Policy::Hierarchical,
             top_k: 8,
-            copy_bytes: Bytes(7168 + 56 * 4 + 2 * 7168),
+            copy_bytes: Bytes(7168 + 56 * 4 + 72 + 2 * 7168),
             expert_bytes: Bytes(3 * 7168 * 2048),
             gpu_memory: None,
             current: None,

@@ -26,16 +26,16 @@ fn write(text: &mut String, placement: &Placement) -> std::fmt::Result {
         placement.experts, placement.replicas, placement.nodes, placement.gpus_per_node, placement.slots_per_gpu
     )?;
     let memory = placement.memory;
-    write!(
-        text,
-        "experts take {} of each GPU, {} of it for further copies",
-        Bytes(memory.per_gpu),
-        Bytes(memory.redundant_per_gpu)
-    )?;
-    if placement.layers.iter().any(|layer| layer.moves.is_some()) {
-        write!(text, "; {} move", Bytes(memory.moved))?;
+    // Unknown for a model that does not say how wide its experts are.
+    if memory.expert_bytes > 0 {
+        let (all, further) = (Bytes(memory.per_gpu), Bytes(memory.redundant_per_gpu));
+        write!(text, "experts take {all} of each GPU, {further} of it for further copies")?;
+        if placement.layers.iter().any(|layer| layer.moves.is_some()) {
+            write!(text, "; {} move", Bytes(memory.moved))?;
+        }
+        writeln!(text)?;
     }
-    writeln!(text, "\n")?;
+    writeln!(text)?;
     let mut rows =
         vec![row(["layer", "max/mean before", "after", "at best", "copies between nodes before", "after", "moves"])];
     rows.extend(placement.layers.iter().map(|layer| {

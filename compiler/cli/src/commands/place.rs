@@ -1,0 +1,164 @@
+//! `moec place`
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use moe_compiler::spec::{Deploy, Model, Spec};
+use moe_compiler::units::Bytes;
+use moe_planner::placement::{self, Current, Load, Options, Shape};
+
+use crate::failure::Failure;
+use crate::output;
+use crate::source::Source;
+use crate::terminal::{self, Terminal};
+
+#[derive(Args)]
+pub struct Place {
+    /// The .moe file
+    pub file: PathBuf,
+    /// How often each expert was picked: CSV with the columns layer, expert, count; or JSON, an array of counts per layer
+    #[arg(long, value_name = "FILE")]
+    pub load: PathBuf,
+    /// Which deploy of the file [default: the first]
+    #[arg(long)]
+    pub deploy: Option<String>,
+    /// Nodes over which the ranks are spread [default: as the deploy says]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub nodes: Option<u32>,
+    /// GPUs of each node [default: as the deploy says]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub gpus_per_node: Option<u32>,
+    /// Slots of all GPUs in a layer: experts and their further copies [default: at least one further copy on each GPU]
+    #[arg(long)]
+    pub replicas: Option<u32>,
+    /// What is kept together [default: hierarchical if the gate has groups that fit the nodes, else global]
+    #[arg(long, value_enum)]
+    pub policy: Option<Policy>,
+    /// Where the experts are now, as an earlier placement wrote it; fewer of them then move
+    #[arg(long, value_name = "FILE")]
+    pub current: Option<PathBuf>,
+    /// How far load and copies may be above the best found so that fewer experts move, as a part of it
+    #[arg(long, default_value_t = 0.0, value_name = "PART")]
+    pub slack: f64,
+    /// Bytes of an expert's parameters [default: three matrices of 16-bit numbers]
+    #[arg(long, value_name = "BYTES")]
+    pub expert_bytes: Option<u64>,
+    /// Bytes of a GPU for experts of these layers; more is an error
+    #[arg(long, value_name = "BYTES")]
+    pub memory: Option<u64>,
+    /// Seed of the search
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Where the placement goes, as JSON for the runtime
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// How the placement is printed
+    #[arg(long, value_enum, default_value_t = PlaceFormat::Table)]
+    pub format: PlaceFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Policy {
+    /// Whole groups on nodes, and the copies of an expert on its node
+    Hierarchical,
+    /// Any copy on any GPU
+    Global,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum PlaceFormat {
+    Table,
+    Json,
+}
+
+/// Says which GPU should hold which experts.
+pub fn place(arguments: &Place, terminal: &Terminal) -> Result<(), Failure> {
+    let source = Source::read(&arguments.file)?;
+    let spec = source.check(terminal)?;
+    let deploy = deploy(&source, &spec, arguments.deploy.as_deref())?;
+    let model = &spec.models[deploy.model];
+    let load = Load::parse(&Source::read(&arguments.load)?.bytes).map_err(|error| at(&arguments.load, &error))?;
+    if model.stored_experts() != model.experts {
+        return Err(Failure::Message(format!(
+            "{}: model {} has experts that compute nothing; `moec place` places models without such experts only",
+            source.name, model.name
+        )));
+    }
+    if load.experts() != model.experts {
+        return Err(Failure::Message(format!(
+            "{}: the counts are of {} experts, and model {} has {}: give the counts of this model",
+            arguments.load.display(),
+            load.experts(),
+            model.name,
+            model.experts
+        )));
+    }
+    let shape = shape(arguments, &spec, deploy, model);
+    let options = options(arguments, model, &shape)?;
+    let placement = placement::place(&load, &shape, &options)
+        .map_err(|error| Failure::Message(format!("{}: deploy `{}`: {error}", source.name, deploy.name)))?;
+    let json = placement.to_json() + "\n";
+    if let Some(path) = &arguments.output {
+        output::write(path, json.as_bytes())?;
+    }
+    match arguments.format {
+        PlaceFormat::Table => terminal::print(&placement.to_table()),
+        PlaceFormat::Json => terminal::print(&json),
+    }
+}
+
+fn deploy<'a>(source: &Source, spec: &'a Spec, name: Option<&str>) -> Result<&'a Deploy, Failure> {
+    let mut deploys = spec.deploys.iter().map(|(_, deploy)| deploy);
+    let found = match name {
+        Some(name) => deploys.find(|deploy| deploy.name == name),
+        None => deploys.next(),
+    };
+    found.ok_or_else(|| {
+        let known: Vec<String> = spec.deploys.iter().map(|(_, deploy)| format!("`{}`", deploy.name)).collect();
+        Failure::Message(match (name, &known[..]) {
+            (_, []) => {
+                format!("{} has no deploy to place: add `deploy NAME of MODEL on CLUSTER {{ … }}`", source.name)
+            }
+            (name, _) => {
+                format!("{} has no deploy `{}`; it has {}", source.name, name.unwrap_or_default(), known.join(", "))
+            }
+        })
+    })
+}
+
+fn shape(arguments: &Place, spec: &Spec, deploy: &Deploy, model: &Model) -> Shape {
+    let gpus_per_node =
+        arguments.gpus_per_node.unwrap_or_else(|| spec.clusters[deploy.cluster].gpus_per_node.min(deploy.ep).max(1));
+    let nodes = arguments.nodes.unwrap_or_else(|| deploy.ep.div_ceil(gpus_per_node));
+    let replicas = arguments.replicas.unwrap_or_else(|| {
+        let gpus = nodes.saturating_mul(gpus_per_node);
+        model.experts.div_ceil(gpus).saturating_add(1).saturating_mul(gpus)
+    });
+    Shape { nodes, gpus_per_node, groups: model.groups.unwrap_or(1), replicas }
+}
+
+fn options(arguments: &Place, model: &Model, shape: &Shape) -> Result<Options, Failure> {
+    let hierarchical = match arguments.policy {
+        Some(policy) => matches!(policy, Policy::Hierarchical),
+        None => shape.groups > 1 && shape.groups.is_multiple_of(shape.nodes),
+    };
+    let current = match &arguments.current {
+        Some(path) => {
+            let read = Current::from_json(&Source::read(path)?.bytes);
+            Some(read.map_err(|error| at(path, &error))?)
+        }
+        None => None,
+    };
+    let mut options = Options::of(model);
+    options.policy = if hierarchical { placement::Policy::Hierarchical } else { placement::Policy::Global };
+    options.expert_bytes = arguments.expert_bytes.map_or(options.expert_bytes, Bytes);
+    options.gpu_memory = arguments.memory.map(Bytes);
+    options.current = current;
+    options.slack = arguments.slack;
+    options.seed = arguments.seed;
+    Ok(options)
+}
+
+fn at(path: &std::path::Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Message(format!("{}: {error}", path.display()))
+}
