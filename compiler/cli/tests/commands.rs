@@ -202,13 +202,16 @@ fn golden_gates_are_met_on_every_back_end() {
     assert!(count >= 11, "{count} golden gates");
 }
 
+/// What it is, what is replaced in [`SMALL`], and on how many ranks it runs.
+type Kind = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+
 /// Payloads, layouts, capacity, zero experts, weights on the input, and experts that ranks do not divide: all verified.
 #[test]
 fn every_kind_of_layer_runs() {
     const DISPATCH: &str = "payload fp8_e4m3 scale f32 per 128   layout expert_major align 8";
     const COMBINE: &str = "payload bf16   reduce f32 weighted";
     let folder = Folder::new();
-    let changes: [(&str, &[(&str, &str)], &str); 8] = [
+    let changes: [Kind; 8] = [
         (
             "bf16 to rank-major rows",
             &[(DISPATCH, "payload bf16   layout rank_major"), ("f32 weighted", "f32 unweighted")],

@@ -58,11 +58,12 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let run_start = Instant::now();
     progress.say("input");
     let manifest = program.bundle.manifest();
+    // Before anything large is made up: it says when memory is short.
+    let Opened { device, virtual_gpus } = open(arguments, manifest)?;
     let given = match &input {
         Some(file) => Given::from_file(file, manifest)?,
         None => Given::synthetic(manifest, tokens(arguments, manifest)?, arguments.seed),
     };
-    let Opened { device, virtual_gpus } = open(arguments, manifest)?;
     let mut communicator = Communicator::new(Arc::clone(&device), &program.bundle, Options::default())?;
     let scope = Scope { backward: !arguments.forward_only, seed: arguments.seed };
     let verified = verify(&mut communicator, &program.gate, &given, scope, &progress)?;
