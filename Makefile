@@ -7,10 +7,12 @@ setup:
 demo: setup
 	cargo build --release -p moec
 	target/release/moec run dsl-examples/deepseek_v3.moe --deploy one_node --picture target/traffic.svg
+	@echo "the traffic matrix as a picture: target/traffic.svg"
 
 test: setup
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace --lib --bins --tests; fi
 	cargo test --workspace --doc
 
 bench: setup
-	cargo bench --workspace
+	cargo build --release -p moec
+	cargo bench -p moe-tests --bench figures
