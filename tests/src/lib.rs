@@ -69,9 +69,9 @@ impl GateInput {
         });
         let experts = program.experts();
         let mut tensor = |kind| match kind {
-            InputKind::Logits => {
-                Numbers::F32PerRank(tokens.iter().map(|&tokens| normal(&mut random, tokens * experts as usize)).collect())
-            }
+            InputKind::Logits => Numbers::F32PerRank(
+                tokens.iter().map(|&tokens| normal(&mut random, tokens * experts as usize)).collect(),
+            ),
             InputKind::ScalarParameter => Numbers::F32(normal(&mut random, 1)),
             InputKind::ExpertParameter => Numbers::F32(normal(&mut random, experts as usize)),
             InputKind::GroupParameter => Numbers::F32(normal(&mut random, program.groups().unwrap_or(0) as usize)),
