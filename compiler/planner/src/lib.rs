@@ -1,4 +1,12 @@
 //! What a parallel plan costs: bytes on every link, time of every phase, memory of every GPU, placement of experts.
+//!
+//! Invariant: every number is computed from the specification, the sampled gate and fitted parameters; nothing is looked up by shape, and what
+//! is assumed is listed in the report. `docs/planner.md` has the formulas with their sources and the quality of the fit.
+//!
+//! ```text
+//! Spec ──sample──▶ picks ──traffic──▶ copies, bytes ──time──▶ phases ──step──▶ time of a step
+//!                                                   └─memory─▶ bytes of a GPU ──▶ report, explain, search
+//! ```
 
 pub mod calibrate;
 pub mod explain;
