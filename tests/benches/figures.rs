@@ -18,11 +18,14 @@ use moe_tests::{GateInput, example, root};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
+/// A figure: what it is, how it is measured, what it should be.
+type Figure = (&'static str, fn() -> Outcome<String>, &'static str);
+
 fn main() -> ExitCode {
     // `cargo bench -- FILTER` and libtest's own flags mean nothing here.
     let mut table = Table::new();
     table.load_preset(ASCII_MARKDOWN).set_header(["figure", "measured", "target"]);
-    let measured: [(&str, fn() -> Outcome<String>, &str); 8] = [
+    let figures: [Figure; 8] = [
         ("deepseek_v3.moe: text to PTX, all kernels, one target", text_to_ptx, "< 150 ms"),
         ("host gate, DeepSeek-V3, 4096 tokens, 2 threads", host_gate, ">= 3 M tokens/s"),
         ("virtual GPU, our dispatch kernels, one core", dispatch_rate, ">= 50 M warp instructions/s"),
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
         ("simulation, 2048 GPUs x 4096 tokens", simulation, "< 10 s"),
     ];
     let mut failed = false;
-    for (figure, measure, target) in measured {
+    for (figure, measure, target) in figures {
         eprintln!("measuring: {figure}");
         let shown = measure().unwrap_or_else(|error| {
             failed = true;
