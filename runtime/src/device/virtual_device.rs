@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use moe_bundle::{Digest, RankId};
 use moe_vgpu::{Cluster, ClusterError, Config, Module, Policy, RunError};
@@ -40,6 +41,8 @@ pub struct VirtualWork {
     pub instructions: u64,
     /// Nanoseconds of virtual time.
     pub nanoseconds: u64,
+    /// Time of this machine that executing them took.
+    pub executing: Duration,
 }
 
 /// Virtual GPUs, one for each rank, that reach each other's memory.
@@ -57,6 +60,7 @@ struct State {
     events: Vec<moe_vgpu::EventId>,
     /// Whether something is queued, or the last run failed.
     unfinished: bool,
+    executing: Duration,
     /// What launches may still use.
     freed_later: Vec<moe_vgpu::Address>,
 }
@@ -76,6 +80,7 @@ impl VirtualDevice {
             streams: vec![],
             events: vec![],
             unfinished: false,
+            executing: Duration::ZERO,
             freed_later: vec![],
         };
         Ok(VirtualDevice { ranks, state: Mutex::new(state) })
@@ -84,7 +89,11 @@ impl VirtualDevice {
     /// What they have done so far.
     pub fn work(&self) -> VirtualWork {
         let state = self.state();
-        VirtualWork { instructions: state.cluster.instructions(), nanoseconds: state.cluster.nanoseconds() }
+        VirtualWork {
+            instructions: state.cluster.instructions(),
+            nanoseconds: state.cluster.nanoseconds(),
+            executing: state.executing,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -97,7 +106,10 @@ impl State {
     /// Runs what is queued.
     fn finish(&mut self) -> Result<(), DeviceError> {
         if self.unfinished {
-            self.cluster.run().map_err(failed)?;
+            let start = Instant::now();
+            let outcome = self.cluster.run();
+            self.executing += start.elapsed();
+            outcome.map_err(failed)?;
             self.unfinished = false;
         }
         self.free_late();
