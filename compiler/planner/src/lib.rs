@@ -11,6 +11,7 @@
 pub mod calibrate;
 pub mod explain;
 pub mod memory;
+pub mod picture;
 pub mod placement;
 pub mod report;
 pub mod sample;

@@ -110,6 +110,8 @@ pub struct Expected {
     pub expert_picks: Load,
     /// Picks of each expert, per token.
     pub experts: Vec<f64>,
+    /// Picks of each rank, per token: messages in low-latency mode.
+    pub picks_by_rank: Vec<f64>,
     /// Copies to each rank, per token.
     pub copies_by_rank: Vec<f64>,
     /// Copies to each node, per token.
@@ -236,6 +238,7 @@ impl Sums {
             node_copies: Load::of(&self.by_node, tokens),
             expert_picks: Load::of(&self.by_expert, tokens),
             experts: per_token(&self.by_expert),
+            picks_by_rank: per_token(&self.picks_by_rank),
             copies_by_rank: per_token(&self.by_rank),
             copies_by_node: per_token(&self.by_node),
         }

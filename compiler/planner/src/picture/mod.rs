@@ -1,0 +1,91 @@
+//! Reports as pictures: one page for a browser or a design review, or one SVG with the same charts.
+//!
+//! Invariants: what is drawn is what the [`Report`] says, nothing is estimated here; a page refers to nothing outside itself and runs no
+//! script; every chart has a title and a description in words, and every number that a chart shows stands in a table too, with its
+//! exact value in `<data value>`. Colours come from one palette that the colour-blind can tell apart (Okabe and Ito, 2008), are never the
+//! only sign of anything, and follow the light or dark of the reader's system.
+
+mod bars;
+mod experts;
+mod figure;
+mod front;
+mod matrix;
+mod page;
+mod style;
+mod tables;
+mod units;
+
+pub use matrix::{Cell, Link, Traffic};
+
+use crate::placement::{Load, Placement};
+use crate::report::Report;
+use crate::search::Found;
+use figure::Figure;
+
+/// What a page shows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Page<'a> {
+    /// Plans, in the order of reading.
+    pub plans: &'a [Report],
+    /// The plans against the first, in words.
+    pub comparison: &'a [String],
+    /// All plans that a search evaluated.
+    pub search: Option<&'a Found>,
+    /// Experts placed by an observed load.
+    pub placement: Option<(&'a Load, &'a Placement)>,
+}
+
+impl Page<'_> {
+    /// One self-contained page.
+    pub fn html(&self) -> String {
+        page::html(self)
+    }
+
+    /// The charts of the page below each other.
+    pub fn svg(&self) -> String {
+        page::svg(self)
+    }
+
+    fn title(&self) -> String {
+        match self.plans {
+            [] => "Search for a plan".to_owned(),
+            [one] => format!("Plan {} of {} on {}", one.deploy, one.model, one.cluster),
+            [one, ..] => format!("{} plans of {} on {}", self.plans.len(), one.model, one.cluster),
+        }
+    }
+
+    /// The charts about all plans together.
+    fn shared_figures(&self) -> Vec<Figure> {
+        let mut figures = Vec::new();
+        if let Some(found) = self.search {
+            let capacity = self.plans.first().map(|report| report.memory.capacity.0);
+            figures.extend(front::figure(found, capacity));
+        }
+        if !self.plans.is_empty() {
+            figures.push(bars::calls(self.plans));
+            if self.plans.iter().any(|report| report.step.is_some()) {
+                figures.push(bars::step(self.plans));
+            }
+            figures.push(bars::memory(self.plans));
+        }
+        figures
+    }
+
+    /// The charts of one plan.
+    fn figures_of(report: &Report) -> Vec<Figure> {
+        let traffic = Traffic::of_dispatch(report);
+        let mut figures = vec![bars::utilisation(report)];
+        if report.nodes > 1 {
+            figures.push(matrix::by_node(report, &traffic));
+        }
+        figures.push(matrix::by_rank(report, &traffic));
+        figures.push(experts::load(report));
+        figures
+    }
+}
+
+/// A plan in a few words.
+fn name(report: &Report) -> String {
+    let plan = &report.parallel;
+    format!("ep {} · pp {} · dp {} · zero {} · {} SMs", plan.ep, plan.pp, plan.dp, plan.zero, plan.sms)
+}
