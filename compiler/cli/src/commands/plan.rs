@@ -8,6 +8,7 @@ use moe_compiler::spec::{DeployId, Spec};
 use moe_planner::calibrate::{self, Hardware};
 use moe_planner::explain::{compared, remedy};
 use moe_planner::memory::{Recompute, Surroundings};
+use moe_planner::picture::Page;
 use moe_planner::report::{SCHEMA, compare_table, front_table, human_bytes};
 use moe_planner::sample::Observed;
 use moe_planner::step::Schedule;
@@ -88,6 +89,16 @@ pub enum RecomputeName {
 pub enum PlanFormat {
     Table,
     Json,
+    /// The charts, for a document
+    Svg,
+    /// One page for a browser, with charts, tables and words
+    Html,
+}
+
+impl PlanFormat {
+    fn page(self, page: &Page<'_>) -> String {
+        if self == PlanFormat::Svg { page.svg() } else { page.html() }
+    }
 }
 
 /// Says what a deploy costs, and why.
@@ -104,6 +115,22 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
         return terminal::print(&match arguments.format {
             PlanFormat::Table => front_table(&found),
             PlanFormat::Json => pretty(&serde_json::json!({ "schema": SCHEMA, "search": found })),
+            PlanFormat::Svg | PlanFormat::Html => {
+                // The fastest that fits beside the deploy as it is written, if that is a plan.
+                let written = planner.parallel(Change::default());
+                let fastest = found.front.first().map(|candidate| candidate.parallel);
+                let mut plans: Vec<Report> = planner.report(&written).into_iter().collect();
+                if let Some(parallel) = fastest.filter(|fastest| *fastest != written) {
+                    plans.push(planner.report(&parallel).map_err(|error| failed(&error))?);
+                }
+                let comparison: Vec<String> = plans.iter().skip(1).flat_map(|plan| compared(&plans[0], plan)).collect();
+                arguments.format.page(&Page {
+                    plans: &plans,
+                    comparison: &comparison,
+                    search: Some(&found),
+                    placement: None,
+                })
+            }
         });
     }
     let changes = combinations(&arguments.changes, &arguments.compare)?;
@@ -115,6 +142,7 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     match (&reports[..], arguments.format) {
         ([report], PlanFormat::Table) => terminal::print(&report.to_string())?,
         ([report], PlanFormat::Json) => terminal::print(&pretty(&serde_json::json!(report)))?,
+        ([_], format) => terminal::print(&format.page(&Page { plans: &reports, ..Page::default() }))?,
         (_, format) => {
             let words: Vec<String> = reports[1..].iter().flat_map(|other| compared(&reports[0], other)).collect();
             terminal::print(&match format {
@@ -122,6 +150,7 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
                 PlanFormat::Json => {
                     pretty(&serde_json::json!({ "schema": SCHEMA, "plans": reports, "comparison": words }))
                 }
+                format => format.page(&Page { plans: &reports, comparison: &words, ..Page::default() }),
             })?;
         }
     }
