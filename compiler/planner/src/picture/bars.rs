@@ -10,7 +10,7 @@ use super::{name, units};
 use crate::report::Report;
 use crate::time::Bottleneck;
 
-const LEFT: f64 = 250.0;
+const LEFT: f64 = 264.0;
 const BAR: f64 = 26.0;
 
 /// A horizontal axis from zero.

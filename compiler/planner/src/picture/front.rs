@@ -10,6 +10,8 @@ use crate::search::{Candidate, Found};
 
 const LEFT: f64 = 66.0;
 const PLOT: f64 = 380.0;
+/// Plans that need more times the memory of a GPU are only counted.
+const MOST: u64 = 3;
 
 /// Time across, memory up, both logarithmic.
 pub(super) fn figure(found: &Found, capacity: Option<u64>) -> Option<Figure> {
@@ -24,7 +26,19 @@ pub(super) fn figure(found: &Found, capacity: Option<u64>) -> Option<Figure> {
     );
     let memory = |candidate: &Candidate| candidate.memory as f64 / 1e9;
     let time = |candidate: &Candidate| candidate.step_us / 1e6;
-    let everything = || found.all.iter().chain(&found.front).filter(|plan| plan.step_us > 0.0 && plan.memory > 0);
+    // What needs many times the memory would press everything else together.
+    let most = capacity.map_or(u64::MAX, |capacity| capacity.saturating_mul(MOST));
+    let everything = || {
+        let positive = |plan: &&Candidate| plan.step_us > 0.0 && plan.memory > 0;
+        found.all.iter().chain(&found.front).filter(positive).filter(|plan| plan.fits || plan.memory <= most)
+    };
+    let beyond = found.all.iter().filter(|plan| !plan.fits && plan.memory > most).count();
+    if beyond > 0 {
+        figure.caption += &format!(
+            " {} plans need more than {MOST} times the memory of a GPU and are not drawn.",
+            units::count(beyond as f64)
+        );
+    }
     let range = |value: &dyn Fn(&Candidate) -> f64| {
         let least = everything().map(value).fold(f64::INFINITY, f64::min);
         (least, everything().map(value).fold(0.0, f64::max))
@@ -75,16 +89,13 @@ pub(super) fn figure(found: &Found, capacity: Option<u64>) -> Option<Figure> {
     if !crosses.is_empty() {
         figure.add(Path::new().set("d", crosses).set("class", "misfit"));
     }
-    if let Some(capacity) = capacity.map(|bytes| bytes as f64 / 1e9) {
-        if capacity > y_marks[0] && capacity < y_marks[y_marks.len() - 1] {
-            figure.line([LEFT, y(capacity)], [WIDTH - 30.0, y(capacity)], "limit");
-            figure.text(
-                WIDTH - 34.0,
-                y(capacity) - 5.0,
-                "small end alarm",
-                format!("{} a GPU", units::bytes(capacity * 1e9)),
-            );
-        }
+    if let Some(capacity) = capacity.map(|bytes| bytes as f64 / 1e9)
+        && capacity > y_marks[0]
+        && capacity < y_marks[y_marks.len() - 1]
+    {
+        figure.line([LEFT, y(capacity)], [WIDTH - 30.0, y(capacity)], "limit");
+        let words = format!("{} a GPU", units::bytes(capacity * 1e9));
+        figure.text(WIDTH - 34.0, y(capacity) - 5.0, "small end alarm", words);
     }
     let points: Vec<String> =
         found.front.iter().map(|plan| format!("{:.1},{:.1}", x(time(plan)), y(memory(plan)))).collect();

@@ -157,7 +157,7 @@ const NUMBERED: f64 = 46.0;
 
 fn draw(figure: &mut Figure, what: &str, cells: &[Vec<Cell>], legend: &[(String, String)], block: usize, widest: f64) {
     let count = cells.len();
-    let pitch = widest.min(760.0 / count as f64);
+    let pitch = widest.min((if block == 1 { 890.0 } else { 760.0 }) / count as f64);
     let top = figure.legend(0.0, 0.0, legend) + 34.0;
     figure.text(LEFT, top - 22.0, "quiet", format!("to {what}"));
     figure.text(0.0, top + 11.0, "quiet", format!("from {what}"));

@@ -48,6 +48,7 @@ impl Page<'_> {
 
     fn title(&self) -> String {
         match self.plans {
+            [] if self.search.is_none() => "Placement of experts".to_owned(),
             [] => "Search for a plan".to_owned(),
             [one] => format!("Plan {} of {} on {}", one.deploy, one.model, one.cluster),
             [one, ..] => format!("{} plans of {} on {}", self.plans.len(), one.model, one.cluster),

@@ -96,7 +96,9 @@ fn contents(writer: &mut Writer, page: &Page<'_>) {
     if page.plans.len() > 1 {
         links.push(("comparison".to_owned(), "Plans side by side".to_owned()));
     }
-    links.push(("time-and-memory".to_owned(), "Time and memory".to_owned()));
+    if page.search.is_some() || !page.plans.is_empty() {
+        links.push(("time-and-memory".to_owned(), "Time and memory".to_owned()));
+    }
     links.extend(page.plans.iter().enumerate().map(|(index, report)| (format!("plan-{index}"), name(report))));
     if page.placement.is_some() {
         links.push(("placement".to_owned(), "Placement".to_owned()));

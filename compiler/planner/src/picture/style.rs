@@ -29,9 +29,9 @@ max-width:1080px;margin:0 auto;padding:32px 24px 64px}h1{font-size:26px;line-hei
 padding-top:14px;border-top:2px solid var(--rule)}h3{font-size:16px;margin:26px 0 6px}p{margin:6px 0}.quiet,figcaption{color:var(--quiet)}\
 figcaption{font-size:13px;margin-top:4px}figure{margin:14px 0 22px;padding:14px 16px;background:var(--card);border:1px solid var(--rule);\
 border-radius:8px;overflow-x:auto;break-inside:avoid}figure svg{display:block;max-width:100%;height:auto}.wide{overflow-x:auto}\
-table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums;margin:8px 0}th,td{padding:4px 12px 4px 0;text-align:right;\
-border-bottom:1px solid var(--rule);white-space:nowrap}th:first-child,td:first-child{text-align:left}thead th{color:var(--quiet);font-weight:600;\
-vertical-align:bottom}tbody th{font-weight:400}td.best{font-weight:700}td.best::after{content:' \u{2713}';color:var(--c4)}td.text{text-align:left}\
+table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums;margin:8px 0}th,td{padding:4px 0 4px 20px;text-align:right;\
+border-bottom:1px solid var(--rule);white-space:nowrap}th:first-child,td:first-child{text-align:left;padding-left:0}thead th{color:var(--quiet);font-weight:600;white-space:normal;\
+vertical-align:bottom}tbody th{font-weight:400}td.best{font-weight:700}td.best::before{content:'\u{2713} ';color:var(--c4)}td.text{text-align:left}\
 ul{margin:6px 0;padding-left:20px}li{margin:3px 0}.verdict{font-size:16px;border-left:4px solid var(--c4);padding:6px 14px;background:var(--card)}\
 .bad{color:var(--alarm);font-weight:600}nav a{margin-right:16px}a{color:var(--c0)}dl.facts{display:flex;flex-wrap:wrap;gap:10px 34px;margin:16px 0}\
 dl.facts div{min-width:90px}dl.facts dt{font-size:12.5px;color:var(--quiet)}dl.facts dd{margin:0;font-size:21px;font-weight:600;\

@@ -92,7 +92,7 @@ pub(super) fn comparison(plans: &[Report]) -> String {
         ),
         ("dispatch", call(0), time, Better::Less),
         ("combine", call(1), time, Better::Less),
-        ("SMs that suffice", |r| r.enough_sms.map(f64::from), count, Better::Less),
+        ("SMs that suffice", |r| r.enough_sms.map(f64::from), count, Better::Neither),
         ("replicas of an expert", |r| Some(f64::from(r.share.expert_replicas)), count, Better::Neither),
         ("experts among replicas, a GPU and step", |r| Some(r.replicas.expert_bytes), bytes, Better::Less),
         ("memory of the fullest GPU", |r| Some(r.memory.total().0 as f64), bytes, Better::Less),
