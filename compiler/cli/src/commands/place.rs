@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use moe_compiler::spec::{Deploy, Model, Spec};
 use moe_compiler::units::Bytes;
+use moe_planner::picture::Page;
 use moe_planner::placement::{self, Current, Load, Options, Shape};
 
 use crate::failure::Failure;
@@ -69,6 +70,10 @@ pub enum Policy {
 pub enum PlaceFormat {
     Table,
     Json,
+    /// Load before and after, as charts for a document
+    Svg,
+    /// One page for a browser, with charts and tables
+    Html,
 }
 
 /// Says which GPU should hold which experts.
@@ -101,9 +106,12 @@ pub fn place(arguments: &Place, terminal: &Terminal) -> Result<(), Failure> {
     if let Some(path) = &arguments.output {
         output::write(path, json.as_bytes())?;
     }
+    let page = Page { placement: Some((&load, &placement)), ..Page::default() };
     match arguments.format {
         PlaceFormat::Table => terminal::print(&placement.to_table()),
         PlaceFormat::Json => terminal::print(&json),
+        PlaceFormat::Svg => terminal::print(&page.svg()),
+        PlaceFormat::Html => terminal::print(&page.html()),
     }
 }
 
