@@ -261,3 +261,25 @@ fn a_page_stands_alone() {
         }
     }
 }
+
+#[test]
+fn what_limits_is_marked_in_every_call() {
+    let spec = spec("deepseek_v3");
+    for (deploy, ranks) in [("pretrain", 64), ("one_node", 8)] {
+        let plans = reports(&spec, deploy, &[ranks]);
+        let json = serde_json::to_value(&plans[0]).unwrap();
+        let by_link = |phase: &&Value| phase["time"]["bottleneck"] != "latency";
+        let phases = json["phases"].as_array().unwrap();
+        let expected = phases.iter().filter(by_link).count();
+        let page = Page { plans: &plans, ..Page::default() }.html();
+        let classes = |tag: &Tag| tag.attributes.get("class").is_some_and(|class| class.ends_with(" bottleneck"));
+        assert_eq!(tags(&page).iter().filter(|tag| classes(tag)).count(), expected, "{deploy}");
+        assert_eq!(page.matches("◀ latency limits").count(), phases.len() - expected, "{deploy}");
+        for phase in phases {
+            let (time, uncertainty) = (&phase["time"], phase["time"]["uncertainty"].as_f64().unwrap());
+            let total = time["transfer"].as_f64().unwrap() + time["notify"].as_f64().unwrap();
+            let whiskers = format!("{total:.0} µs ± {:.0} % · ", uncertainty * 100.0);
+            assert!(page.contains(&whiskers), "{deploy}: {whiskers}");
+        }
+    }
+}

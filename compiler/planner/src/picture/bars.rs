@@ -59,16 +59,12 @@ fn stack(figure: &mut Figure, axis: &Axis, y: f64, group: &str, segments: Vec<Se
                 .add(Title::new(segment.tip)),
         );
         if width > text_width(&segment.label) + 6.0 {
-            let dark = matches!(segment.class.as_str(), "c0" | "c2" | "c4");
             let ink = match segment.class.as_str() {
-                "c7" => "small middle",
-                _ if dark => "small middle onDark",
+                "c0" | "c2" | "c4" => "small middle onDark",
+                "c7" => "small middle onGrey",
                 _ => "small middle onLight",
             };
-            // Grey changes with the theme; nothing is legible on it in both.
-            if segment.class != "c7" {
-                figure.text(area[0] + width / 2.0, y + BAR / 2.0 + 4.0, ink, segment.label);
-            }
+            figure.text(area[0] + width / 2.0, y + BAR / 2.0 + 4.0, ink, segment.label);
         }
         start += segment.value;
     }
@@ -132,17 +128,23 @@ pub(super) fn utilisation(report: &Report) -> Figure {
     let axis = Axis { scale: (WIDTH - LEFT - 250.0), marks: vec![0.0, 0.25, 0.5, 0.75, 1.0] };
     let mut y = 6.0;
     let top = y;
-    let height = report.phases.len() as f64 * (3.0 * 20.0 + 18.0);
+    let rows = if report.nodes > 1 { 3.0 } else { 2.0 };
+    let height = report.phases.len() as f64 * (rows * 20.0 + 18.0);
     axis.draw(&mut figure, top, top + height, units::percent);
     for phase in &report.phases {
         let (time, total) = (&phase.time, phase.time.total().0);
-        figure.text(0.0, y + 34.0, "strong", phase.name);
+        figure.text(0.0, y + 14.0, "strong", phase.name);
+        // One node has no network to speak of.
+        let links = if report.nodes > 1 { 3 } else { 2 };
         let rate = |bytes: f64| format!("{}, {:.1} GB/s", units::bytes(bytes), bytes / total / 1e3);
         for (kind, class, part, words) in [
             (Bottleneck::Copy, "c4", time.copy.0, format!("{} SMs", report.parallel.sms)),
             (Bottleneck::Nvlink, "nvlink", time.nvlink.0, rate(phase.nvlink_bytes)),
             (Bottleneck::Network, "rdma", time.network.0, rate(phase.rdma_bytes)),
-        ] {
+        ]
+        .into_iter()
+        .take(links)
+        {
             let (share, limits) = (part / total, time.bottleneck == kind);
             figure.text(LEFT - 10.0, y + 13.0, "small end", kind.name());
             figure.add(rectangle([axis.at(0.0), y + 2.0, axis.scale, 15.0], "track"));
@@ -155,7 +157,12 @@ pub(super) fn utilisation(report: &Report) -> Figure {
             y += 20.0;
         }
         if time.bottleneck == Bottleneck::Latency {
-            figure.text(0.0, y - 8.0, "small", format!("◀ latency limits: {}", units::time(time.latency.0)));
+            figure.text(
+                0.0,
+                y - rows * 20.0 + 30.0,
+                "small",
+                format!("◀ latency limits: {}", units::time(time.latency.0)),
+            );
         }
         y += 18.0;
     }

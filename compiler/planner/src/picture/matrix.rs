@@ -201,7 +201,11 @@ fn draw(figure: &mut Figure, what: &str, cells: &[Vec<Cell>], legend: &[(String,
                 );
                 if pitch >= NUMBERED {
                     let (x, y) = (area[0] + area[2] / 2.0, area[1] + area[3] / 2.0 + 4.0);
-                    let class = if opacity > 0.55 { "small middle onDark" } else { "small middle" };
+                    let class = match cell.link {
+                        _ if opacity <= 0.55 => "small middle",
+                        Link::Own => "small middle onGrey",
+                        Link::Nvlink | Link::Rdma => "small middle onDark",
+                    };
                     figure.text(x, y, class, units::bytes(cell.bytes));
                 }
             }

@@ -117,7 +117,7 @@ fn facts(report: &Report) -> String {
         (
             "a token reaches",
             format!("{:.2}", report.gate.expected.distinct_nodes.mean),
-            format!("of {} nodes", report.nodes),
+            format!("of {} {}", report.nodes, if report.nodes == 1 { "node" } else { "nodes" }),
         ),
     ];
     for phase in report.phases.iter().take(2) {

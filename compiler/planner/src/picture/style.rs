@@ -12,7 +12,7 @@ pub(super) const CHART: &str = "\
 @media print{:root{--paper:#ffffff;--card:#ffffff;--ink:#000000;--quiet:#444444;--rule:#bbbbbb}}\
 svg text{font-family:system-ui,'Segoe UI','DejaVu Sans',Arial,sans-serif;font-size:12px;fill:var(--ink);font-variant-numeric:tabular-nums}\
 svg .small{font-size:10.5px}svg .quiet{fill:var(--quiet)}svg .strong{font-weight:600}svg .end{text-anchor:end}svg .middle{text-anchor:middle}\
-svg .heading{font-size:15px;font-weight:600}svg .title{font-size:20px;font-weight:650}svg .onDark{fill:#ffffff}svg .onLight{fill:#111111}\
+svg .heading{font-size:15px;font-weight:600}svg .title{font-size:20px;font-weight:650}svg .onDark{fill:#ffffff}svg .onLight{fill:#111111}svg .onGrey{fill:var(--paper)}\
 svg .paper{fill:var(--paper)}svg .grid{stroke:var(--rule);stroke-width:1;fill:none}svg .axis{stroke:var(--quiet);stroke-width:1;fill:none}\
 svg .whisker{stroke:var(--ink);stroke-width:1.5;fill:none}svg .limit{stroke:var(--alarm);stroke-width:2;stroke-dasharray:6 3;fill:none}\
 svg .mean{stroke:var(--ink);stroke-width:1;stroke-dasharray:3 3;fill:none}svg .alarm{fill:var(--alarm)}svg .track{fill:var(--rule);fill-opacity:.45}\
