@@ -108,7 +108,7 @@ pub(super) fn by_node(report: &Report, traffic: &Traffic) -> Figure {
         format!("Traffic by node, one dispatch · {}", name(report)),
         format!(
             "Expected bytes that all {} GPUs of a node (row) send to a node (column) in one dispatch of one layer; the diagonal is what \
-             moves inside the node over NVLink, tokens from other nodes included. Combine goes the same ways backwards. The darker, the \
+             moves inside the node over NVLink, tokens from other nodes included. Combine goes the same ways backwards. The stronger the colour, the \
              more, from zero, for each link on its own scale.",
             report.gate.expected.ranks_per_node
         ),
@@ -136,8 +136,8 @@ pub(super) fn by_rank(report: &Report, traffic: &Traffic) -> Figure {
     let mut figure = Figure::new(
         format!("Traffic by rank, one dispatch · {}", name(report)),
         format!(
-            "Expected bytes from each rank (row) to each rank (column) in one dispatch of one layer.{way} Empty cells carry nothing. The \
-             darker, the more, from zero, for each link on its own scale."
+            "Expected bytes from each rank (row) to each rank (column) in one dispatch of one layer.{way} Empty cells carry nothing. The stronger \
+             the colour, the more, from zero, for each link on its own scale."
         ),
     );
     let kinds = [
