@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Machine;
 use super::probe::Watch;
-use super::warp::{Outcome, Warp, bad_access, lanes, put_low_bytes, zero_extended};
+use super::warp::{Outcome, Warp, bad_access, copy_element, lanes, put_low_bytes, zero_extended};
 use crate::decode::op::{KernelCode, MemoryOp, Place, Reg, SHARED_BASE, Space};
 use crate::memory::address::{Target, is_device, target};
 use crate::memory::{Access, AccessKind, Address, Location, MemoryFault, Order, Proxy, Scope};
@@ -273,7 +273,11 @@ impl Machine {
         for lane in lanes(mask) {
             let address = warp.address(&op.place, lane);
             let fail = |fault| bad_access(lane, address, size, fault);
-            let home = self.resolve(warp, op.place.space, address, size, lane, false).map_err(fail)?;
+            let home = if plain_device(op.place.space, address, size) {
+                Home::Device(address)
+            } else {
+                self.resolve(warp, op.place.space, address, size, lane, false).map_err(fail)?
+            };
             if let [Some(reg)] = op.registers.as_slice() {
                 let value = extended(self.bytes_at(warp, code, home, size).map_err(fail)?, op.signed);
                 warp.set_value(*reg, lane, value);
@@ -281,7 +285,7 @@ impl Machine {
                 continue;
             }
             let mut element = [0; 32];
-            element[..size as usize].copy_from_slice(self.bytes_at(warp, code, home, size).map_err(fail)?);
+            copy_element(&mut element[..size as usize], self.bytes_at(warp, code, home, size).map_err(fail)?);
             for (part, reg) in element[..size as usize].chunks_exact(op.bytes as usize).zip(&op.registers) {
                 if let Some(reg) = reg {
                     warp.set_value(*reg, lane, extended(part, op.signed));
@@ -356,9 +360,12 @@ impl Machine {
         };
         for lane in lanes(mask) {
             let address = warp.address(&op.place, lane);
-            let home = self
-                .resolve(warp, op.place.space, address, size, lane, true)
-                .map_err(|fault| bad_access(lane, address, size, fault))?;
+            let home = if plain_device(op.place.space, address, size) {
+                Home::Device(address)
+            } else {
+                self.resolve(warp, op.place.space, address, size, lane, true)
+                    .map_err(|fault| bad_access(lane, address, size, fault))?
+            };
             let mut element = [0; 32];
             for (part, reg) in element[..size as usize].chunks_exact_mut(op.bytes as usize).zip(&op.registers) {
                 if let Some(reg) = reg {
@@ -379,12 +386,12 @@ impl Machine {
         match home {
             Home::Device(address) => {
                 warp.effects += 1;
-                self.memory.write_device(Some(warp.rank), address, size)?.copy_from_slice(bytes);
+                copy_element(self.memory.write_device(Some(warp.rank), address, size)?, bytes);
             }
             Home::Shared(offset) => {
                 warp.effects += 1;
                 if let Some(cta) = &mut self.ctas[warp.cta as usize] {
-                    cta.shared.span_mut(offset.into(), size, &mut self.memory.woken).copy_from_slice(bytes);
+                    copy_element(cta.shared.span_mut(offset.into(), size, &mut self.memory.woken), bytes);
                 }
             }
             Home::Local(offset) => {
@@ -458,6 +465,12 @@ fn param_home(warp: &Warp, offset: u64, bytes: u32, write: bool) -> Result<Home,
 #[inline(always)]
 fn device_space(space: Space, address: u64) -> bool {
     matches!(space, Space::Global | Space::Generic) && is_device(address)
+}
+
+/// Whether all that [`Machine::resolve`] would check is what reading or writing device memory checks itself.
+#[inline(always)]
+fn plain_device(space: Space, address: u64, bytes: u32) -> bool {
+    device_space(space, address) && address.is_multiple_of(u64::from(bytes))
 }
 
 /// A little-endian value, extended to 128 bits.

@@ -36,8 +36,7 @@ impl Machine {
         mask: u32,
         pc: u32,
     ) -> Outcome<Came> {
-        let first = warp.u32(members, mask.trailing_zeros());
-        if lanes(mask).all(|lane| warp.u32(members, lane) == first) {
+        if let Some(first) = warp.common_word(members, mask) {
             return self.come(warp, code, first, op, mask, pc);
         }
         // Lanes that came together but belong to different groups.
@@ -71,6 +70,9 @@ impl Machine {
         }
         let needed = members & warp.live;
         if mask == needed {
+            if mask == u32::MAX && self.observer.is_none() && perform_whole(warp, op) {
+                return Ok(Came::Together);
+            }
             self.perform(warp, code, &[(pc, mask)]);
             return Ok(Came::Together);
         }
@@ -140,16 +142,10 @@ impl Machine {
                     }
                 }
                 WarpOp::Vote { mode, target, .. } => {
-                    let holds = match mode {
-                        VoteMode::All => votes == all,
-                        VoteMode::Any => votes != 0,
-                        VoteMode::Uniform => votes == all || votes == 0,
-                        VoteMode::Ballot => {
-                            lanes(mask).for_each(|lane| warp.set_u32(*target, lane, votes));
-                            continue;
-                        }
-                    };
-                    warp.set_predicate(*target, mask, if holds { u32::MAX } else { 0 });
+                    match vote(*mode, votes, all) {
+                        Some(holds) => warp.set_predicate(*target, mask, if holds { u32::MAX } else { 0 }),
+                        None => lanes(mask).for_each(|lane| warp.set_u32(*target, lane, votes)),
+                    }
                 }
                 WarpOp::Match { all: every, target, valid, .. } => {
                     for lane in lanes(mask) {
@@ -179,6 +175,50 @@ impl Machine {
                 }
             }
         }
+    }
+}
+
+/// Carries out the usual instructions for a whole warp without an observer. False if this is not one of them.
+fn perform_whole(warp: &mut Warp, op: &WarpOp) -> bool {
+    match op {
+        WarpOp::Barrier => true,
+        WarpOp::Shuffle { mode, target, valid, a, b, c } if target.is_none_or(|target| target.bytes == 4) => {
+            let (values, b, c) = (warp.words(a.row), warp.words(*b), warp.words(*c));
+            let mut result = [0; 32];
+            let mut insides = 0;
+            for lane in 0..32 {
+                let (source, inside) = shuffle_source(*mode, lane as u32, b[lane], c[lane]);
+                result[lane] = values[source as usize];
+                insides |= u32::from(inside) << lane;
+            }
+            if let Some(target) = target {
+                warp.set_words(target.row, &result);
+            }
+            if let Some(valid) = valid {
+                warp.set_predicate(*valid, u32::MAX, insides);
+            }
+            true
+        }
+        WarpOp::Vote { mode, target, source, negated } => {
+            let bits = warp.predicate(*source);
+            let votes = if *negated { !bits } else { bits };
+            match vote(*mode, votes, u32::MAX) {
+                Some(holds) => warp.set_predicate(*target, u32::MAX, if holds { u32::MAX } else { 0 }),
+                None => warp.set_words(*target, &[votes; 32]),
+            }
+            true
+        }
+        _ => false,
+    }
+}
+
+/// What a vote of these lanes says; nothing if its result is the ballot itself.
+fn vote(mode: VoteMode, votes: u32, all: u32) -> Option<bool> {
+    match mode {
+        VoteMode::All => Some(votes == all),
+        VoteMode::Any => Some(votes != 0),
+        VoteMode::Uniform => Some(votes == all || votes == 0),
+        VoteMode::Ballot => None,
     }
 }
 

@@ -148,7 +148,7 @@ impl Machine {
                 Op::Atomic(op) => self.atomic(warp, op, mask, pc, code)?,
                 Op::Clock { target, kind } => {
                     let time =
-                        if warp.probe.recording { *warp.probe.clock.get_or_insert(warp.probe.time) } else { self.time };
+                        if warp.probe.comparing { *warp.probe.clock.get_or_insert(warp.probe.time) } else { self.time };
                     let cycles = time.wrapping_mul(CYCLES_PER_NANOSECOND);
                     let value = match kind {
                         ClockKind::Clock64 | ClockKind::Clock => cycles,

@@ -1,7 +1,8 @@
 //! Finds loops that only wait. A warp whose lanes return to the same instruction with the same registers, having changed
 //! nothing that others can see, does the same for ever unless a location that it read changes. Brent's algorithm finds
 //! such a return with one snapshot: it is taken at 8, 16, 32 … backward branches without an effect, and compared with at
-//! every later one, so that nested polling loops are found too.
+//! every later one, so that nested polling loops are found too. What a round reads is written down only after the state has
+//! returned once, in the round that follows: a loop that makes progress never pays for it.
 //!
 //! If others ran during the round, they may have written a place after it was read. Then the places are watched first, and
 //! the loop waits when another such round has seen none of them written.
@@ -46,11 +47,13 @@ pub(crate) struct Probe {
     predicates: Vec<u32>,
     /// Where the last comparison failed: the place that most likely differs again.
     different: usize,
-    /// Reads are written down since the snapshot.
+    /// The warp's state is compared with the snapshot, and clocks stand still.
+    pub comparing: bool,
+    /// The state has returned to the snapshot, and what the warp reads since then is written down.
     pub recording: bool,
     pub reads: Vec<Watch>,
     overflow: bool,
-    /// Clock reading since the snapshot.
+    /// Clock reading since the round began.
     pub clock: Option<u64>,
     pub time: u64,
     renew_time: bool,
@@ -60,7 +63,7 @@ pub(crate) struct Probe {
     pub parked: Vec<(u64, Vec<Watch>)>,
     /// What is watched before a loop may wait.
     pub armed: Option<(u64, Vec<Watch>)>,
-    /// Turn of the warp in which the snapshot was taken.
+    /// Turn of the warp in which the round began.
     turn: u32,
 }
 
@@ -78,6 +81,7 @@ impl Probe {
     pub fn clear(&mut self) {
         self.edges = 0;
         self.effects = 0;
+        self.comparing = false;
         self.recording = false;
         self.reads.clear();
         self.clock = None;
@@ -85,6 +89,13 @@ impl Probe {
         self.parked_effects = 0;
         self.parked.clear();
         self.armed = None;
+    }
+
+    fn begin_round(&mut self, turn: u32) {
+        self.turn = turn;
+        self.overflow = false;
+        self.reads.clear();
+        self.clock = None;
     }
 
     #[inline]
@@ -102,6 +113,7 @@ impl Probe {
         }
         if self.reads.len() == MOST_READS {
             self.overflow = true;
+            self.comparing = false;
             self.recording = false;
             return;
         }
@@ -117,6 +129,7 @@ impl Warp {
         if probe.effects != self.effects {
             probe.effects = self.effects;
             probe.edges = 1;
+            probe.comparing = false;
             probe.recording = false;
             probe.clock = None;
             return None;
@@ -157,7 +170,15 @@ impl Warp {
             if self.predicates != probe.predicates {
                 return None;
             }
+            if !probe.recording {
+                // The next round is the one to be watched. It may be as long as this one.
+                probe.next_snapshot = probe.next_snapshot.saturating_mul(2);
+                probe.begin_round(self.turns);
+                probe.recording = true;
+                return None;
+            }
             probe.edges = 0;
+            probe.comparing = false;
             probe.recording = false;
             let mut reads = std::mem::take(&mut probe.reads);
             reads.sort_unstable();
@@ -168,15 +189,13 @@ impl Warp {
             probe.renew_time = false;
         }
         probe.next_snapshot = probe.next_snapshot.saturating_mul(2);
-        probe.turn = self.turns;
+        probe.begin_round(self.turns);
         probe.pc = pc;
         probe.mask = mask;
         probe.file.clone_from(&self.file);
         probe.predicates.clone_from(&self.predicates);
-        probe.recording = true;
-        probe.overflow = false;
-        probe.reads.clear();
-        probe.clock = None;
+        probe.comparing = true;
+        probe.recording = false;
         // The second snapshot of a pair keeps the time of the first, so that a register that holds it can be equal.
         probe.renew_time = !probe.renew_time;
         if probe.renew_time {

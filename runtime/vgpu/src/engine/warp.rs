@@ -140,6 +140,34 @@ impl Warp {
         self.bytes_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
 
+    /// A 32-bit register in all lanes.
+    #[inline(always)]
+    pub fn words(&self, row: u32) -> [u32; 32] {
+        let words = self.row(row, 4).as_chunks::<4>().0;
+        std::array::from_fn(|lane| u32::from_le_bytes(words[lane]))
+    }
+
+    /// Sets a 32-bit register in all lanes.
+    #[inline(always)]
+    pub fn set_words(&mut self, row: u32, values: &[u32; 32]) {
+        let words = self.row_mut(row, 4).as_chunks_mut::<4>().0;
+        for (word, value) in words.iter_mut().zip(values) {
+            *word = value.to_le_bytes();
+        }
+    }
+
+    /// The value of a 32-bit register in these lanes, if it is the same in all of them.
+    #[inline]
+    pub fn common_word(&self, row: u32, mask: u32) -> Option<u32> {
+        let first = self.u32(row, mask.trailing_zeros());
+        let same = if mask == u32::MAX {
+            self.words(row).iter().fold(0, |different, value| different | (value ^ first)) == 0
+        } else {
+            lanes(mask).all(|lane| self.u32(row, lane) == first)
+        };
+        same.then_some(first)
+    }
+
     /// One lane of a register, zero-extended.
     #[inline]
     pub fn value(&self, reg: Reg, lane: u32) -> u128 {
@@ -197,6 +225,25 @@ impl Warp {
 
     pub fn is_ready(&self) -> bool {
         self.splits.iter().any(|split| split.state == SplitState::Ready)
+    }
+}
+
+/// Copies one element of an access. The usual widths need no call.
+#[inline(always)]
+pub(crate) fn copy_element(to: &mut [u8], from: &[u8]) {
+    #[inline(always)]
+    fn fixed<const N: usize>(to: &mut [u8], from: &[u8]) {
+        if let (Some(to), Some(from)) = (to.first_chunk_mut::<N>(), from.first_chunk::<N>()) {
+            *to = *from;
+        }
+    }
+    match (to.len(), from.len()) {
+        (4, 4) => fixed::<4>(to, from),
+        (8, 8) => fixed::<8>(to, from),
+        (16, 16) => fixed::<16>(to, from),
+        (2, 2) => fixed::<2>(to, from),
+        (1, 1) => fixed::<1>(to, from),
+        _ => to.copy_from_slice(from),
     }
 }
 
