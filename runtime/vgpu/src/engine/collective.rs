@@ -141,12 +141,10 @@ impl Machine {
                         }
                     }
                 }
-                WarpOp::Vote { mode, target, .. } => {
-                    match vote(*mode, votes, all) {
-                        Some(holds) => warp.set_predicate(*target, mask, if holds { u32::MAX } else { 0 }),
-                        None => lanes(mask).for_each(|lane| warp.set_u32(*target, lane, votes)),
-                    }
-                }
+                WarpOp::Vote { mode, target, .. } => match vote(*mode, votes, all) {
+                    Some(holds) => warp.set_predicate(*target, mask, if holds { u32::MAX } else { 0 }),
+                    None => lanes(mask).for_each(|lane| warp.set_u32(*target, lane, votes)),
+                },
                 WarpOp::Match { all: every, target, valid, .. } => {
                     for lane in lanes(mask) {
                         let value = values[lane as usize];

@@ -1,8 +1,13 @@
 //! Device memory of all ranks. Invariant: an allocation's number is never used again, so an address outlives nothing.
+//!
+//! The buffer of a freed allocation may serve a later one of the same size, which saves the host the first touch of its
+//! pages. Its bytes are then uninitialised as in a new one; without that check buffers are not used again.
 
 pub(crate) mod access;
 pub(crate) mod address;
 pub(crate) mod segment;
+
+use std::collections::VecDeque;
 
 use crate::memory::address::{MAX_ALLOCATION_BYTES, MAX_ALLOCATIONS, Target, device_base, target};
 pub use access::{Access, AccessKind, Event, Fence, Location, Observer, Order, Proxy, Scope, ThreadId};
@@ -172,9 +177,17 @@ impl Traffic {
     }
 }
 
+/// Smaller buffers are not kept: the host's allocator has them at hand.
+const LEAST_SPARE: u64 = 1 << 16;
+/// Bytes of freed buffers that are kept.
+const MOST_SPARE: u64 = 1 << 28;
+
 #[derive(Debug)]
 pub(crate) struct Memory {
     ranks: Vec<Vec<Allocation>>,
+    /// Buffers of freed allocations, oldest first.
+    spare: VecDeque<Segment>,
+    spare_bytes: u64,
     pub traffic: Traffic,
     /// Tickets of parked splits that a write has woken.
     pub woken: Vec<u64>,
@@ -185,6 +198,8 @@ impl Memory {
     pub fn new(ranks: u32, check_initialised: bool) -> Memory {
         Memory {
             ranks: (0..ranks).map(|_| Vec::new()).collect(),
+            spare: VecDeque::new(),
+            spare_bytes: 0,
             traffic: Traffic::new(ranks),
             woken: Vec::new(),
             check_initialised,
@@ -202,9 +217,16 @@ impl Memory {
             return Err(format!("{rank} has made {MAX_ALLOCATIONS} allocations, the most a cluster can name"));
         }
         let base = device_base(rank.0, list.len());
+        let segment = match self.spare.iter().rposition(|spare| spare.len() == size) {
+            Some(at) => {
+                self.spare_bytes -= size;
+                self.spare.remove(at).unwrap_or_default()
+            }
+            None => Segment::new(size as usize),
+        };
         list.push(Allocation {
             name: name.to_owned(),
-            segment: Segment::new(size as usize),
+            segment,
             size,
             live: true,
             read_only: false,
@@ -356,11 +378,66 @@ impl Memory {
         }
         let found = &mut self.ranks[rank as usize][allocation as usize];
         found.live = false;
-        found.segment = Segment::default();
+        let mut segment = std::mem::take(&mut found.segment);
+        let size = segment.len();
+        if self.check_initialised && (LEAST_SPARE..=MOST_SPARE).contains(&size) {
+            while self.spare_bytes + size > MOST_SPARE
+                && let Some(oldest) = self.spare.pop_front()
+            {
+                self.spare_bytes -= oldest.len();
+            }
+            segment.forget();
+            self.spare_bytes += size;
+            self.spare.push_back(segment);
+        }
         Ok(())
     }
 }
 
 fn describe(rank: u32, allocation: &Allocation, offset: u64) -> String {
     format!("`{}` of rank {rank}", allocation.symbol(offset.cast_signed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LEAST_SPARE, MOST_SPARE, Memory, MemoryFault, RankId};
+
+    #[test]
+    fn a_buffer_used_again_is_new_memory() {
+        let mut memory = Memory::new(1, true);
+        let first = memory.allocate(RankId(0), LEAST_SPARE, "first", false).unwrap();
+        memory.write_device(None, first.0, LEAST_SPARE).unwrap().fill(7);
+        memory.free(first).unwrap();
+        let second = memory.allocate(RankId(0), LEAST_SPARE, "second", false).unwrap();
+        assert!(memory.spare.is_empty());
+        let late = memory.read_device(None, first.0, 4);
+        assert_eq!(late, Err(MemoryFault::UseAfterFree { symbol: "`first` of rank 0".into() }));
+        let early = memory.read_device(None, second.offset(8).0, 4);
+        assert_eq!(early, Err(MemoryFault::Uninitialised { symbol: "`second+8` of rank 0".into() }));
+        memory.write_device(None, second.0, 4).unwrap().fill(1);
+        assert_eq!(memory.read_device(None, second.0, 4), Ok([1; 4].as_slice()));
+    }
+
+    #[test]
+    fn buffers_kept_are_bounded() {
+        let mut memory = Memory::new(1, true);
+        for bytes in [MOST_SPARE / 2, MOST_SPARE / 2 + 1, MOST_SPARE + 1, LEAST_SPARE - 1] {
+            let address = memory.allocate(RankId(0), bytes, "buffer", false).unwrap();
+            memory.free(address).unwrap();
+        }
+        assert_eq!(memory.spare_bytes, MOST_SPARE / 2 + 1);
+        assert_eq!(memory.spare.len(), 1);
+    }
+
+    #[test]
+    fn without_the_check_memory_is_zero() {
+        let mut memory = Memory::new(1, false);
+        for _ in 0..2 {
+            let address = memory.allocate(RankId(0), LEAST_SPARE, "buffer", false).unwrap();
+            let bytes = memory.write_device(None, address.0, LEAST_SPARE).unwrap();
+            assert!(bytes.iter().all(|byte| *byte == 0));
+            bytes.fill(7);
+            memory.free(address).unwrap();
+        }
+    }
 }

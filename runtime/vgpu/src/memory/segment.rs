@@ -23,6 +23,12 @@ impl Segment {
         Segment { bytes: vec![0; bytes], initialised: vec![0; bytes.div_ceil(64)], waiters: Vec::new() }
     }
 
+    /// Makes all bytes uninitialised again. They keep their values, so this is only for those who check before they read.
+    pub fn forget(&mut self) {
+        self.initialised.fill(0);
+        self.waiters.clear();
+    }
+
     #[inline]
     pub fn len(&self) -> u64 {
         self.bytes.len() as u64
