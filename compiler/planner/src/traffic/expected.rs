@@ -21,8 +21,11 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// What of it goes to other places than the token's own, which is each with the same probability. The largest is that of a token
+    /// that starts where it does not go; nothing where there is no other place.
     fn scaled(self, factor: f64) -> Estimate {
-        Estimate { mean: self.mean * factor, half_width: self.half_width * factor, largest: self.largest }
+        let largest = if factor > 0.0 { self.largest } else { 0.0 };
+        Estimate { mean: self.mean * factor, half_width: self.half_width * factor, largest }
     }
 }
 
