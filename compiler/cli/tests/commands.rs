@@ -37,6 +37,8 @@ fn every_stage_can_be_seen() {
         ("mlir", "gpu.module"),
         ("llvm", "define"),
         ("ptx", ".visible .entry dispatch_send("),
+        ("sass", "// dispatch_send for sm_90a"),
+        ("sass", "EXIT"),
     ] {
         let shown = folder.succeeds(&["build", "small.moe", "--emit", stage]);
         assert!(shown.contains(part), "{stage}: {shown}");

@@ -29,6 +29,21 @@ fn fails(arguments: &[&str]) -> String {
 
 const V3: &str = "dsl-examples/deepseek_v3.moe";
 
+/// The pages hold the verdict and the numbers of the same report as JSON, and ask nothing of the network.
+#[test]
+fn a_comparison_is_a_page_and_a_picture() {
+    let arguments = [V3, "--compare", "ep=64,128", "--format"];
+    let page = answers(&[&arguments[..], &["html"]].concat());
+    assert!(page.starts_with("<!DOCTYPE html>") && page.trim_end().ends_with("</html>"), "{}", &page[..200]);
+    assert!(page.contains("keep ep 64 pp 16"), "the verdict");
+    let picture = answers(&[&arguments[..], &["svg"]].concat());
+    assert!(picture.contains("<svg") && picture.trim_end().ends_with("</svg>"), "{}", &picture[..200]);
+    for text in [&page, &picture] {
+        let links = text.matches("http").count();
+        assert_eq!(links, text.matches("http://www.w3.org/").count(), "only names of formats look like addresses");
+    }
+}
+
 #[test]
 fn the_first_question_is_answered_in_words() {
     let text = answers(&[V3, "--compare", "ep=64,128"]);
