@@ -3,7 +3,7 @@
 //! Invariant: the results are those of [`moe_gate::interpret`], bit by bit (which NaN a NaN is excepted), and so are the faults. Nothing
 //! of a gate is special here: whatever the IR can express runs, and the same code serves every gate.
 //!
-//! A gate is compiled once ([`HostGate::compile`], some milliseconds) and then runs over batches: on all cores of the current rayon
+//! A gate is compiled once ([`HostGate::compile`]) and then runs over batches: on all cores of the current rayon
 //! pool ([`HostGate::route`], [`HostGate::route_into`]), or on one with memory that is kept between batches ([`HostGate::worker`]),
 //! where nothing is allocated.
 //!
@@ -84,7 +84,7 @@ pub struct HostGate {
 }
 
 impl HostGate {
-    /// Compiles a gate. Takes some milliseconds.
+    /// Compiles a gate; once, not for each batch.
     ///
     /// # Errors
     /// If there is no code generator for this machine.
@@ -191,7 +191,7 @@ pub struct HostBackward {
 }
 
 impl HostBackward {
-    /// Compiles the derivative of a gate. Takes some milliseconds.
+    /// Compiles the derivative of a gate; once, not for each batch.
     ///
     /// # Errors
     /// If there is no code generator for this machine.
