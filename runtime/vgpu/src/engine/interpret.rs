@@ -15,6 +15,9 @@ use crate::memory::{Event, Fence, RankId, Scope};
 /// Virtual clock: cycles of a nanosecond.
 const CYCLES_PER_NANOSECOND: u64 = 2;
 
+/// Nanoseconds of the longest `nanosleep`, whatever it asks for.
+const LONGEST_SLEEP: u32 = 1_000_000;
+
 /// Why a split stops.
 enum Stop {
     /// It can go on later, at the counter given.
@@ -253,7 +256,7 @@ impl Machine {
                             let longest = lanes(mask).map(|lane| warp.u32(*nanoseconds, lane)).max().unwrap_or(0);
                             split.pc += 1;
                             let ticket = self.new_ticket(warp.slot);
-                            self.sleep(ticket, self.time.saturating_add(u64::from(longest)));
+                            self.sleep(ticket, self.time.saturating_add(u64::from(longest.min(LONGEST_SLEEP))));
                             return Ok(Stop::Wait(SplitState::Sleep(ticket)));
                         }
                         Op::WaitBulk { groups, read } => {

@@ -2,7 +2,10 @@
 //! `add.u32 %r0, %r1, 1 | %r1 = 0xffffffff | %r0 = 0`. The prefix of a register is its width: `%p` predicate, `%c` 8,
 //! `%h` 16, `%r` 32, `%d` 64 bits. Values: integers, `true`, `false`, `f32:1.5`, `f64:1.5`, `f16:1.5`, `bf16:1.5`.
 
+use super::statements;
+
 /// One line of a test file.
+#[derive(Clone)]
 pub struct Case {
     pub line: usize,
     pub text: String,
@@ -33,6 +36,23 @@ impl Case {
         }
     }
 
+    pub fn forms(&self) -> Vec<&str> {
+        statements::forms(&self.instruction)
+    }
+
+    /// The case without one of its instructions.
+    pub fn without(&self, nth: usize) -> Case {
+        Case { instruction: statements::without(&self.instruction, nth), ..self.clone() }
+    }
+
+    /// What does not hold, given the values found for this case.
+    pub fn differences(&self, found: &[u64]) -> Vec<String> {
+        let pairs = self.results.iter().zip(found).filter(|((_, expected), found)| expected != *found);
+        pairs
+            .map(|((name, _), found)| format!("line {}: {}\n    found {name} = {found:#x}", self.line, self.text))
+            .collect()
+    }
+
     /// PTX that sets the inputs, executes the instruction and stores the results, 8 bytes each, from `[%out + offset]`.
     pub fn ptx(&self, offset: usize) -> String {
         let mut text = String::from("{\n.reg .pred %p<8>;\n.reg .b16 %h<8>;\n.reg .b32 %r<8>;\n.reg .b64 %d<8>;\n");
@@ -46,7 +66,7 @@ impl Case {
                 _ => format!("mov.b64 {name}, {bits};\n"),
             });
         }
-        text.push_str(&format!("{};\n", self.instruction));
+        text.push_str(&statements::terminated(&self.instruction));
         for (index, (name, _)) in self.results.iter().enumerate() {
             text.push_str(&match &name[..2] {
                 "%p" => format!("selp.u64 %result, 1, 0, {name};\n"),
@@ -75,19 +95,21 @@ pub fn kernel(cases: &[Case]) -> String {
     text
 }
 
+/// The values of each case, out of those of all.
+pub fn by_case<'f>(cases: &[Case], mut found: &'f [u64]) -> Vec<&'f [u64]> {
+    let count = cases.iter().map(|case| case.results.len()).sum::<usize>();
+    assert_eq!(found.len(), count, "results");
+    let mut next = |case: &Case| {
+        let (own, rest) = found.split_at(case.results.len());
+        found = rest;
+        own
+    };
+    cases.iter().map(&mut next).collect()
+}
+
 /// What does not hold, given the values found, in order.
 pub fn differences(cases: &[Case], found: &[u64]) -> Vec<String> {
-    let expected = cases.iter().flat_map(|case| case.results.iter().map(move |result| (case, result)));
-    let count = expected.clone().count();
-    let mut out: Vec<String> = expected
-        .zip(found)
-        .filter(|((_, (_, expected)), found)| expected != *found)
-        .map(|((case, (name, _)), found)| format!("line {}: {}\n    found {name} = {found:#x}", case.line, case.text))
-        .collect();
-    if found.len() != count {
-        out.push(format!("{count} results expected, {} found", found.len()));
-    }
-    out
+    by_case(cases, found).iter().zip(cases).flat_map(|(found, case)| case.differences(found)).collect()
 }
 
 fn assignments(text: &str, line: usize) -> Vec<(String, u64)> {
