@@ -15,7 +15,7 @@
 //! * **Copies** (`cp.async`, `cp.async.bulk`) are agents of their own that read and write later, in any permitted order.
 //! * **Accesses** all go through one place, where bytes are counted per pair of ranks ([`Cluster::traffic`]) and an
 //!   [`Observer`] sees them with order, scope and proxy. In this mode memory is sequentially consistent: a missing fence is
-//!   not found by running, only by an observer that knows the memory model.
+//!   not found by running, only by an observer that knows the memory model. [`Races`] is one for shared memory and barriers.
 //!
 //! # Example
 //!
@@ -115,8 +115,8 @@ pub use engine::report::{
     Deadlock, Fault, FaultKind, NotStarted, Polled, Report, RunError, Schedule, Site, WaitReason, Waiting,
 };
 pub use memory::{
-    Access, AccessKind, Address, Event, Fence, Location, MemoryFault, Observer, Order, Proxy, RankId, Scope, ThreadId,
-    Traffic,
+    Access, AccessKind, Address, Event, Fence, Location, MemoryFault, Observer, Order, Proxy, Race, Races, RankId,
+    Scope, Side, ThreadId, Traffic,
 };
 pub use ptx::PtxError;
 

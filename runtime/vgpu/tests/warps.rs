@@ -2,21 +2,35 @@
 
 mod support;
 
-use moe_vgpu::{Launch, Module, Policy};
+use moe_vgpu::{AccessKind, Launch, Module, Policy, Races, RunError};
 use support::*;
 
 /// Runs a kernel of one CTA that writes word `tid` of `out` (in `%rd9`), and returns the words.
 fn run(policy: Policy, seed: u64, threads: u32, body: &str) -> Vec<u32> {
+    try_run(policy, seed, threads, body, None).unwrap_or_else(|error| panic!("{policy}, seed {seed}: {error}"))
+}
+
+/// The same for a kernel that may fail, under the eyes of an observer.
+fn try_run(
+    policy: Policy,
+    seed: u64,
+    threads: u32,
+    body: &str,
+    observer: Option<&Races>,
+) -> Result<Vec<u32>, RunError> {
     let text = format!(
         "ld.param.u64 %rd1, [out]; mov.u32 %r1, %tid.x; mul.wide.u32 %rd2, %r1, 4; add.u64 %rd9, %rd1, %rd2;\n{body}"
     );
     let kernel = kernel("warps", ".param .u64 out", &text);
     let mut cluster = scheduled(1, policy, seed);
     let out = zeroed(&mut cluster, 0, 4 * threads as usize, "out");
+    if let Some(races) = observer {
+        cluster.observe(Box::new(races.clone()));
+    }
     let stream = stream(&mut cluster, 0);
     cluster.launch(stream, &kernel, Launch::linear(1, threads, vec![out.into()])).unwrap();
-    cluster.run().unwrap_or_else(|error| panic!("{policy}, seed {seed}: {error}"));
-    words(&mut cluster, out, threads as usize)
+    cluster.run()?;
+    Ok(words(&mut cluster, out, threads as usize))
 }
 
 fn under_every_policy(threads: u32, body: &str, expected: impl Fn(u32) -> u32) {
@@ -307,5 +321,84 @@ fn misuse_of_collectives_is_told() {
     ] {
         let report = fault(body);
         assert!(report.contains(expected), "{body}\n{report}");
+    }
+}
+
+/// Each lane hands its number to the opposite one through shared memory, twice; `barrier` stands in three places.
+fn hand_over(barriers: [&str; 3]) -> String {
+    let [first, second, third] = barriers;
+    format!(
+        ".shared .align 4 .b8 tile[128];
+        shl.b32 %r2, %r1, 2;
+        mov.u32 %r3, tile;
+        add.u32 %r4, %r3, %r2;
+        xor.b32 %r5, %r2, 124;
+        add.u32 %r5, %r3, %r5;
+        st.shared.u32 [%r4], %r1;
+        {first}
+        ld.shared.u32 %r6, [%r5];
+        {second}
+        st.shared.u32 [%r4], %r6;
+        {third}
+        ld.shared.u32 %r7, [%r5];
+        mad.lo.u32 %r7, %r7, 100, %r6;
+        st.global.u32 [%rd9], %r7;"
+    )
+}
+
+const WARP: &str = "bar.warp.sync 0xffffffff;";
+const SHUFFLE: &str = "shfl.sync.idx.b32 %r8|%p1, %r1, 0, 31, 0xffffffff;";
+
+/// A lane gets the number of its opposite, then what the opposite got: its own number.
+fn handed_over() -> Vec<u32> {
+    (0..32).map(|lane| 100 * lane + 31 - lane).collect()
+}
+
+#[test]
+fn lanes_that_exchange_without_a_barrier_are_caught_by_drifting_apart() {
+    let fails = |policy, seed, barriers| !matches!(try_run(policy, seed, 32, &hand_over(barriers), None), Ok(words) if words == handed_over());
+    for policy in [Policy::Random, Policy::Adversarial] {
+        for missing in 0..3 {
+            let mut barriers = [WARP; 3];
+            barriers[missing] = "";
+            let seeds = (0..40).filter(|&seed| fails(policy, seed, barriers)).count();
+            assert!(seeds > 0, "{policy}: nothing shows that barrier {missing} is missing");
+        }
+        assert_eq!((0..200).find(|&seed| fails(policy, seed, [WARP; 3])), None, "{policy}");
+    }
+    assert!(!fails(Policy::RoundRobin, 0, [""; 3]), "lanes that are together stay together in turn");
+}
+
+/// The race is in the run whether or not its result is wrong; a shuffle in the place of a barrier lets lanes meet and orders nothing.
+#[test]
+fn one_schedule_shows_every_race_in_shared_memory() {
+    use AccessKind::{Read, Write};
+    let races = |threads, body: &str| {
+        let races = Races::default();
+        try_run(Policy::RoundRobin, 0, threads, body, Some(&races)).expect("in turn it happens to be right");
+        races.found()
+    };
+    assert_eq!(races(32, &hand_over([WARP; 3])), []);
+    for instead in ["", SHUFFLE] {
+        for (missing, kinds) in [(0, (Write, Read)), (1, (Read, Write)), (2, (Write, Read))] {
+            let mut barriers = [WARP; 3];
+            barriers[missing] = instead;
+            let found = races(32, &hand_over(barriers));
+            assert_eq!(found.iter().map(|race| (race.first.kind, race.second.kind)).collect::<Vec<_>>(), [kinds]);
+            let (first, second) = (found[0].first.thread, found[0].second.thread);
+            assert_eq!((first.warp, first.lane + second.lane), (0, 31), "{}", found[0]);
+        }
+    }
+}
+
+#[test]
+fn a_barrier_of_a_warp_does_not_order_another_warp() {
+    const CTA: &str = "bar.sync 0;";
+    for (barrier, is_ordered) in [(CTA, true), (WARP, false)] {
+        // The opposite thread is in the other warp.
+        let body = hand_over([CTA, barrier, CTA]).replace("124", "252").replace("tile[128]", "tile[256]");
+        let races = Races::default();
+        try_run(Policy::RoundRobin, 0, 64, &body, Some(&races)).expect("every byte is written before it is read");
+        assert_eq!(races.found().is_empty(), is_ordered, "{barrier} {:?}", races.found());
     }
 }

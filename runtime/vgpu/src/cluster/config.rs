@@ -7,9 +7,9 @@ pub enum Policy {
     /// Every warp in turn; asynchronous copies finish in order.
     #[default]
     RoundRobin,
-    /// Any warp for any number of instructions; asynchronous copies finish in any order.
+    /// Any warp, or a part of its lanes, for any number of instructions; asynchronous copies finish in any order.
     Random,
-    /// Starves a rank, delays a warp, launches a CTA late, finishes copies as late as it can; who is hit changes with
+    /// Lets lanes of a warp drift apart further, starves a rank, delays a warp, launches a CTA late, finishes copies as late as it can; who is hit changes with
     /// the seed and from time to time.
     Adversarial,
 }

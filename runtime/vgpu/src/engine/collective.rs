@@ -103,7 +103,11 @@ impl Machine {
     fn perform(&mut self, warp: &mut Warp, code: &KernelCode, parts: &[Part]) {
         let all = parts.iter().fold(0, |all, part| all | part.1);
         if let Some(observer) = &mut self.observer {
-            observer.event(&Event::WarpSync { thread: warp.thread(all.trailing_zeros()), lanes: all });
+            let is_barrier =
+                |pc: u32| matches!(&code.steps[pc as usize].op, Op::Warp { op, .. } if matches!(**op, WarpOp::Barrier));
+            let orders_memory = parts.iter().all(|part| is_barrier(part.0));
+            let thread = warp.thread(all.trailing_zeros());
+            observer.event(&Event::WarpSync { thread, lanes: all, orders_memory });
         }
         let ops = || {
             parts.iter().filter_map(|(pc, mask)| match &code.steps[*pc as usize].op {

@@ -1,14 +1,16 @@
 //! The instruction loop. One call runs the splits of one warp for a bounded number of instructions.
 //!
-//! Progress is per thread: the split with the lowest counter runs first, so that diverged lanes meet again, but every
-//! fourth turn goes to another one, so that lanes that spin cannot starve the lanes they wait for.
+//! Progress is per thread: in turn, the split with the lowest counter runs first, so that diverged lanes meet again, but every
+//! fourth turn goes to another one, so that lanes that spin cannot starve the lanes they wait for. Other policies draw the split.
 
 use super::Machine;
 use super::collective::Came;
 use super::copies::{commit, groups_done};
+use super::diverge::Choice;
 use super::probe::Park;
 use super::report::{Fault, FaultKind, Schedule, Site};
 use super::warp::{Outcome, Split, SplitState, Trouble, Warp, lanes, undefined};
+use crate::cluster::Policy;
 use crate::decode::op::{ClockKind, FenceKind, GUARD_NOT, KernelCode, NO_GUARD, Op, Space};
 use crate::memory::{Event, Fence, RankId, Scope};
 
@@ -34,11 +36,15 @@ impl Machine {
         let code = kernel.code();
         let mut left = budget;
         while left > 0 {
-            let Some((index, limit)) = choose_split(warp) else { break };
+            let choice =
+                if self.config.policy == Policy::RoundRobin { choose_split(warp) } else { self.draw_split(warp) };
+            let Some(Choice { index, limit, steps }) = choice else { break };
             let mut split = warp.splits.swap_remove(index);
-            let before = left;
-            let result = self.run_split(warp, code, &mut split, &mut left, limit);
-            self.instructions += u64::from(before - left);
+            let steps = steps.min(left);
+            let mut unused = steps;
+            let result = self.run_split(warp, code, &mut split, &mut unused, limit);
+            left -= steps - unused;
+            self.instructions += u64::from(steps - unused);
             match result {
                 Ok(Stop::Ready) => merge(warp, Split { state: SplitState::Ready, ..split }),
                 Ok(Stop::Wait(state)) => warp.splits.push(Split { state, ..split }),
@@ -350,10 +356,11 @@ impl Machine {
     }
 }
 
-/// The split to run and the counter at which it should stop to meet another.
-fn choose_split(warp: &Warp) -> Option<(usize, u32)> {
+/// The split to run in turn.
+fn choose_split(warp: &Warp) -> Option<Choice> {
+    let alone = |index| Choice { index, limit: u32::MAX, steps: u32::MAX };
     if let [only] = warp.splits.as_slice() {
-        return (only.state == SplitState::Ready).then_some((0, u32::MAX));
+        return (only.state == SplitState::Ready).then_some(alone(0));
     }
     let ready = || warp.splits.iter().enumerate().filter(|(_, split)| split.state == SplitState::Ready);
     let (mut index, mut chosen) = ready().min_by_key(|(_, split)| split.pc)?;
@@ -363,7 +370,7 @@ fn choose_split(warp: &Warp) -> Option<(usize, u32)> {
         (index, chosen) = ready().nth(nth)?;
     }
     let limit = ready().map(|(_, split)| split.pc).filter(|pc| *pc > chosen.pc).min();
-    Some((index, limit.unwrap_or(u32::MAX)))
+    Some(Choice { limit: limit.unwrap_or(u32::MAX), ..alone(index) })
 }
 
 /// Adds a split that can run; lanes that meet go on together.

@@ -11,6 +11,7 @@ mod barrier;
 mod collective;
 pub(crate) mod copies;
 mod diagnose;
+mod diverge;
 mod interpret;
 mod mbarrier;
 mod probe;

@@ -150,6 +150,8 @@ pub enum Event {
         thread: ThreadId,
         /// Lanes that met.
         lanes: u32,
+        /// Whether what they did before happens before what they do after: only `bar.warp.sync` promises it.
+        orders_memory: bool,
     },
     /// A CTA of a launch starts.
     CtaStart {

@@ -5,6 +5,7 @@
 
 pub(crate) mod access;
 pub(crate) mod address;
+mod races;
 pub(crate) mod segment;
 
 use std::collections::VecDeque;
@@ -12,6 +13,7 @@ use std::collections::VecDeque;
 use crate::memory::address::{MAX_ALLOCATION_BYTES, MAX_ALLOCATIONS, Target, device_base, target};
 pub use access::{Access, AccessKind, Event, Fence, Location, Observer, Order, Proxy, Scope, ThreadId};
 pub use address::{Address, RankId};
+pub use races::{Race, Races, Side};
 use segment::Segment;
 
 /// What is wrong with an access.
