@@ -1,8 +1,11 @@
 //! How the lanes of a token read rows, write rows and exchange elements.
 //!
 //! Invariants: rows start where a multiple of their length in bytes does, tensors at a multiple of 16 bytes; of a place without an element
-//! nothing is read out of bounds or written. Exchange through the CTA's memory is fenced by warp barriers before and after it is written,
-//! so that any two exchanges may use the same memory.
+//! nothing is read out of bounds or written. An exchange writes memory of the CTA, and reads it behind a warp barrier. It writes what no lane
+//! still reads: that barrier of the exchange before is behind all earlier reads, so that only an exchange in the same memory as the one
+//! before it, in the loop over tokens, begins with a barrier of its own. No barrier is without need; a test takes each one out.
+
+use std::cell::Cell;
 
 use moe_gate::ir::{Op, Program};
 
@@ -65,8 +68,17 @@ pub(super) fn store_row<'k>(
     });
 }
 
+/// Memory of a token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Region {
+    Numbers,
+    Ids,
+}
+
 /// Memory of the CTA through which the lanes of a token exchange elements.
 pub(super) struct Exchange<'k> {
+    /// Where the exchange before the next one is: before the first one of a token, the last one of the token before.
+    last: Cell<Region>,
     /// A number for each expert of the lane's token, where the program needs it.
     numbers: Option<Pointer<'k, Shared, F32>>,
     /// An id for each pick of the lane's token.
@@ -89,14 +101,24 @@ impl<'k> Exchange<'k> {
         let tokens = warps * warp.tokens();
         let token = k.thread() / k.u32(warp.lanes.lanes);
         let row = program.experts().next_multiple_of(4);
-        let needed = program.ops().any(|(_, op)| match op {
-            Op::Scatter { .. } => true,
-            Op::Gather { .. } => warp.lanes.per_lane > FETCHED,
-            _ => false,
-        });
+        let region = |(_, op): (_, &Op)| match op {
+            Op::ChooseExperts { .. } | Op::LookUp { .. } => Some(Region::Ids),
+            Op::Scatter { .. } => Some(Region::Numbers),
+            Op::Gather { .. } if warp.lanes.per_lane > FETCHED => Some(Region::Numbers),
+            _ => None,
+        };
+        let regions: Vec<Region> = program.ops().filter_map(region).collect();
+        let needed = regions.contains(&Region::Numbers);
         let numbers = needed.then(|| k.shared::<F32>(tokens * row).at(token * row));
         let ids = k.shared::<U32>(tokens * IDS).at(token * IDS);
-        Exchange { numbers, ids }
+        Exchange { last: Cell::new(regions.last().copied().unwrap_or(Region::Ids)), numbers, ids }
+    }
+
+    /// Before an exchange writes.
+    fn begin(&self, warp: &Warp<'k>, region: Region) {
+        if self.last.replace(region) == region {
+            warp.k.warp_barrier();
+        }
     }
 
     /// The ids of chosen experts, ascending, one on each lane.
@@ -111,11 +133,11 @@ impl<'k> Exchange<'k> {
         if over.each == 1 {
             let chosen = chosen.contains(0);
             let position = (warp.ballot(chosen) & over.earlier).count_ones();
-            k.warp_barrier();
+            self.begin(warp, Region::Ids);
             k.when(chosen, || self.ids.at(position).store(over.first));
         } else if over.each <= UNROLLED {
             let mut position = warp.sum_below(chosen.count());
-            k.warp_barrier();
+            self.begin(warp, Region::Ids);
             for index in 0..over.each {
                 let chosen = chosen.contains(index);
                 k.when(chosen, || self.ids.at(position).store(over.first + index));
@@ -123,7 +145,7 @@ impl<'k> Exchange<'k> {
             }
         } else {
             let position = k.variable(warp.sum_below(chosen.count()));
-            k.warp_barrier();
+            self.begin(warp, Region::Ids);
             // Most lanes have none, few have several.
             for (lowest, word) in chosen.words() {
                 let left = k.variable(word);
@@ -154,7 +176,7 @@ impl<'k> Exchange<'k> {
         picks: &Distribution<'k>,
     ) -> Value<'k, U32> {
         let k = warp.k;
-        k.warp_barrier();
+        self.begin(warp, Region::Ids);
         k.when(picks.once(k.truth(true)), || self.ids.at(position).store(id));
         k.warp_barrier();
         self.ids.at(last_if_none(picks)).load()
@@ -176,7 +198,7 @@ impl<'k> Exchange<'k> {
                 odd.when((ids & 1).differs(warp.k.u32(0)), even)
             }
             _ => {
-                warp.k.warp_barrier();
+                self.begin(warp, Region::Numbers);
                 self.write(warp.k, numbers, over);
                 warp.k.warp_barrier();
                 self.numbers().at(ids).load()
@@ -194,7 +216,7 @@ impl<'k> Exchange<'k> {
         over: &Distribution<'k>,
     ) -> Vec<Value<'k, F32>> {
         let k = warp.k;
-        k.warp_barrier();
+        self.begin(warp, Region::Numbers);
         self.write(k, &vec![k.f32(0.0); over.each as usize], over);
         k.warp_barrier();
         k.when(picks.once(k.truth(true)), || self.numbers().at(ids).store(number));

@@ -11,8 +11,8 @@
 //! [`GateKernel::grid`] has one step for each warp.
 //!
 //! **Order.** Nothing that a launch writes is read in it, except the first word of the status: that one is read relaxed at its beginning,
-//! by a warp as a whole, and written by compare-and-swap. Lanes of a warp exchange elements through memory of the CTA, fenced by warp
-//! barriers.
+//! by a warp as a whole, and written by compare-and-swap. Lanes of a warp exchange elements through memory of the CTA, ordered by warp
+//! barriers: other warp instructions make lanes meet and order no memory.
 //!
 //! **Registers.** A lane holds its experts in registers: 139 registers for 768 experts. Where the size of the groups puts more than about
 //! 48 experts on a lane ([`moe_gate::order::Lanes::of`]; 1000 experts in 8 groups, say, of which each lane gets 125), the assembler

@@ -1,11 +1,12 @@
 //! Gate kernels on the virtual GPU.
+#![allow(dead_code, reason = "each test uses a part of this")]
 
 use moe_bundle::exchange::{Argument, Kernel, LocalBuffer, Tensor as X};
 use moe_gate::inputs::Tensor;
 use moe_gate::ir::{InputKind, Program};
 use moe_kernels::gate::GateKernel;
 use moe_kernels::ptx::{Chip, Target};
-use moe_vgpu::{Address, Cluster, Config, Launch, Module, Policy, RankId};
+use moe_vgpu::{Address, Cluster, Config, Launch, Module, Policy, Races, RankId, RunError};
 
 /// What is in a tensor before the launch, so that what the kernel did not write is seen.
 pub const UNTOUCHED: u32 = 0xdead_beef;
@@ -24,14 +25,24 @@ pub struct Virtual<'p> {
     kind: Kernel,
     program: &'p Program,
     kernel: GateKernel,
+    pub ptx: String,
     module: Module,
 }
 
 impl<'p> Virtual<'p> {
     pub fn new(kind: Kernel, program: &'p Program, kernel: GateKernel) -> Virtual<'p> {
         let ptx = kernel.code.ptx(Target::of(Chip::Sm90a)).unwrap_or_else(|error| panic!("{error}"));
+        Virtual::of_text(kind, program, kernel, ptx)
+    }
+
+    fn of_text(kind: Kernel, program: &'p Program, kernel: GateKernel, ptx: String) -> Virtual<'p> {
         let module = Module::parse(&ptx).unwrap_or_else(|error| panic!("{error}\n{ptx}"));
-        Virtual { kind, program, kernel, module }
+        Virtual { kind, program, kernel, ptx, module }
+    }
+
+    /// The same kernel with another text.
+    pub fn with(&self, ptx: String) -> Virtual<'p> {
+        Virtual::of_text(self.kind, self.program, self.kernel.clone(), ptx)
     }
 
     /// Runs it with one tensor for each input of the program. `results` are the rows' lengths of the tensors that it writes.
@@ -48,7 +59,21 @@ impl<'p> Virtual<'p> {
         results: &[usize],
     ) -> Outcome {
         let config = Config { sms: 4, policy, seed, ..Config::default() };
-        self.run_on(config, [0; 4], self.kernel.grid.ctas(tokens as u32), tokens, tensors, results)
+        self.run_on(config, None, [0; 4], self.kernel.grid.ctas(tokens as u32), tokens, tensors, results)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// On one CTA, so that its warps loop, if it runs to its end. With the races in its shared memory.
+    pub fn run_watched(
+        &self,
+        (policy, seed): (Policy, u64),
+        tokens: usize,
+        tensors: &[Tensor<'_>],
+        results: &[usize],
+    ) -> (Result<Outcome, RunError>, Races) {
+        let races = Races::default();
+        let config = Config { sms: 1, policy, seed, ..Config::default() };
+        (self.run_on(config, Some(&races), [0; 4], 1, tokens, tensors, results), races)
     }
 
     /// The same with a status and a number of CTAs of one's own.
@@ -60,18 +85,21 @@ impl<'p> Virtual<'p> {
         tensors: &[Tensor<'_>],
         results: &[usize],
     ) -> Outcome {
-        self.run_on(Config { sms: 4, ..Config::default() }, status, ctas, tokens, tensors, results)
+        self.run_on(Config { sms: 4, ..Config::default() }, None, status, ctas, tokens, tensors, results)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
+    #[allow(clippy::too_many_arguments, reason = "what the runs above have in common")]
     fn run_on(
         &self,
         config: Config,
+        races: Option<&Races>,
         status: [u64; 4],
         ctas: u32,
         tokens: usize,
         tensors: &[Tensor<'_>],
         results: &[usize],
-    ) -> Outcome {
+    ) -> Result<Outcome, RunError> {
         let mut cluster = Cluster::new(config).expect("a small cluster");
         let words: Vec<u8> = status.iter().flat_map(|word| word.to_le_bytes()).collect();
         let status = place(&mut cluster, "status", &words);
@@ -108,14 +136,15 @@ impl<'p> Virtual<'p> {
         let kernel = self.module.kernel(self.kind.name()).expect("the kernel is in its module");
         let launch = Launch::linear(ctas, self.kernel.block, arguments);
         cluster.launch(stream, &kernel, launch).unwrap_or_else(|error| panic!("{error}"));
-        if let Err(error) = cluster.run() {
-            panic!("{error}");
+        if let Some(races) = races {
+            cluster.observe(Box::new(races.clone()));
         }
+        cluster.run()?;
         let words = read(&cluster_read(&mut cluster, status, 32));
         let status = [0, 1, 2, 3].map(|word| u64::from(words[2 * word]) | u64::from(words[2 * word + 1]) << 32);
         let results = outputs.iter().zip(results);
         let results = results.map(|(&at, width)| read(&cluster_read(&mut cluster, at, 4 * tokens * width))).collect();
-        Outcome { status, results, instructions: cluster.instructions() }
+        Ok(Outcome { status, results, instructions: cluster.instructions() })
     }
 }
 

@@ -33,7 +33,8 @@ fn mutants(kernel: Kernel, text: &str) -> Vec<Mutant> {
         let what = || format!("line {}: {instruction}", place + 1);
         let only =
             |replacement: String| edited(what(), &move |number, _| (number == place).then(|| replacement.clone()));
-        if instruction.starts_with("bar.sync") || instruction.starts_with("red.release") {
+        let orders = ["bar.sync", "bar.warp.sync", "barrier.", "fence.", "membar.", "red.release"];
+        if orders.iter().any(|name| instruction.starts_with(name)) {
             mutants.push(only(String::new()));
         } else if let Some(operands) = instruction.strip_prefix("bar.red.or.pred") {
             // The predicate of each thread stays its own.
@@ -77,7 +78,9 @@ fn each_is_caught(exchange: &Exchange) {
     let loaded = Loaded::of(exchange, &texts).expect("our own PTX parses");
     assert_eq!(caught(&loaded), None, "nothing is wrong yet");
     let mut survivors = Vec::new();
-    for mutant in texts.iter().flat_map(|(&kernel, text)| mutants(kernel, text)) {
+    let mutants: Vec<Mutant> = texts.iter().flat_map(|(&kernel, text)| mutants(kernel, text)).collect();
+    assert!(mutants.len() > texts.len(), "every kernel has something to take out, and some have several");
+    for mutant in mutants {
         let Mutant { kernel, what, text } = mutant;
         let mutated = loaded.with(kernel, &text).unwrap_or_else(|error| panic!("{kernel:?}, {what}: {error}"));
         match caught(&mutated) {
