@@ -2,6 +2,7 @@
 
 use crate::decode::op::AtomicKind;
 use crate::ptx::ScalarType;
+use crate::semantics::float::{canonical, canonical64, flush};
 use crate::semantics::packed::{self, Bf16 as Brain, F16 as Ieee};
 
 /// The new value of a place that holds `old`. `c` is the new value of a compare-and-swap, whose comparand is `b`.
@@ -15,8 +16,8 @@ pub(crate) fn combine(kind: AtomicKind, element: ScalarType, old: u128, b: u128,
         (And, _) => x & y,
         (Or, _) => x | y,
         (Xor, _) => x ^ y,
-        (Add, F32) => (f32::from_bits(x as u32) + f32::from_bits(y as u32)).to_bits().into(),
-        (Add, F64) => (f64::from_bits(x) + f64::from_bits(y)).to_bits(),
+        (Add, F32) => canonical(f32::from_bits(x as u32) + f32::from_bits(y as u32)).to_bits().into(),
+        (Add, F64) => canonical64(f64::from_bits(x) + f64::from_bits(y)).to_bits(),
         (_, F16) => half::<Ieee>(kind, x as u16, y as u16).into(),
         (_, Bf16) => half::<Brain>(kind, x as u16, y as u16).into(),
         (_, F16x2) => packed::pair(x as u32, y as u32, half_function::<Ieee>(kind)).into(),
@@ -44,6 +45,15 @@ pub(crate) fn combine(kind: AtomicKind, element: ScalarType, old: u128, b: u128,
         }
     };
     u128::from(if element.bytes() == 8 { value } else { value & ((1 << (element.bytes() * 8)) - 1) })
+}
+
+/// [`combine`] in device memory, where subnormals of an f32 sum count as zero.
+pub(crate) fn combine_in_device(kind: AtomicKind, element: ScalarType, old: u128, b: u128, c: u128) -> u128 {
+    if (kind, element) != (AtomicKind::Add, ScalarType::F32) {
+        return combine(kind, element, old, b, c);
+    }
+    let flushed = |bits: u128| u128::from(flush(f32::from_bits(bits as u32)).to_bits());
+    flushed(combine(kind, element, flushed(old), flushed(b), c))
 }
 
 fn half_function<H: packed::Half>(kind: AtomicKind) -> fn(u16, u16) -> u16 {

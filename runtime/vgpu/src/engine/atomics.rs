@@ -2,7 +2,7 @@
 
 use super::Machine;
 use super::access::{Home, Manner, shared_symbol};
-use super::arithmetic::combine;
+use super::arithmetic::{combine, combine_in_device};
 use super::warp::{Outcome, Warp, bad_access, lanes, put_low_bytes, zero_extended};
 use crate::decode::op::{AtomicOp, KernelCode};
 use crate::memory::{AccessKind, MemoryFault, Proxy};
@@ -21,6 +21,7 @@ impl Machine {
             let (address, home) = self.place_of(warp, &op.place, bytes, lane, true)?;
             let operand = |index: usize| op.sources.get(index).map_or(0, |reg| warp.value(*reg, lane));
             let (b, c) = (operand(0), operand(1));
+            let combine = if matches!(home, Home::Device(_)) { combine_in_device } else { combine };
             let old = self
                 .update(warp, code, home, bytes, |old| combine(op.kind, op.element, old, b, c))
                 .map_err(|fault| bad_access(lane, address, bytes, fault))?;

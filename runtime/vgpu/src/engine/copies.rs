@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::Machine;
 use super::access::{Home, shared_symbol};
-use super::arithmetic::combine;
+use super::arithmetic::{combine, combine_in_device};
 use super::report::{Fault, FaultKind, RunError};
 use super::warp::{Outcome, SplitState, Warp, bad_access, lanes, put_low_bytes, undefined, zero_extended};
 use crate::cluster::{Kernel, Policy};
@@ -479,6 +479,7 @@ impl Machine {
         let width = element.bytes() as usize;
         self.show_copy(transfer, transfer.target, transfer.bytes, AccessKind::Atomic);
         for (index, part) in data.chunks_exact(width).enumerate() {
+            let combine = if matches!(transfer.target, End::Device(_)) { combine_in_device } else { combine };
             let change = |old: &[u8], new: &mut [u8]| {
                 put_low_bytes(new, combine(kind, element, zero_extended(old), zero_extended(part), 0));
             };
