@@ -1,14 +1,14 @@
-//! Test files of instructions on a whole CTA. As in `cases.rs`, but a value is a list over the threads: `7` (all threads),
-//! `lane`, `lane*3+1`, or items `a`, `a..b` (inclusive, also downwards) and `a*n` (repeated), one for each thread. A line that
-//! ends in `;`, and one that the next line continues with ` |`, are parts of one case.
+//! Test files of instructions on a whole CTA. As in `cases.rs`, but a value is a list over the threads: `7` (all
+//! threads), `lane`, `lane*3+1`, or items `a`, `a..b` (inclusive, also downwards) and `a*n` (repeated), one for each
+//! thread. A line that ends in `;`, and one that the next line continues with ` |`, are parts of one case.
 //!
-//! The instructions may use `%mem`, the address of 256 bytes with the values 0 to 255, `tile` and its address `%shared`, 256
-//! bytes of shared memory with the same values, `%own` and `%mine`, the places of 8 bytes of each lane in them, `%word`, the
-//! place of 4 bytes of each thread in the tile, the constants `table` (16 bytes from 240 up), the parameter `options` (16 bytes
-//! from 120 up) and the function `combined`.
+//! The instructions may use `%mem`, the address of 256 bytes with the values 0 to 255, `tile` and its address
+//! `%shared`, 256 bytes of shared memory with the same values, `%own` and `%mine`, the places of 8 bytes of each lane
+//! in them, `%word`, the place of 4 bytes of each thread in the tile, the constants `table` (16 bytes from 240 up),
+//! the parameter `options` (16 bytes from 120 up) and the function `combined`.
 //!
-//! A fourth part says what an observer sees of these instructions, each thing once, in any order: `read 4 global acquire.sys`,
-//! `fence release.gpu`. Or it is the fault that ends the run: `fault trap`.
+//! A fourth part says what an observer sees of these instructions, each thing once, in any order: `read 4 global
+//! acquire.sys`, `fence release.gpu`. Or it is the fault that ends the run: `fault trap`.
 
 use std::collections::BTreeSet;
 
