@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all set-up on a fresh Debian machine with Rust and git.
-.PHONY: demo test bench setup
+.PHONY: demo test bench gpu setup
 
 setup:
 	@.ci/bootstrap
@@ -16,3 +16,9 @@ test: setup
 bench: setup
 	cargo build --release -p moec
 	cargo bench -p moe-tests --bench figures
+
+# On a machine with an NVIDIA GPU: everything that runs on one, compared with the reference bit for bit.
+gpu: setup
+	cargo build --release -p moec
+	tests/gpu.sh target/release/moec
+	cargo test --release -p moec --test culprit

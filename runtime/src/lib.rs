@@ -16,7 +16,7 @@ pub mod symmetric;
 pub mod tensor;
 pub mod traffic;
 
-pub use communicator::{Communicator, Dispatched, Handle, Options, Parameters, Routing};
+pub use communicator::{Communicator, Dispatched, Handle, KernelTime, Options, Parameters, Routing};
 pub use device::{CudaDevice, CudaOptions, Device, DeviceError, Policy, VirtualDevice, VirtualOptions, VirtualWork};
 pub use error::{Error, Result};
 pub use moe_bundle::exchange::Tensor;

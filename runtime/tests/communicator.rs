@@ -414,8 +414,8 @@ fn more_ranks_than_a_gpu_holds_are_refused() {
         device.state().residency = Some(Residency { ctas, ranks: 2 });
         Communicator::new(device, &bundle, Options::default()).map(|_| ())
     };
-    assert_eq!(with(10), Ok(()));
-    let error = with(9).expect_err("10 CTAs wait at once");
-    assert!(matches!(error, Error::Residency { per_rank: 5, ranks: 2, resident: 9, .. }), "{error:?}");
+    assert_eq!(with(6), Ok(()), "5 wait, and one place is left for the rank that sends");
+    let error = with(5).expect_err("5 CTAs wait at once");
+    assert!(matches!(error, Error::Residency { per_rank: 5, ranks: 2, resident: 5, .. }), "{error:?}");
     assert!(error.to_string().starts_with("too many ranks for one GPU: kernel `"), "{error}");
 }

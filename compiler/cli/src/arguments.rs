@@ -106,6 +106,9 @@ pub struct Run {
     /// No gradients: gate, dispatch and combine only
     #[arg(long)]
     pub forward_only: bool,
+    /// How often everything runs, with the same input; every result is compared, times are medians
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
     /// Logits [tokens, experts], gate parameters and activations x [tokens, hidden]; tokens are split evenly over the ranks
     #[arg(long, conflicts_with = "tokens")]
     pub input: Option<PathBuf>,

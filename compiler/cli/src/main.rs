@@ -7,6 +7,7 @@ mod arguments;
 mod commands;
 mod failure;
 mod given;
+mod gpus;
 mod memory;
 mod output;
 mod picture;

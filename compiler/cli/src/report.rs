@@ -19,6 +19,8 @@ pub struct Report {
     pub device: String,
     /// Of the input and of the schedule.
     pub seed: u64,
+    /// How often everything ran.
+    pub repeat: u32,
     /// Tokens of each rank.
     pub tokens: Vec<usize>,
     /// Most tokens that the kernels are made for.
@@ -76,6 +78,8 @@ pub struct KernelReport {
     pub registers: Option<u32>,
     /// Spilled bytes of a thread, where the assembler was asked.
     pub spilled_bytes: Option<u32>,
+    /// From the first rank's start to the last one's end, waits included: the median of all launches, where the device times them.
+    pub microseconds: Option<f64>,
     /// Length of the text.
     pub ptx_bytes: u64,
 }
@@ -161,17 +165,23 @@ impl Report {
                 let _ = writeln!(out, "no registers: {missing}");
             }
         }
-        let mut table = table(&["kernel", "target", "threads", "registers", "spills", "PTX"]);
+        let timed = self.kernels.iter().any(|kernel| kernel.microseconds.is_some());
+        let mut header = vec!["kernel", "target", "threads", "registers", "spills", "PTX"];
+        header.extend(timed.then_some("us, all ranks"));
+        let mut table = table(&header);
         for kernel in &self.kernels {
             let asked = |number: Option<u32>| number.map_or("–".to_owned(), |number| number.to_string());
-            table.add_row(vec![
+            let time = kernel.microseconds.map_or("–".to_owned(), |time| format!("{time:.1}"));
+            let mut row = vec![
                 Cell::new(kernel.name),
                 Cell::new(&kernel.target),
                 right(kernel.threads),
                 right(asked(kernel.registers)),
                 right(asked(kernel.spilled_bytes)),
                 right(human(kernel.ptx_bytes)),
-            ]);
+            ];
+            row.extend(timed.then(|| right(time)));
+            table.add_row(row);
         }
         let _ = writeln!(out, "{table}\n");
     }

@@ -1,4 +1,5 @@
-//! A rank that does not send is named by those who wait for it, and the communicator can be used again.
+//! A rank that does not send is named by those who wait for it, and the communicator can be used again. On virtual GPUs, and on a GPU
+//! where there is one.
 
 mod support;
 
@@ -10,13 +11,14 @@ use moe_bundle::{Bundle, RankId, Tensor};
 use moe_lower::{Choice, compile};
 use moe_runtime::device::{Address, EventId, FunctionId, Launch, Residency, StreamId};
 use moe_runtime::{
-    Communicator, Device, DeviceError, Error, LinkBytes, Options, Parameters, Result, VirtualDevice, VirtualOptions,
+    Communicator, CudaDevice, CudaOptions, Device, DeviceError, Error, LinkBytes, Options, Parameters, Result,
+    VirtualDevice, VirtualOptions,
 };
 use support::{EXPERTS, HIDDEN, SMALL, numbers};
 
-/// Virtual GPUs, of which one launches fewer CTAs of some kernel than it is told.
+/// GPUs, of which one launches fewer CTAs of some kernel than it is told.
 struct Faulty {
-    device: VirtualDevice,
+    device: Box<dyn Device>,
     fault: Mutex<Option<Fault>>,
     functions: Mutex<BTreeMap<u32, (RankId, String)>>,
 }
@@ -97,6 +99,10 @@ fn bundle() -> Bundle {
 
 fn communicator(deadline: Option<Duration>) -> (Arc<Faulty>, Communicator) {
     let device = VirtualDevice::new(4, &VirtualOptions::default()).expect("virtual GPUs");
+    communicator_on(Box::new(device), deadline)
+}
+
+fn communicator_on(device: Box<dyn Device>, deadline: Option<Duration>) -> (Arc<Faulty>, Communicator) {
     let device = Arc::new(Faulty { device, fault: Mutex::default(), functions: Mutex::default() });
     let options = Options { deadline, ..Options::default() };
     let communicator = Communicator::new(Arc::<Faulty>::clone(&device), &bundle(), options).expect("a communicator");
@@ -164,6 +170,37 @@ fn a_rank_that_does_not_come_to_the_barrier_is_named() {
         error.to_string(),
         "rank 0, barrier.arrive, waits for rank 3: has 0 of 1 after 1ms; 2 other ranks wait too"
     );
+}
+
+/// The same on GPUs, in real time, where this machine has any; without a driver, that is what it says.
+#[test]
+fn a_rank_that_does_not_send_is_named_on_a_gpu_too() {
+    let device = match CudaDevice::new(4, &CudaOptions::default()) {
+        Ok(device) => device,
+        Err(error @ (DeviceError::NoDriver | DeviceError::NoGpu)) => {
+            eprintln!("nothing was tested on a GPU: {error}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let (device, mut moe) = communicator_on(Box::new(device), Some(Duration::from_millis(200)));
+    let good = layer(&mut moe).expect("all is well");
+    for (kernel, rank, ctas, found) in [
+        ("dispatch_send", 2, 0, "rank 2: has 0 of 2"),
+        ("combine_send", 1, 1, "rank 1: has 1 of 2"),
+        ("barrier", 3, 0, "rank 3: has 0 of 1"),
+    ] {
+        *device.fault.lock().expect("unpoisoned") = Some(Fault { rank: RankId(rank), kernel, ctas });
+        let error = layer(&mut moe).expect_err("nobody sends").to_string();
+        assert!(error.contains(found) && error.contains("after 200ms"), "{kernel}: {error}");
+        assert_eq!(layer(&mut moe).expect_err("stopped"), Error::Stopped);
+
+        *device.fault.lock().expect("unpoisoned") = None;
+        moe.recover().expect("usable again");
+        assert!(layer(&mut moe).expect("all is well again") == good, "{kernel}");
+    }
+    let (_, mut on_virtual) = communicator(None);
+    assert!(good == layer(&mut on_virtual).expect("virtual GPUs"), "the GPU and the virtual GPUs give the same bits");
 }
 
 /// Without a deadline the virtual GPUs themselves see that nothing can happen any more.

@@ -340,6 +340,9 @@ pub enum Target {
 }
 
 impl Target {
+    /// Every one.
+    pub const ALL: [Target; 2] = [Target::Sm90a, Target::Sm100a];
+
     /// As written in a file.
     pub fn text(self) -> &'static str {
         match self {

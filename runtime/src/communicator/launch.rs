@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use moe_bundle::{Argument, Bundle, Kernel, KernelEntry, LocalBuffer, RankId};
 
 use super::Communicator;
 use super::handle::Handle;
-use crate::device::{Address, Device, FunctionId, Launch, Residency, Value};
+use crate::device::{Address, Device, FunctionId, Launch, LaunchTime, Residency, Value};
 use crate::error::{Error, Result};
 use crate::tensor::Distributed;
 
@@ -35,6 +36,19 @@ struct Loaded {
     functions: Vec<FunctionId>,
 }
 
+/// When a kernel ran on a rank; times of ranks that share a GPU can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelTime {
+    /// Which.
+    pub kernel: Kernel,
+    /// Where.
+    pub rank: RankId,
+    /// When the kernels of the rank before it had finished.
+    pub start: Duration,
+    /// When it had finished, its waits for other ranks included.
+    pub end: Duration,
+}
+
 impl Kernels {
     /// Loads the kernels of the best target and checks that ranks which share a GPU cannot keep each other off it.
     pub fn load(device: &Arc<dyn Device>, bundle: &Bundle) -> Result<Kernels> {
@@ -53,6 +67,14 @@ impl Kernels {
         let kernels = Kernels(kernels);
         kernels.check_residency(device)?;
         Ok(kernels)
+    }
+
+    /// Whose launch it was, and of which kernel.
+    pub fn time(&self, time: LaunchTime) -> Option<KernelTime> {
+        self.0.iter().find_map(|(&kernel, loaded)| {
+            let rank = loaded.functions.iter().position(|&function| function == time.function)?;
+            Some(KernelTime { kernel, rank: RankId(rank as u32), start: time.start, end: time.end })
+        })
     }
 
     fn check_residency(&self, device: &Arc<dyn Device>) -> Result<()> {
@@ -75,11 +97,12 @@ impl Kernels {
 }
 
 /// A CTA that waits occupies its place until the rank it waits for has sent. While all ranks but one of a GPU wait, the last one must
-/// still have places for its own CTAs; `residency` counts places in which any kernel of the bundle fits. A rank with a GPU of its own
-/// sends before it waits, in stream order.
+/// still have a place for a CTA that sends: one is enough, since those finish. `residency` counts places in which any kernel of the
+/// bundle fits, so many to a multiprocessor that each takes at most one part of it: where fewer than all places are taken, a
+/// multiprocessor has a free one. A rank with a GPU of its own sends before it waits, in stream order.
 fn fits(kernel: Kernel, per_rank: u32, residency: Residency) -> Result<()> {
     let Residency { ctas: resident, ranks } = residency;
-    if ranks > 1 && u64::from(per_rank) * u64::from(ranks) > resident {
+    if ranks > 1 && u64::from(per_rank) * u64::from(ranks - 1) >= resident {
         return Err(Error::Residency { kernel, per_rank, ranks, resident });
     }
     Ok(())
@@ -161,16 +184,16 @@ mod tests {
     #[test]
     fn waiting_ranks_leave_room_for_the_last_one() {
         let shared = |ranks| Residency { ctas: 264, ranks };
-        assert_eq!(fits(Kernel::CombineReduce, 33, shared(8)), Ok(()));
+        assert_eq!(fits(Kernel::CombineReduce, 37, shared(8)), Ok(()), "259 of 7 ranks wait, 5 places are left");
         assert_eq!(
             fits(Kernel::CombineReduce, 1000, shared(1)),
             Ok(()),
             "a GPU of its own has room for what comes in turn"
         );
-        let error = fits(Kernel::CombineReduce, 34, shared(8)).expect_err("272 CTAs");
+        let error = fits(Kernel::CombineReduce, 38, shared(8)).expect_err("266 CTAs");
         assert_eq!(
             error.to_string(),
-            "too many ranks for one GPU: kernel `combine_reduce` waits with 34 CTAs on each of 8 ranks, and the GPU holds 264 of them \
+            "too many ranks for one GPU: kernel `combine_reduce` waits with 38 CTAs on each of 8 ranks, and the GPU holds 264 of them \
              at once; use fewer ranks, more GPUs, or a plan with fewer CTAs"
         );
     }

@@ -17,6 +17,7 @@ mod launch;
 pub use backward::CombineGradient;
 pub use gate::Parameters;
 pub use handle::{Dispatched, Handle, Received, Routing};
+pub use launch::KernelTime;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,6 +139,16 @@ impl Communicator {
     /// Bytes on every link so far; `None` on a device that does not count.
     pub fn traffic(&self) -> Option<LinkBytes> {
         self.device.traffic()
+    }
+
+    /// When every kernel since the last call ran; waits for them. Empty on a device that does not time launches.
+    ///
+    /// # Errors
+    /// What went wrong in a kernel.
+    pub fn kernel_times(&mut self) -> Result<Vec<KernelTime>> {
+        self.synchronise()?;
+        let times = self.device.take_launch_times()?;
+        Ok(times.into_iter().filter_map(|time| self.kernels.time(time)).collect())
     }
 
     /// Copies a tensor to the device: for each rank its elements, row by row.

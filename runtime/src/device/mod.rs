@@ -14,6 +14,8 @@ pub use memory::Memory;
 pub use moe_vgpu::Policy;
 pub use virtual_device::{VirtualDevice, VirtualOptions, VirtualWork};
 
+use std::time::Duration;
+
 use moe_bundle::RankId;
 
 use crate::traffic::LinkBytes;
@@ -80,6 +82,17 @@ pub struct Residency {
     pub ranks: u32,
 }
 
+/// When a launch ran, counted from the first one that was timed on its GPU. Times of different GPUs have different beginnings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchTime {
+    /// What was launched.
+    pub function: FunctionId,
+    /// When the launches of its stream before it had finished.
+    pub start: Duration,
+    /// When it had finished.
+    pub end: Duration,
+}
+
 /// Why a device cannot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
@@ -110,6 +123,17 @@ pub enum DeviceError {
         from: u32,
         /// Which other.
         to: u32,
+    },
+    /// Streams of one GPU that would share a hardware queue, where one that waits holds up the one it waits for.
+    #[error(
+        "{ranks} ranks on one GPU need as many hardware queues, and the driver makes {queues}: set CUDA_DEVICE_MAX_CONNECTIONS={ranks} in the \
+         environment (at most 32), or use fewer ranks or more GPUs"
+    )]
+    Queues {
+        /// On one GPU.
+        ranks: usize,
+        /// Of that GPU.
+        queues: usize,
     },
     /// A call of the CUDA driver failed.
     #[error("CUDA driver, {doing}: {problem}")]
@@ -241,6 +265,14 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// When the device is lost.
     fn abandon(&self) -> Result<(), DeviceError>;
+
+    /// When every launch since the last call ran; waits for them. Empty on a device that does not time them.
+    ///
+    /// # Errors
+    /// What went wrong in a launch.
+    fn take_launch_times(&self) -> Result<Vec<LaunchTime>, DeviceError> {
+        Ok(vec![])
+    }
 
     /// Bytes that every rank has written to every other so far; `None` on a device that does not count.
     fn traffic(&self) -> Option<LinkBytes> {

@@ -16,6 +16,7 @@ use safetensors::Dtype;
 use crate::arguments::{Backend, Gate as Arguments};
 use crate::failure::Failure;
 use crate::given::Given;
+use crate::gpus;
 use crate::source::Source;
 use crate::tensors::{self, Dim, TensorFile};
 use crate::terminal::Terminal;
@@ -34,9 +35,14 @@ pub fn gate(arguments: &Arguments, terminal: &Terminal) -> Result<(), Failure> {
     let spec = source.check(terminal)?;
     let model = find(&spec, arguments.model.as_deref(), &source)?;
     let file = TensorFile::open(&arguments.input)?;
+    // The virtual GPUs run any; elsewhere it does not matter.
+    let target = match arguments.on {
+        Backend::Cuda => gpus::target()?.unwrap_or(Target::Sm90a),
+        Backend::Reference | Backend::Host | Backend::Virtual => Target::Sm90a,
+    };
     let planned = |tokens: usize| {
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
-        Layer::gate_alone(model, tokens, Target::Sm90a).plan().map_err(|error| Failure::of_lowering(&source, error))
+        Layer::gate_alone(model, tokens, target).plan().map_err(|error| Failure::of_lowering(&source, error))
     };
     let given = Given::gate_from_file(&file, &planned(1)?.gate, 1)?;
     let (tokens, k) = (given.tokens[0], model.top_k() as usize);
@@ -54,7 +60,7 @@ pub fn gate(arguments: &Arguments, terminal: &Terminal) -> Result<(), Failure> {
             on_device(device, &source, planned, &given, weight_gradients.as_deref())?
         }
         Backend::Cuda => {
-            let device = Arc::new(CudaDevice::new(1, &CudaOptions { gpus: Some(1) })?);
+            let device = Arc::new(CudaDevice::new(1, &CudaOptions { gpus: Some(1), ..CudaOptions::default() })?);
             on_device(device, &source, planned, &given, weight_gradients.as_deref())?
         }
     };

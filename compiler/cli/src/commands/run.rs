@@ -17,6 +17,7 @@ use safetensors::Dtype;
 use crate::arguments::{DeviceName, ReportFormat, Run, Schedule};
 use crate::failure::Failure;
 use crate::given::{Given, dtype};
+use crate::gpus;
 use crate::output;
 use crate::picture::traffic_matrix;
 use crate::progress::Progress;
@@ -65,7 +66,7 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         None => Given::synthetic(manifest, tokens(arguments, manifest)?, arguments.seed),
     };
     let mut communicator = Communicator::new(Arc::clone(&device), &program.bundle, Options::default())?;
-    let scope = Scope { backward: !arguments.forward_only, seed: arguments.seed };
+    let scope = Scope { backward: !arguments.forward_only, seed: arguments.seed, repeat: arguments.repeat };
     let verified = verify(&mut communicator, &program.gate, &given, scope, &progress)?;
 
     let seconds = Seconds {
@@ -134,7 +135,10 @@ fn compile(
         nodes: arguments.nodes,
         gpus_per_node: arguments.gpus_per_node,
         tokens: arguments.tokens,
-        targets: vec![],
+        targets: match arguments.device {
+            DeviceName::Virtual => vec![],
+            DeviceName::Cuda => gpus::target()?.into_iter().collect(),
+        },
     };
     let failed = |error| Failure::of_lowering(source, error);
     if let Some(file) = input {
@@ -178,7 +182,8 @@ fn open(arguments: &Run, manifest: &Manifest) -> Result<Opened, Failure> {
     let ranks = manifest.exchange.ranks;
     match arguments.device {
         DeviceName::Cuda => {
-            Ok(Opened { device: Arc::new(CudaDevice::new(ranks, &CudaOptions::default())?), virtual_gpus: None })
+            let options = CudaOptions { time_launches: true, ..CudaOptions::default() };
+            Ok(Opened { device: Arc::new(CudaDevice::new(ranks, &options)?), virtual_gpus: None })
         }
         DeviceName::Virtual => {
             crate::memory::enough_for(manifest)?;
@@ -231,6 +236,7 @@ fn report(
             threads: entry.block,
             registers: entry.registers,
             spilled_bytes: used.map(|used| used.usage.spill_stores + used.usage.spill_loads),
+            microseconds: verified.times.of(entry.kernel),
             ptx_bytes: entry.ptx_bytes,
         }
     });
@@ -253,6 +259,7 @@ fn report(
         deploy: manifest.deploy.clone(),
         device,
         seed: arguments.seed,
+        repeat: arguments.repeat,
         tokens: given.tokens.clone(),
         max_tokens: manifest.exchange.max_tokens,
         compiled,

@@ -7,10 +7,12 @@ mod check;
 mod expected;
 mod experts;
 mod produced;
+mod times;
 
 pub use check::Check;
 pub use expected::{Expected, limit_capacity};
 pub use produced::{Phase, Produced};
+pub use times::Times;
 
 use moe_gate::ir::Gate;
 use moe_runtime::Communicator;
@@ -26,16 +28,20 @@ pub struct Scope {
     pub backward: bool,
     /// Of the gradients and the second dispatch.
     pub seed: u64,
+    /// How often, at least once.
+    pub repeat: u32,
 }
 
 /// What came out of it.
 pub struct Verified {
-    /// Results and bytes of the device.
+    /// Results and bytes of the device in the last repetition; the first that differs is the last.
     pub produced: Produced,
     /// What they should be.
     pub expected: Expected,
-    /// Everything that was compared.
+    /// Everything that was compared, in that repetition.
     pub checks: Vec<Check>,
+    /// Of the kernels.
+    pub times: Times,
 }
 
 /// Runs everything and compares it. The reference computes on one core while the device runs on the other.
@@ -60,5 +66,16 @@ pub fn verify(
     })?;
     progress.say("comparing");
     let checks = check::all(&manifest, given, &produced, &expected);
-    Ok(Verified { produced, expected, checks })
+    let mut verified = Verified { produced, expected, checks, times: Times::default() };
+    verified.times.add(&communicator.kernel_times()?);
+    for _ in 1..scope.repeat {
+        if !verified.checks.iter().all(Check::holds) {
+            break;
+        }
+        let produced = Produced::run(communicator, given, scope, progress)?;
+        verified.checks = check::all(&manifest, given, &produced, &verified.expected);
+        verified.produced = produced;
+        verified.times.add(&communicator.kernel_times()?);
+    }
+    Ok(verified)
 }

@@ -3,6 +3,13 @@
 //! Invariants: nothing of CUDA is touched before [`CudaDevice::new`] has found the driver; every call makes the context of its rank
 //! current first, so that any thread may call. Several ranks may share a GPU, each with its own streams; their memory is then plain
 //! device memory. With several GPUs, each must reach the memory of each other.
+//!
+//! A kernel that waits for another rank must never meet a driver that waits for that kernel. Hence a module is compiled once for each GPU
+//! and made resident when it is loaded, not at its first launch (the driver's lazy loading may wait for what runs).
+
+mod gpu;
+mod pool;
+mod stopwatch;
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
@@ -10,18 +17,23 @@ use std::sync::Mutex;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
-use moe_bundle::RankId;
+use moe_bundle::{Digest, RankId};
 
-use super::{Address, Device, DeviceError, EventId, FunctionId, Launch, Residency, StreamId, Value};
+use super::{Address, Device, DeviceError, EventId, FunctionId, Launch, LaunchTime, Residency, StreamId, Value};
+use gpu::Gpu;
+use pool::Pool;
+use stopwatch::Stopwatch;
 
 /// Dynamic shared memory that a kernel may use without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
 
-/// Which GPUs.
+/// Which GPUs, and what is measured on them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CudaOptions {
     /// At most so many GPUs; all that there are by default.
     pub gpus: Option<u32>,
+    /// Whether every launch is timed, for [`Device::take_launch_times`].
+    pub time_launches: bool,
 }
 
 /// One or more GPUs of this machine with ranks in contiguous blocks on them.
@@ -29,27 +41,27 @@ pub struct CudaDevice {
     gpus: Vec<Gpu>,
     /// The GPU of each rank, as a place in `gpus`.
     placement: Vec<usize>,
+    time_launches: bool,
     objects: Mutex<Objects>,
-}
-
-struct Gpu {
-    ordinal: u32,
-    handle: sys::CUdevice,
-    context: sys::CUcontext,
-    name: String,
-    capability: (i32, i32),
-    multiprocessors: u64,
 }
 
 /// Driver objects that ids stand for, each with its rank.
 #[derive(Default)]
 struct Objects {
-    modules: Vec<(RankId, sys::CUmodule)>,
+    /// Each text is compiled once for each GPU, however many of its ranks load it. By place in `gpus`.
+    modules: BTreeMap<(usize, [u8; 32]), sys::CUmodule>,
     functions: Vec<(RankId, sys::CUfunction)>,
     streams: Vec<(RankId, sys::CUstream)>,
     /// Until the next [`Device::synchronise`].
     events: BTreeMap<u32, (RankId, sys::CUevent)>,
     next_event: u32,
+    /// By place in `gpus`.
+    stopwatches: BTreeMap<usize, Stopwatch>,
+    /// By place in `gpus`.
+    pools: BTreeMap<usize, Pool>,
+    /// Launches so far, and how many of them are known to have finished.
+    launched: u64,
+    finished: u64,
 }
 
 // SAFETY: contexts, modules, functions, streams and events of the driver API may be used from any thread; the tables are behind a mutex.
@@ -69,7 +81,7 @@ impl CudaDevice {
     /// Finds the driver and the GPUs and places ranks on them.
     ///
     /// # Errors
-    /// When there is no driver, no GPU, or GPUs that cannot reach each other.
+    /// When there is no driver, no GPU, GPUs that cannot reach each other, or too many ranks on one.
     ///
     /// # Panics
     /// When there are no ranks.
@@ -85,44 +97,15 @@ impl CudaDevice {
         if used == 0 {
             return Err(DeviceError::NoGpu);
         }
-        let mut device = CudaDevice { gpus: vec![], placement: vec![], objects: Mutex::default() };
-        for ordinal in 0..used {
-            device.gpus.push(Gpu::open(ordinal)?);
+        let gpus = (0..used).map(Gpu::open).collect::<Result<Vec<_>, _>>()?;
+        for from in &gpus {
+            gpus.iter().filter(|to| to.ordinal != from.ordinal).try_for_each(|to| from.reach(to))?;
         }
-        device.enable_peer_access()?;
-        device.placement = (0..ranks).map(|rank| (rank * used / ranks) as usize).collect();
-        Ok(device)
-    }
-
-    fn enable_peer_access(&self) -> Result<(), DeviceError> {
-        for from in &self.gpus {
-            for to in self.gpus.iter().filter(|to| to.ordinal != from.ordinal) {
-                let mut possible = 0;
-                // SAFETY: both handles come from the driver; the result is written before it is read.
-                unsafe { sys::cuDeviceCanAccessPeer(&raw mut possible, from.handle, to.handle) }
-                    .result()
-                    .map_err(failed("ask for peer access"))?;
-                if possible == 0 {
-                    return Err(DeviceError::NoPeerAccess { from: from.ordinal, to: to.ordinal });
-                }
-                let mut atomics = 0;
-                let attribute = sys::CUdevice_P2PAttribute::CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED;
-                // SAFETY: as above.
-                unsafe { sys::cuDeviceGetP2PAttribute(&raw mut atomics, attribute, from.handle, to.handle) }
-                    .result()
-                    .map_err(failed("ask for peer atomics"))?;
-                if atomics == 0 {
-                    return Err(DeviceError::NoPeerAtomics { from: from.ordinal, to: to.ordinal });
-                }
-                from.enter()?;
-                // SAFETY: a retained primary context.
-                match unsafe { sys::cuCtxEnablePeerAccess(to.context, 0) } {
-                    sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => {}
-                    other => other.result().map_err(failed("enable peer access"))?,
-                }
-            }
-        }
-        Ok(())
+        let placement: Vec<usize> = (0..ranks).map(|rank| (rank * used / ranks) as usize).collect();
+        let most =
+            gpus.iter().enumerate().map(|(gpu, _)| placement.iter().filter(|&&place| place == gpu).count()).max();
+        enough_queues(most.unwrap_or(0), std::env::var("CUDA_DEVICE_MAX_CONNECTIONS").ok().as_deref())?;
+        Ok(CudaDevice { gpus, placement, time_launches: options.time_launches, objects: Mutex::default() })
     }
 
     fn gpu(&self, rank: RankId) -> Result<&Gpu, DeviceError> {
@@ -162,8 +145,22 @@ impl CudaDevice {
     }
 }
 
+/// Each rank has a stream, and kernels of one rank wait for those of another. `setting` is the environment's.
+fn enough_queues(ranks: usize, setting: Option<&str>) -> Result<(), DeviceError> {
+    /// Without a setting, and at most.
+    const QUEUES: (usize, usize) = (8, 32);
+    let queues = setting.and_then(|text| text.trim().parse().ok()).unwrap_or(QUEUES.0).min(QUEUES.1);
+    if ranks > queues { Err(DeviceError::Queues { ranks, queues }) } else { Ok(()) }
+}
+
 fn look_up<T: Copy>(table: &[T], what: &'static str, id: u32) -> Result<T, DeviceError> {
     table.get(id as usize).copied().ok_or(DeviceError::Unknown { what, id: id.into() })
+}
+
+/// In the current context, to the driver. An error here is that of an earlier launch, which the next call reports.
+fn give_back(address: u64) {
+    // SAFETY: the address comes from the driver and nothing uses it any more.
+    let _ = unsafe { result::free_sync(address) };
 }
 
 /// In the current context. Without this a kernel gets no more than [`SHARED_WITHOUT_ASKING`].
@@ -175,31 +172,6 @@ fn ask_for_shared(function: sys::CUfunction, bytes: u32) -> Result<(), DeviceErr
     // SAFETY: a function of a loaded module.
     unsafe { result::function::set_function_attribute(function, attribute, bytes as i32) }
         .map_err(failed("ask for shared memory"))
-}
-
-impl Gpu {
-    fn open(ordinal: u32) -> Result<Gpu, DeviceError> {
-        use sys::CUdevice_attribute as Attribute;
-        let handle = result::device::get(ordinal as i32).map_err(failed(format!("open GPU {ordinal}")))?;
-        let attribute = |attribute| {
-            // SAFETY: the handle comes from the driver.
-            unsafe { result::device::get_attribute(handle, attribute) }.map_err(failed("ask for an attribute"))
-        };
-        let capability = (
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        );
-        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(0) as u64;
-        let name = result::device::get_name(handle).map_err(failed("ask for the name"))?;
-        // SAFETY: the handle comes from the driver; released when the device is dropped.
-        let context = unsafe { result::primary_ctx::retain(handle) }.map_err(failed("make a context"))?;
-        Ok(Gpu { ordinal, handle, context, name, capability, multiprocessors })
-    }
-
-    fn enter(&self) -> Result<(), DeviceError> {
-        // SAFETY: a retained primary context.
-        unsafe { result::ctx::set_current(self.context) }.map_err(failed("enter a context"))
-    }
 }
 
 impl Device for CudaDevice {
@@ -225,24 +197,28 @@ impl Device for CudaDevice {
 
     fn allocate(&self, rank: RankId, bytes: u64, name: &str) -> Result<Address, DeviceError> {
         self.enter(rank)?;
+        let mut objects = self.objects();
+        let pool = objects.pools.entry(self.placement[rank.index()]).or_default();
         // SAFETY: a context is current; the memory is read only after it was written.
-        let address = unsafe { result::malloc_sync(bytes as usize) };
+        let address = pool.allocate(bytes, |size| unsafe { result::malloc_sync(size as usize) }, give_back);
         address.map(Address).map_err(failed(format!("{rank}: allocate {bytes} bytes for {name}")))
     }
 
     fn free(&self, rank: RankId, address: Address) {
-        if self.enter(rank).is_ok() {
-            // Freeing waits for the device. An error here is that of an earlier launch and is reported by the next call.
-            // SAFETY: the address comes from `allocate` and is freed once, by its owner.
-            let _ = unsafe { result::free_sync(address.0) };
+        if let (Some(place), mut objects) = (self.placement.get(rank.index()), self.objects()) {
+            let launched = objects.launched;
+            objects.pools.entry(*place).or_default().free(address.0, launched);
         }
     }
 
     fn write(&self, rank: RankId, address: Address, bytes: &[u8]) -> Result<(), DeviceError> {
         self.synchronise()?;
         self.enter(rank)?;
-        // SAFETY: the address was allocated with at least so many bytes; the copy is done when the call returns.
-        unsafe { result::memcpy_htod_sync(address.0, bytes) }.map_err(failed("copy to the GPU"))
+        // SAFETY: the address was allocated with at least so many bytes; the driver has read them when the call returns.
+        unsafe { result::memcpy_htod_sync(address.0, bytes) }.map_err(failed("copy to the GPU"))?;
+        // It may still be writing them, from memory of its own, which streams that do not block on the default one would not wait for.
+        // SAFETY: the default stream of the current context.
+        unsafe { result::stream::synchronize(std::ptr::null_mut()) }.map_err(failed("copy to the GPU"))
     }
 
     fn read(&self, rank: RankId, address: Address, bytes: &mut [u8]) -> Result<(), DeviceError> {
@@ -253,17 +229,19 @@ impl Device for CudaDevice {
     }
 
     fn load(&self, rank: RankId, ptx: &str, name: &str) -> Result<FunctionId, DeviceError> {
-        self.enter(rank)?;
-        let not_text = |_| DeviceError::Ptx { problem: "the text has a zero byte".into() };
-        let (text, entry) = (CString::new(ptx).map_err(not_text)?, CString::new(name).map_err(not_text)?);
-        // SAFETY: the image is text with a zero at its end.
-        let module = unsafe { result::module::load_data(text.as_ptr().cast()) };
-        let module = module.map_err(|error| DeviceError::Ptx { problem: failed(name)(error).to_string() })?;
-        // SAFETY: a loaded module.
-        let function = unsafe { result::module::get_function(module, entry) };
+        let gpu = self.enter(rank)?;
+        let no_kernel = || DeviceError::NoKernel { name: name.into() };
+        let entry = CString::new(name).map_err(|_| no_kernel())?;
         let mut objects = self.objects();
-        objects.modules.push((rank, module));
-        let function = function.map_err(|_| DeviceError::NoKernel { name: name.into() })?;
+        let key = (self.placement[rank.index()], Digest::of(ptx.as_bytes()).0);
+        let module = match objects.modules.get(&key) {
+            Some(&module) => module,
+            None => *objects.modules.entry(key).or_insert(gpu.load(ptx)?),
+        };
+        // SAFETY: a loaded module.
+        let function = unsafe { result::module::get_function(module, entry) }.map_err(|_| no_kernel())?;
+        // SAFETY: a function of a loaded module.
+        unsafe { sys::cuFuncLoad(function) }.result().map_err(failed("load a kernel"))?;
         objects.functions.push((rank, function));
         Ok(FunctionId(objects.functions.len() as u32 - 1))
     }
@@ -308,8 +286,19 @@ impl Device for CudaDevice {
         let (grid, block) = ((launch.grid, 1, 1), (launch.block, 1, 1));
         // SAFETY: the driver copies the arguments before it returns; their number and sizes are those of the kernel's parameters, which
         // the compiler derived from the same list.
-        unsafe { result::launch_kernel(function, grid, block, launch.shared, stream, &mut pointers) }
-            .map_err(failed(format!("{rank}: launch")))
+        let mut start = || {
+            unsafe { result::launch_kernel(function, grid, block, launch.shared, stream, &mut pointers) }
+                .map_err(failed(format!("{rank}: launch")))
+        };
+        let mut objects = self.objects();
+        if self.time_launches {
+            let place = self.placement[rank.index()];
+            objects.stopwatches.entry(place).or_default().around(launch.function, stream, start)?;
+        } else {
+            start()?;
+        }
+        objects.launched += 1;
+        Ok(())
     }
 
     fn record(&self, stream: StreamId) -> Result<EventId, DeviceError> {
@@ -337,7 +326,13 @@ impl Device for CudaDevice {
     }
 
     fn synchronise(&self) -> Result<(), DeviceError> {
-        let streams = self.objects().streams.clone();
+        let (streams, launched) = {
+            let objects = self.objects();
+            if objects.finished == objects.launched {
+                return Ok(());
+            }
+            (objects.streams.clone(), objects.launched)
+        };
         for (rank, stream) in streams {
             self.enter(rank)?;
             // SAFETY: made by the driver, lives as long as this device.
@@ -347,7 +342,21 @@ impl Device for CudaDevice {
             })?;
         }
         self.destroy_events();
+        let mut objects = self.objects();
+        objects.finished = objects.finished.max(launched);
+        let finished = objects.finished;
+        objects.pools.values_mut().for_each(|pool| pool.rest_is_over(finished));
         Ok(())
+    }
+
+    fn take_launch_times(&self) -> Result<Vec<LaunchTime>, DeviceError> {
+        self.synchronise()?;
+        let mut times = Vec::new();
+        for (&place, stopwatch) in &mut self.objects().stopwatches {
+            self.gpus[place].enter()?;
+            times.extend(stopwatch.read()?);
+        }
+        Ok(times)
     }
 
     fn abandon(&self) -> Result<(), DeviceError> {
@@ -359,6 +368,7 @@ impl Device for CudaDevice {
 impl Drop for CudaDevice {
     fn drop(&mut self) {
         self.destroy_events();
+        let waited = self.synchronise();
         let objects = std::mem::take(&mut *self.objects());
         // Errors while tearing down have nobody to tell.
         // SAFETY (all of these): each object was made by the driver in the context of its rank and is destroyed once.
@@ -367,13 +377,21 @@ impl Drop for CudaDevice {
                 let _ = unsafe { result::stream::destroy(stream) };
             }
         }
-        for (rank, module) in objects.modules {
-            if self.enter(rank).is_ok() {
+        for ((place, _), module) in objects.modules {
+            if self.gpus[place].enter().is_ok() {
                 let _ = unsafe { result::module::unload(module) };
             }
         }
-        for gpu in &self.gpus {
-            let _ = unsafe { result::primary_ctx::release(gpu.handle) };
+        for (place, mut stopwatch) in objects.stopwatches {
+            if self.gpus[place].enter().is_ok() {
+                stopwatch.clear();
+            }
+        }
+        for (place, mut pool) in objects.pools {
+            // After a failure nobody knows what still runs: the context takes its memory along.
+            if waited.is_ok() && self.gpus[place].enter().is_ok() {
+                pool.release(give_back);
+            }
         }
     }
 }
@@ -381,6 +399,19 @@ impl Drop for CudaDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranks_of_a_gpu_do_not_share_a_queue() {
+        assert_eq!(enough_queues(8, None), Ok(()));
+        assert_eq!(enough_queues(16, Some("32")), Ok(()));
+        assert_eq!(enough_queues(40, Some("64")), Err(DeviceError::Queues { ranks: 40, queues: 32 }));
+        assert_eq!(
+            enough_queues(16, None).map_err(|error| error.to_string()),
+            Err("16 ranks on one GPU need as many hardware queues, and the driver makes 8: set CUDA_DEVICE_MAX_CONNECTIONS=16 in the \
+                 environment (at most 32), or use fewer ranks or more GPUs"
+                .into())
+        );
+    }
 
     /// With a driver this opens the GPUs; without one it must say so, and not panic in a symbol that is not there.
     #[test]

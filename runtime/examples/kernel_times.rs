@@ -1,0 +1,140 @@
+//! Times gate, dispatch and combine of a bundle on GPUs, without checking the results (`moec run --device cuda` does that).
+//!
+//! `kernel_times BUNDLE.moeb [TOKENS [CALLS]]`: median microseconds of each kernel and of each call, all ranks together.
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moe_bundle::manifest::ParameterKind;
+use moe_bundle::{Bundle, GateDescription, Kernel, Tensor};
+use moe_runtime::communicator::ExpertRows;
+use moe_runtime::{Communicator, CudaDevice, CudaOptions, KernelTime, Options, Parameters};
+
+/// Calls before the first that counts.
+const WARM_UP: usize = 3;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    match measure() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure() -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let path = arguments.get(1).ok_or("usage: kernel_times BUNDLE.moeb [TOKENS [CALLS]]")?;
+    let bundle = Bundle::read(Path::new(path))?;
+    let exchange = bundle.manifest().exchange.clone();
+    let number = |at: usize, default: usize| arguments.get(at).map_or(Ok(default), |text| text.parse());
+    let (tokens, calls) = (number(2, exchange.max_tokens as usize)?, number(3, 30)?);
+    let ranks = exchange.ranks as usize;
+
+    let options = CudaOptions { time_launches: true, ..CudaOptions::default() };
+    let device = Arc::new(CudaDevice::new(exchange.ranks, &options)?);
+    let mut moe =
+        Communicator::new(device, &bundle, Options { expert_rows: ExpertRows::Counted, ..Options::default() })?;
+    println!("{}; {tokens} tokens a rank, hidden {}", moe.device().description(), exchange.hidden);
+
+    let gate = &bundle.manifest().gate;
+    let logits = |rank: usize| (0..tokens * gate.experts as usize).map(|at| noise(rank, at)).collect::<Vec<f32>>();
+    let logits = moe.upload(Tensor::Logits, &(0..ranks).map(logits).collect::<Vec<_>>())?;
+    let ones = vec![half::bf16::ONE; tokens * exchange.hidden as usize];
+    let x = moe.upload(Tensor::Tokens, &vec![&ones; ranks])?;
+    let parameters = zeros(gate)?;
+
+    let mut walls: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+    let mut kernels: BTreeMap<Kernel, Vec<Duration>> = BTreeMap::new();
+    let mut output = None;
+    for call in 0..WARM_UP + calls {
+        let mut timed = |name, start: Instant| {
+            if call >= WARM_UP {
+                walls.entry(name).or_default().push(start.elapsed());
+            }
+        };
+        let start = Instant::now();
+        let routing = moe.gate(&logits, &parameters)?;
+        moe.synchronise()?;
+        timed("gate", start);
+        let start = Instant::now();
+        let dispatched = moe.dispatch(&x, &routing)?;
+        moe.synchronise()?;
+        timed("dispatch, counts read by the host", start);
+        let y = match output.take() {
+            Some(y) => y,
+            None => {
+                let received = moe.received(&dispatched.handle)?;
+                let rows: Vec<Vec<u8>> = received
+                    .iter()
+                    .map(|received| {
+                        vec![0; received.rows as usize * exchange.tensor_row_bytes(Tensor::ExpertOutput) as usize]
+                    })
+                    .collect();
+                moe.upload(Tensor::ExpertOutput, &rows)?
+            }
+        };
+        let start = Instant::now();
+        moe.combine(&dispatched.handle, &y)?;
+        moe.synchronise()?;
+        timed("combine", start);
+        output = Some(y);
+        let times = moe.kernel_times()?;
+        if call >= WARM_UP {
+            for (kernel, time) in together(&times) {
+                kernels.entry(kernel).or_default().push(time);
+            }
+        }
+    }
+    for (name, times) in walls {
+        println!("{name:34} {:10.1} us", median(times));
+    }
+    for (kernel, times) in kernels {
+        println!("  {:32} {:10.1} us", kernel.name(), median(times));
+    }
+    Ok(())
+}
+
+/// Each kernel was launched once on each rank: from the first start to the last end.
+fn together(times: &[KernelTime]) -> BTreeMap<Kernel, Duration> {
+    let mut all: BTreeMap<Kernel, (Duration, Duration)> = BTreeMap::new();
+    for time in times {
+        let (start, end) = all.entry(time.kernel).or_insert((time.start, time.end));
+        (*start, *end) = ((*start).min(time.start), (*end).max(time.end));
+    }
+    all.into_iter().map(|(kernel, (start, end))| (kernel, end.saturating_sub(start))).collect()
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e6
+}
+
+/// Logits that no two experts of a token share (SplitMix64).
+fn noise(rank: usize, at: usize) -> f32 {
+    let mut bits = ((rank as u64) << 40 | at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((bits >> 40) as f32 / (1 << 23) as f32 - 1.0) * 3.0
+}
+
+fn zeros(gate: &GateDescription) -> Outcome<Parameters> {
+    let mut parameters = Parameters::none();
+    for parameter in &gate.parameters {
+        let count = match parameter.kind {
+            ParameterKind::Scalar => 1,
+            ParameterKind::Experts => gate.experts,
+            ParameterKind::Groups => gate.groups,
+            ParameterKind::Table { .. } | ParameterKind::TokenId => {
+                return Err("gates with tables are not timed".into());
+            }
+        };
+        parameters = parameters.f32(&parameter.name, &vec![0.0; count as usize]);
+    }
+    Ok(parameters)
+}
