@@ -321,13 +321,31 @@ mod tests {
         (f64::from(found) - exact).abs() / (f64::from(next) - f64::from(rounded.abs()))
     }
 
-    /// Every finite f32 whose bit pattern is a multiple of `stride`, and the neighbourhood of special points.
-    fn largest_error(stride: usize, function: fn(&mut Native, f32) -> f32, exact: fn(f64) -> f64) -> (f64, f32) {
+    /// Every finite f32 whose bit pattern is a multiple of `stride`, and the neighbourhood of special points; on all cores.
+    fn largest_error(stride: u64, function: fn(&mut Native, f32) -> f32, exact: fn(f64) -> f64) -> (f64, f32) {
         let around = [0.0f32, 1.0, 0.625, 88.72284, -87.33655, -103.97208, 20.0, f32::MIN_POSITIVE];
         let near =
-            around.iter().flat_map(|&x| (0..2000u32).map(move |i| x.to_bits().wrapping_add(i).wrapping_sub(1000)));
+            around.into_iter().flat_map(|x| (0..2000u32).map(move |i| x.to_bits().wrapping_add(i).wrapping_sub(1000)));
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+        std::thread::scope(|scope| {
+            let every =
+                |thread| (thread * stride..1 << 32).step_by((threads * stride) as usize).map(|bits| bits as u32);
+            let parts =
+                (0..threads).map(|thread| scope.spawn(move || largest_error_of(every(thread), function, exact)));
+            let parts: Vec<_> = parts.collect();
+            let parts = parts.into_iter().map(|part| part.join().expect("no NaN where a number is due"));
+            let near = largest_error_of(near, function, exact);
+            parts.fold(near, |worst, part| if part.0 > worst.0 { part } else { worst })
+        })
+    }
+
+    fn largest_error_of(
+        all: impl Iterator<Item = u32>,
+        function: fn(&mut Native, f32) -> f32,
+        exact: fn(f64) -> f64,
+    ) -> (f64, f32) {
         let mut worst = (0.0, 0.0);
-        for bits in (0..=u32::MAX).step_by(stride).chain(near) {
+        for bits in all {
             let x = f32::from_bits(bits);
             let expected = exact(f64::from(x));
             if x.is_nan() || expected.is_nan() {
