@@ -36,7 +36,7 @@ fn summary(residuals: &[Residual], at_least: f64) -> (f64, f64, f64) {
 #[test]
 fn the_committed_profile_is_the_fit() {
     let Some([throughput, latency]) = tables() else { return };
-    let mut fitted = Profile { source: SOURCE.to_owned(), ..Profile::deepep_v1_h100() };
+    let mut fitted = Profile { name: "deepep_v1_h100".to_owned(), source: SOURCE.to_owned(), ..Profile::unmeasured() };
     refit(&mut fitted, &throughput).unwrap();
     refit(&mut fitted, &latency).unwrap();
     if std::env::var_os("BLESS").is_some() {
@@ -70,98 +70,59 @@ fn collect(value: &serde_json::Value, numbers: &mut Vec<f64>) {
 #[test]
 fn rows_left_out_are_predicted() {
     let Some(tables) = tables() else { return };
+    let known = Profile::unmeasured();
     for table in &tables {
-        let at_least = if table.mode == moe_compiler::spec::Mode::Latency { 8.0 } else { 1024.0 };
-        for direction in Direction::ALL {
-            for held in [Held::Nothing, Held::Row, Held::Tokens, Held::NodesAndSms, Held::Nodes] {
-                let residuals = hold_out(table, direction, held).unwrap();
-                let (mean, signed, worst) = summary(&residuals, at_least);
-                println!(
-                    "{:?} {} {held:?}: mean |e| {:.2} %, signed {:+.2} %, worst {:+.2} %",
-                    table.mode,
-                    direction.name(),
-                    mean * 100.0,
-                    signed * 100.0,
-                    worst * 100.0
-                );
-                if matches!(held, Held::NodesAndSms | Held::Nodes) {
-                    let mut keys: Vec<(u32, u32)> = residuals.iter().map(|one| (one.nodes, one.sms)).collect();
-                    keys.sort_unstable();
-                    keys.dedup();
-                    for (nodes, sms) in keys {
-                        let group: Vec<Residual> =
-                            residuals.iter().filter(|one| one.nodes == nodes && one.sms == sms).copied().collect();
-                        let (mean, signed, worst) = summary(&group, at_least);
-                        println!(
-                            "    {nodes} nodes, {sms} SMs: mean |e| {:.2} %, signed {:+.2} %, worst {:+.2} %",
-                            mean * 100.0,
-                            signed * 100.0,
-                            worst * 100.0
-                        );
-                    }
+        let latency = table.mode == moe_compiler::spec::Mode::Latency;
+        let at_least = if latency { 8.0 } else { 1024.0 };
+        for held in [Held::Nothing, Held::Row, Held::Tokens, Held::NodesAndSms, Held::Sms, Held::Nodes] {
+            // Low latency has no number of multiprocessors: its groups are the nodes.
+            if latency && matches!(held, Held::NodesAndSms | Held::Sms) {
+                continue;
+            }
+            let residuals = hold_out(&known, table, held);
+            for direction in Direction::ALL {
+                let of = |nodes: Option<u32>, sms: Option<u32>| -> Vec<Residual> {
+                    let wanted = |one: &&Residual| {
+                        one.direction == direction
+                            && nodes.is_none_or(|nodes| one.nodes == nodes)
+                            && sms.is_none_or(|sms| one.sms == sms)
+                    };
+                    residuals.iter().filter(wanted).copied().collect()
+                };
+                let print = |what: &str, group: &[Residual]| {
+                    let (mean, signed, worst) = summary(group, at_least);
+                    println!(
+                        "{:?} {} {held:?}{what}: mean |e| {:.1} %, signed {:+.1} %, worst {:+.1} %",
+                        table.mode,
+                        direction.name(),
+                        mean * 100.0,
+                        signed * 100.0,
+                        worst * 100.0
+                    );
+                    (mean, worst)
+                };
+                let (mean, worst) = print("", &of(None, None));
+                let mut groups: Vec<(Option<u32>, Option<u32>)> = residuals
+                    .iter()
+                    .map(|one| match held {
+                        Held::NodesAndSms => (Some(one.nodes), Some(one.sms)),
+                        Held::Nodes => (Some(one.nodes), None),
+                        Held::Sms => (None, Some(one.sms)),
+                        Held::Nothing | Held::Row | Held::Tokens => (None, None),
+                    })
+                    .collect();
+                groups.sort_unstable();
+                groups.dedup();
+                for (nodes, sms) in groups.into_iter().filter(|&group| group != (None, None)) {
+                    print(&format!(" {nodes:?} {sms:?}"), &of(nodes, sms));
                 }
-                let (mean_limit, worst_limit) = match held {
-                    Held::Nothing | Held::Row | Held::Tokens => (0.05, 0.15),
-                    Held::NodesAndSms | Held::Nodes => (0.5, 1.0),
+                let (mean_limit, worst_limit) = match (held, latency) {
+                    (Held::Nothing | Held::Row | Held::Tokens, _) => (0.03, 0.10),
+                    (_, false) => (0.04, 0.11),
+                    (_, true) => (0.07, 0.20),
                 };
                 assert!(mean < mean_limit && worst.abs() < worst_limit, "{:?} {held:?}: {mean} {worst}", table.mode);
             }
-        }
-    }
-}
-
-/// DeepEP V1 on H800, another cluster than the one that was fitted: 4096 tokens, 24 multiprocessors. The published rates are logical: bytes
-/// of a token times distinct nodes (one node: ranks), its own included. Nothing here was used in the fit, except that NVLink reaches
-/// about 0.85 of the declared 160 GB/s, which the two rows of 8 ranks say.
-#[test]
-fn another_cluster_is_predicted() {
-    let header = "node_num,hidden_size,num_token,num_topk,num_experts,dispatch_sms,dispatch_transmit_us,dispatch_notify_us,\
-                  combine_sms,combine_transmit_us,combine_notify_us\n";
-    let rows = "1,7168,4096,8,256,24,1,0,24,1,0\n2,7168,4096,8,256,24,1,0,24,1,0\n8,7168,4096,8,256,24,1,0,24,1,0\n";
-    let table = read(format!("{header}{rows}").as_bytes(), &Hardware::H800).unwrap();
-    let profile = Profile::deepep_v1_h100();
-    let published = [(153.0, 158.0), (43.0, 43.0), (51.0, 50.0)];
-    let mut errors = Vec::new();
-    for (pair, rates) in table.rows.chunks(2).zip(published) {
-        for (row, rate) in pair.iter().zip([rates.0, rates.1]) {
-            let call = &row.call;
-            let logical = if call.nodes == 1 { call.demand.ranks } else { call.demand.nodes };
-            // The published rates count rows and scales, not what travels along.
-            let counted = if row.direction == Direction::Dispatch { 7392.0 } else { 14336.0 };
-            let measured = call.tokens * counted * logical / rate / 1e3;
-            let predicted = profile.predict(moe_compiler::spec::Mode::Throughput, row.direction, call);
-            let error = predicted.transfer.0 / measured - 1.0;
-            println!(
-                "{} nodes {}: {measured:.0} us, {:.0} us predicted, {:+.1} %, {}",
-                call.nodes,
-                row.direction.name(),
-                predicted.transfer.0,
-                error * 100.0,
-                predicted.bottleneck.name()
-            );
-            errors.push(error);
-        }
-    }
-    let mean = errors.iter().map(|error| error.abs()).sum::<f64>() / errors.len() as f64;
-    assert!(mean < 0.10 && errors.iter().all(|error| error.abs() < 0.15), "{errors:?}");
-
-    let header = "node_num,hidden_size,num_token,num_topk,num_experts,dispatch_avg_t_us,combine_avg_t_us\n";
-    let rows = "1,7168,128,8,256,77,114\n2,7168,128,8,256,118,195\n8,7168,128,8,256,173,314\n";
-    let table = read(format!("{header}{rows}").as_bytes(), &Hardware::H800).unwrap();
-    for row in &table.rows {
-        let predicted = profile.predict(moe_compiler::spec::Mode::Latency, row.direction, &row.call);
-        let error = predicted.transfer.0 / row.us - 1.0;
-        println!(
-            "low latency, {} nodes {}: {} us, {:.0} us predicted, {:+.1} %",
-            row.call.nodes,
-            row.direction.name(),
-            row.us,
-            predicted.transfer.0,
-            error * 100.0
-        );
-        // The H800 figures are of an earlier version of the library, whose messages within a node were slower.
-        if row.call.nodes > 1 {
-            assert!(error.abs() < 0.2, "{error}");
         }
     }
 }

@@ -2,81 +2,61 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Call, Parameters, Prior, overlap};
+use super::{Call, Direction, Links, Model, Parameters, Parts, Prior, Start};
 
-/// A kernel of low-latency mode, send and receive together.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Both kernels of low-latency mode, send and receive together, and what they share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LowLatency {
+    /// What links give.
+    pub links: Links,
+    /// GB/s at which messages that have come are read from memory, to be unpacked or summed.
+    pub memory: f64,
+    /// Dispatch and combine.
+    pub kernels: [LatencyKernel; 2],
+}
+
+/// A kernel of low-latency mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencyKernel {
-    /// Start of a call on one node, in us.
-    pub launch: f64,
-    /// More when there is a network, in us.
-    pub network: f64,
-    /// More for each doubling of the nodes beyond two, in us.
-    pub doubling: f64,
-    /// Least time of the messages, in us.
-    pub fill: f64,
-    /// GB/s of all multiprocessors together, for messages.
+    /// Before the first message and after the last.
+    pub start: Start,
+    /// GB/s at which all multiprocessors together send messages.
     pub copy: f64,
-    /// Part of the declared NVLink rate.
-    pub nvlink_reached: f64,
-    /// Part of the declared network rate.
-    pub rdma_reached: f64,
-    /// How perfectly the parts overlap.
-    pub sharpness: f64,
 }
 
-impl Parameters<8> for LatencyKernel {
-    const PRIORS: [Prior; 8] = [
-        Prior { name: "launch", unit: "us", value: 10.0, spread: 0.7 },
-        Prior { name: "network", unit: "us", value: 8.0, spread: 0.7 },
-        Prior { name: "doubling", unit: "us", value: 4.0, spread: 0.7 },
-        Prior { name: "fill", unit: "us", value: 4.0, spread: 0.7 },
-        Prior { name: "copy", unit: "GB/s", value: 250.0, spread: 0.7 },
-        Prior { name: "nvlink_reached", unit: "", value: 0.85, spread: 0.03 },
-        Prior { name: "rdma_reached", unit: "", value: 0.96, spread: 0.03 },
-        Prior { name: "sharpness", unit: "", value: 10.0, spread: 0.4 },
-    ];
-
-    fn to_vector(&self) -> [f64; 8] {
-        [
-            self.launch,
-            self.network,
-            self.doubling,
-            self.fill,
-            self.copy,
-            self.nvlink_reached,
-            self.rdma_reached,
-            self.sharpness,
-        ]
-    }
-
-    fn from_vector(vector: [f64; 8]) -> LatencyKernel {
-        let [launch, network, doubling, fill, copy, nvlink_reached, rdma_reached, sharpness] = vector;
-        LatencyKernel { launch, network, doubling, fill, copy, nvlink_reached, rdma_reached, sharpness }
-    }
-
-    fn time(&self, call: &Call) -> f64 {
-        self.latency(call) + self.fill.hypot(overlap(&self.parts(call), self.sharpness))
+impl LowLatency {
+    /// What a call is made of.
+    pub(super) fn parts(&self, direction: Direction, call: &Call) -> Parts {
+        let (kernel, demand) = (&self.kernels[direction as usize], &call.demand);
+        let picked = call.volume() * demand.picks;
+        let [nvlink, network] = self.links.times(call, demand.local_picks, demand.remote_picks);
+        let latency = kernel.start.of(call) + picked / self.memory;
+        Parts { latency, copy: picked / kernel.copy, nvlink, network }
     }
 }
 
-impl LatencyKernel {
-    /// Start, in us.
-    pub(super) fn latency(&self, call: &Call) -> f64 {
-        let network = if call.nodes > 1 { self.network + self.doubling * (call.doublings() - 1.0) } else { 0.0 };
-        self.launch + network
+impl Parameters for LatencyKernel {
+    /// `hop`: the published H800 figures from 16 to 256 ranks, less the bytes at 48 GB/s, grow by 0.5 (dispatch) and 5.5 us (combine) for
+    /// each doubling. `copy`: 8 H20 ranks, 128 tokens, 37 and 59 us.
+    fn each(&mut self, visit: &mut dyn FnMut(&mut f64, Prior)) {
+        let priors = [(12.0, 0.5), (22.0, 0.5), (3.0, 0.7)].map(|(value, spread)| Prior { value, spread });
+        self.start.each(priors, visit);
+        visit(&mut self.copy, Prior { value: 300.0, spread: 0.3 });
     }
+}
 
-    /// Copy, NVLink and network, each as if it alone limited, in us.
-    pub(super) fn parts(&self, call: &Call) -> [f64; 3] {
-        let demand = &call.demand;
-        let volume = call.tokens * demand.bytes / 1e3;
-        let network =
-            if call.nodes > 1 { volume * demand.remote_picks / (self.rdma_reached * call.rdma / 1e9) } else { 0.0 };
-        [
-            volume * demand.picks / self.copy,
-            volume * demand.local_picks / (self.nvlink_reached * call.nvlink / 1e9),
-            network,
-        ]
+impl Parameters for LowLatency {
+    /// `memory`: 3350 GB/s of an H100, of which about 0.9 can be reached.
+    fn each(&mut self, visit: &mut dyn FnMut(&mut f64, Prior)) {
+        self.links.each(visit);
+        visit(&mut self.memory, Prior { value: 3000.0, spread: 0.1 });
+        self.kernels.each(visit);
+    }
+}
+
+impl Model for LowLatency {
+    fn time(&self, direction: Direction, call: &Call) -> f64 {
+        let parts = self.parts(direction, call);
+        parts.latency + parts.copy.max(parts.nvlink).max(parts.network)
     }
 }

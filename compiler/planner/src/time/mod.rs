@@ -5,31 +5,41 @@
 //!
 //! # Throughput mode
 //! Per token, the times that the parts of the pipeline need, which overlap:
-//! * *copy*: every byte of a copy is moved by a multiprocessor. On one node copies × bytes / (SMs × `copy_local`); across nodes
-//!   (nodes / `copy_node` + ranks / `copy_rank`) × bytes / SMs: each (token, node) is staged once, each (token, rank) forwarded once.
+//! * *copy*: multiprocessors move every copy. It takes the time of its bytes and of `overhead` bytes more. On one node (bytes +
+//!   `overhead`) × ranks / (SMs × `copy_local`); across nodes (bytes + `overhead`) × (ranks + `staging` × nodes) / (SMs × `copy`): each (token,
+//!   node) is staged once, each (token, rank) forwarded once.
 //! * *NVLink*: copies that leave the GPU × bytes / (declared rate × `nvlink_reached`);
 //! * *network*: copies to other nodes × bytes / (declared rate × `rdma_reached`).
 //!
 //! They overlap imperfectly: (copy^p + NVLink^p + network^p)^(1/p) with p = `sharpness`; p = ∞ is a perfect pipeline, p = 1 none.
-//! To that comes a start: `launch`, `hop` for each doubling of the nodes, and for the tokens that fill the pipeline,
-//! `fill` × doublings × t × `fill_tokens` / (t + `fill_tokens`).
+//! Before that comes a start, and the first tokens pay a part `fill` of what overlap hides (their sum less the above) as long as they do
+//! not fill the pipeline: × `fill_tokens` / (t + `fill_tokens`).
 //! Before the kernel a *notify* kernel exchanges counts; its time is fitted apart.
 //!
 //! # Low latency
-//! Every pick is one message, sent and received by all multiprocessors, without forwarding. Per token: *copy* = picks × bytes /
-//! `copy`, *NVLink* = picks on other GPUs of the node, *network* = picks on other nodes, joined as above. The time is
-//! `launch` + `network` if there is more than one node + `doubling` for each doubling of the nodes + (`fill`² + (time per token × t)²)^½.
+//! Every pick is one message, sent without forwarding by all multiprocessors; messages within the node go over NVLink. *copy* = picks ×
+//! bytes / `copy`, *NVLink* = picks on other GPUs of the node, *network* = picks on other nodes; the slowest counts. What has come is then read from
+//! memory: picks × bytes / `memory`. The time is start + slowest + memory.
+//!
+//! # Start
+//! In both modes `local` on one node, else `network` + `hop` × (log2 nodes − 1).
+//!
+//! Limits: no tokens take the start alone; many take the slowest part alone; one node has no network.
 
+mod common;
 mod latency;
 mod parameters;
+mod profile;
 mod throughput;
 
 use moe_compiler::units::Microseconds;
 use serde::{Deserialize, Serialize};
 
-pub use latency::LatencyKernel;
-pub use parameters::{Parameters, Prior, Profile, Trust};
-pub use throughput::{Notify, ThroughputKernel};
+pub use common::{Links, Start};
+pub use latency::{LatencyKernel, LowLatency};
+pub use parameters::{Model, Parameters, Prior};
+pub use profile::{Profile, Trust};
+pub use throughput::{Notify, Throughput, ThroughputKernel};
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -96,6 +106,11 @@ impl Call {
     fn doublings(&self) -> f64 {
         f64::from(self.nodes.max(1)).log2()
     }
+
+    /// One copy of every token. 1 GB/s is 1e3 bytes per us, so that this over GB/s is us.
+    fn volume(&self) -> f64 {
+        self.tokens * self.demand.bytes / 1e3
+    }
 }
 
 /// What limits a call.
@@ -131,7 +146,7 @@ pub struct Prediction {
     pub transfer: Microseconds,
     /// The exchange of counts before it; zero on one node and in low-latency mode, where the kernel does it.
     pub notify: Microseconds,
-    /// Start, whatever the number of tokens.
+    /// What no overlap hides: start, filling of the pipeline, unpacking.
     pub latency: Microseconds,
     /// If multiprocessors alone limited.
     pub copy: Microseconds,
@@ -151,8 +166,8 @@ impl Prediction {
         Microseconds(self.transfer.0 + self.notify.0)
     }
 
-    fn of(latency: f64, parts: [f64; 3], transfer: f64, notify: f64, uncertainty: f64) -> Prediction {
-        let [copy, nvlink, network] = parts;
+    fn of(parts: Parts, transfer: f64, notify: f64, uncertainty: f64) -> Prediction {
+        let Parts { latency, copy, nvlink, network } = parts;
         let named = [
             (Bottleneck::Copy, copy),
             (Bottleneck::Nvlink, nvlink),
@@ -172,6 +187,15 @@ impl Prediction {
             uncertainty,
         }
     }
+}
+
+/// What the time of a call is made of, in us: what is always paid, and three parts, each as if it alone limited.
+#[derive(Clone, Copy)]
+struct Parts {
+    latency: f64,
+    copy: f64,
+    nvlink: f64,
+    network: f64,
 }
 
 /// The time of parts that overlap imperfectly.

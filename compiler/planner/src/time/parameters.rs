@@ -1,104 +1,61 @@
-//! What a calibration finds, and where it may be trusted.
+//! Numbers that a calibration adjusts.
 
-use moe_compiler::spec::Mode;
-use serde::{Deserialize, Serialize};
+use super::{Call, Direction};
 
-use super::{Call, Direction, LatencyKernel, Notify, Prediction, ThroughputKernel};
-
-/// A positive number that a calibration adjusts.
+/// What is plausible without a measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prior {
-    /// The field.
-    pub name: &'static str,
-    /// Its unit.
-    pub unit: &'static str,
-    /// What is plausible without a measurement.
+    /// The middle.
     pub value: f64,
-    /// Standard deviation of its logarithm.
+    /// Standard deviation of the logarithm: with 0.7, anything from half to twice the value.
     pub spread: f64,
 }
 
-/// A model of a kernel whose N parameters can be fitted.
-pub trait Parameters<const N: usize>: Sized {
-    /// What is known before any measurement.
-    const PRIORS: [Prior; N];
-    /// All parameters, in the order of the priors.
-    fn to_vector(&self) -> [f64; N];
-    /// The reverse.
-    fn from_vector(vector: [f64; N]) -> Self;
+/// Something made of positive numbers.
+pub trait Parameters: Copy + Default {
+    /// Shows every number and its prior, always in the same order.
+    fn each(&mut self, visit: &mut dyn FnMut(&mut f64, Prior));
+
+    /// All numbers as their priors say.
+    fn expected() -> Self {
+        let mut parameters = Self::default();
+        parameters.each(&mut |number, prior| *number = prior.value);
+        parameters
+    }
+
+    /// All numbers.
+    fn numbers(mut self) -> Vec<f64> {
+        let mut numbers = Vec::new();
+        self.each(&mut |number, _| numbers.push(*number));
+        numbers
+    }
+
+    /// The same with other numbers.
+    fn with(mut self, numbers: &[f64]) -> Self {
+        let mut numbers = numbers.iter();
+        self.each(&mut |number, _| *number = numbers.next().copied().unwrap_or(*number));
+        self
+    }
+
+    /// How wide the priors are.
+    fn spreads() -> Vec<f64> {
+        let mut spreads = Vec::new();
+        Self::default().each(&mut |_, prior| spreads.push(prior.spread));
+        spreads
+    }
+}
+
+impl<P: Parameters> Parameters for [P; 2]
+where
+    [P; 2]: Default,
+{
+    fn each(&mut self, visit: &mut dyn FnMut(&mut f64, Prior)) {
+        self.iter_mut().for_each(|one| one.each(visit));
+    }
+}
+
+/// Parameters that say how long calls of both directions take.
+pub trait Model: Parameters {
     /// The time of a call, in us.
-    fn time(&self, call: &Call) -> f64;
-}
-
-/// The range of the measurements behind a profile and how well it predicted those it had not seen.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Trust {
-    /// Root mean square relative error of groups of measurements that were left out.
-    pub error: f64,
-    /// Fewest and most nodes.
-    pub nodes: (u32, u32),
-    /// Fewest and most multiprocessors.
-    pub sms: (u32, u32),
-    /// Fewest tokens.
-    pub tokens: f64,
-}
-
-impl Trust {
-    /// Expected relative error of a call. Outside of what was measured it grows; each factor is a judgement, not a fit: 1.5 beyond the
-    /// nodes or multiprocessors, 2 below the tokens.
-    pub fn uncertainty(&self, call: &Call, counts_sms: bool) -> f64 {
-        let outside = |value: u32, (low, high): (u32, u32)| value < low || value > high;
-        let nodes = if outside(call.nodes, self.nodes) { 1.5 } else { 1.0 };
-        let sms = if counts_sms && outside(call.sms, self.sms) { 1.5 } else { 1.0 };
-        let tokens = if call.tokens < self.tokens { 2.0 } else { 1.0 };
-        self.error * nodes * sms * tokens
-    }
-}
-
-/// Everything fitted to the measurements of one library on one cluster.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Profile {
-    /// What it is called.
-    pub name: String,
-    /// Whose measurements, of what, under which licence.
-    pub source: String,
-    /// Throughput mode: dispatch, combine.
-    pub throughput: [ThroughputKernel; 2],
-    /// The notify kernels of both.
-    pub notify: [Notify; 2],
-    /// Low-latency mode: dispatch, combine.
-    pub latency: [LatencyKernel; 2],
-    /// Of the throughput fit.
-    pub throughput_trust: Trust,
-    /// Of the low-latency fit.
-    pub latency_trust: Trust,
-}
-
-impl Profile {
-    /// DeepEP V1 on H100 nodes of 8, the profile that is used when no other is given.
-    ///
-    /// # Panics
-    /// Never: the file is part of the program, and a test reads it.
-    pub fn deepep_v1_h100() -> Profile {
-        serde_json::from_str(include_str!("../../data/deepep_v1_h100.json"))
-            .expect("the profile in the program is valid")
-    }
-
-    /// The time of a call.
-    pub fn predict(&self, mode: Mode, direction: Direction, call: &Call) -> Prediction {
-        let index = direction as usize;
-        match mode {
-            Mode::Throughput => {
-                let kernel = &self.throughput[index];
-                let uncertainty = self.throughput_trust.uncertainty(call, true);
-                let notify = self.notify[index].time(call);
-                Prediction::of(kernel.latency(call), kernel.parts(call), kernel.time(call), notify, uncertainty)
-            }
-            Mode::Latency => {
-                let kernel = &self.latency[index];
-                let uncertainty = self.latency_trust.uncertainty(call, false);
-                Prediction::of(kernel.latency(call), kernel.parts(call), kernel.time(call), 0.0, uncertainty)
-            }
-        }
-    }
+    fn time(&self, direction: Direction, call: &Call) -> f64;
 }
