@@ -120,7 +120,7 @@ fn every_barrier_of_every_example() {
     }
 }
 
-/// Many tokens in a warp, groups within a lane and on several, one expert on a lane, few and many.
+/// Many tokens in a warp, groups within a lane and on several, the last of them full or not, one expert on a lane, few and many.
 #[test]
 fn every_barrier_of_odd_shapes() {
     let shapes = [
@@ -132,6 +132,7 @@ fn every_barrier_of_odd_shapes() {
         (64, None, 6),
         (96, Some(3), 3),
         (256, None, 8),
+        (185, Some(5), 8),
         (1024, None, 32),
     ];
     for (experts, groups, top_k) in shapes {

@@ -43,12 +43,22 @@ fn every_example_stays_in_registers() {
     }
 }
 
-/// The most experts, and groups whose sizes force odd layouts.
+/// The most experts, and groups whose sizes force odd layouts: lanes that are not full, and up to 62 experts on a lane.
 #[test]
 fn large_and_odd_gates_stay_in_registers() {
-    for (experts, groups, top_k) in
-        [(1024, None, 32), (1024, Some(32), 8), (960, Some(8), 8), (60, Some(4), 4), (5, None, 2)]
-    {
+    for (experts, groups, top_k) in [
+        (1024, None, 32),
+        (1024, Some(32), 8),
+        (1023, Some(3), 8),
+        (1023, Some(11), 32),
+        (1023, Some(33), 32),
+        (1021, Some(1), 8),
+        (1020, Some(17), 8),
+        (1000, Some(8), 9),
+        (960, Some(8), 8),
+        (60, Some(4), 4),
+        (5, None, 2),
+    ] {
         take_both(&format!("{experts} in {groups:?}"), &common::group_limited(experts, groups, top_k));
     }
 }

@@ -209,7 +209,8 @@ fn examples_with_many_tokens() {
     }
 }
 
-/// Experts that fill no warp, groups that fill no lane, groups of three lanes, groups of one expert.
+/// Experts that fill no warp, groups that fill no lane, groups of three lanes, groups of one expert, groups that fill all but the last of
+/// their lanes, many experts on a lane.
 #[test]
 fn odd_shapes() {
     let shapes = [
@@ -226,6 +227,9 @@ fn odd_shapes() {
         (384, None, 8),
         (768, Some(24), 12),
         (1000, Some(8), 9),
+        (1020, Some(12), 32),
+        (1021, Some(1), 5),
+        (1023, Some(33), 8),
         (1024, None, 32),
         (1024, Some(32), 8),
     ];
@@ -234,11 +238,14 @@ fn odd_shapes() {
     }
 }
 
-/// Weights from the largest of each group, whose derivative asks which those are: groups on a whole warp, on parts of it, within a lane.
+/// Weights from the largest of each group, whose derivative asks which those are: groups on a whole warp, on parts of it, within a lane,
+/// and on lanes of which the last is not full.
 #[test]
 fn groups_of_any_size() {
     use moe_gate::ir::{Binary, InputKind, Op, Program, Reduction};
-    for (experts, groups) in [(64, 1), (64, 2), (60, 4), (96, 3), (96, 24), (12, 6), (30, 5)] {
+    for (experts, groups) in
+        [(64, 1), (64, 2), (60, 4), (96, 3), (96, 24), (12, 6), (30, 5), (37, 1), (74, 2), (185, 5)]
+    {
         for (top, reduction) in [(Some(2), Reduction::Sum), (None, Reduction::Max), (None, Reduction::Mean)] {
             let mut program = Program::new(experts, Some(groups));
             let logits = program.declare("logits", InputKind::Logits);

@@ -1,6 +1,6 @@
 //! The order of every sum. It is part of a gate's meaning: f32 addition is not associative, and all executions must give the same bits.
 //!
-//! The order is the one that a warp takes without waste. The experts of a token lie on [`Lanes::lanes`] lanes, [`Lanes::per_lane`]
+//! The order is the one that a warp takes without waste. The experts of a token lie on [`Lanes::lanes`] lanes, up to [`Lanes::per_lane`]
 //! neighbouring experts on each; a lane adds its own in ascending order; then lanes add pairwise at distance 1, 2, 4, … (a *butterfly*:
 //! f32 addition commutes, so every lane has the same result). Places without an element count as +0.
 //! The n largest of something are added from the largest to the smallest.
@@ -10,12 +10,18 @@
 pub struct Lanes {
     /// Lanes per token: a power of two, at most 32.
     pub lanes: u32,
-    /// Experts per lane: lane l holds the experts `l × per_lane .. (l + 1) × per_lane`. A group lies within a lane, or on whole lanes.
+    /// Experts per lane. No lane holds parts of two groups: a group lies within a lane, or on lanes of its own.
     pub per_lane: u32,
+    /// Experts of which the first begins on a lane of its own, whether the lane before is full or not: all experts, or a group.
+    pub block: u32,
 }
 
+/// Experts per lane up to which all lanes but the last are full. A warp of full lanes holds more experts than any gate has.
+const FULL_MAX: u32 = 32;
+
 impl Lanes {
-    /// The fewest experts per lane with which no lane holds parts of two groups without holding both.
+    /// The fewest experts per lane with which groups fill lanes, or lanes hold whole groups. Where that are too many, because the size of
+    /// the groups has no fitting divisor, each group gets as many lanes as there are for it, and its last one is not full.
     pub fn of(experts: u32, group_size: Option<u32>) -> Lanes {
         let lanes = experts.next_power_of_two().min(32);
         let least = experts.div_ceil(lanes);
@@ -23,13 +29,35 @@ impl Lanes {
             group_size.is_none_or(|size| per_lane.is_multiple_of(size) || size.is_multiple_of(*per_lane))
         };
         // The number of experts itself always fits: it is a multiple of the group size.
-        let per_lane = (least..=experts).find(fits).unwrap_or(experts);
-        Lanes { lanes, per_lane }
+        let full = Lanes { lanes, per_lane: (least..=experts).find(fits).unwrap_or(experts), block: experts };
+        let lanes_of_group = |size: u32| lanes / (experts / size);
+        match group_size {
+            Some(size) if full.per_lane > FULL_MAX && lanes_of_group(size) > 1 => {
+                let per_lane = size.div_ceil(lanes_of_group(size));
+                if per_lane < full.per_lane { Lanes { lanes, per_lane, block: size } } else { full }
+            }
+            _ => full,
+        }
     }
 
     /// Lanes that hold one group, if a group is larger than a lane; otherwise 1.
     pub fn per_group(self, group_size: u32) -> u32 {
-        (group_size / self.per_lane).max(1)
+        group_size.div_ceil(self.per_lane)
+    }
+
+    /// Whether the last lane of a group holds fewer experts than its others.
+    pub fn fills_up_groups(self, group_size: u32) -> bool {
+        group_size > self.per_lane && !group_size.is_multiple_of(self.per_lane)
+    }
+
+    /// The experts of each lane that has some.
+    pub fn ranges(self, experts: u32) -> impl Iterator<Item = std::ops::Range<u32>> {
+        let blocks =
+            (0..experts).step_by(self.block as usize).map(move |first| first..(first + self.block).min(experts));
+        blocks.flat_map(move |block| {
+            let lanes = block.clone().step_by(self.per_lane as usize);
+            lanes.map(move |first| first..(first + self.per_lane).min(block.end))
+        })
     }
 }
 
@@ -53,7 +81,8 @@ pub fn butterfly(values: &[f32]) -> f32 {
 
 /// The sum over all experts.
 pub fn sum_experts(values: &[f32], lanes: Lanes) -> f32 {
-    let mut partial: Vec<f32> = values.chunks(lanes.per_lane as usize).map(sequential_filled(lanes)).collect();
+    let own = |range: std::ops::Range<u32>| &values[range.start as usize..range.end as usize];
+    let mut partial: Vec<f32> = lanes.ranges(values.len() as u32).map(own).map(sequential_filled(lanes)).collect();
     partial.resize(lanes.lanes as usize, 0.0);
     butterfly(&partial)
 }
@@ -66,9 +95,12 @@ fn sequential_filled(lanes: Lanes) -> impl Fn(&[f32]) -> f32 {
     }
 }
 
-/// The sum over one group: each lane its own elements, then the lanes of the group in ascending order.
+/// The sum over one group: each lane its own elements, then the lanes of the group in ascending order. Within a lane nothing is filled.
 pub fn sum_group(values: &[f32], lanes: Lanes) -> f32 {
-    let partial: Vec<f32> = values.chunks(lanes.per_lane as usize).map(sequential).collect();
+    if values.len() <= lanes.per_lane as usize {
+        return sequential(values);
+    }
+    let partial: Vec<f32> = values.chunks(lanes.per_lane as usize).map(sequential_filled(lanes)).collect();
     sequential(&partial)
 }
 
@@ -119,17 +151,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lanes_never_split_a_group_unevenly() {
+    fn no_lane_holds_parts_of_two_groups() {
         for experts in 1..=1024u32 {
             for groups in (1..=experts).filter(|&groups| experts.is_multiple_of(groups)) {
                 let size = experts / groups;
                 let lanes = Lanes::of(experts, Some(size));
-                assert!(lanes.lanes.is_power_of_two() && lanes.lanes <= 32);
-                assert!(lanes.lanes * lanes.per_lane >= experts);
-                assert!(
-                    lanes.per_lane.is_multiple_of(size) || size.is_multiple_of(lanes.per_lane),
-                    "{experts} in {groups}"
-                );
+                let ranges: Vec<_> = lanes.ranges(experts).collect();
+                assert!(lanes.lanes.is_power_of_two() && lanes.lanes <= 32 && ranges.len() <= lanes.lanes as usize);
+                assert_eq!(ranges.iter().cloned().flatten().collect::<Vec<_>>(), (0..experts).collect::<Vec<_>>());
+                for range in ranges {
+                    assert!(range.len() as u32 <= lanes.per_lane, "{experts} in {groups}: {range:?}");
+                    let within_one = range.start / size == (range.end - 1) / size;
+                    let whole_groups = range.start.is_multiple_of(size) && range.end.is_multiple_of(size);
+                    assert!(within_one || whole_groups, "{experts} in {groups}: {range:?}");
+                }
+                let most = if matches!(groups, 17..=20 | 33..=40) { 62 } else { 48 };
+                assert!(lanes.per_lane <= most, "{experts} in {groups}: {lanes:?}");
             }
         }
     }
@@ -138,14 +175,17 @@ mod tests {
     fn known_shapes() {
         let shape = |experts, size| {
             let lanes = Lanes::of(experts, size);
-            (lanes.lanes, lanes.per_lane)
+            (lanes.lanes, lanes.per_lane, lanes.block)
         };
-        assert_eq!(shape(256, Some(32)), (32, 8));
-        assert_eq!(shape(160, Some(20)), (32, 5));
-        assert_eq!(shape(8, None), (8, 1));
-        assert_eq!(shape(384, None), (32, 12));
-        assert_eq!(shape(60, Some(15)), (32, 3));
-        assert_eq!(shape(96, Some(7)), (32, 7));
+        assert_eq!(shape(256, Some(32)), (32, 8, 256));
+        assert_eq!(shape(160, Some(20)), (32, 5, 160));
+        assert_eq!(shape(8, None), (8, 1, 8));
+        assert_eq!(shape(384, None), (32, 12, 384));
+        assert_eq!(shape(60, Some(15)), (32, 3, 60));
+        assert_eq!(shape(96, Some(7)), (32, 7, 96));
+        // Four lanes for each group, of which the last has 29.
+        assert_eq!(shape(1000, Some(125)), (32, 32, 125));
+        assert_eq!(shape(1021, Some(1021)), (32, 32, 1021));
     }
 
     /// 2^24 + 1 is not an f32: the order decides what is lost.
@@ -159,8 +199,14 @@ mod tests {
         // (1 + 1) + (big + 0)
         assert_eq!(butterfly(&[1.0, 1.0, big]), big + 2.0);
         // Two lanes of two: (big + 1) + (1 + 1) against lanes of one: ((big + 1) + (1 + 1)).
-        assert_eq!(sum_experts(&[1.0, 1.0, big, 1.0], Lanes { lanes: 2, per_lane: 2 }), big + 2.0);
-        assert_eq!(sum_group(&[big, 1.0, 1.0, 1.0], Lanes { lanes: 4, per_lane: 1 }), big);
+        assert_eq!(sum_experts(&[1.0, 1.0, big, 1.0], Lanes { lanes: 2, per_lane: 2, block: 4 }), big + 2.0);
+        // Two groups of three on two lanes each: ((big + 1) + 1) + ((1 + 0) + 0). Full lanes would add 1 and 1 first.
+        let uneven = Lanes { lanes: 4, per_lane: 2, block: 3 };
+        assert_eq!(uneven.ranges(6).collect::<Vec<_>>(), [0..2, 2..3, 3..5, 5..6]);
+        assert_eq!(sum_experts(&[big, 1.0, 1.0, 1.0, 0.0, 0.0], uneven), big);
+        assert_eq!(sum_group(&[-0.0, -0.0, -0.0], uneven).to_bits(), 0);
+        assert_eq!(sum_group(&[-0.0, -0.0], uneven).to_bits(), (-0.0f32).to_bits());
+        assert_eq!(sum_group(&[big, 1.0, 1.0, 1.0], Lanes { lanes: 4, per_lane: 1, block: 4 }), big);
     }
 
     #[test]

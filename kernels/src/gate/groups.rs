@@ -1,6 +1,6 @@
 //! Reductions of the experts of each group.
 //!
-//! A group lies within a lane, beside others, or on several whole lanes. In the second case every one of its lanes computes the result:
+//! A group lies within a lane, beside others, or on several lanes, of which the last may have fewer experts. In the second case every one of its lanes computes the result:
 //! by a butterfly over the group's lanes where their number is a power of two, otherwise by fetching from each of them in turn.
 
 use moe_gate::ir::Reduction;
@@ -28,6 +28,8 @@ impl<'k> Warp<'k> {
         reduction: Reduction,
     ) -> Vec<Value<'k, F32>> {
         let lanes = self.group_lanes(size);
+        let is_sum = top.is_none() && reduction != Reduction::Max;
+        let numbers = self.filled_up(numbers, size, if is_sum { 0.0 } else { f32::NEG_INFINITY });
         let groups = numbers.chunks((size as usize).min(numbers.len()));
         let sum = |own: &[Value<'k, F32>]| match top {
             Some(count) => sequential(self.largest_of_group(own, lanes.as_ref(), count).into_iter().map(comparable)),
@@ -45,6 +47,8 @@ impl<'k> Warp<'k> {
     /// Whether each of the lane's experts is among the `count` largest of its group. The numbers hold no NaN.
     pub fn choose_in_groups(&self, numbers: &[Value<'k, F32>], size: u32, count: u32) -> Vec<Value<'k, Pred>> {
         let lanes = self.group_lanes(size);
+        // What is filled up ties with nothing that has to be chosen before: it comes after all of its group.
+        let numbers = self.filled_up(numbers, size, f32::NEG_INFINITY);
         let groups = numbers.chunks((size as usize).min(numbers.len()));
         groups.flat_map(|own| self.choose_in_group(own, lanes.as_ref(), count)).collect()
     }
@@ -52,6 +56,11 @@ impl<'k> Warp<'k> {
     /// Whether a condition holds for an expert of the same group, for each of the lane's experts.
     pub fn any_in_groups(&self, conditions: &[Value<'k, Pred>], size: u32) -> Vec<Value<'k, Pred>> {
         let lanes = self.group_lanes(size);
+        let conditions: Vec<_> = if self.lanes.fills_up_groups(size) {
+            self.experts().existing(|expert| conditions[expert]).collect()
+        } else {
+            conditions.to_vec()
+        };
         let groups = conditions.chunks((size as usize).min(conditions.len()));
         groups
             .flat_map(|own| {
@@ -63,6 +72,14 @@ impl<'k> Warp<'k> {
                 vec![any; own.len()]
             })
             .collect()
+    }
+
+    /// The numbers of a lane's experts; on the last lane of a group with fewer, `fill` behind them.
+    fn filled_up(&self, numbers: &[Value<'k, F32>], size: u32, fill: f32) -> Vec<Value<'k, F32>> {
+        if self.lanes.fills_up_groups(size) {
+            return self.experts().filled(numbers, self.k.f32(fill));
+        }
+        numbers.to_vec()
     }
 
     /// `None` where a group lies within a lane.

@@ -13,21 +13,19 @@ use super::select::Chosen;
 use super::warp::{Distribution, Warp};
 use crate::device::{Builder, Chunk, F32, Global, Pointer, Pred, Shared, U8, U32, U64, Value};
 
-/// Elements that a lane moves at once: the most of 4, 2 and 1 that divide a row and a lane's part of it.
-fn width(count: u32, each: u32) -> u32 {
-    [4, 2].into_iter().find(|&width| count.is_multiple_of(width) && each.is_multiple_of(width)).unwrap_or(1)
+/// Elements that a lane moves at once: the most of 4, 2 and 1 that divide what begins on a lane of its own and a lane's part of it.
+fn width(over: &Distribution<'_>) -> u32 {
+    let divides = |width: &u32| over.block.is_multiple_of(*width) && over.each.is_multiple_of(*width);
+    [4, 2].into_iter().find(divides).unwrap_or(1)
 }
 
 /// The lane's part of a row.
 pub(super) fn load_row<'k>(row: Pointer<'k, Global, U8>, over: &Distribution<'k>) -> Vec<Value<'k, F32>> {
-    let width = width(over.count, over.each);
+    let width = width(over);
     let mut numbers = Vec::new();
     for index in (0..over.each).step_by(width as usize) {
-        // As the width divides the row, the first element exists where the others do.
-        let exists = over.exists[index as usize];
-        let element = over.first + index;
-        let element = exists.map_or(element, |exists| element.when(exists, element.builder().u32(0)));
-        let place = row.cast::<F32>().at(element);
+        // As the width divides the block, the first element exists where the others do.
+        let place = row.cast::<F32>().at(over.readable(index)).at_constant(index);
         match width {
             4 => numbers.extend(place.cast::<Chunk>().load().words().map(Value::bits_to_f32)),
             2 => {
@@ -48,9 +46,9 @@ pub(super) fn store_row<'k>(
     live: Value<'k, Pred>,
 ) {
     let k = live.builder();
-    let width = width(over.count, over.each) as usize;
+    let width = width(over) as usize;
     let store = |index: usize| {
-        let place = row.cast::<F32>().at(over.first + index as u32);
+        let place = row.cast::<F32>().at(over.first).at_constant(index as u32);
         let words: Vec<_> = numbers[index..index + width].iter().map(|number| number.bits()).collect();
         match words[..] {
             [a, b, c, d] => place.cast::<Chunk>().store(k.chunk([a, b, c, d])),
@@ -190,6 +188,7 @@ impl<'k> Exchange<'k> {
         over: &Distribution<'k>,
         ids: Value<'k, U32>,
     ) -> Value<'k, F32> {
+        // Lanes with so few experts hold groups without filling any lane up: expert e is on lane e / each.
         match *numbers {
             [number] => warp.of_place(number, ids),
             [even, odd] => {
@@ -231,9 +230,9 @@ impl<'k> Exchange<'k> {
     }
 
     fn write(&self, k: &'k Builder, numbers: &[Value<'k, F32>], over: &Distribution<'k>) {
-        let width = width(over.count, over.each) as usize;
+        let width = width(over) as usize;
         for index in (0..numbers.len()).step_by(width) {
-            let place = self.numbers().at(over.first + index as u32);
+            let place = self.numbers().at(over.first).at_constant(index as u32);
             let store = || {
                 if width == 4 {
                     let words = [0, 1, 2, 3].map(|offset| numbers[index + offset].bits());
@@ -252,12 +251,8 @@ impl<'k> Exchange<'k> {
     }
 
     fn read(&self, over: &Distribution<'k>) -> Vec<Value<'k, F32>> {
-        let place = |index: u32| {
-            let element = over.first + index;
-            let exists = over.exists[index as usize];
-            self.numbers().at(exists.map_or(element, |exists| element.when(exists, element.builder().u32(0))))
-        };
-        if width(over.count, over.each) == 4 {
+        let place = |index: u32| self.numbers().at(over.readable(index)).at_constant(index);
+        if width(over) == 4 {
             let chunks = (0..over.each).step_by(4).map(|index| place(index).cast::<Chunk>().load());
             return chunks.flat_map(Value::words).map(Value::bits_to_f32).collect();
         }

@@ -14,9 +14,8 @@
 //! by a warp as a whole, and written by compare-and-swap. Lanes of a warp exchange elements through memory of the CTA, ordered by warp
 //! barriers: other warp instructions make lanes meet and order no memory.
 //!
-//! **Registers.** A lane holds its experts in registers: 139 registers for 768 experts. Where the size of the groups puts more than about
-//! 48 experts on a lane ([`moe_gate::order::Lanes::of`]; 1000 experts in 8 groups, say, of which each lane gets 125), the assembler
-//! spills: the kernel is right, and slow.
+//! **Registers.** A lane holds its experts in registers: at most 48, up to 62 where there are 17 to 20 or 33 to 40 groups
+//! ([`moe_gate::order::Lanes::of`]). Nothing spills.
 //!
 //! **Cost.** Forward 4 × experts + 8 × picks bytes of a token, backward 8 × experts + 4 × picks; parameters come from the cache.
 

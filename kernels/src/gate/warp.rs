@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * all lanes of a warp take every branch together, except around a single store; collective operations name all 32 lanes;
-//! * experts lie as [`moe_gate::order::Lanes`] says. A group that spans lanes has its number on each of them. Pick p of k lies on every
+//! * experts lie as [`moe_gate::order::Lanes`] says, where the last lane of a group may have fewer than the others. A group that spans
+//!   lanes has its number on each of them. Pick p of k lies on every
 //!   lane that is p modulo the power of two at or above k, so that a butterfly over so many lanes gives its result to all;
 //! * a place without an element holds some number that was computed from real ones; whoever sums or compares looks at
 //!   [`Distribution::exists`] first.
@@ -34,6 +35,8 @@ pub(super) struct Distribution<'k> {
     pub count: u32,
     /// Elements on each lane.
     pub each: u32,
+    /// So many elements begin on a lane of their own: all, or those of a group.
+    pub block: u32,
     /// The first of the lane's elements.
     pub first: Value<'k, U32>,
     /// Whether each place of the lane has an element; `None` where it has on every lane.
@@ -42,7 +45,7 @@ pub(super) struct Distribution<'k> {
     pub counts: Option<Value<'k, Pred>>,
     /// The lanes with earlier elements that count, as bits.
     pub earlier: Value<'k, U32>,
-    /// An element lies on lane `element / each × copies`.
+    /// An element lies on lane `element / each × copies`, unless blocks end within lanes.
     copies: u32,
 }
 
@@ -77,13 +80,33 @@ impl<'k> Warp<'k> {
     }
 
     pub fn experts(&self) -> Distribution<'k> {
-        let Lanes { lanes, per_lane } = self.lanes;
-        self.blocks(self.experts, per_lane, lanes)
+        let Lanes { lanes, per_lane, block } = self.lanes;
+        if block == self.experts {
+            return self.blocks(self.experts, per_lane, lanes);
+        }
+        let per_group = self.lanes.per_group(block);
+        let (group, place) = (self.place / self.k.u32(per_group), self.place % per_group);
+        let is_group = (lanes > self.groups * per_group).then(|| group.less(self.k.u32(self.groups)));
+        let on_last_lane = block - (per_group - 1) * per_lane;
+        let exists = |index: u32| {
+            let is_full = (index >= on_last_lane).then(|| place.less(self.k.u32(per_group - 1)));
+            is_full.into_iter().chain(is_group).reduce(|a, b| a & b)
+        };
+        Distribution {
+            count: self.experts,
+            each: per_lane,
+            block,
+            first: group * block + place * per_lane,
+            exists: (0..per_lane).map(exists).collect(),
+            counts: None,
+            earlier: self.below(self.place),
+            copies: 1,
+        }
     }
 
     fn of_groups(&self) -> Distribution<'k> {
         let (k, size) = (self.k, self.experts / self.groups);
-        let Lanes { lanes, per_lane } = self.lanes;
+        let Lanes { lanes, per_lane, .. } = self.lanes;
         if size <= per_lane {
             return self.blocks(self.groups, per_lane / size, lanes);
         }
@@ -94,6 +117,7 @@ impl<'k> Warp<'k> {
         Distribution {
             count: self.groups,
             each: 1,
+            block: self.groups,
             first,
             exists: vec![exists],
             counts: Some(exists.map_or(leads, |exists| exists & leads)),
@@ -109,6 +133,7 @@ impl<'k> Warp<'k> {
         Distribution {
             count,
             each: 1,
+            block: count,
             first,
             exists: vec![(period != count).then(|| first.less(k.u32(count)))],
             counts: (self.lanes.lanes != count).then(|| self.place.less(k.u32(count))),
@@ -120,9 +145,19 @@ impl<'k> Warp<'k> {
     /// `each` neighbouring elements on each lane, none twice.
     fn blocks(&self, count: u32, each: u32, lanes: u32) -> Distribution<'k> {
         let first = if each == 1 { self.place } else { self.place * each };
-        let exists = |index: u32| (lanes * each > count).then(|| (first + index).less(self.k.u32(count)));
+        let having = |index: u32| count / each + u32::from(index < count % each);
+        let exists = |index: u32| (lanes > having(index)).then(|| self.place.less(self.k.u32(having(index))));
         let exists = (0..each).map(exists).collect();
-        Distribution { count, each, first, exists, counts: None, earlier: self.below(self.place), copies: 1 }
+        Distribution {
+            count,
+            each,
+            block: count,
+            first,
+            exists,
+            counts: None,
+            earlier: self.below(self.place),
+            copies: 1,
+        }
     }
 
     /// The lanes of the token whose place is below a number, as bits.
@@ -223,6 +258,12 @@ impl<'k> Warp<'k> {
 }
 
 impl<'k> Distribution<'k> {
+    /// Where a lane reads an element: `index` behind this, there is one in any case.
+    pub fn readable(&self, index: u32) -> Value<'k, U32> {
+        let exists = self.exists[index as usize];
+        exists.map_or(self.first, |exists| self.first.when(exists, exists.builder().u32(0)))
+    }
+
     /// The numbers, and another one in the places without an element.
     pub fn filled(&self, numbers: &[Value<'k, F32>], fill: Value<'k, F32>) -> Vec<Value<'k, F32>> {
         let place = |(&number, exists): (&Value<'k, F32>, &Option<Value<'k, Pred>>)| match exists {

@@ -27,7 +27,7 @@ pub fn examples() -> Vec<(String, Gate)> {
     files("dsl-examples", "moe").iter().flat_map(|path| gates(path)).collect()
 }
 
-/// The gate of DeepSeek-V3 in another size: half of the groups, by their two best.
+/// The gate of DeepSeek-V3 in another size: half of the groups, or the only one, by their two best.
 pub fn group_limited(experts: u32, groups: Option<u32>, top_k: u32) -> Gate {
     let mut program = Program::new(experts, groups);
     let logits = program.declare("logits", InputKind::Logits);
@@ -38,7 +38,7 @@ pub fn group_limited(experts: u32, groups: Option<u32>, top_k: u32) -> Gate {
     let by = push(Op::Binary(Binary::Add, score, bias));
     let within = groups.map(|groups| {
         let best = push(Op::GroupReduce { of: by, top: Some(2), reduction: Reduction::Sum });
-        (push(Op::ChooseGroups { by: best, count: groups / 2 }), Masked::Infinity)
+        (push(Op::ChooseGroups { by: best, count: (groups / 2).max(1) }), Masked::Infinity)
     });
     let choice = push(Op::ChooseExperts { by, count: top_k, within });
     let chosen = push(Op::Gather { of: score, at: choice });

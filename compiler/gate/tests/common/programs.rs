@@ -36,7 +36,7 @@ const REDUCTION: [Reduction; 3] = [Reduction::Sum, Reduction::Max, Reduction::Me
 /// A gate with `steps` random operations. Those that are not legal are left out.
 pub fn gate(draws: &mut Draws, steps: u32) -> Gate {
     let groups = draws.of(&[None, Some(1), Some(2), Some(4), Some(5), Some(8)]);
-    let size = draws.of(&[1, 2, 3, 4, 7, 8, 13, 16, 20, 32]);
+    let size = draws.of(&[1, 2, 3, 4, 7, 8, 13, 16, 20, 32, 37]);
     let experts = groups.unwrap_or(1) * size;
     let mut program = Program::new(experts, groups);
     let table_k = 1 + draws.below(experts.min(6));

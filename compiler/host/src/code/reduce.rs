@@ -1,5 +1,7 @@
 //! From many numbers to one, in the order of [`moe_gate::order`].
 
+use std::ops::Range;
+
 use cranelift_codegen::ir::condcodes::FloatCC;
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use moe_gate::ir::Reduction;
@@ -14,7 +16,7 @@ const MOST_KEPT: u32 = 8;
 
 impl Emitter<'_> {
     /// The numbers at some indices of a vector.
-    fn numbers(&mut self, of: Address, layout: Layout, indices: std::ops::Range<u32>) -> Vec<Value> {
+    fn numbers(&mut self, of: Address, layout: Layout, indices: Range<u32>) -> Vec<Value> {
         indices.map(|index| self.load_as(types::F32, of, Step::of(layout.position(index) * NUMBER))).collect()
     }
 
@@ -40,20 +42,23 @@ impl Emitter<'_> {
 
     /// [`moe_gate::order::sum_experts`]
     pub(crate) fn sum_experts(&mut self, of: Address, layout: Layout, lanes: Lanes) -> Value {
-        let experts = layout.elements();
-        let mut partial = Vec::new();
-        for lane in 0..lanes.lanes {
-            let first = (lane * lanes.per_lane).min(experts);
-            let end = (first + lanes.per_lane).min(experts);
-            let numbers = self.numbers(of, layout, first..end);
-            let mut sum = self.sequential(&numbers);
-            if first < end && end - first < lanes.per_lane {
-                let zero = self.zero();
-                sum = self.b.ins().fadd(sum, zero);
-            }
-            partial.push(sum);
-        }
+        let zero = self.zero();
+        let mut partial: Vec<Value> =
+            lanes.ranges(layout.elements()).map(|range| self.sequential_filled(of, layout, range, lanes)).collect();
+        partial.resize(lanes.lanes as usize, zero);
         self.butterfly(partial)
+    }
+
+    /// The sum of a lane: one that is partly filled adds +0 for the rest.
+    fn sequential_filled(&mut self, of: Address, layout: Layout, range: Range<u32>, lanes: Lanes) -> Value {
+        let is_full = range.len() == lanes.per_lane as usize;
+        let numbers = self.numbers(of, layout, range);
+        let sum = self.sequential(&numbers);
+        if is_full {
+            return sum;
+        }
+        let zero = self.zero();
+        self.b.ins().fadd(sum, zero)
     }
 
     /// [`moe_gate::order::sum_groups`]
@@ -96,12 +101,16 @@ impl Emitter<'_> {
         }
         for group in 0..layout.rows {
             let (first, end) = (group * layout.width, (group + 1) * layout.width);
-            let mut partial = Vec::new();
-            for start in (first..end).step_by(lanes.per_lane as usize) {
-                let numbers = self.numbers(of, layout, start..(start + lanes.per_lane).min(end));
-                partial.push(self.sequential(&numbers));
-            }
-            let mut sum = self.sequential(&partial);
+            let mut sum = if layout.width <= lanes.per_lane {
+                let numbers = self.numbers(of, layout, first..end);
+                self.sequential(&numbers)
+            } else {
+                let ranges = (first..end).step_by(lanes.per_lane as usize);
+                let ranges = ranges.map(|start| start..(start + lanes.per_lane).min(end));
+                let partial: Vec<Value> =
+                    ranges.map(|range| self.sequential_filled(of, layout, range, lanes)).collect();
+                self.sequential(&partial)
+            };
             if reduction == Reduction::Mean {
                 let count = self.b.ins().f32const(layout.width as f32);
                 sum = self.b.ins().fdiv(sum, count);
