@@ -1,4 +1,5 @@
-//! Any text is either a module or an error with a line that the text has.
+//! Any text is either a module or an error with a line that the text has. `cargo +nightly fuzz run parse` in
+//! `runtime/vgpu`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
