@@ -175,6 +175,21 @@ fn register_instructions() {
     }
 }
 
+/// Some lanes, and one, take other ways through the engine than a whole warp.
+#[test]
+fn register_instructions_of_some_lanes_leave_the_others_alone() {
+    for (name, file) in REGISTERS {
+        let cases = cases::Case::parse(file);
+        let masked = cases.iter().flat_map(|case| {
+            [0xaaaa_aaaa, 1 << 5].into_iter().filter_map(|mask| lanes::Case::of_some_lanes(case, mask))
+        });
+        let differences: Vec<String> = masked
+            .flat_map(|case| case.differences(&run_lanes(name, &case, cluster(Policy::RoundRobin, 0), false)))
+            .collect();
+        assert!(differences.is_empty(), "{name}: {} differ:\n{}", differences.len(), differences.join("\n"));
+    }
+}
+
 #[test]
 fn instructions_on_lanes_and_memory() {
     for (name, file, threads) in LANES {

@@ -9,8 +9,8 @@ use super::statements;
 pub struct Case {
     pub line: usize,
     pub text: String,
-    instruction: String,
-    inputs: Vec<(String, u64)>,
+    pub instruction: String,
+    pub inputs: Vec<(String, u64)>,
     /// Registers and the bits that they must hold.
     pub results: Vec<(String, u64)>,
 }

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeSet;
 
-use super::statements;
+use super::{cases, statements};
 
 /// Module-level text that the cases share.
 pub const HEADER: &str = "\
@@ -102,6 +102,34 @@ impl Case {
         case
     }
 
+    /// A register case that only some lanes of a warp execute; in the others each result keeps another value than is
+    /// expected. None for a case with registers of 8 bits, which memory cannot fill.
+    pub fn of_some_lanes(case: &cases::Case, mask: u32) -> Option<Case> {
+        let in_all = |name: &str, bits: u64| (name.to_owned(), vec![bits; 32]);
+        let mut inputs: Vec<_> = case.inputs.iter().map(|(name, bits)| in_all(name, *bits)).collect();
+        let mut results = Vec::new();
+        for (name, expected) in &case.results {
+            let kept = match case.inputs.iter().find(|(input, _)| input == name) {
+                Some((_, bits)) => *bits,
+                None => !expected & mask_of(name),
+            };
+            if case.inputs.iter().all(|(input, _)| input != name) {
+                inputs.push(in_all(name, kept));
+            }
+            let value = |lane: u32| if mask >> lane & 1 == 1 { *expected } else { kept };
+            results.push((name.clone(), (0..32).map(value).collect()));
+        }
+        let eight_bits = inputs.iter().any(|(name, _)| name.starts_with("%c"));
+        let instructions = format!(
+            ".reg .pred %others; mov.u32 %bits, %laneid; shr.u32 %bits, {mask}, %bits; and.b32 %bits, %bits, 1; \
+             setp.eq.u32 %others, %bits, 0; @%others bra meet; {}; meet: bar.warp.sync -1",
+            case.instruction
+        );
+        let text = format!("{} on lanes {mask:#x}", case.text);
+        let (line, threads, seen, fault) = (case.line, 32, BTreeSet::new(), None);
+        (!eight_bits).then_some(Case { line, threads, text, instructions, inputs, results, seen, fault })
+    }
+
     /// Whether the case says what an observer sees.
     pub fn observes(&self) -> bool {
         !self.seen.is_empty() || self.fault.is_some()
@@ -189,18 +217,22 @@ impl Case {
     }
 }
 
+/// The bits of a register.
+fn mask_of(name: &str) -> u64 {
+    match name.trim_start().get(..2) {
+        Some("%p") => 1,
+        Some("%h") => 0xffff,
+        Some("%r") => 0xffff_ffff,
+        _ => u64::MAX,
+    }
+}
+
 fn assignments(text: &str, threads: u32) -> Vec<(String, Vec<u64>)> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts
         .map(|part| {
             let Some((name, value)) = part.split_once('=') else { panic!("expected `register = value`: {part}") };
-            let mask = match &name[..2] {
-                "%p" => 1,
-                "%h" => 0xffff,
-                "%r" => 0xffff_ffff,
-                _ => u64::MAX,
-            };
-            let values = list(value.trim(), threads as usize).into_iter().map(|value| value & mask).collect();
+            let values = list(value.trim(), threads as usize).into_iter().map(|value| value & mask_of(name)).collect();
             (name.trim().to_owned(), values)
         })
         .collect()
