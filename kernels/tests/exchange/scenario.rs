@@ -176,7 +176,7 @@ struct Round {
 /// Runs a scenario and compares everything with the reference, byte for byte.
 ///
 /// # Errors
-/// The first difference, or what the cluster reports.
+/// The first difference, a race, or what the cluster reports.
 pub fn run(loaded: &Loaded, scenario: Scenario, schedule: Schedule) -> Result<(), String> {
     let mut world = World::new(loaded, schedule);
     let exchange = world.exchange();
@@ -185,6 +185,9 @@ pub fn run(loaded: &Loaded, scenario: Scenario, schedule: Schedule) -> Result<()
     let rounds: Vec<Round> =
         (0..scenario.rounds).map(|round| enqueue(&mut world, &scenario, &mut random, round, &mut expected)).collect();
     world.run().map_err(|error| error.to_string())?;
+    if let Some(race) = world.race() {
+        return Err(race.to_string());
+    }
     for rank in 0..exchange.ranks as usize {
         let status = world.status(rank);
         if status[0] != 0 {

@@ -15,8 +15,8 @@ use moe_kernels::exchange::{device_code, kernels};
 use moe_kernels::ptx::{Chip, Target};
 use moe_plan::reference::Rows;
 use moe_vgpu::{
-    Access, AccessKind, Address, Cluster, Config, Launch, Location, Module, Observer, Policy, RankId, RunError,
-    StreamId,
+    Access, AccessKind, Address, Cluster, Config, Launch, Location, Module, Observer, Policy, Race, Races, RankId,
+    RunError, StreamId,
 };
 
 /// The text of every kernel of an exchange.
@@ -81,6 +81,8 @@ pub struct World<'l> {
     pub deadline: u64,
     /// Bytes that each rank wrote to its own symmetric memory; counted once, in turn, as no schedule changes them.
     own: Option<Arc<Vec<AtomicU64>>>,
+    /// Races in shared memory, where they are looked for.
+    races: Option<Races>,
 }
 
 /// Counts what the cluster's own counters do not tell from other memory of a rank.
@@ -139,6 +141,7 @@ impl<'l> World<'l> {
             peers: vec![],
             deadline: 0,
             own: None,
+            races: None,
         };
         world.symmetric = world.everywhere("symmetric", |_| exchange.symmetric.bytes);
         world.status = world.everywhere("status", |_| 32);
@@ -148,6 +151,11 @@ impl<'l> World<'l> {
             let (bases, bytes) = (world.symmetric.clone(), exchange.symmetric.bytes);
             world.own = Some(Arc::clone(&own));
             world.cluster.observe(Box::new(OwnSymmetric { bases, bytes, own }));
+        } else if (policy, seed) == (Policy::Adversarial, 1) {
+            // One schedule shows what no barrier orders.
+            let races = Races::default();
+            world.cluster.observe(Box::new(races.clone()));
+            world.races = Some(races);
         }
         let layout = &exchange.symmetric;
         let table: Vec<u8> = world.symmetric.iter().flat_map(|base| base.0.to_le_bytes()).collect();
@@ -247,6 +255,11 @@ impl<'l> World<'l> {
 
     pub fn run(&mut self) -> Result<(), RunError> {
         self.cluster.run().map(|_| ())
+    }
+
+    /// A race in shared memory, if one was found.
+    pub fn race(&self) -> Option<Race> {
+        self.races.as_ref().and_then(|races| races.found().into_iter().next())
     }
 
     /// What a rank has to say.

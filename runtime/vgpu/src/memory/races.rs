@@ -85,7 +85,8 @@ struct Cta {
     clocks: Vec<Clock>,
     /// Threads that have arrived at a barrier.
     arrived: BTreeMap<u32, Vec<usize>>,
-    bytes: HashMap<u32, Byte>,
+    /// By offset.
+    bytes: Vec<Byte>,
 }
 
 #[derive(Debug, Default)]
@@ -111,52 +112,68 @@ fn of_lanes(thread: ThreadId, lanes: u32) -> impl Iterator<Item = usize> {
 }
 
 impl Cta {
-    fn clock(&mut self, thread: usize) -> &mut Clock {
+    /// Makes room for the clock of a thread.
+    fn meet(&mut self, thread: usize) {
         while self.clocks.len() <= thread {
             // A thread knows of its own steps before the first synchronisation.
             let mut clock = vec![0; self.clocks.len() + 1];
             clock[self.clocks.len()] = 1;
             self.clocks.push(clock);
         }
-        &mut self.clocks[thread]
     }
 
     /// All that these threads did happens before all that they do from now on.
     fn synchronise(&mut self, threads: &[usize]) {
         let mut joined: Clock = Vec::new();
         for &thread in threads {
-            let clock = self.clock(thread);
+            self.meet(thread);
+            let clock = &self.clocks[thread];
             joined.resize(joined.len().max(clock.len()), 0);
             joined.iter_mut().zip(clock.iter()).for_each(|(all, own)| *all = (*all).max(*own));
         }
         for &thread in threads {
-            let clock = self.clock(thread);
-            clock.clone_from(&joined);
-            clock[thread] += 1;
+            self.clocks[thread].clone_from(&joined);
+            self.clocks[thread][thread] += 1;
         }
     }
 
-    /// The earlier access that races with this one.
-    fn conflict(&mut self, offset: u32, side: Side) -> Option<Side> {
+    /// An access, with the earlier one that it races with at a byte, if there is one.
+    fn access(&mut self, offset: u32, bytes: u32, side: Side) -> Option<(u32, Side)> {
         let thread = number(side.thread);
-        let clock = self.clock(thread).clone();
-        let byte = self.bytes.entry(offset).or_default();
-        let apart = |mark: &&Mark| {
-            let other = number(mark.side.thread);
-            other != thread && mark.time > clock.get(other).copied().unwrap_or(0)
-        };
-        let mark = Mark { time: clock[thread], side };
-        if side.kind == AccessKind::Read {
-            let found = byte.written.as_ref().filter(apart).map(|mark| mark.side);
-            byte.read.retain(|other| other.side.thread != side.thread);
-            byte.read.push(mark);
-            found
-        } else {
-            let found = byte.written.iter().chain(&byte.read).find(apart).map(|mark| mark.side);
-            byte.read.clear();
-            byte.written = Some(mark);
-            found
+        self.meet(thread);
+        let end = (offset + bytes) as usize;
+        if self.bytes.len() < end {
+            self.bytes.resize_with(end, Byte::default);
         }
+        let clock = &self.clocks[thread];
+        let mark = Mark { time: clock[thread], side };
+        let places = (offset..).zip(&mut self.bytes[offset as usize..end]);
+        places.fold(None, |found, (place, byte)| {
+            let earlier = byte.take(mark, clock);
+            found.or(earlier.map(|earlier| (place, earlier)))
+        })
+    }
+}
+
+impl Byte {
+    /// An access by a thread that knows of this. The earlier one that it races with.
+    fn take(&mut self, mark: Mark, clock: &Clock) -> Option<Side> {
+        let apart = |other: &&Mark| {
+            let thread = number(other.side.thread);
+            other.side.thread != mark.side.thread && other.time > clock.get(thread).copied().unwrap_or(0)
+        };
+        if mark.side.kind == AccessKind::Read {
+            let found = self.written.as_ref().filter(apart).map(|other| other.side);
+            match self.read.iter_mut().find(|other| other.side.thread == mark.side.thread) {
+                Some(own) => *own = mark,
+                None => self.read.push(mark),
+            }
+            return found;
+        }
+        let found = self.written.iter().chain(&self.read).find(apart).map(|other| other.side);
+        self.read.clear();
+        self.written = Some(mark);
+        found
     }
 }
 
@@ -172,11 +189,9 @@ impl State {
             return;
         }
         let side = Side { thread: access.thread, kind: access.kind, line: access.line };
-        for offset in offset..offset + access.bytes {
-            let Some(first) = self.cta(access.thread).conflict(offset, side) else { continue };
-            if !self.found.iter().any(|race| (race.first.line, race.second.line) == (first.line, side.line)) {
-                self.found.push(Race { offset, first, second: side });
-            }
+        let Some((offset, first)) = self.cta(access.thread).access(offset, access.bytes, side) else { return };
+        if !self.found.iter().any(|race| (race.first.line, race.second.line) == (first.line, side.line)) {
+            self.found.push(Race { offset, first, second: side });
         }
     }
 
