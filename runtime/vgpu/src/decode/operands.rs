@@ -137,6 +137,9 @@ impl Decoder<'_> {
 
     fn source_of_width(&mut self, operand: &Operand, element: ScalarType, wider: bool) -> Decoded<Reg> {
         let bytes = element.bytes();
+        if bytes == 0 {
+            return self.fail("predicates are not possible here");
+        }
         match operand {
             Operand::Name(name) => {
                 if let Some(value) = special(name) {

@@ -48,6 +48,7 @@ fn unknown_instructions_modifiers_and_names() {
         ("call foo, ();", "`call`: there is no function `foo` in this module"),
         ("mov.u32 %r1, 0x1ffffffff;", "`mov.u32`: literal 8589934591 does not fit in 32 bits"),
         ("atom.global.and.u32 %r1, [%d1], 1;", "`atom.global.and.u32`: type U32 is not supported for this instruction"),
+        ("selp.pred %p1, 1, 0, %p2;", "`selp.pred`: predicates are not possible here"),
         ("?", "`?` has no meaning in PTX"),
     ];
     for (body, message) in cases {
