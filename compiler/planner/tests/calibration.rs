@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use moe_compiler::spec::Mode;
 use moe_planner::calibrate::{Hardware, Held, Residual, Table, hold_out, read, refit};
-use moe_planner::time::{Direction, Profile};
+use moe_planner::time::{Call, Direction, Profile};
 
 /// The published tables; they are other people's data and not part of this project.
 fn tables() -> Option<[Table; 2]> {
@@ -72,7 +73,7 @@ fn rows_left_out_are_predicted() {
     let Some(tables) = tables() else { return };
     let known = Profile::unmeasured();
     for table in &tables {
-        let latency = table.mode == moe_compiler::spec::Mode::Latency;
+        let latency = table.mode == Mode::Latency;
         let at_least = if latency { 8.0 } else { 1024.0 };
         for held in [Held::Nothing, Held::Row, Held::Tokens, Held::NodesAndSms, Held::Sms, Held::Nodes] {
             // Low latency has no number of multiprocessors: its groups are the nodes.
@@ -125,6 +126,32 @@ fn rows_left_out_are_predicted() {
             }
         }
     }
+}
+
+/// One row of a slower library: its kind of call takes what it says, others what they took.
+#[test]
+fn a_row_moves_what_it_tells_about() {
+    let known = Profile::deepep_v1_h100();
+    let header = "node_num,hidden_size,num_token,num_topk,num_experts,dispatch_avg_t_us,combine_avg_t_us\n";
+    let rows = "1,7168,64,8,256,50,80\n8,7168,64,8,256,1,1\n";
+    let [one, eight] = [0, 2].map(|row| {
+        let both = read(format!("{header}{rows}").as_bytes(), &Hardware::H100).unwrap();
+        [both.rows[row].call, both.rows[row + 1].call]
+    });
+    let measured = read(format!("{header}1,7168,64,8,256,50,80\n").as_bytes(), &Hardware::H100).unwrap();
+    let mut fitted = known.clone();
+    refit(&mut fitted, &measured).unwrap();
+    assert_eq!(fitted.throughput, known.throughput);
+    for (direction, us) in Direction::ALL.into_iter().zip([50.0, 80.0]) {
+        let of = |profile: &Profile, calls: [Call; 2]| {
+            profile.predict(Mode::Latency, direction, &calls[direction as usize]).transfer.0
+        };
+        assert!((of(&fitted, one) / us - 1.0).abs() < 0.03, "{direction:?} {}", of(&fitted, one));
+        assert!((of(&known, one) / us - 1.0).abs() > 0.3, "{direction:?} {}", of(&known, one));
+        assert!((of(&fitted, eight) / of(&known, eight) - 1.0).abs() < 0.02, "{direction:?} {}", of(&fitted, eight));
+    }
+    // It is not surer of it than it was right about it.
+    assert!(fitted.latency_trust.error > 0.3, "{}", fitted.latency_trust.error);
 }
 
 #[track_caller]

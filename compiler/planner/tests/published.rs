@@ -67,6 +67,15 @@ fn ungrouped(hardware: &Hardware, experts: u32, nodes: u32, tokens: u32, row: f6
     }
 }
 
+/// Dispatch and combine of 4096 tokens, top 8 of 256 in at most 4 groups of a node each, 24 multiprocessors.
+fn grouped(hardware: &Hardware, nodes: u32) -> [Call; 2] {
+    let header = "node_num,hidden_size,num_token,num_topk,num_experts,dispatch_sms,dispatch_transmit_us,dispatch_notify_us,\
+                  combine_sms,combine_transmit_us,combine_notify_us\n";
+    let text = format!("{header}{nodes},7168,4096,8,256,24,1,0,24,1,0\n");
+    let table = read(text.as_bytes(), hardware).unwrap();
+    [table.rows[0].call, table.rows[1].call]
+}
+
 /// A time from a published logical rate in GB/s.
 fn us(call: &Call, counted_row: f64, rate: f64) -> f64 {
     let copies = if call.nodes == 1 { call.demand.ranks } else { call.demand.nodes };
@@ -85,19 +94,15 @@ fn pair(label: &str, calls: [Call; 2], rates: [f64; 2]) -> [Row; 2] {
     [row(Direction::Dispatch, dispatch, FP8_ROW, rates[0]), row(Direction::Combine, combine, BF16_ROW, rates[1])]
 }
 
-/// DeepEP, docs/legacy.md: H800, 4096 tokens, top 8 in at most 4 of 8 groups, 24 multiprocessors. The prior of NVLink's part is from the two
-/// rates of 8 ranks.
+/// DeepEP, docs/legacy.md: H800, 4096 tokens, top 8 in at most 4 of 8 groups, 24 multiprocessors. The prior of NVLink's part is from the
+/// two rates of 8 ranks.
 #[test]
 fn deepep_v1_on_h800_in_throughput_mode() {
-    let header = "node_num,hidden_size,num_token,num_topk,num_experts,dispatch_sms,dispatch_transmit_us,dispatch_notify_us,\
-                  combine_sms,combine_transmit_us,combine_notify_us\n";
     let published = [(1, [153.0, 158.0]), (2, [43.0, 43.0]), (4, [58.0, 57.0]), (8, [51.0, 50.0])];
     let profile = Profile::deepep_v1_h100();
     let mut rows = Vec::new();
     for (nodes, rates) in published {
-        let text = format!("{header}{nodes},7168,4096,8,256,24,1,0,24,1,0\n");
-        let table = read(text.as_bytes(), &Hardware::H800).unwrap();
-        rows.extend(pair(&format!("{} ranks", nodes * 8), [table.rows[0].call, table.rows[1].call], rates));
+        rows.extend(pair(&format!("{} ranks", nodes * 8), grouped(&Hardware::H800, nodes), rates));
     }
     let predict = |row: &Row| profile.predict(Mode::Throughput, row.direction, &row.call).transfer.0;
     within(&errors(&rows, predict), 0.05, 0.08);
@@ -134,7 +139,8 @@ fn deepep_v1_on_h800_in_low_latency_mode() {
     within(&errors[4..8], 0.06, 0.08);
 }
 
-/// DeepEP, pull request 173: H20, whose links are those of an H100; the version that introduced NVLink. The prior of `copy` is from 8 ranks.
+/// DeepEP, pull request 173: H20, whose links are those of an H100; the version that introduced NVLink. The prior of `copy` is from 8
+/// ranks.
 #[test]
 fn deepep_v1_on_h20_in_low_latency_mode() {
     let published = [(8, [37.0, 59.0]), (16, [119.0, 199.0]), (32, [157.0, 280.0]), (64, [176.0, 318.0])];
@@ -143,9 +149,9 @@ fn deepep_v1_on_h20_in_low_latency_mode() {
     within(&errors(&low_latency(&Hardware::H100, &published), predict), 0.12, 0.25);
 }
 
-/// DeepEP, branch hybrid-ep, Hybrid-EP_Implementation.md: DeepEP V1 on 8 B200, 4096 tokens, whole calls from Python. Their difference between 16
-/// and 24 multiprocessors is that of the kernels; with more, NVLink limits. The priors of `overhead` and of `copy_local` are from these; the profile's own values are
-/// fitted to H100.
+/// DeepEP, branch hybrid-ep, Hybrid-EP_Implementation.md: DeepEP V1 on 8 B200, 4096 tokens, whole calls from Python. Their difference
+/// between 16 and 24 multiprocessors is that of the kernels; with more, NVLink limits. The priors of `overhead` and of `copy_local` are
+/// from these; the profile's own values are fitted to H100.
 #[test]
 fn multiprocessors_on_b200_and_rows_of_two_sizes() {
     let b200 = Hardware { gpus_per_node: 8, nvlink: 720e9, rdma: 50e9 };
@@ -198,6 +204,11 @@ fn other_libraries_where_links_limit() {
         let call = |bytes| ungrouped(&Hardware::H100, 256, nodes, 8192, bytes, 12);
         rows.extend(pair(&format!("V2, {} ranks", nodes * 8), [call(FP8_ROW + RECORD), call(BF16_ROW)], rates));
     }
+    // Infrawaves' DeepEP V1 over RoCE with two ports: H100, 4096 tokens, at most 4 groups, 24 multiprocessors. (Its 16 ranks, 46 and 61
+    // GB/s, are limited by the multiprocessors of early kernels.)
+    for (nodes, rates) in [(4, [56.0, 57.0]), (8, [50.0, 50.0])] {
+        rows.extend(pair(&format!("V1, RoCE, {} ranks", nodes * 8), grouped(&Hardware::H100, nodes), rates));
+    }
     let predict = |row: &Row| {
         let unlimited = Call { sms: 1000, ..row.call };
         profile.predict(Mode::Throughput, row.direction, &unlimited).transfer.0
@@ -205,8 +216,8 @@ fn other_libraries_where_links_limit() {
     within(&errors(&rows, predict), 0.10, 0.17);
 }
 
-/// The kernels of another library are other numbers of the same model: its 18 published times, each predicted from the other 17 and what was
-/// known of DeepEP V1.
+/// The kernels of another library are other numbers of the same model: its 18 published times, each predicted from the other 17 and what
+/// was known of DeepEP V1.
 #[test]
 fn another_library_is_fitted_from_few_rows() {
     let known = Profile::deepep_v1_h100().throughput;

@@ -126,7 +126,8 @@ pub fn refit(profile: &mut Profile, table: &Table) -> Result<(), CalibrationErro
     Ok(())
 }
 
-/// From groups that were left out: by nodes and multiprocessors, and by tokens. Where one kind of calls was not measured, the other kind tells.
+/// From groups that were left out: by nodes and multiprocessors, and by tokens. Where one kind of calls was not measured, the other kind
+/// tells.
 fn trust(known: &Profile, table: &Table, rows: &[Measurement]) -> Trust {
     let tokens = FEW_TOKENS[usize::from(table.mode == Mode::Latency)];
     let mut held = hold_out(known, table, Held::NodesAndSms);

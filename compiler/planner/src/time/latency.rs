@@ -36,8 +36,9 @@ impl LowLatency {
 }
 
 impl Parameters for LatencyKernel {
-    /// `hop`: the published H800 figures from 16 to 256 ranks, less the bytes at 48 GB/s, grow by 0.5 (dispatch) and 5.5 us (combine) for
-    /// each doubling. `copy`: 8 H20 ranks, 128 tokens, 37 and 59 us.
+    /// `hop`: published times without their bytes grow by 0.5 and 5.5 us (DeepEP V1 on H800, 16 to 256 ranks, dispatch and combine) and by
+    /// 5.1 and 3.9 us (pplx-kernels on H100, one token, 32 to 128 ranks) for each doubling. `copy`: DeepEP V1, 8 H20 ranks, 128 tokens, 37
+    /// and 59 us.
     fn each(&mut self, visit: &mut dyn FnMut(&mut f64, Prior)) {
         let priors = [(12.0, 0.5), (22.0, 0.5), (3.0, 0.7)].map(|(value, spread)| Prior { value, spread });
         self.start.each(priors, visit);

@@ -18,8 +18,8 @@
 //!
 //! # Low latency
 //! Every pick is one message, sent without forwarding by all multiprocessors; messages within the node go over NVLink. *copy* = picks ×
-//! bytes / `copy`, *NVLink* = picks on other GPUs of the node, *network* = picks on other nodes; the slowest counts. What has come is then read from
-//! memory: picks × bytes / `memory`. The time is start + slowest + memory.
+//! bytes / `copy`, *NVLink* = picks on other GPUs of the node, *network* = picks on other nodes; the slowest counts. What has come is then
+//! read from memory: picks × bytes / `memory`. The time is start + slowest + memory.
 //!
 //! # Start
 //! In both modes `local` on one node, else `network` + `hop` × (log2 nodes − 1).
