@@ -50,7 +50,7 @@ pub(crate) fn assumptions(planner: &Planner<'_>) -> Vec<String> {
     let mut list = vec![
         format!("routing: {} tokens through the gate, {source}, seed {}", planner.sample.tokens(), planner.sample.seed()),
         "experts lie in contiguous blocks on the ranks; no pick is dropped for capacity".to_owned(),
-        format!("kernel times: profile {} ({}), link rates of the file", options.profile.name, options.profile.source),
+        format!("kernel times: profile {} ({}), link rates of the file", planner.profile.name, planner.profile.source),
         "between nodes: one copy per token and node over the rail, then NVLink; kernels of one node are built, those across nodes are \
          planned"
             .to_owned(),

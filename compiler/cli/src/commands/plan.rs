@@ -12,6 +12,7 @@ use moe_planner::picture::Page;
 use moe_planner::report::{SCHEMA, compare_table, front_table, human_bytes};
 use moe_planner::sample::Observed;
 use moe_planner::step::Schedule;
+use moe_planner::time::Profile;
 use moe_planner::{Change, Logits, Options, Planner, Report};
 use safetensors::{Dtype, SafeTensors};
 
@@ -231,16 +232,17 @@ fn options(arguments: &Plan, spec: &Spec, id: DeployId) -> Result<Options, Failu
         options.surroundings = Some(around);
     }
     let nvlink = cluster.nvlink.bandwidth.0 as f64;
-    let hardware = Hardware {
-        gpus_per_node: cluster.gpus_per_node,
-        nvlink,
-        rdma: cluster.rdma.map_or(nvlink, |link| link.bandwidth.0 as f64),
-    };
+    let rdma = cluster.rdma.map(|link| link.bandwidth.0 as f64);
+    let hardware = Hardware { gpus_per_node: cluster.gpus_per_node, nvlink, rdma: rdma.unwrap_or(nvlink) };
     for path in &arguments.calibrate {
         let table = calibrate::read(&read(path)?, &hardware).map_err(|error| at(path, &error))?;
-        calibrate::refit(&mut options.profile, &table).map_err(|error| at(path, &error))?;
-        options.profile.name = "fitted".to_owned();
-        options.profile.source = format!("{} measurements of {}", table.rows.len(), path.display());
+        let known = options.profile.take();
+        let mut profile = known.unwrap_or_else(|| Profile::of_links(nvlink, rdma));
+        calibrate::refit(&mut profile, &table).map_err(|error| at(path, &error))?;
+        profile.source =
+            format!("{} measurements of {}, beginning from {}", table.rows.len(), path.display(), profile.name);
+        profile.name = "fitted".to_owned();
+        options.profile = Some(profile);
     }
     Ok(options)
 }

@@ -126,10 +126,14 @@ pub fn refit(profile: &mut Profile, table: &Table) -> Result<(), CalibrationErro
     Ok(())
 }
 
-/// From groups that were left out: by nodes and multiprocessors, and by tokens. Where one kind of calls was not measured, the other kind
-/// tells.
+/// From groups that were left out: by nodes and multiprocessors, and by tokens. Of calls with few tokens, or with many, that the table does
+/// not have, it is what was known.
 fn trust(known: &Profile, table: &Table, rows: &[Measurement]) -> Trust {
     let tokens = FEW_TOKENS[usize::from(table.mode == Mode::Latency)];
+    let before = match table.mode {
+        Mode::Throughput => known.throughput_trust,
+        Mode::Latency => known.latency_trust,
+    };
     let mut held = hold_out(known, table, Held::NodesAndSms);
     held.extend(hold_out(known, table, Held::Tokens));
     let of = |few: bool| {
@@ -137,14 +141,14 @@ fn trust(known: &Profile, table: &Table, rows: &[Measurement]) -> Trust {
         let squares = errors.iter().map(|error| error * error).sum::<f64>();
         (!errors.is_empty()).then(|| (squares / errors.len() as f64).sqrt())
     };
-    let (many, few) = (of(false), of(true));
+    let error = of(false).unwrap_or(before.error);
     let range = |of: fn(&Call) -> u32| {
         let values = rows.iter().map(|row| of(&row.call));
         (values.clone().min().unwrap_or(1), values.max().unwrap_or(1))
     };
     Trust {
-        error: many.or(few).unwrap_or(1.0),
-        error_of_few: few.or(many).unwrap_or(1.0),
+        error,
+        error_of_few: of(true).unwrap_or(before.error_of_few.max(error)),
         tokens,
         nodes: range(|call| call.nodes),
         sms: range(|call| call.sms),

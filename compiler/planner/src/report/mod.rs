@@ -8,7 +8,7 @@ mod table;
 
 use std::collections::BTreeMap;
 
-use moe_compiler::spec::{Cluster, Deploy, DeployId, Mode, Model, Spec};
+use moe_compiler::spec::{Cluster, Deploy, DeployId, Link, Mode, Model, Spec};
 use moe_compiler::units::{Bytes, Microseconds};
 use serde::{Deserialize, Serialize};
 
@@ -34,8 +34,8 @@ pub struct Options {
     pub sampled_tokens: usize,
     /// Of all random numbers.
     pub seed: u64,
-    /// How fast kernels are.
-    pub profile: Profile,
+    /// How fast kernels are; the profile for the cluster's links when it is not given.
+    pub profile: Option<Profile>,
     /// What surrounds the experts; by the model's name when it is not given.
     pub surroundings: Option<Surroundings>,
     /// Bytes of a parameter.
@@ -58,7 +58,7 @@ impl Default for Options {
             logits: Logits::Independent,
             sampled_tokens: 1 << 15,
             seed: 1,
-            profile: Profile::deepep_v1_h100(),
+            profile: None,
             surroundings: None,
             precision: Precision::DEEPSEEK_V3,
             recompute: None,
@@ -93,6 +93,7 @@ pub struct Planner<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) deploy: &'a Deploy,
     pub(crate) options: Options,
+    pub(crate) profile: Profile,
     pub(crate) sample: Sample,
     pub(crate) surroundings: Option<Surroundings>,
     pub(crate) parameters: Parameters,
@@ -204,7 +205,11 @@ impl<'a> Planner<'a> {
         let sample = Sample::of(&model.gate, &options.logits, options.sampled_tokens, options.seed)?;
         let surroundings = options.surroundings.clone().or_else(|| Surroundings::known(&model.name));
         let parameters = Parameters::of(model, surroundings.as_ref());
-        Ok(Planner { model, cluster, deploy, options, sample, surroundings, parameters, expected: BTreeMap::new() })
+        let rate = |link: Link| link.bandwidth.0 as f64;
+        let for_links = || Profile::of_links(rate(cluster.nvlink), cluster.rdma.map(rate));
+        let profile = options.profile.clone().unwrap_or_else(for_links);
+        let expected = BTreeMap::new();
+        Ok(Planner { model, cluster, deploy, options, profile, sample, surroundings, parameters, expected })
     }
 
     /// The plan as it is written, with a change. Where neither says how many multiprocessors, the fewest that saturate the slower link.
@@ -450,7 +455,7 @@ impl<'a> Planner<'a> {
                 nvlink_bytes: volume * near,
                 rdma_bytes: volume * far,
                 rdma_bytes_worst: volume * worst,
-                time: self.options.profile.predict(mode, direction, &call),
+                time: self.profile.predict(mode, direction, &call),
             }
         };
         Ok(wires.into_iter().map(phase).collect())

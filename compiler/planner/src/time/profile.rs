@@ -40,9 +40,13 @@ impl Trust {
         let error = if call.tokens < self.tokens { self.error_of_few } else { self.error };
         let nodes = if outside(call.nodes, self.nodes) { Trust::OUTSIDE } else { 1.0 };
         let sms = if counts_sms && outside(call.sms, self.sms) { Trust::OUTSIDE } else { 1.0 };
-        let other = |declared: f64, measured: f64| (declared / measured - 1.0).abs() > 0.01;
-        let other = other(call.nvlink, self.nvlink) || call.nodes > 1 && other(call.rdma, self.rdma);
-        error * nodes * sms * if other { Trust::OTHER_CLUSTER } else { 1.0 }
+        let same = Trust::alike(call.nvlink, self.nvlink) && (call.nodes == 1 || Trust::alike(call.rdma, self.rdma));
+        error * nodes * sms * if same { 1.0 } else { Trust::OTHER_CLUSTER }
+    }
+
+    /// Whether a declared rate is the measured one.
+    fn alike(declared: f64, measured: f64) -> bool {
+        (declared / measured - 1.0).abs() < 0.01
     }
 }
 
@@ -66,13 +70,31 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// DeepEP V1 on H100 nodes of 8, the profile that is used when no other is given.
+    /// DeepEP V1 on H100 nodes of 8.
     ///
     /// # Panics
     /// Never: the file is part of the program, and a test reads it.
     pub fn deepep_v1_h100() -> Profile {
         serde_json::from_str(include_str!("../../data/deepep_v1_h100.json"))
             .expect("the profile in the program is valid")
+    }
+
+    /// DeepEP V1 on H800 nodes of 8: the one of H100, moved by twelve published figures.
+    ///
+    /// # Panics
+    /// Never: the file is part of the program, and a test reads it.
+    pub fn deepep_v1_h800() -> Profile {
+        serde_json::from_str(include_str!("../../data/deepep_v1_h800.json"))
+            .expect("the profile in the program is valid")
+    }
+
+    /// The profile of a cluster when no other is given: that of H800 where links are declared like there, else that of H100.
+    pub fn of_links(nvlink: f64, rdma: Option<f64>) -> Profile {
+        let h800 = Profile::deepep_v1_h800();
+        let measured = &h800.throughput_trust;
+        let like_h800 =
+            Trust::alike(nvlink, measured.nvlink) && rdma.is_none_or(|rdma| Trust::alike(rdma, measured.rdma));
+        if like_h800 { h800 } else { Profile::deepep_v1_h100() }
     }
 
     /// What is plausible before any measurement.
