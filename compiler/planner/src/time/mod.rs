@@ -26,19 +26,21 @@
 //!
 //! Limits: no tokens take the start alone; many take the slowest part alone; one node has no network.
 
-mod common;
 mod latency;
+mod links;
 mod parameters;
 mod profile;
+mod start;
 mod throughput;
 
 use moe_compiler::units::Microseconds;
 use serde::{Deserialize, Serialize};
 
-pub use common::{Links, Start};
 pub use latency::{LatencyKernel, LowLatency};
+pub use links::Links;
 pub use parameters::{Model, Parameters, Prior};
 pub use profile::{Profile, Trust};
+pub use start::Start;
 pub use throughput::{Notify, Throughput, ThroughputKernel};
 
 /// Which way.

@@ -1,33 +1,8 @@
-//! What both modes are made of.
+//! What links give to kernels, in both modes.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Call, Parameters, Prior};
-
-/// How long it takes until the first token is on its way and the last flag has come, in us.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Start {
-    /// On one node.
-    pub local: f64,
-    /// On two nodes.
-    pub network: f64,
-    /// More for each doubling of the nodes beyond two.
-    pub hop: f64,
-}
-
-impl Start {
-    /// Of a call.
-    pub(super) fn of(&self, call: &Call) -> f64 {
-        if call.nodes > 1 { self.network + self.hop * (call.doublings() - 1.0) } else { self.local }
-    }
-
-    /// Shows the numbers with the priors of a mode.
-    pub(super) fn each(&mut self, [local, network, hop]: [Prior; 3], visit: &mut dyn FnMut(&mut f64, Prior)) {
-        visit(&mut self.local, local);
-        visit(&mut self.network, network);
-        visit(&mut self.hop, hop);
-    }
-}
 
 /// How much of its declared rate a link gives to a kernel; it does not matter in which direction of the exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -50,7 +25,7 @@ impl Links {
 }
 
 impl Parameters for Links {
-    /// The only narrow priors: a link gives neither more than it has nor, in a library worth planning for, much less. NVLink: H800 moves
+    /// The narrowest priors: a link gives neither more than it has nor, in a library worth planning for, much less. NVLink: H800 moves
     /// 153 and 158 logical GB/s of 160 (4.63 of 5.29 copies cross) including the start of the call. Network: 400 Gb/s less the
     /// headers of packets.
     fn each(&mut self, visit: &mut dyn FnMut(&mut f64, Prior)) {
