@@ -2,164 +2,192 @@
 
 use super::op::*;
 
+/// An operand in the register file or among the predicates.
+pub(super) enum Operand<'o> {
+    /// Offset of a row that is read.
+    Read(&'o mut u32),
+    /// Offset of a row that is written.
+    Write(&'o mut u32),
+    /// Index of a predicate that is read.
+    Test(u32),
+    /// Index of a predicate that is written.
+    Set(u32),
+}
+
 /// Registers (row offsets) and predicates (index with [`PREDICATE_FLAG`]) that an operation reads and writes.
-pub(super) fn of(op: &Op) -> (Vec<u32>, Vec<u32>) {
-    let mut flow = Flow::default();
-    flow.operation(op);
-    (flow.uses, flow.defines)
+pub(super) fn of(op: &mut Op) -> (Vec<u32>, Vec<u32>) {
+    let (mut uses, mut defines) = (Vec::new(), Vec::new());
+    operands(op, &mut |operand| match operand {
+        Operand::Read(row) => uses.push(*row),
+        Operand::Write(row) => defines.push(*row),
+        Operand::Test(predicate) => uses.push(predicate | PREDICATE_FLAG),
+        Operand::Set(predicate) => defines.push(predicate | PREDICATE_FLAG),
+    });
+    (uses, defines)
 }
 
-#[derive(Default)]
-struct Flow {
-    uses: Vec<u32>,
-    defines: Vec<u32>,
-}
-
-impl Flow {
-    fn read(&mut self, reg: Reg) {
-        self.uses.push(reg.row);
-    }
-
-    fn write(&mut self, reg: Option<Reg>) {
-        self.defines.extend(reg.map(|reg| reg.row));
-    }
-
-    fn test(&mut self, predicate: u32) {
-        self.uses.push(predicate | PREDICATE_FLAG);
-    }
-
-    fn set(&mut self, predicate: u32) {
-        self.defines.push(predicate | PREDICATE_FLAG);
-    }
-
-    fn place(&mut self, place: &Place) {
-        self.uses.extend(place.base.map(|reg| reg.row));
-    }
-
-    fn operation(&mut self, op: &Op) {
-        match op {
-            Op::Alu { .. }
-            | Op::Branch { .. }
-            | Op::System(_)
-            | Op::CopyLocal { .. }
-            | Op::Exit
-            | Op::Trap
-            | Op::Fence { .. }
-            | Op::CommitBulk
-            | Op::WaitBulk { .. }
-            | Op::CommitCopies
-            | Op::WaitCopies { .. }
-            | Op::Nothing => {}
-            Op::Scalar(op) => {
-                self.uses.extend(op.sources.iter().map(|reg| reg.row));
-                self.write(Some(op.target));
-            }
-            Op::Load(op) => {
-                self.place(&op.place);
-                op.registers.iter().for_each(|reg| self.write(*reg));
-            }
-            Op::Store(op) => {
-                self.place(&op.place);
-                op.registers.iter().flatten().for_each(|reg| self.read(*reg));
-            }
-            Op::Atomic(op) => {
-                self.place(&op.place);
-                op.sources.iter().for_each(|reg| self.read(*reg));
-                self.write(op.target);
-            }
-            Op::BranchIndexed { index, .. } => self.uses.push(*index),
-            Op::Call { return_row, .. } => self.defines.push(*return_row),
-            Op::Return { return_row } => self.uses.push(*return_row),
-            Op::Warp { members, op } => {
-                self.uses.push(*members);
-                self.warp(op);
-            }
-            Op::ActiveMask { target } => self.defines.push(*target),
-            Op::Barrier(op) => {
-                self.uses.push(op.number);
-                self.uses.extend(op.count);
-                if let Some((predicate, _)) = op.predicate {
-                    self.test(predicate);
-                }
-                match op.mode {
-                    BarrierMode::Sync | BarrierMode::Arrive => {}
-                    BarrierMode::Popc(reg) => self.write(Some(reg)),
-                    BarrierMode::And(predicate) | BarrierMode::Or(predicate) => self.set(predicate),
-                }
-            }
-            Op::Clock { target, .. } => self.write(Some(*target)),
-            Op::Sleep { nanoseconds } => self.uses.push(*nanoseconds),
-            Op::Mbarrier(op) => self.mbarrier(op),
-            Op::Bulk(op) => {
-                self.read(op.target);
-                self.read(op.source);
-                self.uses.push(op.size);
-                if let Some((reg, _)) = op.mbarrier {
-                    self.read(reg);
-                }
-            }
-            Op::Copy(op) => {
-                self.read(op.target);
-                self.read(op.source);
-                self.uses.extend(op.source_bytes);
-                if let Some(predicate) = op.ignore {
-                    self.test(predicate);
-                }
-            }
-            Op::CopyArrive { place, .. } => self.place(place),
-        }
-    }
-
-    fn warp(&mut self, op: &WarpOp) {
-        match op {
-            WarpOp::Barrier => {}
-            WarpOp::Shuffle { target, valid, a, b, c, .. } => {
-                self.read(*a);
-                self.uses.extend([*b, *c]);
-                self.write(*target);
-                valid.iter().for_each(|predicate| self.set(*predicate));
-            }
-            WarpOp::Vote { mode, target, source, .. } => {
-                self.test(*source);
-                match mode {
-                    VoteMode::Ballot => self.defines.push(*target),
-                    _ => self.set(*target),
-                }
-            }
-            WarpOp::Match { target, valid, a, .. } => {
-                self.read(*a);
-                self.defines.push(*target);
-                valid.iter().for_each(|predicate| self.set(*predicate));
-            }
-            WarpOp::Reduce { target, a, .. } => {
-                self.uses.push(*a);
-                self.defines.push(*target);
-            }
-            WarpOp::Elect { target, elected } => {
-                self.write(*target);
-                self.set(*elected);
+/// Gives the rows of an operation new offsets. `uses` and `defines` are what it reads and writes.
+pub(super) fn rename(op: &mut Op, uses: &[u32], defines: &[u32], new: impl Fn(u32) -> u32) {
+    if let Op::Alu { args, .. } = op {
+        for place in [&mut args.d, &mut args.a, &mut args.b, &mut args.c] {
+            // What is not among them is no row, but a predicate or unused.
+            if uses.contains(place) || defines.contains(place) {
+                *place = new(*place);
             }
         }
     }
+    operands(op, &mut |operand| match operand {
+        Operand::Read(row) | Operand::Write(row) => *row = new(*row),
+        Operand::Test(_) | Operand::Set(_) => {}
+    });
+}
 
-    fn mbarrier(&mut self, op: &MbarrierOp) {
-        self.place(&op.place);
-        match op.kind {
-            MbarrierKind::Init { count } => self.uses.push(count),
-            MbarrierKind::Invalidate => {}
-            MbarrierKind::Arrive { count, expect, state, .. } => {
-                self.uses.extend(count);
-                self.uses.extend(expect);
-                self.write(state);
+type Each<'e> = &'e mut dyn FnMut(Operand<'_>);
+
+fn read(reg: &mut Reg, each: Each<'_>) {
+    each(Operand::Read(&mut reg.row));
+}
+
+fn read_row(row: &mut Option<u32>, each: Each<'_>) {
+    row.iter_mut().for_each(|row| each(Operand::Read(row)));
+}
+
+fn write(reg: &mut Option<Reg>, each: Each<'_>) {
+    reg.iter_mut().for_each(|reg| each(Operand::Write(&mut reg.row)));
+}
+
+fn set(predicate: Option<u32>, each: Each<'_>) {
+    predicate.into_iter().for_each(|predicate| each(Operand::Set(predicate)));
+}
+
+fn place(place: &mut Place, each: Each<'_>) {
+    place.base.iter_mut().for_each(|base| each(Operand::Read(&mut base.row)));
+}
+
+fn operands(op: &mut Op, each: Each<'_>) {
+    match op {
+        Op::Alu { .. }
+        | Op::Branch { .. }
+        | Op::System(_)
+        | Op::CopyLocal { .. }
+        | Op::Exit
+        | Op::Trap
+        | Op::Fence { .. }
+        | Op::CommitBulk
+        | Op::WaitBulk { .. }
+        | Op::CommitCopies
+        | Op::WaitCopies { .. }
+        | Op::Nothing => {}
+        Op::Scalar(op) => {
+            op.sources.iter_mut().for_each(|reg| read(reg, each));
+            each(Operand::Write(&mut op.target.row));
+        }
+        Op::Load(op) => {
+            place(&mut op.place, each);
+            op.registers.iter_mut().for_each(|reg| write(reg, each));
+        }
+        Op::Store(op) => {
+            place(&mut op.place, each);
+            op.registers.iter_mut().flatten().for_each(|reg| read(reg, each));
+        }
+        Op::Atomic(op) => {
+            place(&mut op.place, each);
+            op.sources.iter_mut().for_each(|reg| read(reg, each));
+            write(&mut op.target, each);
+        }
+        Op::BranchIndexed { index, .. } => each(Operand::Read(index)),
+        Op::Call { return_row, .. } => each(Operand::Write(return_row)),
+        Op::Return { return_row } => each(Operand::Read(return_row)),
+        Op::Warp { members, op } => {
+            each(Operand::Read(members));
+            warp(op, each);
+        }
+        Op::ActiveMask { target } => each(Operand::Write(target)),
+        Op::Barrier(op) => barrier(op, each),
+        Op::Clock { target, .. } => each(Operand::Write(&mut target.row)),
+        Op::Sleep { nanoseconds } => each(Operand::Read(nanoseconds)),
+        Op::Mbarrier(op) => mbarrier(op, each),
+        Op::Bulk(op) => {
+            read(&mut op.target, each);
+            read(&mut op.source, each);
+            each(Operand::Read(&mut op.size));
+            if let Some((reg, _)) = &mut op.mbarrier {
+                read(reg, each);
             }
-            MbarrierKind::ExpectTransactions { bytes } | MbarrierKind::CompleteTransactions { bytes } => {
-                self.uses.push(bytes);
+        }
+        Op::Copy(op) => {
+            read(&mut op.target, each);
+            read(&mut op.source, each);
+            read_row(&mut op.source_bytes, each);
+            op.ignore.into_iter().for_each(|predicate| each(Operand::Test(predicate)));
+        }
+        Op::CopyArrive { place: at, .. } => place(at, each),
+    }
+}
+
+fn warp(op: &mut WarpOp, each: Each<'_>) {
+    match op {
+        WarpOp::Barrier => {}
+        WarpOp::Shuffle { target, valid, a, b, c, .. } => {
+            read(a, each);
+            each(Operand::Read(b));
+            each(Operand::Read(c));
+            write(target, each);
+            set(*valid, each);
+        }
+        WarpOp::Vote { mode, target, source, .. } => {
+            each(Operand::Test(*source));
+            match mode {
+                VoteMode::Ballot => each(Operand::Write(target)),
+                _ => each(Operand::Set(*target)),
             }
-            MbarrierKind::Test { state, parity, target } => {
-                self.uses.extend(state.map(|reg| reg.row));
-                self.uses.extend(parity);
-                self.set(target);
-            }
+        }
+        WarpOp::Match { target, valid, a, .. } => {
+            read(a, each);
+            each(Operand::Write(target));
+            set(*valid, each);
+        }
+        WarpOp::Reduce { target, a, .. } => {
+            each(Operand::Read(a));
+            each(Operand::Write(target));
+        }
+        WarpOp::Elect { target, elected } => {
+            write(target, each);
+            set(Some(*elected), each);
+        }
+    }
+}
+
+fn barrier(op: &mut BarrierOp, each: Each<'_>) {
+    each(Operand::Read(&mut op.number));
+    read_row(&mut op.count, each);
+    if let Some((predicate, _)) = op.predicate {
+        each(Operand::Test(predicate));
+    }
+    match &mut op.mode {
+        BarrierMode::Sync | BarrierMode::Arrive => {}
+        BarrierMode::Popc(reg) => each(Operand::Write(&mut reg.row)),
+        BarrierMode::And(predicate) | BarrierMode::Or(predicate) => each(Operand::Set(*predicate)),
+    }
+}
+
+fn mbarrier(op: &mut MbarrierOp, each: Each<'_>) {
+    place(&mut op.place, each);
+    match &mut op.kind {
+        MbarrierKind::Init { count } => each(Operand::Read(count)),
+        MbarrierKind::Invalidate => {}
+        MbarrierKind::Arrive { count, expect, state, .. } => {
+            read_row(count, each);
+            read_row(expect, each);
+            write(state, each);
+        }
+        MbarrierKind::ExpectTransactions { bytes } | MbarrierKind::CompleteTransactions { bytes } => {
+            each(Operand::Read(bytes));
+        }
+        MbarrierKind::Test { state, parity, target } => {
+            state.iter_mut().for_each(|reg| each(Operand::Read(&mut reg.row)));
+            read_row(parity, each);
+            each(Operand::Set(*target));
         }
     }
 }

@@ -5,16 +5,20 @@
 
 mod arithmetic;
 mod bulk;
+mod comparison;
 mod control;
 mod conversion;
 mod floating;
 mod flow;
 mod globals;
+mod graph;
 mod memory;
 mod modifiers;
 mod moves;
 pub(crate) mod op;
 mod operands;
+mod order;
+mod rows;
 mod synchronisation;
 
 use std::collections::{HashMap, HashSet};
@@ -85,6 +89,12 @@ pub(crate) struct Decoder<'m> {
     form: String,
     guard: u32,
     code: KernelCode,
+    /// Registers (row offsets) and predicates (index with the top bit) that each step reads.
+    uses: Vec<Box<[u32]>>,
+    /// The same for what it writes.
+    defines: Vec<Box<[u32]>>,
+    /// The rows made so far.
+    rows: Vec<Reg>,
     form_index: HashMap<String, u32>,
     constant_rows: HashMap<(Constant, u32), u32>,
     labels: Vec<Option<u32>>,
@@ -146,9 +156,10 @@ impl<'m> Decoder<'m> {
             lines: Vec::new(),
             form_of: Vec::new(),
             forms: Vec::new(),
-            uses: Vec::new(),
-            defines: Vec::new(),
+            comparisons: Vec::new(),
             file_bytes: 0,
+            initial_bytes: 0,
+            zeroed_from: 0,
             predicates: 2,
             constants: Vec::new(),
             parameters: Vec::new(),
@@ -171,6 +182,9 @@ impl<'m> Decoder<'m> {
             form: String::new(),
             guard: NO_GUARD,
             code,
+            uses: Vec::new(),
+            defines: Vec::new(),
+            rows: Vec::new(),
             budget,
             form_index: HashMap::new(),
             constant_rows: HashMap::new(),
@@ -475,14 +489,15 @@ impl<'m> Decoder<'m> {
         }
     }
 
-    /// Room for 32 lanes of a width, in rows of 128 bytes.
+    /// A row of its own for a register of a width.
     fn new_row(&mut self, bytes: u32) -> Decoded<u32> {
         let at = self.code.file_bytes;
-        let size = (bytes.max(1) * 32).next_multiple_of(128);
+        let size = rows::row_bytes(bytes);
         if at > MAX_FILE_BYTES {
             return self.fail("this kernel uses too many registers");
         }
         self.code.file_bytes = at + size;
+        self.rows.push(Reg { row: at, bytes });
         Ok(at)
     }
 
@@ -491,8 +506,8 @@ impl<'m> Decoder<'m> {
         self.code.predicates - 1
     }
 
-    fn emit(&mut self, op: Op) {
-        let (uses, defines) = flow::of(&op);
+    fn emit(&mut self, mut op: Op) {
+        let (uses, defines) = flow::of(&mut op);
         self.push(op, uses, defines);
     }
 
@@ -518,11 +533,11 @@ impl<'m> Decoder<'m> {
         if self.guard != NO_GUARD {
             uses.push(self.guard & !op::GUARD_NOT | PREDICATE_FLAG);
         }
-        self.code.steps.push(Step { guard: self.guard, op });
+        self.code.steps.push(Step { guard: self.guard, order: 0, op });
         self.code.lines.push(self.line);
         self.code.form_of.push(form);
-        self.code.uses.push(uses.into());
-        self.code.defines.push(defines.into());
+        self.uses.push(uses.into());
+        self.defines.push(defines.into());
     }
 
     fn instruction(&mut self, instruction: &'m Instruction) -> Decoded<()> {
@@ -605,7 +620,7 @@ impl<'m> Decoder<'m> {
         Ok(())
     }
 
-    /// Label numbers become step numbers.
+    /// Label numbers become step numbers, and registers share rows.
     fn finish(mut self) -> Decoded<KernelCode> {
         if self.code.steps.len() >= self.budget {
             return Err(PtxError::new(self.line, "the module has too many instructions"));
@@ -627,6 +642,9 @@ impl<'m> Decoder<'m> {
             }
         }
         self.code.local_bytes = (self.local_bytes as u32).next_multiple_of(16);
+        self.code.comparisons = comparison::comparisons(&self.code, &self.uses, &self.defines);
+        order::order(&mut self.code);
+        rows::share(&mut self.code, &self.rows, &self.uses, &self.defines);
         Ok(self.code)
     }
 }

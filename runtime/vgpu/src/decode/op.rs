@@ -21,6 +21,8 @@ pub(crate) struct Reg {
 pub(crate) struct Step {
     /// Predicate index, possibly with [`GUARD_NOT`], or [`NO_GUARD`].
     pub guard: u32,
+    /// Among the splits of a warp, the one with the least runs first.
+    pub order: u32,
     pub op: Op,
 }
 
@@ -381,6 +383,15 @@ pub struct Parameter {
     pub bytes: u32,
 }
 
+/// A comparison of what a step loads.
+pub(crate) struct Comparison {
+    pub load: u32,
+    /// The step that compares.
+    pub step: u32,
+    /// What the value is compared with.
+    pub other: Reg,
+}
+
 /// A decoded kernel.
 pub(crate) struct KernelCode {
     pub name: String,
@@ -390,11 +401,12 @@ pub(crate) struct KernelCode {
     /// Index into `forms` per step.
     pub form_of: Vec<u32>,
     pub forms: Vec<String>,
-    /// Registers (row offsets) and predicates (index with the top bit) that a step reads.
-    pub uses: Vec<Box<[u32]>>,
-    /// The same for what a step writes.
-    pub defines: Vec<Box<[u32]>>,
+    /// What loaded values are compared with, by load.
+    pub comparisons: Vec<Comparison>,
     pub file_bytes: u32,
+    /// The part of a file that a warp needs as it starts: constants, and from `zeroed_from` registers that are zero.
+    pub initial_bytes: u32,
+    pub zeroed_from: u32,
     pub predicates: u32,
     pub constants: Vec<(Reg, Constant)>,
     pub parameters: Vec<Parameter>,

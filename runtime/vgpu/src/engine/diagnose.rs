@@ -5,7 +5,7 @@ use super::access::shared_symbol;
 use super::probe::Watch;
 use super::report::{Deadlock, NotStarted, Polled, WaitReason, Waiting};
 use super::warp::{SplitState, Warp};
-use crate::decode::op::{KernelCode, Op, PREDICATE_FLAG};
+use crate::decode::op::KernelCode;
 use crate::memory::RankId;
 use crate::memory::address::{Target, target};
 
@@ -126,33 +126,11 @@ fn value(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(out)
 }
 
-/// The comparison of a loaded value: the first `setp` behind the load that uses its register, or a copy of it.
+/// The comparison of a loaded value, and what it is compared with in a lane.
 fn compared(warp: &Warp, code: &KernelCode, load: u32, lane: u32) -> Option<(String, u64)> {
-    const LOOK_AHEAD: usize = 24;
-    let (Op::Load(_) | Op::Atomic(_)) = &code.steps[load as usize].op else { return None };
-    let mut carriers: Vec<u32> = code.defines[load as usize].to_vec();
-    let first = load as usize + 1;
-    for step in first..(first + LOOK_AHEAD).min(code.steps.len()) {
-        let uses = &code.uses[step];
-        if !uses.iter().any(|used| carriers.contains(used)) {
-            continue;
-        }
-        let form = code.form(step as u32);
-        if form.starts_with("setp") {
-            let other = uses.iter().find(|used| **used & PREDICATE_FLAG == 0 && !carriers.contains(used))?;
-            let wide = form.ends_with("64");
-            let value = if wide {
-                warp.value(crate::decode::op::Reg { row: *other, bytes: 8 }, lane) as u64
-            } else {
-                warp.u32(*other, lane).into()
-            };
-            return Some((form.to_owned(), value));
-        }
-        if form.starts_with("mov") || form.starts_with("cvt") {
-            carriers.extend(code.defines[step].iter());
-        }
-    }
-    None
+    let at = code.comparisons.binary_search_by_key(&load, |comparison| comparison.load).ok()?;
+    let comparison = &code.comparisons[at];
+    Some((code.form(comparison.step).to_owned(), warp.value(comparison.other, lane) as u64))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 use super::Machine;
 use super::warp::{Split, SplitState, Warp, lanes};
+use crate::decode::op::KernelCode;
 
 /// Parts up to which a warp is divided further: enough for any two lanes to be apart, few enough to be quick.
 const MOST_PARTS: usize = 4;
@@ -15,7 +16,7 @@ const MOST_PARTS: usize = 4;
 pub(super) struct Choice {
     /// Its place among those of the warp.
     pub index: usize,
-    /// The counter at which it should stop to meet another one.
+    /// The place in the order of steps at which it should stop to meet another one.
     pub limit: u32,
     /// After so many instructions another one may be chosen.
     pub steps: u32,
@@ -23,7 +24,7 @@ pub(super) struct Choice {
 
 impl Machine {
     /// Draws the split to run, after dividing one now and then.
-    pub(super) fn draw_split(&mut self, warp: &mut Warp) -> Option<Choice> {
+    pub(super) fn draw_split(&mut self, warp: &mut Warp, code: &KernelCode) -> Option<Choice> {
         let ready = |warp: &Warp| -> Vec<usize> {
             let splits = warp.splits.iter().enumerate();
             splits.filter(|(_, split)| split.state == SplitState::Ready).map(|(index, _)| index).collect()
@@ -42,8 +43,8 @@ impl Machine {
             candidates = ready(warp);
         }
         let index = candidates[self.random.below(candidates.len() as u64) as usize];
-        let ahead =
-            candidates.iter().map(|&other| warp.splits[other].pc).filter(|&pc| pc > warp.splits[index].pc).min();
+        let order = |index: usize| code.steps[warp.splits[index].pc as usize].order;
+        let ahead = candidates.iter().map(|&other| order(other)).filter(|&other| other > order(index)).min();
         let limit = ahead.filter(|_| self.random.below(2) == 0).unwrap_or(u32::MAX);
         Some(Choice { index, limit, steps: 1 << self.random.below(8) })
     }

@@ -1,7 +1,8 @@
 //! The instruction loop. One call runs the splits of one warp for a bounded number of instructions.
 //!
-//! Progress is per thread: in turn, the split with the lowest counter runs first, so that diverged lanes meet again, but every
-//! fourth turn goes to another one, so that lanes that spin cannot starve the lanes they wait for. Other policies draw the split.
+//! Progress is per thread: in turn, the split whose step is first in the order of the decoder runs first, so that diverged
+//! lanes meet again, but every fourth turn goes to another one, so that lanes that spin cannot starve the lanes they wait
+//! for. Other policies draw the split.
 
 use super::Machine;
 use super::collective::Came;
@@ -36,8 +37,10 @@ impl Machine {
         let code = kernel.code();
         let mut left = budget;
         while left > 0 {
-            let choice =
-                if self.config.policy == Policy::RoundRobin { choose_split(warp) } else { self.draw_split(warp) };
+            let choice = match self.config.policy {
+                Policy::RoundRobin => choose_split(warp, code),
+                Policy::Random | Policy::Adversarial => self.draw_split(warp, code),
+            };
             let Some(Choice { index, limit, steps }) = choice else { break };
             let mut split = warp.splits.swap_remove(index);
             let steps = steps.min(left);
@@ -100,11 +103,11 @@ impl Machine {
         let steps = code.steps.as_slice();
         loop {
             let pc = split.pc;
-            if *left == 0 || pc >= limit {
+            let step = &steps[pc as usize];
+            if *left == 0 || step.order >= limit {
                 return Ok(Stop::Ready);
             }
             *left -= 1;
-            let step = &steps[pc as usize];
             let mask = match step.guard {
                 NO_GUARD => split.mask,
                 guard => {
@@ -118,8 +121,8 @@ impl Machine {
             }
             match &step.op {
                 Op::Alu { run, args } => {
-                    // SAFETY: the decoder made the offsets for a file and predicates of this size, which `make_warp`
-                    // gave the warp; the mask is not empty.
+                    // SAFETY: the decoder made the offsets for a file and predicates of this size, which `give_file` and
+                    // `make_warp` gave the warp; the mask is not empty.
                     unsafe { run(warp.registers(), warp.predicates.as_mut_ptr(), args, mask) };
                 }
                 Op::Load(op) => self.load(warp, op, mask, pc, code)?,
@@ -128,11 +131,12 @@ impl Machine {
                     let target = *target;
                     let rest = split.mask & !mask;
                     if rest != 0 && target != pc + 1 {
-                        let other = if target > pc { (target, mask) } else { (pc + 1, rest) };
+                        let ways = [(pc + 1, rest), (target, mask)];
+                        let later = usize::from(steps[target as usize].order > steps[pc as usize + 1].order);
+                        let [first, other] = [ways[1 - later], ways[later]];
                         merge(warp, Split { pc: other.0, mask: other.1, state: SplitState::Ready });
-                        limit = limit.min(other.0);
-                        split.mask &= !other.1;
-                        split.pc = if target > pc { pc + 1 } else { target };
+                        limit = limit.min(steps[other.0 as usize].order);
+                        (split.pc, split.mask) = first;
                     } else {
                         split.pc = target;
                     }
@@ -195,7 +199,7 @@ impl Machine {
                     let rest = split.mask & !mask;
                     if rest != 0 {
                         merge(warp, Split { pc: pc + 1, mask: rest, state: SplitState::Ready });
-                        limit = limit.min(pc + 1);
+                        limit = limit.min(steps[pc as usize + 1].order);
                         split.mask = mask;
                     }
                     match blocking {
@@ -357,19 +361,22 @@ impl Machine {
 }
 
 /// The split to run in turn.
-fn choose_split(warp: &Warp) -> Option<Choice> {
+fn choose_split(warp: &Warp, code: &KernelCode) -> Option<Choice> {
     let alone = |index| Choice { index, limit: u32::MAX, steps: u32::MAX };
     if let [only] = warp.splits.as_slice() {
         return (only.state == SplitState::Ready).then_some(alone(0));
     }
-    let ready = || warp.splits.iter().enumerate().filter(|(_, split)| split.state == SplitState::Ready);
-    let (mut index, mut chosen) = ready().min_by_key(|(_, split)| split.pc)?;
+    let ready = || {
+        let ready = warp.splits.iter().enumerate().filter(|(_, split)| split.state == SplitState::Ready);
+        ready.map(|(index, split)| (index, code.steps[split.pc as usize].order))
+    };
+    let (mut index, mut chosen) = ready().min_by_key(|(_, order)| *order)?;
     if warp.turns % 4 == 3 {
         let count = ready().count();
         let nth = (warp.turns / 4) as usize % count;
         (index, chosen) = ready().nth(nth)?;
     }
-    let limit = ready().map(|(_, split)| split.pc).filter(|pc| *pc > chosen.pc).min();
+    let limit = ready().map(|(_, order)| order).filter(|order| *order > chosen).min();
     Some(Choice { limit: limit.unwrap_or(u32::MAX), ..alone(index) })
 }
 

@@ -12,6 +12,7 @@ mod collective;
 pub(crate) mod copies;
 mod diagnose;
 mod diverge;
+mod file;
 mod interpret;
 mod mbarrier;
 mod probe;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use barrier::Barriers;
 use copies::Transfer;
+use file::RegisterFile;
 use random::Random;
 use report::{Report, RunError};
 use schedule::Victim;
@@ -63,8 +65,8 @@ struct LaunchState {
     /// Bytes of a CTA's shared memory, counted from address 0.
     shared: u32,
     parameters: Arc<[u8]>,
-    /// Register file with the constants that are the same for all warps.
-    template: Vec<u128>,
+    /// The initial part of a register file, with the constants that are the same for all warps.
+    template: RegisterFile,
     ctas: u32,
     started: u32,
     finished: u32,
@@ -127,9 +129,11 @@ pub(crate) struct Machine {
     free_ctas: Vec<u32>,
     warps: Vec<Option<Box<Warp>>>,
     free_warps: Vec<u32>,
-    /// Warps that finished, kept for the memory of their register files.
+    /// Warps that finished, kept for their memory.
     #[allow(clippy::vec_box, reason = "a warp moves between here and its slot without being copied")]
     spare: Vec<Box<Warp>>,
+    /// Register files that no warp has, the one used last at the end.
+    spare_files: Vec<RegisterFile>,
     ready: VecDeque<u32>,
     sleepers: BinaryHeap<Reverse<(u64, u64)>>,
     transfers: VecDeque<Transfer>,
@@ -167,6 +171,7 @@ impl Machine {
             warps: Vec::new(),
             free_warps: Vec::new(),
             spare: Vec::new(),
+            spare_files: Vec::new(),
             ready: VecDeque::new(),
             sleepers: BinaryHeap::new(),
             transfers: VecDeque::new(),

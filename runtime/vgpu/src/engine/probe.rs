@@ -11,6 +11,7 @@
 //! woken by time as well.
 
 use super::warp::Warp;
+use crate::semantics::lanes::Row;
 
 const FIRST: u32 = 8;
 const MOST_READS: usize = 8192;
@@ -43,7 +44,7 @@ pub(crate) struct Probe {
     next_snapshot: u32,
     pc: u32,
     mask: u32,
-    file: Vec<u128>,
+    file: Vec<Row>,
     predicates: Vec<u32>,
     /// Where the last comparison failed: the place that most likely differs again.
     different: usize,
@@ -160,10 +161,10 @@ impl Warp {
             if probe.pc != pc || probe.mask != mask || probe.overflow {
                 return None;
             }
-            if self.file.get(probe.different) != probe.file.get(probe.different) {
+            if self.file.rows().get(probe.different) != probe.file.get(probe.different) {
                 return None;
             }
-            if let Some(at) = self.file.iter().zip(&probe.file).position(|(a, b)| a != b) {
+            if let Some(at) = self.file.rows().iter().zip(&probe.file).position(|(a, b)| a != b) {
                 probe.different = at;
                 return None;
             }
@@ -192,7 +193,8 @@ impl Warp {
         probe.begin_round(self.turns);
         probe.pc = pc;
         probe.mask = mask;
-        probe.file.clone_from(&self.file);
+        probe.file.clear();
+        probe.file.extend_from_slice(self.file.rows());
         probe.predicates.clone_from(&self.predicates);
         probe.comparing = true;
         probe.recording = false;

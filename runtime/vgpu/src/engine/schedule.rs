@@ -97,6 +97,9 @@ impl Machine {
         let Some(mut warp) = self.warps[slot as usize].take() else { return Ok(()) };
         warp.queued = false;
         warp.turns = warp.turns.wrapping_add(1);
+        if warp.file.is_empty() {
+            self.give_file(&mut warp);
+        }
         let budget = match self.config.policy {
             Policy::RoundRobin => TURN,
             // Often very few, so that everything happens between any two instructions.

@@ -4,12 +4,12 @@
 
 use super::barrier::Barriers;
 use super::copies::LaneCopies;
+use super::file::RegisterFile;
 use super::probe::Probe;
 use super::warp::{Split, SplitState, Warp};
 use super::{Cta, LaunchState, Machine, Sm};
 use crate::cluster::{ClusterError, Kernel, Launch, Policy, StreamId};
-use crate::decode::op::{Constant, KernelCode, Program, Reg, Special, TRUE};
-use crate::memory::address::{LOCAL_WINDOW, SHARED_WINDOW};
+use crate::decode::op::{Constant, KernelCode, Program, Special, TRUE};
 use crate::memory::segment::Segment;
 use crate::memory::{Address, Memory, RankId};
 use crate::ptx::ast::VariableSpace;
@@ -66,16 +66,6 @@ pub(super) fn place_variables(
     Ok(addresses)
 }
 
-fn fill(file: &mut [u128], reg: Reg, value: impl Fn(u32) -> u128) {
-    // SAFETY: a u128 is 16 bytes of which every pattern is valid, and the length is the slice's.
-    let bytes = unsafe { std::slice::from_raw_parts_mut(file.as_mut_ptr().cast::<u8>(), file.len() * 16) };
-    let width = reg.bytes as usize;
-    for lane in 0..32 {
-        let at = reg.row as usize + lane as usize * width;
-        bytes[at..at + width].copy_from_slice(&value(lane).to_le_bytes()[..width]);
-    }
-}
-
 impl Machine {
     #[allow(clippy::too_many_arguments, reason = "each is one property of the launch")]
     pub(super) fn prepare(
@@ -91,7 +81,7 @@ impl Machine {
         let code = kernel.code();
         let dynamic = code.dynamic_shared_offset();
         let shared = dynamic + launch.shared;
-        let mut template = vec![0; (code.file_bytes as usize).div_ceil(16)];
+        let mut template = RegisterFile::of_launch(code.initial_bytes);
         for &(reg, constant) in &code.constants {
             let value: u128 = match constant {
                 Constant::Bits(bits) => bits,
@@ -108,34 +98,34 @@ impl Machine {
                     Special::DynamicShared => launch.shared.into(),
                     Special::TotalShared => (shared - crate::decode::op::SHARED_BASE).into(),
                     Special::LaneId => {
-                        fill(&mut template, reg, u128::from);
+                        template.fill(reg, u128::from);
                         continue;
                     }
                     Special::LaneMaskEq => {
-                        fill(&mut template, reg, |lane| 1 << lane);
+                        template.fill(reg, |lane| 1 << lane);
                         continue;
                     }
                     Special::LaneMaskLt => {
-                        fill(&mut template, reg, |lane| (1 << lane) - 1);
+                        template.fill(reg, |lane| (1 << lane) - 1);
                         continue;
                     }
                     Special::LaneMaskLe => {
-                        fill(&mut template, reg, |lane| (2 << lane) - 1);
+                        template.fill(reg, |lane| (2 << lane) - 1);
                         continue;
                     }
                     Special::LaneMaskGt => {
-                        fill(&mut template, reg, |lane| 0xffff_ffff & !((2 << lane) - 1));
+                        template.fill(reg, |lane| 0xffff_ffff & !((2 << lane) - 1));
                         continue;
                     }
                     Special::LaneMaskGe => {
-                        fill(&mut template, reg, |lane| 0xffff_ffff & !((1 << lane) - 1));
+                        template.fill(reg, |lane| 0xffff_ffff & !((1 << lane) - 1));
                         continue;
                     }
                     Special::Tid(_) | Special::Ctaid(_) | Special::WarpId | Special::SmId => continue,
                 },
                 Constant::SharedWindow | Constant::LocalWindow => continue,
             };
-            fill(&mut template, reg, |_| value);
+            template.fill(reg, |_| value);
         }
         LaunchState {
             kernel: kernel.clone(),
@@ -247,6 +237,7 @@ impl Machine {
         self.warps[warp.slot as usize] = None;
         self.free_warps.push(warp.slot);
         warp.copies = None;
+        self.take_file(&mut warp);
         self.spare.push(warp);
         let Some(cta) = &mut self.ctas[cta_slot as usize] else { return };
         cta.running -= 1;
@@ -306,7 +297,8 @@ fn make_warp(
             turns: 0,
             queued: false,
             held_until: 0,
-            file: Vec::new(),
+            sm: 0,
+            file: RegisterFile::default(),
             predicates: Vec::new(),
             local: Segment::default(),
             local_bytes: 0,
@@ -326,7 +318,7 @@ fn make_warp(
     warp.splits.clear();
     warp.splits.push(Split { pc: 0, mask: existing, state: SplitState::Ready });
     warp.turns = 0;
-    warp.file.clone_from(&state.template);
+    warp.sm = sm;
     warp.predicates.clear();
     warp.predicates.resize(code.predicates as usize, 0);
     warp.predicates[TRUE as usize] = u32::MAX;
@@ -336,27 +328,6 @@ fn make_warp(
     warp.effects = 0;
     warp.probe.clear();
     warp.serial = serial << 6 | u64::from(number);
-    let [x, y, _] = state.block;
-    let cta = state.cta(index);
-    for &(reg, constant) in &code.constants {
-        match constant {
-            Constant::Special(Special::Tid(axis)) => fill(&mut warp.file, reg, |lane| {
-                let thread = number * 32 + lane;
-                [thread % x, thread / x % y, thread / x / y][axis as usize].into()
-            }),
-            Constant::Special(Special::Ctaid(axis)) => fill(&mut warp.file, reg, |_| cta[axis as usize].into()),
-            Constant::Special(Special::WarpId) => fill(&mut warp.file, reg, |_| number.into()),
-            Constant::Special(Special::SmId) => fill(&mut warp.file, reg, |_| sm.into()),
-            Constant::SharedWindow => {
-                let window = SHARED_WINDOW | shared_owner(serial) << 32;
-                fill(&mut warp.file, reg, |_| window.into());
-            }
-            Constant::LocalWindow => {
-                fill(&mut warp.file, reg, |lane| (LOCAL_WINDOW | local_owner(serial, number * 32 + lane) << 32).into());
-            }
-            _ => {}
-        }
-    }
     warp
 }
 

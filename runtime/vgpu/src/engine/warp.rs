@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::copies::LaneCopies;
+use super::file::RegisterFile;
 use super::probe::Probe;
 use super::report::FaultKind;
 use crate::cluster::Kernel;
@@ -84,7 +85,9 @@ pub(crate) struct Warp {
     pub queued: bool,
     /// Turn of the machine before which it does not start.
     pub held_until: u64,
-    pub file: Vec<u128>,
+    pub sm: u32,
+    /// Empty before the first turn.
+    pub file: RegisterFile,
     pub predicates: Vec<u32>,
     pub local: Segment,
     pub local_bytes: u32,
@@ -100,44 +103,32 @@ pub(crate) struct Warp {
 impl Warp {
     #[inline(always)]
     pub fn registers(&mut self) -> *mut u8 {
-        self.file.as_mut_ptr().cast()
-    }
-
-    #[inline(always)]
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: a u128 is 16 initialised bytes, and the length is the vector's.
-        unsafe { std::slice::from_raw_parts(self.file.as_ptr().cast(), self.file.len() * 16) }
-    }
-
-    #[inline(always)]
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: a u128 is 16 bytes of which every pattern is valid, and the length is the vector's.
-        unsafe { std::slice::from_raw_parts_mut(self.file.as_mut_ptr().cast(), self.file.len() * 16) }
+        self.file.as_mut_ptr()
     }
 
     /// The bytes of a register in all lanes.
     #[inline(always)]
     pub fn row(&self, row: u32, bytes: u32) -> &[u8] {
-        &self.bytes()[row as usize..][..bytes as usize * 32]
+        &self.file.bytes()[row as usize..][..bytes as usize * 32]
     }
 
     /// The bytes of a register in all lanes, to be written.
     #[inline(always)]
     pub fn row_mut(&mut self, row: u32, bytes: u32) -> &mut [u8] {
-        &mut self.bytes_mut()[row as usize..][..bytes as usize * 32]
+        &mut self.file.bytes_mut()[row as usize..][..bytes as usize * 32]
     }
 
     #[inline]
     pub fn u32(&self, row: u32, lane: u32) -> u32 {
         let at = row as usize + lane as usize * 4;
-        let bytes = &self.bytes()[at..at + 4];
+        let bytes = &self.file.bytes()[at..at + 4];
         u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
     }
 
     #[inline]
     pub fn set_u32(&mut self, row: u32, lane: u32, value: u32) {
         let at = row as usize + lane as usize * 4;
-        self.bytes_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        self.file.bytes_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
 
     /// A 32-bit register in all lanes.
@@ -172,14 +163,14 @@ impl Warp {
     #[inline]
     pub fn value(&self, reg: Reg, lane: u32) -> u128 {
         let at = reg.row as usize + (lane * reg.bytes) as usize;
-        zero_extended(&self.bytes()[at..at + reg.bytes as usize])
+        zero_extended(&self.file.bytes()[at..at + reg.bytes as usize])
     }
 
     /// Sets one lane of a register to the low bytes of a value.
     #[inline]
     pub fn set_value(&mut self, reg: Reg, lane: u32, value: u128) {
         let at = reg.row as usize + (lane * reg.bytes) as usize;
-        put_low_bytes(&mut self.bytes_mut()[at..at + reg.bytes as usize], value);
+        put_low_bytes(&mut self.file.bytes_mut()[at..at + reg.bytes as usize], value);
     }
 
     #[inline]

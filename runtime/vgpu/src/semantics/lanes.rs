@@ -3,6 +3,11 @@
 //! Invariant (kept by the decoder, relied on by the `unsafe` code here): every offset in [`Args`] is a multiple of 128 and
 //! leaves room for 32 values of the type used with it inside the warp's file; every predicate index is inside its table.
 
+/// The unit of a register file: a 32-bit register in all lanes. Wider registers have several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C, align(128))]
+pub(crate) struct Row([[u64; 8]; 2]);
+
 /// Byte offsets of the operands in a warp's register file, and predicate indices.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Args {
