@@ -1,7 +1,7 @@
 //! Loads, stores and atomics: state space, order, scope, width.
 
 use super::modifiers::Modifiers;
-use super::op::{AtomicKind, AtomicOp, Constant, MemoryOp, Op, Reg, Space};
+use super::op::{AtomicKind, AtomicOp, Constant, Elements, MemoryOp, Op, Reg, Space};
 use super::{Decoded, Decoder};
 use crate::memory::access::{Order, Proxy, Scope};
 use crate::ptx::ScalarType;
@@ -161,7 +161,7 @@ impl Decoder<'_> {
         if policy {
             self.source(&operands[2], ScalarType::B64)?;
         }
-        let place = self.place(&operands[1], space)?;
+        let place = self.accessed_place(&operands[1], space)?;
         let registers = self
             .elements(&operands[0], length)?
             .iter()
@@ -171,7 +171,8 @@ impl Decoder<'_> {
             place,
             bytes: element.bytes(),
             signed: element.is_signed(),
-            registers,
+            exact: exact(&registers, element),
+            registers: Elements::new(&registers),
             order: strength.order,
             scope: strength.scope,
             proxy: if non_coherent { Proxy::NonCoherent } else { Proxy::Generic },
@@ -189,7 +190,7 @@ impl Decoder<'_> {
         if policy {
             self.source(&operands[2], ScalarType::B64)?;
         }
-        let place = self.place(&operands[0], space)?;
+        let place = self.accessed_place(&operands[0], space)?;
         if place.space == Space::Param {
             return self.fail("a kernel's parameters cannot be written");
         }
@@ -202,7 +203,8 @@ impl Decoder<'_> {
             place,
             bytes: element.bytes(),
             signed: false,
-            registers,
+            exact: exact(&registers, element),
+            registers: Elements::new(&registers),
             order: strength.order,
             scope: strength.scope,
             proxy: Proxy::Generic,
@@ -258,6 +260,11 @@ impl Decoder<'_> {
         self.emit(Op::Atomic(Box::new(AtomicOp { place, kind, element, target, sources, order, scope })));
         Ok(())
     }
+}
+
+/// Whether all registers exist and are as wide as the element.
+fn exact(registers: &[Option<Reg>], element: ScalarType) -> bool {
+    registers.iter().all(|reg| reg.is_some_and(|reg| reg.bytes == element.bytes()))
 }
 
 pub(super) fn atomic_kind(m: &mut Modifiers) -> Option<AtomicKind> {

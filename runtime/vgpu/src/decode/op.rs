@@ -50,16 +50,56 @@ pub(crate) struct Place {
     pub offset: i64,
 }
 
+/// The registers of a load or store, one per element; `None` is `_`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Elements {
+    registers: [Option<Reg>; 8],
+    count: usize,
+}
+
+impl Elements {
+    /// At most eight.
+    pub fn new(list: &[Option<Reg>]) -> Elements {
+        let count = list.len().min(8);
+        let mut registers = [None; 8];
+        registers[..count].copy_from_slice(&list[..count]);
+        Elements { registers, count }
+    }
+}
+
+impl std::ops::Deref for Elements {
+    type Target = [Option<Reg>];
+
+    fn deref(&self) -> &[Option<Reg>] {
+        &self.registers[..self.count]
+    }
+}
+
+impl std::ops::DerefMut for Elements {
+    fn deref_mut(&mut self) -> &mut [Option<Reg>] {
+        &mut self.registers[..self.count]
+    }
+}
+
 pub(crate) struct MemoryOp {
     pub place: Place,
     /// Bytes of one element.
     pub bytes: u32,
     pub signed: bool,
-    /// One register per element; `None` is `_`.
-    pub registers: Vec<Option<Reg>>,
+    pub registers: Elements,
+    /// All registers exist and are as wide as the elements.
+    pub exact: bool,
     pub order: Order,
     pub scope: Scope,
     pub proxy: Proxy,
+}
+
+impl MemoryOp {
+    /// Bytes of all elements: a power of two, at most 32.
+    #[inline(always)]
+    pub fn size(&self) -> u32 {
+        self.bytes * self.registers.count as u32
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

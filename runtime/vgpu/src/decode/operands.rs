@@ -235,6 +235,18 @@ impl Decoder<'_> {
         Ok(Place { space, base: Some(base), offset: *offset })
     }
 
+    /// The place of a load or store: the address of a symbol is known here, unless a launch decides it.
+    pub(super) fn accessed_place(&mut self, operand: &Operand, space: Space) -> Decoded<Place> {
+        if let Operand::Address(Some(name), offset) = operand
+            && let Some(Binding::Shared(at) | Binding::Local { offset: at, .. } | Binding::Parameter(at)) =
+                self.resolve(name)?
+        {
+            let space = self.symbol_space(name, space)?;
+            return Ok(Place { space, base: None, offset: offset + i64::from(at) });
+        }
+        self.place(operand, space)
+    }
+
     /// Checks that a symbol lives in the space of the instruction; a device function's parameters are in its frame.
     fn symbol_space(&mut self, name: &str, space: Space) -> Decoded<Space> {
         let found = match self.resolve(name)? {

@@ -17,10 +17,12 @@ mod interpret;
 mod mbarrier;
 mod probe;
 mod random;
+mod registers;
 pub(crate) mod report;
 mod schedule;
 mod start;
 mod system;
+mod together;
 pub(crate) mod warp;
 
 use std::cmp::Reverse;

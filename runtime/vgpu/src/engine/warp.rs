@@ -9,6 +9,7 @@ use super::copies::LaneCopies;
 use super::file::RegisterFile;
 use super::probe::Probe;
 use super::report::FaultKind;
+use super::together::Pattern;
 use crate::cluster::Kernel;
 use crate::decode::op::{Place, Reg};
 use crate::memory::segment::Segment;
@@ -173,6 +174,18 @@ impl Warp {
         put_low_bytes(&mut self.file.bytes_mut()[at..at + reg.bytes as usize], value);
     }
 
+    /// The bytes of one lane of a register.
+    #[inline(always)]
+    pub fn lane(&self, reg: Reg, lane: u32) -> &[u8] {
+        &self.file.bytes()[(reg.row + lane * reg.bytes) as usize..][..reg.bytes as usize]
+    }
+
+    /// The bytes of one lane of a register, to be written.
+    #[inline(always)]
+    pub fn lane_mut(&mut self, reg: Reg, lane: u32) -> &mut [u8] {
+        &mut self.file.bytes_mut()[(reg.row + lane * reg.bytes) as usize..][..reg.bytes as usize]
+    }
+
     #[inline]
     pub fn predicate(&self, index: u32) -> u32 {
         self.predicates[index as usize]
@@ -199,15 +212,38 @@ impl Warp {
         base.wrapping_add(place.offset.cast_unsigned())
     }
 
-    /// First address and distance of the 32 lanes' addresses, if the distance is the same for all: 0 or `size`.
+    /// How the lanes' addresses follow each other, unless they are scattered, and the address of lane 0: where it would be
+    /// if it is not in the mask.
     #[inline(always)]
-    pub fn regular_addresses(&self, place: &Place, size: u32) -> Option<(u64, u32)> {
-        let Some(reg) = place.base else { return Some((place.offset.cast_unsigned(), 0)) };
-        let (first, stride) = match reg.bytes {
-            8 => regular(self.row(reg.row, 8).as_chunks::<8>().0, size, |bytes| u64::from_le_bytes(*bytes))?,
-            _ => regular(self.row(reg.row, 4).as_chunks::<4>().0, size, |bytes| u32::from_le_bytes(*bytes).into())?,
+    pub fn regular_addresses(&self, place: &Place, size: u32, mask: u32) -> Option<(Pattern, u64)> {
+        let Some(reg) = place.base else { return Some((Pattern::Same, place.offset.cast_unsigned())) };
+        let (first, stride) = match (mask, reg.bytes) {
+            (u32::MAX, 8) => {
+                regular(self.row(reg.row, 8).as_chunks::<8>().0, size, |bytes| u64::from_le_bytes(*bytes))?
+            }
+            (u32::MAX, _) => {
+                regular(self.row(reg.row, 4).as_chunks::<4>().0, size, |bytes| u32::from_le_bytes(*bytes).into())?
+            }
+            _ => self.regular_in(reg, size, mask)?,
         };
-        Some((first.wrapping_add(place.offset.cast_unsigned()), stride))
+        let pattern = if stride == 0 { Pattern::Same } else { Pattern::Row };
+        Some((pattern, first.wrapping_add(place.offset.cast_unsigned())))
+    }
+
+    fn regular_in(&self, reg: Reg, size: u32, mask: u32) -> Option<(u64, u32)> {
+        let low = mask.trailing_zeros();
+        let first = self.value(reg, low) as u64;
+        let (mut same, mut row) = (0, 0);
+        for lane in lanes(mask) {
+            let value = self.value(reg, lane) as u64;
+            same |= value ^ first;
+            row |= value ^ first.wrapping_add(u64::from((lane - low) * size));
+        }
+        match (same, row) {
+            (0, _) => Some((first, 0)),
+            (_, 0) => Some((first.wrapping_sub(u64::from(low * size)), size)),
+            _ => None,
+        }
     }
 
     pub fn thread(&self, lane: u32) -> ThreadId {

@@ -255,6 +255,12 @@ impl Memory {
         size: u64,
         write: bool,
     ) -> Result<(u32, u32, u64), MemoryFault> {
+        self.find(accessor, address, size, write).ok_or_else(|| self.explain(accessor, address))
+    }
+
+    /// As [`Memory::locate`], without the reason why not.
+    #[inline]
+    fn find(&self, accessor: Option<u32>, address: u64, size: u64, write: bool) -> Option<(u32, u32, u64)> {
         if let Target::Device { rank, allocation, offset } = target(address)
             && let Some(found) = self.allocation(rank, allocation)
             && found.live
@@ -262,9 +268,9 @@ impl Memory {
             && (!found.private || accessor.is_none_or(|accessor| accessor == rank))
             && !(write && found.read_only && accessor.is_some())
         {
-            return Ok((rank, allocation, offset.cast_unsigned()));
+            return Some((rank, allocation, offset.cast_unsigned()));
         }
-        Err(self.explain(accessor, address))
+        None
     }
 
     #[cold]
@@ -353,12 +359,20 @@ impl Memory {
         Ok(found.segment.update(offset, size, &mut self.woken, change))
     }
 
-    /// Counts reads of a place that has been checked.
+    /// A range that a kernel of rank `by` may read, as segment, offset and owner. Initialisation has not been checked, and
+    /// nothing has been counted.
     #[inline]
-    pub fn count_more_reads(&mut self, by: u32, address: u64, bytes: u64) {
-        if let Target::Device { rank, .. } = target(address) {
-            self.traffic.add_read(by, rank, bytes);
-        }
+    pub fn span(&self, by: u32, address: u64, size: u64) -> Option<(&Segment, u64, Option<u32>)> {
+        let (rank, allocation, offset) = self.find(Some(by), address, size, false)?;
+        Some((&self.ranks[rank as usize][allocation as usize].segment, offset, Some(rank)))
+    }
+
+    /// A range that a kernel of rank `by` may write, as segment, list of the woken, offset and owner. Nothing has been counted.
+    #[inline]
+    pub fn span_mut(&mut self, by: u32, address: u64, size: u64) -> Option<(&mut Segment, &mut Vec<u64>, u64, u32)> {
+        let (rank, allocation, offset) = self.find(Some(by), address, size, true)?;
+        let segment = &mut self.ranks[rank as usize][allocation as usize].segment;
+        Some((segment, &mut self.woken, offset, rank))
     }
 
     /// Constant memory from now on.

@@ -43,30 +43,51 @@ impl Segment {
     /// First uninitialised byte of the range, if any.
     #[inline]
     pub fn first_uninitialised(&self, offset: u64, size: u64) -> Option<u64> {
-        let mut at = offset;
-        let end = offset + size;
-        while at < end {
-            let bit = at % 64;
-            let count = (64 - bit).min(end - at);
-            let mask = low_bits(count) << bit;
-            let missing = !self.initialised[(at / 64) as usize] & mask;
-            if missing != 0 {
-                return Some(at - bit + u64::from(missing.trailing_zeros()));
-            }
-            at += count;
+        if size == 0 {
+            return None;
         }
-        None
+        let (first, last) = ((offset / 64) as usize, ((offset + size - 1) / 64) as usize);
+        let head = u64::MAX << (offset % 64);
+        let tail = u64::MAX >> (63 - (offset + size - 1) % 64);
+        let missing = match &self.initialised[first..=last] {
+            [only] => !only & head & tail,
+            [first, middle @ .., last] => {
+                !first & head | middle.iter().fold(0, |missing, word| missing | !word) | !last & tail
+            }
+            [] => 0,
+        };
+        if missing == 0 { None } else { self.find_uninitialised(offset, size) }
+    }
+
+    #[cold]
+    fn find_uninitialised(&self, offset: u64, size: u64) -> Option<u64> {
+        (offset..offset + size).find(|at| self.initialised[(at / 64) as usize] >> (at % 64) & 1 == 0)
+    }
+
+    /// Whether `size` bytes are initialised, which is a power of two of at most 32 and divides the offset.
+    #[inline(always)]
+    pub fn is_initialised(&self, offset: u64, size: u32) -> bool {
+        let wanted = low_bits(size.into());
+        self.initialised[(offset / 64) as usize] >> (offset % 64) & wanted == wanted
     }
 
     #[inline]
     pub fn mark_initialised(&mut self, offset: u64, size: u64) {
-        let mut at = offset;
-        let end = offset + size;
-        while at < end {
-            let bit = at % 64;
-            let count = (64 - bit).min(end - at);
-            self.initialised[(at / 64) as usize] |= low_bits(count) << bit;
-            at += count;
+        if size == 0 {
+            return;
+        }
+        let (first, last) = ((offset / 64) as usize, ((offset + size - 1) / 64) as usize);
+        let head = u64::MAX << (offset % 64);
+        let tail = u64::MAX >> (63 - (offset + size - 1) % 64);
+        let words = &mut self.initialised[first..=last];
+        match words {
+            [only] => *only |= head & tail,
+            [first, middle @ .., last] => {
+                *first |= head;
+                middle.fill(u64::MAX);
+                *last |= tail;
+            }
+            [] => {}
         }
     }
 

@@ -1,0 +1,183 @@
+//! Loads and stores of a warp at once, without an observer. What all lanes access lies in one allocation nearly always, so
+//! that it is found, checked and counted once.
+//!
+//! Invariant: an access that is not in order in every lane changes nothing here; the way lane by lane then finds whom to
+//! blame, and why.
+
+use super::Machine;
+use super::probe::Watch;
+use super::registers::{broadcast, collect, collect_lane, distribute, distribute_lane};
+use super::warp::{Warp, lanes};
+use crate::decode::op::{MemoryOp, SHARED_BASE, Space};
+use crate::memory::address::{MAX_ALLOCATION_BYTES, is_device};
+use crate::memory::segment::Segment;
+
+/// Addresses of the lanes of a mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    /// All the same.
+    Same,
+    /// One element after the other, as the lanes are numbered.
+    Row,
+    /// Anything else.
+    Scattered,
+}
+
+/// A range of memory that holds everything a warp accesses.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    pattern: Pattern,
+    start: u64,
+    bytes: u64,
+}
+
+impl Machine {
+    /// False if nothing has been done.
+    #[inline]
+    pub(super) fn load_together(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32, pc: u32) -> bool {
+        if op.place.space == Space::Param {
+            return op.place.base.is_none() && load_parameter(warp, op, mask);
+        }
+        let size = op.size();
+        let Some(span) = span(warp, op, mask) else { return false };
+        let whole = mask == u32::MAX && span.pattern == Pattern::Row || span.pattern == Pattern::Same;
+        let check = self.config.check_initialised;
+        let (segment, offset, owner) = if device_space(op.place.space, span.start) {
+            let Some(found) = self.memory.span(warp.rank, span.start, span.bytes) else { return false };
+            found
+        } else {
+            let Some((segment, _)) = self.shared_span(warp, op, span) else { return false };
+            (&*segment, span.start, None)
+        };
+        if whole {
+            if check && segment.first_uninitialised(offset, span.bytes).is_some() {
+                return false;
+            }
+        } else if check {
+            for lane in lanes(mask) {
+                let at = warp.address(&op.place, lane) - span.start + offset;
+                if !segment.is_initialised(at, size) {
+                    return false;
+                }
+            }
+        }
+        if warp.probe.recording {
+            note(warp, op, mask, span, owner.is_some(), pc);
+        }
+        match span.pattern {
+            Pattern::Same => broadcast(warp, op, mask, segment.span(offset, span.bytes)),
+            Pattern::Row if whole => distribute(warp, op, segment.span(offset, span.bytes)),
+            _ => {
+                for lane in lanes(mask) {
+                    let at = warp.address(&op.place, lane) - span.start + offset;
+                    distribute_lane(warp, op, lane, segment.span(at, size.into()));
+                }
+            }
+        }
+        if let Some(owner) = owner {
+            self.memory.traffic.add_read(warp.rank, owner, u64::from(size) * u64::from(mask.count_ones()));
+        }
+        true
+    }
+
+    /// False if nothing has been done.
+    #[inline]
+    pub(super) fn store_together(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32) -> bool {
+        let size = op.size();
+        let Some(span) = span(warp, op, mask) else { return false };
+        let whole = mask == u32::MAX && span.pattern == Pattern::Row;
+        let mut owner = None;
+        let (segment, woken, offset) = if device_space(op.place.space, span.start) {
+            let Some((segment, woken, offset, rank)) = self.memory.span_mut(warp.rank, span.start, span.bytes) else {
+                return false;
+            };
+            owner = Some(rank);
+            (segment, woken, offset)
+        } else {
+            let Some((segment, woken)) = self.shared_span(warp, op, span) else { return false };
+            (segment, woken, span.start)
+        };
+        if whole {
+            collect(warp, op, segment.span_mut(offset, span.bytes, woken));
+        } else {
+            for lane in lanes(mask) {
+                let at = warp.address(&op.place, lane) - span.start + offset;
+                collect_lane(warp, op, lane, segment.span_mut(at, size.into(), woken));
+            }
+        }
+        if let Some(owner) = owner {
+            self.memory.traffic.add_written(warp.rank, owner, u64::from(size) * u64::from(mask.count_ones()));
+        }
+        true
+    }
+
+    /// The CTA's shared memory if the range lies in it, and the list of the woken.
+    #[inline]
+    fn shared_span(&mut self, warp: &Warp, op: &MemoryOp, span: Span) -> Option<(&mut Segment, &mut Vec<u64>)> {
+        let cta = self.ctas[warp.cta as usize].as_mut()?;
+        let inside = op.place.space == Space::Shared
+            && span.start >= u64::from(SHARED_BASE)
+            && cta.shared.holds(span.start.cast_signed(), span.bytes);
+        inside.then_some((&mut cta.shared, &mut self.memory.woken))
+    }
+}
+
+/// The range that the lanes access, if each is aligned.
+#[inline(always)]
+fn span(warp: &Warp, op: &MemoryOp, mask: u32) -> Option<Span> {
+    let size = u64::from(op.size());
+    let aligned = |bits: u64| bits & (size - 1) == 0;
+    if let Some((pattern, first)) = warp.regular_addresses(&op.place, op.size(), mask) {
+        let (start, bytes) = match pattern {
+            Pattern::Same => (first, size),
+            _ => {
+                let (low, high) = (mask.trailing_zeros(), 31 - mask.leading_zeros());
+                (first.wrapping_add(u64::from(low) * size), u64::from(high - low + 1) * size)
+            }
+        };
+        return aligned(start).then_some(Span { pattern, start, bytes });
+    }
+    let (mut least, mut most, mut bits) = (u64::MAX, 0, 0);
+    for lane in lanes(mask) {
+        let address = warp.address(&op.place, lane);
+        (least, most, bits) = (least.min(address), most.max(address), bits | address);
+    }
+    let bytes = (most - least).saturating_add(size);
+    (aligned(bits) && bytes <= MAX_ALLOCATION_BYTES).then_some(Span {
+        pattern: Pattern::Scattered,
+        start: least,
+        bytes,
+    })
+}
+
+fn load_parameter(warp: &mut Warp, op: &MemoryOp, mask: u32) -> bool {
+    let size = op.size() as usize;
+    let mut element = [0; 32];
+    let source = usize::try_from(op.place.offset).ok().and_then(|at| warp.parameters.get(at..)?.get(..size));
+    let Some(source) = source.filter(|_| op.place.offset.cast_unsigned().is_multiple_of(size as u64)) else {
+        return false;
+    };
+    element[..size].copy_from_slice(source);
+    broadcast(warp, op, mask, &element[..size]);
+    true
+}
+
+/// Writes down what a polling loop reads.
+#[cold]
+fn note(warp: &mut Warp, op: &MemoryOp, mask: u32, span: Span, device: bool, pc: u32) {
+    let element = op.size();
+    if span.pattern != Pattern::Scattered && mask == u32::MAX {
+        let bytes = span.bytes as u32;
+        warp.probe.read(Watch { device, start: span.start, bytes, element, pc, lane: 0 });
+        return;
+    }
+    for lane in lanes(mask) {
+        let start = warp.address(&op.place, lane);
+        warp.probe.read(Watch { device, start, bytes: element, element, pc, lane });
+    }
+}
+
+#[inline(always)]
+pub(super) fn device_space(space: Space, address: u64) -> bool {
+    matches!(space, Space::Global | Space::Generic) && is_device(address)
+}
