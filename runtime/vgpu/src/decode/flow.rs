@@ -98,7 +98,7 @@ fn operands(op: &mut Op, each: Each<'_>) {
         Op::BranchIndexed { index, .. } => each(Operand::Read(index)),
         Op::Call { return_row, .. } => each(Operand::Write(return_row)),
         Op::Return { return_row } => each(Operand::Read(return_row)),
-        Op::Warp { members, op } => {
+        Op::Warp { members, op, .. } => {
             each(Operand::Read(members));
             warp(op, each);
         }

@@ -5,6 +5,7 @@ use crate::memory::access::{Order, Proxy, Scope};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::VariableSpace;
 use crate::semantics::lanes::{AluFn, Args};
+pub(crate) use crate::semantics::shuffle::{ShuffleMode, Sources};
 
 /// No guard.
 pub(crate) const NO_GUARD: u32 = u32::MAX;
@@ -128,14 +129,6 @@ pub(crate) struct AtomicOp {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ShuffleMode {
-    Up,
-    Down,
-    Butterfly,
-    Index,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VoteMode {
     All,
     Any,
@@ -146,11 +139,38 @@ pub(crate) enum VoteMode {
 /// An instruction with a member mask.
 pub(crate) enum WarpOp {
     Barrier,
-    Shuffle { mode: ShuffleMode, target: Option<Reg>, valid: Option<u32>, a: Reg, b: u32, c: u32 },
-    Vote { mode: VoteMode, target: u32, source: u32, negated: bool },
-    Match { all: bool, target: u32, valid: Option<u32>, a: Reg },
-    Reduce { kind: AtomicKind, element: ScalarType, target: u32, a: u32 },
-    Elect { target: Option<Reg>, elected: u32 },
+    Shuffle {
+        mode: ShuffleMode,
+        target: Option<Reg>,
+        valid: Option<u32>,
+        a: Reg,
+        b: u32,
+        c: u32,
+        /// Where the lanes read from, if `b` and `c` are literals.
+        sources: Option<Sources>,
+    },
+    Vote {
+        mode: VoteMode,
+        target: u32,
+        source: u32,
+        negated: bool,
+    },
+    Match {
+        all: bool,
+        target: u32,
+        valid: Option<u32>,
+        a: Reg,
+    },
+    Reduce {
+        kind: AtomicKind,
+        element: ScalarType,
+        target: u32,
+        a: u32,
+    },
+    Elect {
+        target: Option<Reg>,
+        elected: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -312,6 +332,8 @@ pub(crate) enum Op {
     Trap,
     Warp {
         members: u32,
+        /// The members are all lanes, by a literal.
+        all: bool,
         op: Box<WarpOp>,
     },
     ActiveMask {

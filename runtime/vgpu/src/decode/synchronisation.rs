@@ -7,6 +7,7 @@ use super::{Decoded, Decoder};
 use crate::memory::access::{Order, Scope};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
+use crate::semantics::shuffle;
 
 impl Decoder<'_> {
     pub(super) fn synchronisation(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
@@ -35,6 +36,12 @@ impl Decoder<'_> {
         if m.take("sync") { Ok(()) } else { self.fail("needs .sync: the forms without it are gone since sm_70") }
     }
 
+    /// An instruction with a member mask: the operand and the row it is in.
+    fn warp(&mut self, mask: &Operand, members: u32, op: WarpOp) {
+        let all = matches!(mask, Operand::Integer(-1 | 0xffff_ffff));
+        self.emit(Op::Warp { members, all, op: Box::new(op) });
+    }
+
     fn word(&mut self, operand: &Operand) -> Decoded<u32> {
         Ok(self.source(operand, ScalarType::B32)?.row)
     }
@@ -44,7 +51,7 @@ impl Decoder<'_> {
             self.needs_sync(m)?;
             self.expect_count(operands, 1)?;
             let members = self.word(&operands[0])?;
-            self.emit(Op::Warp { members, op: Box::new(WarpOp::Barrier) });
+            self.warp(&operands[0], members, WarpOp::Barrier);
             return Ok(());
         }
         if m.take("cluster") {
@@ -110,7 +117,14 @@ impl Decoder<'_> {
         let c = self.word(&operands[3])?;
         let members = self.word(&operands[4])?;
         let (target, valid) = self.value_and_predicate(&operands[0])?;
-        self.emit(Op::Warp { members, op: Box::new(WarpOp::Shuffle { mode, target, valid, a, b, c }) });
+        let sources = match operands[2..4] {
+            [Operand::Integer(b), Operand::Integer(c)] => {
+                Some(shuffle::sources(mode, &[b as u32; 32], &[c as u32; 32]))
+            }
+            _ => None,
+        };
+        let shuffle = WarpOp::Shuffle { mode, target, valid, a, b, c, sources };
+        self.warp(&operands[4], members, shuffle);
         Ok(())
     }
 
@@ -129,7 +143,7 @@ impl Decoder<'_> {
         let (source, negated) = self.source_predicate(&operands[1])?;
         let members = self.word(&operands[2])?;
         let target = if ballot { self.target(&operands[0], 4)?.row } else { self.target_predicate(&operands[0])? };
-        self.emit(Op::Warp { members, op: Box::new(WarpOp::Vote { mode, target, source, negated }) });
+        self.warp(&operands[2], members, WarpOp::Vote { mode, target, source, negated });
         Ok(())
     }
 
@@ -149,7 +163,7 @@ impl Decoder<'_> {
             Operand::Pair(..) => return self.fail("only .all has a predicate"),
             value => (self.target(value, 4)?, None),
         };
-        self.emit(Op::Warp { members, op: Box::new(WarpOp::Match { all, target: target.row, valid, a }) });
+        self.warp(&operands[2], members, WarpOp::Match { all, target: target.row, valid, a });
         Ok(())
     }
 
@@ -178,7 +192,7 @@ impl Decoder<'_> {
         let a = self.word(&operands[1])?;
         let members = self.word(&operands[2])?;
         let target = self.target(&operands[0], 4)?.row;
-        self.emit(Op::Warp { members, op: Box::new(WarpOp::Reduce { kind, element, target, a }) });
+        self.warp(&operands[2], members, WarpOp::Reduce { kind, element, target, a });
         Ok(())
     }
 
@@ -189,7 +203,7 @@ impl Decoder<'_> {
         let members = self.word(&operands[1])?;
         let target = self.wide_target(value, 4)?;
         let elected = self.target_predicate(predicate)?;
-        self.emit(Op::Warp { members, op: Box::new(WarpOp::Elect { target, elected }) });
+        self.warp(&operands[1], members, WarpOp::Elect { target, elected });
         Ok(())
     }
 

@@ -8,8 +8,10 @@ use super::Machine;
 use super::arithmetic::combine;
 use super::interpret::merge;
 use super::warp::{Outcome, Split, SplitState, Warp, lanes, undefined};
-use crate::decode::op::{KernelCode, Op, ShuffleMode, VoteMode, WarpOp};
+use crate::decode::op::{KernelCode, Op, VoteMode, WarpOp};
 use crate::memory::Event;
+use crate::semantics::shuffle;
+use crate::semantics::wide::permute;
 
 const POISON: u64 = 0xbaad_f00d;
 
@@ -31,12 +33,13 @@ impl Machine {
         &mut self,
         warp: &mut Warp,
         code: &KernelCode,
-        members: u32,
+        (members, all): (u32, bool),
         op: &WarpOp,
         mask: u32,
         pc: u32,
     ) -> Outcome<Came> {
-        if let Some(first) = warp.common_word(members, mask) {
+        let same = if all { Some(u32::MAX) } else { warp.common_word(members, mask) };
+        if let Some(first) = same {
             return self.come(warp, code, first, op, mask, pc);
         }
         // Lanes that came together but belong to different groups.
@@ -136,7 +139,7 @@ impl Machine {
                 WarpOp::Barrier => {}
                 WarpOp::Shuffle { mode, target, valid, b, c, .. } => {
                     for lane in lanes(mask) {
-                        let (source, inside) = shuffle_source(*mode, lane, warp.u32(*b, lane), warp.u32(*c, lane));
+                        let (source, inside) = shuffle::source(*mode, lane, warp.u32(*b, lane), warp.u32(*c, lane));
                         if let Some(target) = target {
                             warp.set_value(*target, lane, values[source as usize].into());
                         }
@@ -184,20 +187,20 @@ impl Machine {
 fn perform_whole(warp: &mut Warp, op: &WarpOp) -> bool {
     match op {
         WarpOp::Barrier => true,
-        WarpOp::Shuffle { mode, target, valid, a, b, c } if target.is_none_or(|target| target.bytes == 4) => {
-            let (values, b, c) = (warp.words(a.row), warp.words(*b), warp.words(*c));
-            let mut result = [0; 32];
-            let mut insides = 0;
-            for lane in 0..32 {
-                let (source, inside) = shuffle_source(*mode, lane as u32, b[lane], c[lane]);
-                result[lane] = values[source as usize];
-                insides |= u32::from(inside) << lane;
-            }
+        WarpOp::Shuffle { mode, target, valid, a, b, c, sources } if target.is_none_or(|target| target.bytes == 4) => {
+            let computed;
+            let sources = match sources {
+                Some(sources) => sources,
+                None => {
+                    computed = shuffle::sources(*mode, &warp.words(*b), &warp.words(*c));
+                    &computed
+                }
+            };
             if let Some(target) = target {
-                warp.set_words(target.row, &result);
+                warp.set_words(target.row, &permute(&warp.words(a.row), &sources.lanes));
             }
             if let Some(valid) = valid {
-                warp.set_predicate(*valid, u32::MAX, insides);
+                warp.set_predicate(*valid, u32::MAX, sources.inside);
             }
             true
         }
@@ -251,39 +254,5 @@ fn same_kind(a: &WarpOp, b: &WarpOp) -> bool {
         (WarpOp::Match { all: a, .. }, WarpOp::Match { all: b, .. }) => a == b,
         (WarpOp::Reduce { kind: a, element: s, .. }, WarpOp::Reduce { kind: b, element: t, .. }) => a == b && s == t,
         _ => false,
-    }
-}
-
-/// The lane that a lane reads from, and whether it is inside the segment.
-fn shuffle_source(mode: ShuffleMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
-    let (b, clamp, segment) = (b & 31, c & 31, c >> 8 & 31);
-    let most = lane & segment | clamp & !segment;
-    let least = lane & segment;
-    let (source, inside) = match mode {
-        ShuffleMode::Up => (lane.wrapping_sub(b), lane.cast_signed() - b.cast_signed() >= most.cast_signed()),
-        ShuffleMode::Down => (lane + b, lane + b <= most),
-        ShuffleMode::Butterfly => (lane ^ b, lane ^ b <= most),
-        ShuffleMode::Index => (least | b & !segment, least | b & !segment <= most),
-    };
-    if inside { (source & 31, true) } else { (lane, false) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{ShuffleMode, shuffle_source};
-
-    #[test]
-    fn shuffles_stay_in_their_segment() {
-        // Width 32: c = 0x1f, and 0 for up.
-        assert_eq!(shuffle_source(ShuffleMode::Down, 30, 1, 0x1f), (31, true));
-        assert_eq!(shuffle_source(ShuffleMode::Down, 31, 1, 0x1f), (31, false));
-        assert_eq!(shuffle_source(ShuffleMode::Up, 0, 1, 0), (0, false));
-        assert_eq!(shuffle_source(ShuffleMode::Up, 5, 2, 0), (3, true));
-        assert_eq!(shuffle_source(ShuffleMode::Butterfly, 5, 16, 0x1f), (21, true));
-        assert_eq!(shuffle_source(ShuffleMode::Index, 5, 33, 0x1f), (1, true));
-        // Width 8: segment mask 0x18.
-        assert_eq!(shuffle_source(ShuffleMode::Index, 13, 2, 0x181f), (10, true));
-        assert_eq!(shuffle_source(ShuffleMode::Down, 7, 1, 0x181f), (7, false));
-        assert_eq!(shuffle_source(ShuffleMode::Up, 8, 1, 0x1800), (8, false));
     }
 }

@@ -247,14 +247,16 @@ impl Machine {
                                 return Ok(Stop::Gone);
                             }
                         }
-                        Op::Warp { members, op } => match self.collective(warp, code, *members, op, mask, pc)? {
-                            Came::Together => split.pc += 1,
-                            Came::Placed => return Ok(Stop::Gone),
-                            Came::Wait => {
-                                let members = warp.u32(*members, mask.trailing_zeros());
-                                return Ok(Stop::Wait(SplitState::Members(members)));
+                        Op::Warp { members, all, op } => {
+                            match self.collective(warp, code, (*members, *all), op, mask, pc)? {
+                                Came::Together => split.pc += 1,
+                                Came::Placed => return Ok(Stop::Gone),
+                                Came::Wait => {
+                                    let members = warp.u32(*members, mask.trailing_zeros());
+                                    return Ok(Stop::Wait(SplitState::Members(members)));
+                                }
                             }
-                        },
+                        }
                         Op::Barrier(op) => match self.barrier(warp, op, mask)? {
                             None => split.pc += 1,
                             Some(number) => {

@@ -5,6 +5,7 @@
 //! numbers are drawn in the order of turns only, so that a seed determines the run; virtual time never goes back.
 
 mod access;
+mod addresses;
 mod arithmetic;
 mod atomics;
 mod barrier;

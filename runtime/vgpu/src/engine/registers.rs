@@ -2,6 +2,7 @@
 
 use super::warp::{Warp, copy_element, lanes, put_low_bytes, zero_extended};
 use crate::decode::op::MemoryOp;
+use crate::semantics::wide::{rows_to_words, words_to_rows};
 
 /// A little-endian value, extended to 128 bits.
 #[inline]
@@ -32,65 +33,28 @@ pub(super) fn broadcast(warp: &mut Warp, op: &MemoryOp, mask: u32, element: &[u8
     }
 }
 
-/// Where four rows of 32-bit registers begin; each has 128 bytes.
+/// The rows of four 32-bit registers that the elements go to or come from.
 #[inline(always)]
-fn four_rows(warp: &mut Warp, op: &MemoryOp) -> Option<[*mut [u8; 16]; 4]> {
+fn four_rows(op: &MemoryOp) -> Option<[usize; 4]> {
     if !(op.exact && op.bytes == 4) {
         return None;
     }
     let [Some(a), Some(b), Some(c), Some(d)] = op.registers[..] else { return None };
-    let mut row = |row: u32| warp.row_mut(row, 4).as_mut_ptr().cast();
-    Some([row(a.row), row(b.row), row(c.row), row(d.row)])
+    Some([a.row as usize, b.row as usize, c.row as usize, d.row as usize])
 }
 
-/// Transposes four times four words, from four places to four places.
-///
-/// # Safety
-/// Every pointer is valid for 16 bytes; places read and written do not overlap.
-#[inline(always)]
-unsafe fn transpose(from: [*const [u8; 16]; 4], to: [*mut [u8; 16]; 4]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{
-            _mm_loadu_si128, _mm_storeu_si128, _mm_unpackhi_epi32, _mm_unpackhi_epi64, _mm_unpacklo_epi32,
-            _mm_unpacklo_epi64,
-        };
-        // SAFETY: SSE2 is part of x86-64; the pointers are valid as the caller says.
-        unsafe {
-            let a = _mm_loadu_si128(from[0].cast());
-            let b = _mm_loadu_si128(from[1].cast());
-            let c = _mm_loadu_si128(from[2].cast());
-            let d = _mm_loadu_si128(from[3].cast());
-            let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
-            let (ef, gh) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
-            _mm_storeu_si128(to[0].cast(), _mm_unpacklo_epi64(ab, cd));
-            _mm_storeu_si128(to[1].cast(), _mm_unpackhi_epi64(ab, cd));
-            _mm_storeu_si128(to[2].cast(), _mm_unpacklo_epi64(ef, gh));
-            _mm_storeu_si128(to[3].cast(), _mm_unpackhi_epi64(ef, gh));
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    for (row, from) in from.into_iter().enumerate() {
-        for (column, to) in to.into_iter().enumerate() {
-            // SAFETY: word `column` of a place read and word `row` of a place written.
-            unsafe { to.cast::<[u8; 4]>().add(row).write(from.cast::<[u8; 4]>().add(column).read()) };
-        }
-    }
-}
+/// A row of a 32-bit register.
+const ROW: usize = 128;
 
 /// Contiguous memory to all lanes: element e of lane l is number `l × elements + e`.
 pub(super) fn distribute(warp: &mut Warp, op: &MemoryOp, source: &[u8]) {
     if let (true, [Some(reg)]) = (op.exact, &op.registers[..]) {
         warp.row_mut(reg.row, op.bytes).copy_from_slice(source);
-    } else if let Some(rows) = four_rows(warp, op) {
-        for (block, lanes) in source.as_chunks::<64>().0.iter().enumerate().take(8) {
-            let lanes: *const [u8; 16] = lanes.as_ptr().cast();
-            // SAFETY: 64 bytes of memory, and 16 of the 128 bytes of each row; registers are not device memory.
-            unsafe {
-                let from = [lanes, lanes.add(1), lanes.add(2), lanes.add(3)];
-                transpose(from, rows.map(|row| row.add(block)));
-            }
-        }
+    } else if let Some(rows) = four_rows(op)
+        && let Ok(rows) = warp.file.bytes_mut().get_disjoint_mut(rows.map(|row| row..row + ROW))
+        && let Some(words) = source.as_chunks::<4>().0.as_chunks::<4>().0.first_chunk::<32>()
+    {
+        words_to_rows(words, rows);
     } else {
         for (lane, element) in (0..).zip(source.chunks_exact(op.size() as usize)) {
             distribute_lane(warp, op, lane, element);
@@ -119,15 +83,11 @@ pub(super) fn distribute_lane(warp: &mut Warp, op: &MemoryOp, lane: u32, element
 pub(super) fn collect(warp: &mut Warp, op: &MemoryOp, target: &mut [u8]) {
     if let (true, [Some(reg)]) = (op.exact, &op.registers[..]) {
         target.copy_from_slice(warp.row(reg.row, op.bytes));
-    } else if let Some(rows) = four_rows(warp, op) {
-        for (block, lanes) in target.as_chunks_mut::<64>().0.iter_mut().enumerate().take(8) {
-            let lanes: *mut [u8; 16] = lanes.as_mut_ptr().cast();
-            // SAFETY: as in `distribute`.
-            unsafe {
-                let from = rows.map(|row| row.add(block).cast_const());
-                transpose(from, [lanes, lanes.add(1), lanes.add(2), lanes.add(3)]);
-            }
-        }
+    } else if let Some(rows) = four_rows(op)
+        && let Some(words) = target.as_chunks_mut::<4>().0.as_chunks_mut::<4>().0.first_chunk_mut::<32>()
+    {
+        let bytes = warp.file.bytes();
+        rows_to_words(rows.map(|row| &bytes[row..row + ROW]), words);
     } else {
         for (lane, element) in (0..).zip(target.chunks_exact_mut(op.size() as usize)) {
             collect_lane(warp, op, lane, element);

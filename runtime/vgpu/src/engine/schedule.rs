@@ -13,7 +13,7 @@ use crate::cluster::Policy;
 use crate::memory::segment::Waiter;
 
 /// Instructions of a turn where the policy does not draw them.
-const TURN: u32 = 512;
+const TURN: u32 = 16_384;
 const SLOT_SHIFT: u32 = 40;
 
 /// Whom the adversarial policy holds back.

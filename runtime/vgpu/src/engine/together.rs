@@ -5,6 +5,7 @@
 //! blame, and why.
 
 use super::Machine;
+use super::addresses::Addresses;
 use super::probe::Watch;
 use super::registers::{broadcast, collect, collect_lane, distribute, distribute_lane};
 use super::warp::{Warp, lanes};
@@ -12,14 +13,14 @@ use crate::decode::op::{MemoryOp, SHARED_BASE, Space};
 use crate::memory::address::{MAX_ALLOCATION_BYTES, is_device};
 use crate::memory::segment::Segment;
 
-/// Addresses of the lanes of a mask.
+/// How what the lanes access lies in a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pattern {
-    /// All the same.
+enum Pattern {
+    /// All of it is one element.
     Same,
     /// One element after the other, as the lanes are numbered.
     Row,
-    /// Anything else.
+    /// Anyhow.
     Scattered,
 }
 
@@ -54,11 +55,9 @@ impl Machine {
                 return false;
             }
         } else if check {
-            for lane in lanes(mask) {
-                let at = warp.address(&op.place, lane) - span.start + offset;
-                if !segment.is_initialised(at, size) {
-                    return false;
-                }
+            let at = |lane| warp.address(&op.place, lane).wrapping_sub(span.start) + offset;
+            if lanes(mask).any(|lane| !segment.is_initialised(at(lane), size)) {
+                return false;
             }
         }
         if warp.probe.recording {
@@ -69,7 +68,7 @@ impl Machine {
             Pattern::Row if whole => distribute(warp, op, segment.span(offset, span.bytes)),
             _ => {
                 for lane in lanes(mask) {
-                    let at = warp.address(&op.place, lane) - span.start + offset;
+                    let at = warp.address(&op.place, lane).wrapping_sub(span.start) + offset;
                     distribute_lane(warp, op, lane, segment.span(at, size.into()));
                 }
             }
@@ -101,7 +100,7 @@ impl Machine {
             collect(warp, op, segment.span_mut(offset, span.bytes, woken));
         } else {
             for lane in lanes(mask) {
-                let at = warp.address(&op.place, lane) - span.start + offset;
+                let at = warp.address(&op.place, lane).wrapping_sub(span.start) + offset;
                 collect_lane(warp, op, lane, segment.span_mut(at, size.into(), woken));
             }
         }
@@ -126,28 +125,20 @@ impl Machine {
 #[inline(always)]
 fn span(warp: &Warp, op: &MemoryOp, mask: u32) -> Option<Span> {
     let size = u64::from(op.size());
-    let aligned = |bits: u64| bits & (size - 1) == 0;
-    if let Some((pattern, first)) = warp.regular_addresses(&op.place, op.size(), mask) {
-        let (start, bytes) = match pattern {
-            Pattern::Same => (first, size),
-            _ => {
-                let (low, high) = (mask.trailing_zeros(), 31 - mask.leading_zeros());
-                (first.wrapping_add(u64::from(low) * size), u64::from(high - low + 1) * size)
-            }
-        };
-        return aligned(start).then_some(Span { pattern, start, bytes });
-    }
-    let (mut least, mut most, mut bits) = (u64::MAX, 0, 0);
-    for lane in lanes(mask) {
-        let address = warp.address(&op.place, lane);
-        (least, most, bits) = (least.min(address), most.max(address), bits | address);
-    }
-    let bytes = (most - least).saturating_add(size);
-    (aligned(bits) && bytes <= MAX_ALLOCATION_BYTES).then_some(Span {
-        pattern: Pattern::Scattered,
-        start: least,
-        bytes,
-    })
+    let offset = op.place.offset.cast_unsigned();
+    let (pattern, start, bytes, bits) = match warp.addresses(&op.place, op.size(), mask)? {
+        Addresses::Same(first) => (Pattern::Same, first, size, first.wrapping_add(offset)),
+        Addresses::Row(zero) => {
+            let (low, high) = (mask.trailing_zeros(), 31 - mask.leading_zeros());
+            let start = zero.wrapping_add(u64::from(low) * size);
+            (Pattern::Row, start, u64::from(high - low + 1) * size, start.wrapping_add(offset))
+        }
+        Addresses::Scattered { least, most, bits } => {
+            (Pattern::Scattered, least, (most - least).saturating_add(size), bits | offset)
+        }
+    };
+    let fits = bits & (size - 1) == 0 && bytes <= MAX_ALLOCATION_BYTES;
+    fits.then_some(Span { pattern, start: start.wrapping_add(offset), bytes })
 }
 
 fn load_parameter(warp: &mut Warp, op: &MemoryOp, mask: u32) -> bool {

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
+use super::addresses::Addresses;
 use super::copies::LaneCopies;
 use super::file::RegisterFile;
 use super::probe::Probe;
 use super::report::FaultKind;
-use super::together::Pattern;
 use crate::cluster::Kernel;
 use crate::decode::op::{Place, Reg};
 use crate::memory::segment::Segment;
@@ -212,38 +212,17 @@ impl Warp {
         base.wrapping_add(place.offset.cast_unsigned())
     }
 
-    /// How the lanes' addresses follow each other, unless they are scattered, and the address of lane 0: where it would be
-    /// if it is not in the mask.
+    /// How the lanes' addresses follow each other, without the offset of the place.
     #[inline(always)]
-    pub fn regular_addresses(&self, place: &Place, size: u32, mask: u32) -> Option<(Pattern, u64)> {
-        let Some(reg) = place.base else { return Some((Pattern::Same, place.offset.cast_unsigned())) };
-        let (first, stride) = match (mask, reg.bytes) {
-            (u32::MAX, 8) => {
-                regular(self.row(reg.row, 8).as_chunks::<8>().0, size, |bytes| u64::from_le_bytes(*bytes))?
-            }
-            (u32::MAX, _) => {
-                regular(self.row(reg.row, 4).as_chunks::<4>().0, size, |bytes| u32::from_le_bytes(*bytes).into())?
-            }
-            _ => self.regular_in(reg, size, mask)?,
-        };
-        let pattern = if stride == 0 { Pattern::Same } else { Pattern::Row };
-        Some((pattern, first.wrapping_add(place.offset.cast_unsigned())))
-    }
-
-    fn regular_in(&self, reg: Reg, size: u32, mask: u32) -> Option<(u64, u32)> {
-        let low = mask.trailing_zeros();
-        let first = self.value(reg, low) as u64;
-        let (mut same, mut row) = (0, 0);
-        for lane in lanes(mask) {
-            let value = self.value(reg, lane) as u64;
-            same |= value ^ first;
-            row |= value ^ first.wrapping_add(u64::from((lane - low) * size));
+    pub fn addresses(&self, place: &Place, size: u32, mask: u32) -> Option<Addresses> {
+        let Some(reg) = place.base else { return Some(Addresses::Same(0)) };
+        if reg.bytes == 8 {
+            let row = self.row(reg.row, 8).as_chunks::<8>().0.first_chunk::<32>()?;
+            return Some(Addresses::of(row, size.into(), mask));
         }
-        match (same, row) {
-            (0, _) => Some((first, 0)),
-            (_, 0) => Some((first.wrapping_sub(u64::from(low * size)), size)),
-            _ => None,
-        }
+        let row = self.row(reg.row, 4).as_chunks::<4>().0.first_chunk::<32>()?;
+        let row = row.map(|word| u64::from(u32::from_le_bytes(word)).to_le_bytes());
+        Some(Addresses::of(&row, size.into(), mask))
     }
 
     pub fn thread(&self, lane: u32) -> ThreadId {
@@ -300,27 +279,6 @@ pub(crate) fn put_low_bytes(bytes: &mut [u8], value: u128) {
         1 => bytes[0] = value as u8,
         count => bytes.copy_from_slice(&value.to_le_bytes()[..count]),
     }
-}
-
-#[inline(always)]
-fn regular<const N: usize>(row: &[[u8; N]], size: u32, value: impl Fn(&[u8; N]) -> u64) -> Option<(u64, u32)> {
-    let row: &[[u8; N]; 32] = row.try_into().ok()?;
-    let first = value(&row[0]);
-    let stride = value(&row[1]).wrapping_sub(first);
-    if stride != 0 && stride != u64::from(size) {
-        return None;
-    }
-    // Eight lanes at a time, and no early end: this becomes vector code.
-    let mut expected: [u64; 8] = std::array::from_fn(|lane| first.wrapping_add(stride.wrapping_mul(lane as u64)));
-    let mut different = [0; 8];
-    for block in row.as_chunks::<8>().0 {
-        for lane in 0..8 {
-            different[lane] |= value(&block[lane]) ^ expected[lane];
-            expected[lane] = expected[lane].wrapping_add(stride.wrapping_mul(8));
-        }
-    }
-    let different = different.iter().fold(0, |all, part| all | part);
-    (different == 0).then_some((first, stride as u32))
 }
 
 /// The lanes of a mask, ascending.

@@ -5,6 +5,7 @@
 
 pub(crate) mod access;
 pub(crate) mod address;
+mod initialised;
 mod races;
 pub(crate) mod segment;
 

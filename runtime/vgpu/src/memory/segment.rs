@@ -1,6 +1,8 @@
-//! A run of bytes with one initialised bit per byte and the list of waiters that want to hear of writes.
+//! A run of bytes, which of them are initialised, and the list of waiters that want to hear of writes.
 //!
-//! Invariant: `initialised` has exactly one bit per byte, and callers check bounds before they ask for a span.
+//! Invariant: callers check bounds before they ask for a span.
+
+use super::initialised::Initialised;
 
 /// Who waits for a write: a ticket that the engine gave to a parked split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,19 +15,19 @@ pub(crate) struct Waiter {
 #[derive(Debug, Default)]
 pub(crate) struct Segment {
     bytes: Vec<u8>,
-    initialised: Vec<u64>,
+    initialised: Initialised,
     pub waiters: Vec<Waiter>,
 }
 
 impl Segment {
     /// Zeroed but uninitialised bytes; untouched pages cost nothing.
     pub fn new(bytes: usize) -> Segment {
-        Segment { bytes: vec![0; bytes], initialised: vec![0; bytes.div_ceil(64)], waiters: Vec::new() }
+        Segment { bytes: vec![0; bytes], initialised: Initialised::new(bytes), waiters: Vec::new() }
     }
 
     /// Makes all bytes uninitialised again. They keep their values, so this is only for those who check before they read.
     pub fn forget(&mut self) {
-        self.initialised.fill(0);
+        self.initialised.forget();
         self.waiters.clear();
     }
 
@@ -43,52 +45,13 @@ impl Segment {
     /// First uninitialised byte of the range, if any.
     #[inline]
     pub fn first_uninitialised(&self, offset: u64, size: u64) -> Option<u64> {
-        if size == 0 {
-            return None;
-        }
-        let (first, last) = ((offset / 64) as usize, ((offset + size - 1) / 64) as usize);
-        let head = u64::MAX << (offset % 64);
-        let tail = u64::MAX >> (63 - (offset + size - 1) % 64);
-        let missing = match &self.initialised[first..=last] {
-            [only] => !only & head & tail,
-            [first, middle @ .., last] => {
-                !first & head | middle.iter().fold(0, |missing, word| missing | !word) | !last & tail
-            }
-            [] => 0,
-        };
-        if missing == 0 { None } else { self.find_uninitialised(offset, size) }
-    }
-
-    #[cold]
-    fn find_uninitialised(&self, offset: u64, size: u64) -> Option<u64> {
-        (offset..offset + size).find(|at| self.initialised[(at / 64) as usize] >> (at % 64) & 1 == 0)
+        self.initialised.first_missing(offset, size)
     }
 
     /// Whether `size` bytes are initialised, which is a power of two of at most 32 and divides the offset.
     #[inline(always)]
     pub fn is_initialised(&self, offset: u64, size: u32) -> bool {
-        let wanted = low_bits(size.into());
-        self.initialised[(offset / 64) as usize] >> (offset % 64) & wanted == wanted
-    }
-
-    #[inline]
-    pub fn mark_initialised(&mut self, offset: u64, size: u64) {
-        if size == 0 {
-            return;
-        }
-        let (first, last) = ((offset / 64) as usize, ((offset + size - 1) / 64) as usize);
-        let head = u64::MAX << (offset % 64);
-        let tail = u64::MAX >> (63 - (offset + size - 1) % 64);
-        let words = &mut self.initialised[first..=last];
-        match words {
-            [only] => *only |= head & tail,
-            [first, middle @ .., last] => {
-                *first |= head;
-                middle.fill(u64::MAX);
-                *last |= tail;
-            }
-            [] => {}
-        }
+        self.initialised.has(offset, size)
     }
 
     #[inline]
@@ -99,7 +62,7 @@ impl Segment {
     /// Bytes to be overwritten by the caller: marks them initialised and tells the waiters.
     #[inline]
     pub fn span_mut(&mut self, offset: u64, size: u64, woken: &mut Vec<u64>) -> &mut [u8] {
-        self.mark_initialised(offset, size);
+        self.initialised.mark(offset, size);
         if !self.waiters.is_empty() {
             self.wake(offset, size, woken);
         }
@@ -138,23 +101,9 @@ impl Segment {
     }
 }
 
-#[inline]
-fn low_bits(count: u64) -> u64 {
-    if count >= 64 { u64::MAX } else { (1 << count) - 1 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::Segment;
-
-    #[test]
-    fn initialised_bits_cross_words() {
-        let mut segment = Segment::new(200);
-        segment.mark_initialised(60, 70);
-        assert_eq!(segment.first_uninitialised(60, 70), None);
-        assert_eq!(segment.first_uninitialised(59, 3), Some(59));
-        assert_eq!(segment.first_uninitialised(60, 71), Some(130));
-    }
 
     #[test]
     fn a_write_wakes_only_overlapping_waiters() {

@@ -30,7 +30,7 @@ pub(crate) unsafe fn row<T>(file: *mut u8, offset: u32) -> *mut T {
     unsafe { file.add(offset as usize).cast::<T>() }
 }
 
-/// The bit of each lane. Comparisons with it vectorise; shifts by the lane do not.
+/// The bit of each lane. Comparisons with it vectorise on every processor; shifts by the lane do not.
 const LANE: [u32; 32] = {
     let mut bits = [0; 32];
     let mut lane = 0;
@@ -42,28 +42,43 @@ const LANE: [u32; 32] = {
 };
 
 /// Lanes that are computed together: loads and stores of whole blocks are what the compiler vectorises.
-const BLOCK: usize = 8;
+pub(crate) const BLOCK: usize = 8;
+/// The same with vectors of 512 bits.
+pub(crate) const WIDE_BLOCK: usize = 16;
+
+/// The bit of a lane, as vectors of the block's size get it best.
+#[inline(always)]
+fn bit<const N: usize>(bits: u32, lane: usize) -> bool {
+    if N == WIDE_BLOCK { bits >> lane & 1 != 0 } else { bits & LANE[lane] != 0 }
+}
 
 /// Computes one lane, or all lanes in blocks and keeps those of the mask.
 ///
 /// The destination is a source or disjoint from it, since a register has one width. A block is read before it is written, so
 /// a lane never overwrites a source that is still needed.
 #[inline(always)]
-unsafe fn blocks<R: Copy>(d: *mut R, mask: u32, one: impl Fn(usize) -> R, block: impl Fn(usize) -> [R; BLOCK]) {
+unsafe fn blocks<R: Copy, const N: usize>(
+    d: *mut R,
+    mask: u32,
+    one: impl Fn(usize) -> R,
+    block: impl Fn(usize) -> [R; N],
+) {
     // SAFETY: `d` has room for 32 values (module invariant).
     unsafe {
-        if mask == u32::MAX {
-            for index in 0..32 / BLOCK {
-                d.add(index * BLOCK).cast::<[R; BLOCK]>().write(block(index * BLOCK));
-            }
-        } else if mask & mask.wrapping_sub(1) == 0 {
+        if N == BLOCK && mask & mask.wrapping_sub(1) == 0 {
             let lane = mask.trailing_zeros() as usize & 31;
             d.add(lane).write(one(lane));
-        } else {
-            for index in 0..32 / BLOCK {
-                let place = d.add(index * BLOCK).cast::<[R; BLOCK]>();
-                let (old, new) = (place.read(), block(index * BLOCK));
-                place.write(std::array::from_fn(|i| if mask & LANE[index * BLOCK + i] == 0 { old[i] } else { new[i] }));
+            return;
+        }
+        for index in 0..32 / N {
+            // The only place that calls it: a second one, and it would not be compiled for wide vectors.
+            let new = block(index * N);
+            let place = d.add(index * N).cast::<[R; N]>();
+            if mask == u32::MAX {
+                place.write(new);
+            } else {
+                let old = place.read();
+                place.write(std::array::from_fn(|i| if bit::<N>(mask, index * N + i) { new[i] } else { old[i] }));
             }
         }
     }
@@ -71,22 +86,27 @@ unsafe fn blocks<R: Copy>(d: *mut R, mask: u32, one: impl Fn(usize) -> R, block:
 
 /// Reads the block of a row that starts at a lane.
 #[inline(always)]
-unsafe fn block<A: Copy>(row: *const A, lane: usize) -> [A; BLOCK] {
+unsafe fn block<A: Copy, const N: usize>(row: *const A, lane: usize) -> [A; N] {
     // SAFETY: the caller's lane is a multiple of the block size below 32.
-    unsafe { row.add(lane).cast::<[A; BLOCK]>().read() }
+    unsafe { row.add(lane).cast::<[A; N]>().read() }
 }
 
 #[inline(always)]
-pub(crate) unsafe fn lanes1<A: Copy, R: Copy>(file: *mut u8, args: &Args, mask: u32, f: impl Fn(A) -> R) {
+pub(crate) unsafe fn lanes1<A: Copy, R: Copy, const N: usize>(
+    file: *mut u8,
+    args: &Args,
+    mask: u32,
+    f: impl Fn(A) -> R,
+) {
     // SAFETY: module invariant.
     unsafe {
         let a = row::<A>(file, args.a);
-        blocks(
+        blocks::<R, N>(
             row::<R>(file, args.d),
             mask,
             |lane| f(a.add(lane).read()),
             |lane| {
-                let x = block(a, lane);
+                let x = block::<A, N>(a, lane);
                 std::array::from_fn(|i| f(x[i]))
             },
         );
@@ -94,16 +114,21 @@ pub(crate) unsafe fn lanes1<A: Copy, R: Copy>(file: *mut u8, args: &Args, mask: 
 }
 
 #[inline(always)]
-pub(crate) unsafe fn lanes2<A: Copy, B: Copy, R: Copy>(file: *mut u8, args: &Args, mask: u32, f: impl Fn(A, B) -> R) {
+pub(crate) unsafe fn lanes2<A: Copy, B: Copy, R: Copy, const N: usize>(
+    file: *mut u8,
+    args: &Args,
+    mask: u32,
+    f: impl Fn(A, B) -> R,
+) {
     // SAFETY: module invariant.
     unsafe {
         let (a, b) = (row::<A>(file, args.a), row::<B>(file, args.b));
-        blocks(
+        blocks::<R, N>(
             row::<R>(file, args.d),
             mask,
             |lane| f(a.add(lane).read(), b.add(lane).read()),
             |lane| {
-                let (x, y) = (block(a, lane), block(b, lane));
+                let (x, y) = (block::<_, N>(a, lane), block::<_, N>(b, lane));
                 std::array::from_fn(|i| f(x[i], y[i]))
             },
         );
@@ -111,7 +136,7 @@ pub(crate) unsafe fn lanes2<A: Copy, B: Copy, R: Copy>(file: *mut u8, args: &Arg
 }
 
 #[inline(always)]
-pub(crate) unsafe fn lanes3<A: Copy, B: Copy, C: Copy, R: Copy>(
+pub(crate) unsafe fn lanes3<A: Copy, B: Copy, C: Copy, R: Copy, const N: usize>(
     file: *mut u8,
     args: &Args,
     mask: u32,
@@ -120,12 +145,12 @@ pub(crate) unsafe fn lanes3<A: Copy, B: Copy, C: Copy, R: Copy>(
     // SAFETY: module invariant.
     unsafe {
         let (a, b, c) = (row::<A>(file, args.a), row::<B>(file, args.b), row::<C>(file, args.c));
-        blocks(
+        blocks::<R, N>(
             row::<R>(file, args.d),
             mask,
             |lane| f(a.add(lane).read(), b.add(lane).read(), c.add(lane).read()),
             |lane| {
-                let (x, y, z) = (block(a, lane), block(b, lane), block(c, lane));
+                let (x, y, z) = (block::<_, N>(a, lane), block::<_, N>(b, lane), block::<_, N>(c, lane));
                 std::array::from_fn(|i| f(x[i], y[i], z[i]))
             },
         );
@@ -134,18 +159,18 @@ pub(crate) unsafe fn lanes3<A: Copy, B: Copy, C: Copy, R: Copy>(
 
 /// A condition on each lane as a mask.
 #[inline(always)]
-fn mask_of(f: impl Fn(usize) -> [bool; BLOCK]) -> u32 {
-    let mut bits = [0; BLOCK];
-    for index in 0..32 / BLOCK {
-        let flags = f(index * BLOCK);
-        bits = std::array::from_fn(|i| bits[i] | if flags[i] { LANE[index * BLOCK + i] } else { 0 });
+fn mask_of<const N: usize>(f: impl Fn(usize) -> [bool; N]) -> u32 {
+    let mut bits = [0; N];
+    for index in 0..32 / N {
+        let flags = f(index * N);
+        bits = std::array::from_fn(|i| bits[i] | if flags[i] { LANE[index * N + i] } else { 0 });
     }
     bits.iter().fold(0, |all, some| all | some)
 }
 
 /// Comparison of two rows into the destination predicate.
 #[inline(always)]
-pub(crate) unsafe fn compare<A: Copy>(
+pub(crate) unsafe fn compare<A: Copy, const N: usize>(
     file: *mut u8,
     predicates: *mut u32,
     args: &Args,
@@ -155,8 +180,8 @@ pub(crate) unsafe fn compare<A: Copy>(
     // SAFETY: module invariant; predicate indices are inside the table.
     unsafe {
         let (a, b) = (row::<A>(file, args.a), row::<A>(file, args.b));
-        let bits = mask_of(|lane| {
-            let (x, y) = (block(a, lane), block(b, lane));
+        let bits = mask_of::<N>(|lane| {
+            let (x, y) = (block::<_, N>(a, lane), block::<_, N>(b, lane));
             std::array::from_fn(|i| f(x[i], y[i]))
         });
         let p = predicates.add(args.p as usize);
@@ -166,11 +191,17 @@ pub(crate) unsafe fn compare<A: Copy>(
 
 /// A function of one lane's value into the destination predicate.
 #[inline(always)]
-pub(crate) unsafe fn test<A: Copy>(file: *mut u8, predicates: *mut u32, args: &Args, mask: u32, f: impl Fn(A) -> bool) {
+pub(crate) unsafe fn test<A: Copy, const N: usize>(
+    file: *mut u8,
+    predicates: *mut u32,
+    args: &Args,
+    mask: u32,
+    f: impl Fn(A) -> bool,
+) {
     // SAFETY: as in `compare`.
     unsafe {
         let a = row::<A>(file, args.a);
-        let bits = mask_of(|lane| block(a, lane).map(&f));
+        let bits = mask_of::<N>(|lane| block::<A, N>(a, lane).map(&f));
         let p = predicates.add(args.p as usize);
         p.write(p.read() & !mask | bits & mask);
     }
@@ -178,89 +209,103 @@ pub(crate) unsafe fn test<A: Copy>(file: *mut u8, predicates: *mut u32, args: &A
 
 /// `d = q ? a : b`
 #[inline(always)]
-pub(crate) unsafe fn select<A: Copy>(file: *mut u8, predicates: *mut u32, args: &Args, mask: u32) {
+pub(crate) unsafe fn select<A: Copy, const N: usize>(file: *mut u8, predicates: *mut u32, args: &Args, mask: u32) {
     // SAFETY: as in `compare`.
     unsafe {
         let bits = predicates.add(args.q as usize).read();
         let (a, b) = (row::<A>(file, args.a), row::<A>(file, args.b));
-        blocks(
+        blocks::<A, N>(
             row::<A>(file, args.d),
             mask,
-            |lane| if bits & LANE[lane] == 0 { b.add(lane).read() } else { a.add(lane).read() },
+            |lane| if bit::<N>(bits, lane) { a.add(lane).read() } else { b.add(lane).read() },
             |lane| {
-                let (x, y) = (block(a, lane), block(b, lane));
-                std::array::from_fn(|i| if bits & LANE[lane + i] == 0 { y[i] } else { x[i] })
+                let (x, y) = (block::<_, N>(a, lane), block::<_, N>(b, lane));
+                std::array::from_fn(|i| if bit::<N>(bits, lane + i) { x[i] } else { y[i] })
             },
         );
     }
 }
 
+/// A handler in two versions, see [`super::wide`]. The body forwards what the caller of the handler promises.
+macro_rules! handler {
+    (|$file:ident, $predicates:ident, $args:ident, $mask:ident, $block:ident| $body:expr) => {{
+        #[allow(unused_variables, reason = "few need predicates")]
+        unsafe fn plain($file: *mut u8, $predicates: *mut u32, $args: &$crate::semantics::lanes::Args, $mask: u32) {
+            const $block: usize = $crate::semantics::lanes::BLOCK;
+            // SAFETY: forwarded from the caller.
+            unsafe { $body }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unused_variables, reason = "few need predicates")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        unsafe fn wide($file: *mut u8, $predicates: *mut u32, $args: &$crate::semantics::lanes::Args, $mask: u32) {
+            const $block: usize = $crate::semantics::lanes::WIDE_BLOCK;
+            // SAFETY: forwarded from the caller.
+            unsafe { $body }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        use plain as wide;
+        // The wide version is only called on a processor that has its instructions.
+        if $crate::semantics::wide::available() {
+            wide as $crate::semantics::lanes::AluFn
+        } else {
+            plain as $crate::semantics::lanes::AluFn
+        }
+    }};
+}
+
 /// `d = f(a)` as a handler.
 macro_rules! unary {
-    ($a:ty => $r:ty, $f:expr) => {{
-        unsafe fn handler(file: *mut u8, _: *mut u32, args: &$crate::semantics::lanes::Args, mask: u32) {
-            // SAFETY: forwarded from the caller.
-            unsafe { $crate::semantics::lanes::lanes1::<$a, $r>(file, args, mask, $f) }
-        }
-        handler as $crate::semantics::lanes::AluFn
-    }};
+    ($a:ty => $r:ty, $f:expr) => {
+        handler!(|file, predicates, args, mask, N| $crate::semantics::lanes::lanes1::<$a, $r, N>(file, args, mask, $f))
+    };
 }
 
 /// `d = f(a, b)` as a handler.
 macro_rules! binary {
-    ($a:ty, $b:ty => $r:ty, $f:expr) => {{
-        unsafe fn handler(file: *mut u8, _: *mut u32, args: &$crate::semantics::lanes::Args, mask: u32) {
-            // SAFETY: forwarded from the caller.
-            unsafe { $crate::semantics::lanes::lanes2::<$a, $b, $r>(file, args, mask, $f) }
-        }
-        handler as $crate::semantics::lanes::AluFn
-    }};
+    ($a:ty, $b:ty => $r:ty, $f:expr) => {
+        handler!(|file, predicates, args, mask, N| {
+            $crate::semantics::lanes::lanes2::<$a, $b, $r, N>(file, args, mask, $f)
+        })
+    };
 }
 
 /// `d = f(a, b, c)` as a handler.
 macro_rules! ternary {
-    ($a:ty, $b:ty, $c:ty => $r:ty, $f:expr) => {{
-        unsafe fn handler(file: *mut u8, _: *mut u32, args: &$crate::semantics::lanes::Args, mask: u32) {
-            // SAFETY: forwarded from the caller.
-            unsafe { $crate::semantics::lanes::lanes3::<$a, $b, $c, $r>(file, args, mask, $f) }
-        }
-        handler as $crate::semantics::lanes::AluFn
-    }};
+    ($a:ty, $b:ty, $c:ty => $r:ty, $f:expr) => {
+        handler!(|file, predicates, args, mask, N| {
+            $crate::semantics::lanes::lanes3::<$a, $b, $c, $r, N>(file, args, mask, $f)
+        })
+    };
 }
 
 /// `d = lop3(a, b, c)` as a handler; the truth table stands in `args.p`.
 macro_rules! truth_table {
-    () => {{
-        unsafe fn handler(file: *mut u8, _: *mut u32, args: &$crate::semantics::lanes::Args, mask: u32) {
+    () => {
+        handler!(|file, predicates, args, mask, N| {
             let table = args.p;
             let run = |a, b, c| $crate::semantics::integer::lop3(a, b, c, table);
-            // SAFETY: forwarded from the caller.
-            unsafe { $crate::semantics::lanes::lanes3::<u32, u32, u32, u32>(file, args, mask, run) }
-        }
-        handler as $crate::semantics::lanes::AluFn
-    }};
+            $crate::semantics::lanes::lanes3::<u32, u32, u32, u32, N>(file, args, mask, run)
+        })
+    };
 }
 
 /// `p = f(a, b)` as a handler.
 macro_rules! comparison {
-    ($a:ty, $f:expr) => {{
-        unsafe fn handler(file: *mut u8, predicates: *mut u32, args: &$crate::semantics::lanes::Args, mask: u32) {
-            // SAFETY: forwarded from the caller.
-            unsafe { $crate::semantics::lanes::compare::<$a>(file, predicates, args, mask, $f) }
-        }
-        handler as $crate::semantics::lanes::AluFn
-    }};
+    ($a:ty, $f:expr) => {
+        handler!(|file, predicates, args, mask, N| {
+            $crate::semantics::lanes::compare::<$a, N>(file, predicates, args, mask, $f)
+        })
+    };
 }
 
 /// `p = f(a)` as a handler.
 macro_rules! predicate_test {
-    ($a:ty, $f:expr) => {{
-        unsafe fn handler(file: *mut u8, predicates: *mut u32, args: &$crate::semantics::lanes::Args, mask: u32) {
-            // SAFETY: forwarded from the caller.
-            unsafe { $crate::semantics::lanes::test::<$a>(file, predicates, args, mask, $f) }
-        }
-        handler as $crate::semantics::lanes::AluFn
-    }};
+    ($a:ty, $f:expr) => {
+        handler!(|file, predicates, args, mask, N| {
+            $crate::semantics::lanes::test::<$a, N>(file, predicates, args, mask, $f)
+        })
+    };
 }
 
 /// `p = f(q, r)` on whole masks as a handler; the second source is predicate `args.a`.
@@ -281,24 +326,26 @@ macro_rules! predicate_logic {
 
 /// `d = q ? a : b` (selp) as a handler.
 macro_rules! selection {
-    ($a:ty) => {{
-        unsafe fn handler(file: *mut u8, predicates: *mut u32, args: &$crate::semantics::lanes::Args, mask: u32) {
-            // SAFETY: forwarded from the caller.
-            unsafe { $crate::semantics::lanes::select::<$a>(file, predicates, args, mask) }
-        }
-        handler as $crate::semantics::lanes::AluFn
-    }};
+    ($a:ty) => {
+        handler!(|file, predicates, args, mask, N| {
+            $crate::semantics::lanes::select::<$a, N>(file, predicates, args, mask)
+        })
+    };
 }
 
 /// `d = f(a, n)` as a handler, where `n` is the same for all lanes and stands in `args.p`.
 macro_rules! uniform {
-    ($a:ty, $f:expr) => {{
-        unsafe fn handler(file: *mut u8, _: *mut u32, args: &$crate::semantics::lanes::Args, mask: u32) {
+    ($a:ty, $f:expr) => {
+        handler!(|file, predicates, args, mask, N| {
             let n = args.p;
-            let operation: fn($a, u32) -> $a = $f;
-            // SAFETY: forwarded from the caller.
-            unsafe { $crate::semantics::lanes::lanes1::<$a, $a>(file, args, mask, |a| operation(a, n)) }
-        }
-        handler as $crate::semantics::lanes::AluFn
-    }};
+            let operation = $crate::semantics::lanes::with_number::<$a>($f);
+            $crate::semantics::lanes::lanes1::<$a, $a, N>(file, args, mask, |a| operation(a, n))
+        })
+    };
+}
+
+/// Tells the compiler the types of a function of a value and a number.
+#[inline(always)]
+pub(crate) fn with_number<A>(f: impl Fn(A, u32) -> A) -> impl Fn(A, u32) -> A {
+    f
 }

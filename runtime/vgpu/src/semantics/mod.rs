@@ -7,6 +7,9 @@ pub(crate) mod convert;
 pub(crate) mod float;
 pub(crate) mod integer;
 #[macro_use]
+pub(crate) mod wide;
+#[macro_use]
 pub(crate) mod lanes;
 pub(crate) mod narrow;
 pub(crate) mod packed;
+pub(crate) mod shuffle;

@@ -1,0 +1,79 @@
+//! Vectors of 512 bits where the processor has them. What a warp does is compiled twice, and chosen when a kernel is decoded
+//! or a function is called; both versions compute the same.
+
+/// Whether this processor has the vector instructions that the wide versions are compiled for.
+#[inline(always)]
+pub(crate) fn available() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// A function in two versions. The body sees how many 32-bit lanes to compute together as the constant that is named first.
+macro_rules! two_versions {
+    (
+        const $block:ident;
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty $body:block
+    ) => {
+        $(#[$attribute])*
+        #[inline]
+        $visibility fn $name($($argument: $type),*) -> $result {
+            fn plain($($argument: $type),*) -> $result {
+                #[allow(dead_code, reason = "not every body asks")]
+                const $block: usize = $crate::semantics::lanes::BLOCK;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                fn wide($($argument: $type),*) -> $result {
+                    #[allow(dead_code, reason = "not every body asks")]
+                    const $block: usize = $crate::semantics::lanes::WIDE_BLOCK;
+                    $body
+                }
+                if $crate::semantics::wide::available() {
+                    // SAFETY: the processor has these instructions.
+                    return unsafe { wide($($argument),*) };
+                }
+            }
+            plain($($argument),*)
+        }
+    };
+}
+
+two_versions! {
+    const BLOCK;
+    /// `result[lane] = values[sources[lane]]`
+    pub(crate) fn permute(values: &[u32; 32], sources: &[u32; 32]) -> [u32; 32] {
+        std::array::from_fn(|lane| values[(sources[lane] & 31) as usize])
+    }
+}
+
+two_versions! {
+    const BLOCK;
+    /// Four words of each lane to four rows of 32 words. Longer rows stay as they are behind them, shorter ones altogether.
+    pub(crate) fn words_to_rows(words: &[[[u8; 4]; 4]; 32], rows: [&mut [u8]; 4]) -> () {
+        for (word, row) in rows.into_iter().enumerate() {
+            if let Some(row) = row.as_chunks_mut::<4>().0.first_chunk_mut::<32>() {
+                *row = std::array::from_fn(|lane| words[lane][word]);
+            }
+        }
+    }
+}
+
+two_versions! {
+    const BLOCK;
+    /// Four rows of 32 words to four words of each lane; nothing if a row is shorter.
+    pub(crate) fn rows_to_words(rows: [&[u8]; 4], words: &mut [[[u8; 4]; 4]; 32]) -> () {
+        if let [Some(a), Some(b), Some(c), Some(d)] = rows.map(|row| row.as_chunks::<4>().0.first_chunk::<32>()) {
+            *words = std::array::from_fn(|lane| [a[lane], b[lane], c[lane], d[lane]]);
+        }
+    }
+}
