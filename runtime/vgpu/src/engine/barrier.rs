@@ -87,9 +87,9 @@ impl Machine {
         warp.effects += 1;
         let Some(cta) = &mut self.ctas[warp.cta as usize] else { return Ok(None) };
         let barriers = &mut cta.barriers;
-        if barriers.barriers.is_empty() {
+        while barriers.barriers.len() <= number as usize {
             let empty = Barrier { arrived: vec![0; barriers.live.len()], all: true, ..Barrier::default() };
-            barriers.barriers = vec![empty; NUMBERS];
+            barriers.barriers.push(empty);
         }
         barriers.live[warp.number as usize] = warp.live;
         let barrier = &mut barriers.barriers[number as usize];

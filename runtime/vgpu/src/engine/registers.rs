@@ -2,7 +2,7 @@
 
 use super::warp::{Warp, copy_element, lanes, put_low_bytes, zero_extended};
 use crate::decode::op::MemoryOp;
-use crate::semantics::wide::{rows_to_words, words_to_rows};
+use crate::semantics::wide::{rows_to_words, set_words, words_to_rows};
 
 /// A little-endian value, extended to 128 bits.
 #[inline]
@@ -20,15 +20,15 @@ pub(super) fn broadcast(warp: &mut Warp, op: &MemoryOp, mask: u32, element: &[u8
     for (part, reg) in element.chunks_exact(op.bytes as usize).zip(op.registers.iter()) {
         let Some(reg) = *reg else { continue };
         let value = extended(part, op.signed);
-        if mask != u32::MAX {
-            lanes(mask).for_each(|lane| warp.set_value(reg, lane, value));
-            continue;
-        }
-        let row = warp.row_mut(reg.row, reg.bytes);
-        match reg.bytes {
-            4 => row.as_chunks_mut().0.fill((value as u32).to_le_bytes()),
-            8 => row.as_chunks_mut().0.fill((value as u64).to_le_bytes()),
-            width => row.chunks_exact_mut(width as usize).for_each(|lane| put_low_bytes(lane, value)),
+        match (reg.bytes, mask) {
+            (4, u32::MAX) => {
+                warp.row_mut(reg.row, 4).as_chunks_mut().0.fill((value as u32).to_le_bytes());
+            }
+            (4, _) => set_words(warp.row_mut(reg.row, 4), &[(value as u32).to_le_bytes(); 32], mask),
+            (8, u32::MAX) => {
+                warp.row_mut(reg.row, 8).as_chunks_mut().0.fill((value as u64).to_le_bytes());
+            }
+            _ => lanes(mask).for_each(|lane| warp.set_value(reg, lane, value)),
         }
     }
 }
@@ -46,18 +46,26 @@ fn four_rows(op: &MemoryOp) -> Option<[usize; 4]> {
 /// A row of a 32-bit register.
 const ROW: usize = 128;
 
-/// Contiguous memory to all lanes: element e of lane l is number `l × elements + e`.
-pub(super) fn distribute(warp: &mut Warp, op: &MemoryOp, source: &[u8]) {
-    if let (true, [Some(reg)]) = (op.exact, &op.registers[..]) {
+/// Bytes of the elements of all lanes, at most.
+pub(super) const MOST: usize = 32 * 32;
+
+/// Contiguous memory to the lanes of a mask: element e of lane l is number `l × elements + e`.
+pub(super) fn distribute(warp: &mut Warp, op: &MemoryOp, mask: u32, source: &[u8]) {
+    if let (true, [Some(reg)], u32::MAX) = (op.exact, &op.registers[..], mask) {
         warp.row_mut(reg.row, op.bytes).copy_from_slice(source);
+    } else if let (true, 4, [Some(reg)], Some(words)) =
+        (op.exact, op.bytes, &op.registers[..], source.as_chunks::<4>().0.first_chunk::<32>())
+    {
+        set_words(warp.row_mut(reg.row, 4), words, mask);
     } else if let Some(rows) = four_rows(op)
         && let Ok(rows) = warp.file.bytes_mut().get_disjoint_mut(rows.map(|row| row..row + ROW))
         && let Some(words) = source.as_chunks::<4>().0.as_chunks::<4>().0.first_chunk::<32>()
     {
-        words_to_rows(words, rows);
+        words_to_rows(words, rows, mask);
     } else {
-        for (lane, element) in (0..).zip(source.chunks_exact(op.size() as usize)) {
-            distribute_lane(warp, op, lane, element);
+        let size = op.size() as usize;
+        for lane in lanes(mask) {
+            distribute_lane(warp, op, lane, &source[lane as usize * size..][..size]);
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::Machine;
 use super::addresses::Addresses;
 use super::probe::Watch;
-use super::registers::{broadcast, collect, collect_lane, distribute, distribute_lane};
+use super::registers::{MOST, broadcast, collect, collect_lane, distribute, distribute_lane};
 use super::warp::{Warp, lanes};
 use crate::decode::op::{MemoryOp, SHARED_BASE, Space};
 use crate::memory::address::{MAX_ALLOCATION_BYTES, is_device};
@@ -41,7 +41,6 @@ impl Machine {
         }
         let size = op.size();
         let Some(span) = span(warp, op, mask) else { return false };
-        let whole = mask == u32::MAX && span.pattern == Pattern::Row || span.pattern == Pattern::Same;
         let check = self.config.check_initialised;
         let (segment, offset, owner) = if device_space(op.place.space, span.start) {
             let Some(found) = self.memory.span(warp.rank, span.start, span.bytes) else { return false };
@@ -50,23 +49,33 @@ impl Machine {
             let Some((segment, _)) = self.shared_span(warp, op, span) else { return false };
             (&*segment, span.start, None)
         };
-        if whole {
-            if check && segment.first_uninitialised(offset, span.bytes).is_some() {
-                return false;
-            }
-        } else if check {
-            let at = |lane| warp.address(&op.place, lane).wrapping_sub(span.start) + offset;
-            if lanes(mask).any(|lane| !segment.is_initialised(at(lane), size)) {
-                return false;
-            }
+        let at = |lane| warp.address(&op.place, lane).wrapping_sub(span.start) + offset;
+        let missing = match span.pattern {
+            _ if !check => false,
+            Pattern::Same => segment.first_uninitialised(offset, span.bytes).is_some(),
+            Pattern::Row => runs(mask).any(|run| {
+                let bytes = u64::from(run.count * size);
+                segment.first_uninitialised(offset + u64::from(run.behind * size), bytes).is_some()
+            }),
+            Pattern::Scattered => lanes(mask).any(|lane| !segment.is_initialised(at(lane), size)),
+        };
+        if missing {
+            return false;
         }
         if warp.probe.recording {
             note(warp, op, mask, span, owner.is_some(), pc);
         }
         match span.pattern {
             Pattern::Same => broadcast(warp, op, mask, segment.span(offset, span.bytes)),
-            Pattern::Row if whole => distribute(warp, op, segment.span(offset, span.bytes)),
-            _ => {
+            Pattern::Row if mask == u32::MAX => distribute(warp, op, mask, segment.span(offset, span.bytes)),
+            Pattern::Row => {
+                // Lanes outside the mask may be behind the end of the memory.
+                let mut elements = [0; MOST];
+                let first = (mask.trailing_zeros() * size) as usize;
+                elements[first..first + span.bytes as usize].copy_from_slice(segment.span(offset, span.bytes));
+                distribute(warp, op, mask, &elements[..32 * size as usize]);
+            }
+            Pattern::Scattered => {
                 for lane in lanes(mask) {
                     let at = warp.address(&op.place, lane).wrapping_sub(span.start) + offset;
                     distribute_lane(warp, op, lane, segment.span(at, size.into()));
@@ -84,7 +93,6 @@ impl Machine {
     pub(super) fn store_together(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32) -> bool {
         let size = op.size();
         let Some(span) = span(warp, op, mask) else { return false };
-        let whole = mask == u32::MAX && span.pattern == Pattern::Row;
         let mut owner = None;
         let (segment, woken, offset) = if device_space(op.place.space, span.start) {
             let Some((segment, woken, offset, rank)) = self.memory.span_mut(warp.rank, span.start, span.bytes) else {
@@ -96,12 +104,23 @@ impl Machine {
             let Some((segment, woken)) = self.shared_span(warp, op, span) else { return false };
             (segment, woken, span.start)
         };
-        if whole {
-            collect(warp, op, segment.span_mut(offset, span.bytes, woken));
-        } else {
-            for lane in lanes(mask) {
-                let at = warp.address(&op.place, lane).wrapping_sub(span.start) + offset;
-                collect_lane(warp, op, lane, segment.span_mut(at, size.into(), woken));
+        match span.pattern {
+            Pattern::Row if mask == u32::MAX => collect(warp, op, segment.span_mut(offset, span.bytes, woken)),
+            Pattern::Row => {
+                let mut elements = [0; MOST];
+                let elements = &mut elements[..32 * size as usize];
+                collect(warp, op, elements);
+                for run in runs(mask) {
+                    let (from, bytes) = ((run.first * size) as usize, run.count * size);
+                    let target = segment.span_mut(offset + u64::from(run.behind * size), bytes.into(), woken);
+                    target.copy_from_slice(&elements[from..from + bytes as usize]);
+                }
+            }
+            Pattern::Same | Pattern::Scattered => {
+                for lane in lanes(mask) {
+                    let at = warp.address(&op.place, lane).wrapping_sub(span.start) + offset;
+                    collect_lane(warp, op, lane, segment.span_mut(at, size.into(), woken));
+                }
             }
         }
         if let Some(owner) = owner {
@@ -139,6 +158,25 @@ fn span(warp: &Warp, op: &MemoryOp, mask: u32) -> Option<Span> {
     };
     let fits = bits & (size - 1) == 0 && bytes <= MAX_ALLOCATION_BYTES;
     fits.then_some(Span { pattern, start: start.wrapping_add(offset), bytes })
+}
+
+/// Lanes of a mask that follow each other.
+struct Run {
+    first: u32,
+    count: u32,
+    /// How far it is behind the first lane of the mask.
+    behind: u32,
+}
+
+fn runs(mask: u32) -> impl Iterator<Item = Run> {
+    let low = mask.trailing_zeros();
+    let mut rest = mask;
+    std::iter::from_fn(move || {
+        let first = (rest != 0).then(|| rest.trailing_zeros())?;
+        let count = (rest >> first).trailing_ones();
+        rest &= !(u32::MAX >> (32 - count) << first);
+        Some(Run { first, count, behind: first - low })
+    })
 }
 
 fn load_parameter(warp: &mut Warp, op: &MemoryOp, mask: u32) -> bool {

@@ -58,11 +58,15 @@ two_versions! {
 
 two_versions! {
     const BLOCK;
-    /// Four words of each lane to four rows of 32 words. Longer rows stay as they are behind them, shorter ones altogether.
-    pub(crate) fn words_to_rows(words: &[[[u8; 4]; 4]; 32], rows: [&mut [u8]; 4]) -> () {
+    /// Four words of each lane to the lanes of a mask in four rows of 32 words. A shorter row stays as it is.
+    pub(crate) fn words_to_rows(words: &[[[u8; 4]; 4]; 32], rows: [&mut [u8]; 4], mask: u32) -> () {
         for (word, row) in rows.into_iter().enumerate() {
-            if let Some(row) = row.as_chunks_mut::<4>().0.first_chunk_mut::<32>() {
-                *row = std::array::from_fn(|lane| words[lane][word]);
+            let Some(row) = row.as_chunks_mut::<4>().0.first_chunk_mut::<32>() else { continue };
+            let new: [[u8; 4]; 32] = std::array::from_fn(|lane| words[lane][word]);
+            if mask == u32::MAX {
+                *row = new;
+            } else {
+                *row = std::array::from_fn(|lane| if mask >> lane & 1 == 0 { row[lane] } else { new[lane] });
             }
         }
     }
@@ -74,6 +78,16 @@ two_versions! {
     pub(crate) fn rows_to_words(rows: [&[u8]; 4], words: &mut [[[u8; 4]; 4]; 32]) -> () {
         if let [Some(a), Some(b), Some(c), Some(d)] = rows.map(|row| row.as_chunks::<4>().0.first_chunk::<32>()) {
             *words = std::array::from_fn(|lane| [a[lane], b[lane], c[lane], d[lane]]);
+        }
+    }
+}
+
+two_versions! {
+    const BLOCK;
+    /// Sets the lanes of a mask in a row of 32 words; nothing if the row is shorter.
+    pub(crate) fn set_words(row: &mut [u8], new: &[[u8; 4]; 32], mask: u32) -> () {
+        if let Some(row) = row.as_chunks_mut::<4>().0.first_chunk_mut::<32>() {
+            *row = std::array::from_fn(|lane| if mask >> lane & 1 == 0 { row[lane] } else { new[lane] });
         }
     }
 }
