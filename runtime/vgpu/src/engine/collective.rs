@@ -8,10 +8,11 @@ use super::Machine;
 use super::arithmetic::combine;
 use super::interpret::merge;
 use super::warp::{Outcome, Split, SplitState, Warp, lanes, undefined};
-use crate::decode::op::{KernelCode, Op, VoteMode, WarpOp};
+use crate::decode::op::{AtomicKind, KernelCode, Op, VoteMode, WarpOp};
 use crate::memory::Event;
+use crate::ptx::ScalarType;
 use crate::semantics::shuffle;
-use crate::semantics::wide::permute;
+use crate::semantics::wide::{equal_lanes, permute};
 
 const POISON: u64 = 0xbaad_f00d;
 
@@ -213,7 +214,41 @@ fn perform_whole(warp: &mut Warp, op: &WarpOp) -> bool {
             }
             true
         }
+        WarpOp::Reduce { kind, element, target, a } => {
+            let Some(result) = reduce(*kind, *element, &warp.words(*a)) else { return false };
+            warp.set_words(*target, &[result; 32]);
+            true
+        }
+        WarpOp::Match { all: false, target, valid: None, a } if a.bytes == 4 => {
+            let values = warp.words(a.row);
+            let mut result = [0; 32];
+            let mut rest = u32::MAX;
+            while rest != 0 {
+                let same = equal_lanes(&values, values[rest.trailing_zeros() as usize]);
+                lanes(same).for_each(|lane| result[lane as usize] = same);
+                rest &= !same;
+            }
+            warp.set_words(*target, &result);
+            true
+        }
         _ => false,
+    }
+}
+
+/// All lanes' values as one; nothing for an operation that a reduction does not have.
+fn reduce(kind: AtomicKind, element: ScalarType, values: &[u32; 32]) -> Option<u32> {
+    let values = values.iter().copied();
+    let signed = values.clone().map(u32::cast_signed);
+    match (kind, element) {
+        (AtomicKind::Add, _) => Some(values.fold(0, u32::wrapping_add)),
+        (AtomicKind::And, _) => values.reduce(|all, value| all & value),
+        (AtomicKind::Or, _) => values.reduce(|all, value| all | value),
+        (AtomicKind::Xor, _) => values.reduce(|all, value| all ^ value),
+        (AtomicKind::Min, ScalarType::S32) => signed.min().map(i32::cast_unsigned),
+        (AtomicKind::Max, ScalarType::S32) => signed.max().map(i32::cast_unsigned),
+        (AtomicKind::Min, ScalarType::U32) => values.min(),
+        (AtomicKind::Max, ScalarType::U32) => values.max(),
+        _ => None,
     }
 }
 

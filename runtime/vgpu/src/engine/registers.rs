@@ -72,7 +72,7 @@ pub(super) fn distribute(warp: &mut Warp, op: &MemoryOp, mask: u32, source: &[u8
 
 /// The element of one lane to its registers.
 #[inline(always)]
-pub(super) fn distribute_lane(warp: &mut Warp, op: &MemoryOp, lane: u32, element: &[u8]) {
+fn distribute_lane(warp: &mut Warp, op: &MemoryOp, lane: u32, element: &[u8]) {
     if let (true, [Some(reg)]) = (op.exact, &op.registers[..]) {
         copy_element(warp.lane_mut(*reg, lane), element);
         return;
@@ -105,7 +105,7 @@ pub(super) fn collect(warp: &mut Warp, op: &MemoryOp, target: &mut [u8]) {
 
 /// The registers of one lane to its element.
 #[inline(always)]
-pub(super) fn collect_lane(warp: &Warp, op: &MemoryOp, lane: u32, element: &mut [u8]) {
+fn collect_lane(warp: &Warp, op: &MemoryOp, lane: u32, element: &mut [u8]) {
     for (part, reg) in element.chunks_exact_mut(op.bytes as usize).zip(op.registers.iter()) {
         let Some(reg) = reg else { continue };
         if op.exact {

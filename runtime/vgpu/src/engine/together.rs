@@ -7,8 +7,8 @@
 use super::Machine;
 use super::addresses::Addresses;
 use super::probe::Watch;
-use super::registers::{MOST, broadcast, collect, collect_lane, distribute, distribute_lane};
-use super::warp::{Warp, lanes};
+use super::registers::{MOST, broadcast, collect, distribute};
+use super::warp::{Warp, copy_element, lanes};
 use crate::decode::op::{MemoryOp, SHARED_BASE, Space};
 use crate::memory::address::{MAX_ALLOCATION_BYTES, is_device};
 use crate::memory::segment::Segment;
@@ -49,7 +49,6 @@ impl Machine {
             let Some((segment, _)) = self.shared_span(warp, op, span) else { return false };
             (&*segment, span.start, None)
         };
-        let at = |lane| warp.address(&op.place, lane).wrapping_sub(span.start) + offset;
         let missing = match span.pattern {
             _ if !check => false,
             Pattern::Same => segment.first_uninitialised(offset, span.bytes).is_some(),
@@ -57,7 +56,11 @@ impl Machine {
                 let bytes = u64::from(run.count * size);
                 segment.first_uninitialised(offset + u64::from(run.behind * size), bytes).is_some()
             }),
-            Pattern::Scattered => lanes(mask).any(|lane| !segment.is_initialised(at(lane), size)),
+            Pattern::Scattered => {
+                let places = places(warp, op, span, offset);
+                (span.bytes > NEAR || segment.first_uninitialised(offset, span.bytes).is_some())
+                    && lanes(mask).any(|lane| !segment.is_initialised(places[lane as usize], size))
+            }
         };
         if missing {
             return false;
@@ -76,10 +79,13 @@ impl Machine {
                 distribute(warp, op, mask, &elements[..32 * size as usize]);
             }
             Pattern::Scattered => {
-                for lane in lanes(mask) {
-                    let at = warp.address(&op.place, lane).wrapping_sub(span.start) + offset;
-                    distribute_lane(warp, op, lane, segment.span(at, size.into()));
-                }
+                let places = places(warp, op, span, offset);
+                let mut elements = [0; MOST];
+                let elements = &mut elements[..32 * size as usize];
+                each_lane(elements, size, mask, |lane, element| {
+                    copy_element(element, segment.span(places[lane], element.len() as u64));
+                });
+                distribute(warp, op, mask, elements);
             }
         }
         if let Some(owner) = owner {
@@ -117,10 +123,13 @@ impl Machine {
                 }
             }
             Pattern::Same | Pattern::Scattered => {
-                for lane in lanes(mask) {
-                    let at = warp.address(&op.place, lane).wrapping_sub(span.start) + offset;
-                    collect_lane(warp, op, lane, segment.span_mut(at, size.into(), woken));
-                }
+                let places = places(warp, op, span, offset);
+                let mut elements = [0; MOST];
+                let elements = &mut elements[..32 * size as usize];
+                collect(warp, op, elements);
+                each_lane(elements, size, mask, |lane, element| {
+                    copy_element(segment.span_mut(places[lane], element.len() as u64, woken), element);
+                });
             }
         }
         if let Some(owner) = owner {
@@ -158,6 +167,35 @@ fn span(warp: &Warp, op: &MemoryOp, mask: u32) -> Option<Span> {
     };
     let fits = bits & (size - 1) == 0 && bytes <= MAX_ALLOCATION_BYTES;
     fits.then_some(Span { pattern, start: start.wrapping_add(offset), bytes })
+}
+
+/// Ranges up to this are looked at as a whole.
+const NEAR: u64 = 4096;
+
+/// Where the lanes' elements are in the segment in which the range begins at `offset`.
+#[inline(always)]
+fn places(warp: &Warp, op: &MemoryOp, span: Span, offset: u64) -> [u64; 32] {
+    let distance = offset.wrapping_sub(span.start);
+    warp.address_list(&op.place).map(|address| address.wrapping_add(distance))
+}
+
+/// Calls a function for each lane of a mask with its element. The usual sizes are known to the compiler.
+#[inline(always)]
+fn each_lane(elements: &mut [u8], size: u32, mask: u32, mut run: impl FnMut(usize, &mut [u8])) {
+    #[inline(always)]
+    fn fixed<const N: usize>(elements: &mut [u8], mask: u32, mut run: impl FnMut(usize, &mut [u8])) {
+        let elements = elements.as_chunks_mut::<N>().0;
+        lanes(mask).for_each(|lane| run(lane as usize, &mut elements[lane as usize]));
+    }
+    match size {
+        4 => fixed::<4>(elements, mask, run),
+        8 => fixed::<8>(elements, mask, run),
+        16 => fixed::<16>(elements, mask, run),
+        size => {
+            let size = size as usize;
+            lanes(mask).for_each(|lane| run(lane as usize, &mut elements[lane as usize * size..][..size]));
+        }
+    }
 }
 
 /// Lanes of a mask that follow each other.

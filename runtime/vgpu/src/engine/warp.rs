@@ -225,6 +225,18 @@ impl Warp {
         Some(Addresses::of(&row, size.into(), mask))
     }
 
+    /// The addresses of all lanes.
+    #[inline(always)]
+    pub fn address_list(&self, place: &Place) -> [u64; 32] {
+        let offset = place.offset.cast_unsigned();
+        let Some(reg) = place.base else { return [offset; 32] };
+        if reg.bytes == 8 {
+            let row = self.row(reg.row, 8).as_chunks::<8>().0;
+            return std::array::from_fn(|lane| u64::from_le_bytes(row[lane]).wrapping_add(offset));
+        }
+        self.words(reg.row).map(|word| u64::from(word).wrapping_add(offset))
+    }
+
     pub fn thread(&self, lane: u32) -> ThreadId {
         ThreadId { rank: RankId(self.rank), launch: self.launch, cta: self.cta_index, warp: self.number, lane }
     }

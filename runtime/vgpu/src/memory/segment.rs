@@ -14,7 +14,10 @@ pub(crate) struct Waiter {
 
 #[derive(Debug, Default)]
 pub(crate) struct Segment {
-    bytes: Vec<u8>,
+    /// Its bytes, and some before and behind them.
+    buffer: Vec<u8>,
+    start: usize,
+    size: usize,
     initialised: Initialised,
     pub waiters: Vec<Waiter>,
 }
@@ -22,7 +25,16 @@ pub(crate) struct Segment {
 impl Segment {
     /// Zeroed but uninitialised bytes; untouched pages cost nothing.
     pub fn new(bytes: usize) -> Segment {
-        Segment { bytes: vec![0; bytes], initialised: Initialised::new(bytes), waiters: Vec::new() }
+        if bytes == 0 {
+            return Segment::default();
+        }
+        let align = if bytes >= 2 * LARGE_PAGE { LARGE_PAGE } else { LINE };
+        let mut buffer = vec![0; bytes + align - 1];
+        let start = buffer.as_ptr().align_offset(align).min(align - 1);
+        if align == LARGE_PAGE {
+            use_large_pages(&mut buffer[start..start + bytes]);
+        }
+        Segment { buffer, start, size: bytes, initialised: Initialised::new(bytes), waiters: Vec::new() }
     }
 
     /// Makes all bytes uninitialised again. They keep their values, so this is only for those who check before they read.
@@ -33,7 +45,7 @@ impl Segment {
 
     #[inline]
     pub fn len(&self) -> u64 {
-        self.bytes.len() as u64
+        self.size as u64
     }
 
     /// Whether `[offset, offset + size)` lies inside.
@@ -56,7 +68,7 @@ impl Segment {
 
     #[inline]
     pub fn span(&self, offset: u64, size: u64) -> &[u8] {
-        &self.bytes[offset as usize..(offset + size) as usize]
+        &self.buffer[self.start..][..self.size][offset as usize..(offset + size) as usize]
     }
 
     /// Bytes to be overwritten by the caller: marks them initialised and tells the waiters.
@@ -66,7 +78,7 @@ impl Segment {
         if !self.waiters.is_empty() {
             self.wake(offset, size, woken);
         }
-        &mut self.bytes[offset as usize..(offset + size) as usize]
+        &mut self.buffer[self.start..][..self.size][offset as usize..(offset + size) as usize]
     }
 
     /// Replaces bytes by a function of them. Whether they changed; only then waiters are woken.
@@ -99,6 +111,22 @@ impl Segment {
             !hit
         });
     }
+}
+
+/// What a warp accesses at once is aligned to this nearly always, and must not be in more cache lines than it has to be.
+const LINE: usize = 128;
+const LARGE_PAGE: usize = 2 << 20;
+
+/// Asks for large pages: payloads are larger than what the processor can translate of small ones.
+fn use_large_pages(bytes: &mut [u8]) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the range is memory of this process, and the advice does not change what is in it.
+    unsafe {
+        // It is only an advice, which a system may refuse.
+        libc::madvise(bytes.as_mut_ptr().cast(), bytes.len(), libc::MADV_HUGEPAGE);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = bytes;
 }
 
 #[cfg(test)]

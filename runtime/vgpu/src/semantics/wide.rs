@@ -58,6 +58,14 @@ two_versions! {
 
 two_versions! {
     const BLOCK;
+    /// The lanes that have a value.
+    pub(crate) fn equal_lanes(values: &[u32; 32], wanted: u32) -> u32 {
+        (0..).zip(values).fold(0, |lanes, (lane, value)| lanes | u32::from(*value == wanted) << lane)
+    }
+}
+
+two_versions! {
+    const BLOCK;
     /// Four words of each lane to the lanes of a mask in four rows of 32 words. A shorter row stays as it is.
     pub(crate) fn words_to_rows(words: &[[[u8; 4]; 4]; 32], rows: [&mut [u8]; 4], mask: u32) -> () {
         for (word, row) in rows.into_iter().enumerate() {
