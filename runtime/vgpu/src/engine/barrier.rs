@@ -173,7 +173,7 @@ impl Machine {
                 }
             }
             if woke && index as u32 != current.number {
-                self.enqueue(slot);
+                self.enqueue_released(slot);
             }
         }
         if let Some(observer) = &mut self.observer {

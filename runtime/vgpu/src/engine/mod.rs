@@ -1,7 +1,7 @@
 //! The machine: streams feed launches to SMs, SMs hold CTAs, and one warp at a time runs for a bounded number of
 //! instructions.
 //!
-//! Invariants: a warp is in the queue exactly when `queued` is set, and it is set when a split can run; the random
+//! Invariants: a warp is in a queue exactly when `queued` is set, and it is set when a split can run; the random
 //! numbers are drawn in the order of turns only, so that a seed determines the run; virtual time never goes back.
 
 mod access;
@@ -138,6 +138,9 @@ pub(crate) struct Machine {
     /// Register files that no warp has, the one used last at the end.
     spare_files: Vec<RegisterFile>,
     ready: VecDeque<u32>,
+    /// Warps that a barrier has let go: a second queue, which is served first for a bounded number of turns.
+    released: VecDeque<u32>,
+    released_turns: u32,
     sleepers: BinaryHeap<Reverse<(u64, u64)>>,
     transfers: VecDeque<Transfer>,
     tickets: u64,
@@ -176,6 +179,8 @@ impl Machine {
             spare: Vec::new(),
             spare_files: Vec::new(),
             ready: VecDeque::new(),
+            released: VecDeque::new(),
+            released_turns: 0,
             sleepers: BinaryHeap::new(),
             transfers: VecDeque::new(),
             tickets: 0,
@@ -278,6 +283,7 @@ impl Machine {
         self.warps.clear();
         self.free_warps.clear();
         self.ready.clear();
+        self.released.clear();
         self.sleepers.clear();
         self.transfers.clear();
         self.memory.forget_waiters();

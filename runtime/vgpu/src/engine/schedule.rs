@@ -14,6 +14,8 @@ use crate::memory::segment::Waiter;
 
 /// Instructions of a turn where the policy does not draw them.
 const TURN: u32 = 16_384;
+/// Turns of warps that barriers have let go, in sequence, while others wait for theirs.
+const MOST_RELEASED: u32 = 64;
 const SLOT_SHIFT: u32 = 40;
 
 /// Whom the adversarial policy holds back.
@@ -57,10 +59,17 @@ impl Machine {
     }
 
     fn pick(&mut self) -> Option<u32> {
-        let count = self.ready.len();
-        if count == 0 {
-            return None;
+        if self.released_turns < MOST_RELEASED
+            && let Some(slot) = self.released.pop_front()
+        {
+            self.released_turns += 1;
+            return Some(slot);
         }
+        self.released_turns = 0;
+        if self.ready.is_empty() {
+            return self.released.pop_front();
+        }
+        let count = self.ready.len();
         match self.config.policy {
             Policy::RoundRobin => self.ready.pop_front(),
             Policy::Random => {
@@ -135,6 +144,16 @@ impl Machine {
         {
             warp.queued = true;
             self.ready.push_back(slot);
+        }
+    }
+
+    /// As [`Machine::enqueue`], for a warp that has been let go by a barrier. In turn, it comes before those that nobody has
+    /// run for long: what it needs is still in a cache.
+    pub(super) fn enqueue_released(&mut self, slot: u32) {
+        let waiting = self.ready.len();
+        self.enqueue(slot);
+        if self.config.policy == Policy::RoundRobin && self.ready.len() > waiting {
+            self.released.extend(self.ready.pop_back());
         }
     }
 

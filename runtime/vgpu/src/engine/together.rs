@@ -175,8 +175,7 @@ const NEAR: u64 = 4096;
 /// Where the lanes' elements are in the segment in which the range begins at `offset`.
 #[inline(always)]
 fn places(warp: &Warp, op: &MemoryOp, span: Span, offset: u64) -> [u64; 32] {
-    let distance = offset.wrapping_sub(span.start);
-    warp.address_list(&op.place).map(|address| address.wrapping_add(distance))
+    warp.addresses_plus(&op.place, offset.wrapping_sub(span.start))
 }
 
 /// Calls a function for each lane of a mask with its element. The usual sizes are known to the compiler.
@@ -184,8 +183,11 @@ fn places(warp: &Warp, op: &MemoryOp, span: Span, offset: u64) -> [u64; 32] {
 fn each_lane(elements: &mut [u8], size: u32, mask: u32, mut run: impl FnMut(usize, &mut [u8])) {
     #[inline(always)]
     fn fixed<const N: usize>(elements: &mut [u8], mask: u32, mut run: impl FnMut(usize, &mut [u8])) {
-        let elements = elements.as_chunks_mut::<N>().0;
-        lanes(mask).for_each(|lane| run(lane as usize, &mut elements[lane as usize]));
+        for (lane, element) in elements.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+            if mask >> lane & 1 != 0 {
+                run(lane, element);
+            }
+        }
     }
     match size {
         4 => fixed::<4>(elements, mask, run),

@@ -14,6 +14,7 @@ use crate::cluster::Kernel;
 use crate::decode::op::{Place, Reg};
 use crate::memory::segment::Segment;
 use crate::memory::{Address, MemoryFault, RankId, ThreadId};
+use crate::semantics::wide::{add_to_longs, add_to_words};
 
 /// Lanes that execute together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,8 +136,11 @@ impl Warp {
     /// A 32-bit register in all lanes.
     #[inline(always)]
     pub fn words(&self, row: u32) -> [u32; 32] {
-        let words = self.row(row, 4).as_chunks::<4>().0;
-        std::array::from_fn(|lane| u32::from_le_bytes(words[lane]))
+        let mut words = [0; 32];
+        for (word, bytes) in words.iter_mut().zip(self.row(row, 4).as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        words
     }
 
     /// Sets a 32-bit register in all lanes.
@@ -217,24 +221,26 @@ impl Warp {
     pub fn addresses(&self, place: &Place, size: u32, mask: u32) -> Option<Addresses> {
         let Some(reg) = place.base else { return Some(Addresses::Same(0)) };
         if reg.bytes == 8 {
-            let row = self.row(reg.row, 8).as_chunks::<8>().0.first_chunk::<32>()?;
-            return Some(Addresses::of(row, size.into(), mask));
+            let row = add_to_longs(self.row(reg.row, 8).as_chunks::<8>().0.first_chunk()?, 0);
+            return Some(Addresses::of(&row, size.into(), mask));
         }
-        let row = self.row(reg.row, 4).as_chunks::<4>().0.first_chunk::<32>()?;
-        let row = row.map(|word| u64::from(u32::from_le_bytes(word)).to_le_bytes());
+        let row = add_to_words(self.row(reg.row, 4).as_chunks::<4>().0.first_chunk()?, 0);
         Some(Addresses::of(&row, size.into(), mask))
     }
 
-    /// The addresses of all lanes.
+    /// The addresses of all lanes, plus a number.
     #[inline(always)]
-    pub fn address_list(&self, place: &Place) -> [u64; 32] {
-        let offset = place.offset.cast_unsigned();
-        let Some(reg) = place.base else { return [offset; 32] };
-        if reg.bytes == 8 {
-            let row = self.row(reg.row, 8).as_chunks::<8>().0;
-            return std::array::from_fn(|lane| u64::from_le_bytes(row[lane]).wrapping_add(offset));
+    pub fn addresses_plus(&self, place: &Place, number: u64) -> [u64; 32] {
+        let number = number.wrapping_add(place.offset.cast_unsigned());
+        let Some(reg) = place.base else { return [number; 32] };
+        let row = self.row(reg.row, reg.bytes);
+        if let (8, Some(row)) = (reg.bytes, row.as_chunks::<8>().0.first_chunk()) {
+            add_to_longs(row, number)
+        } else if let Some(row) = row.as_chunks::<4>().0.first_chunk() {
+            add_to_words(row, number)
+        } else {
+            [number; 32]
         }
-        self.words(reg.row).map(|word| u64::from(word).wrapping_add(offset))
     }
 
     pub fn thread(&self, lane: u32) -> ThreadId {

@@ -61,7 +61,7 @@ impl Initialised {
         let (first, last) = (offset.div_ceil(BLOCK), end / BLOCK);
         if first < last {
             set(&mut self.blocks, first, last - 1);
-            if offset % BLOCK == 0 && end % BLOCK == 0 {
+            if offset.is_multiple_of(BLOCK) && end.is_multiple_of(BLOCK) {
                 return;
             }
             self.mark_bytes(offset, first * BLOCK);

@@ -58,6 +58,30 @@ two_versions! {
 
 two_versions! {
     const BLOCK;
+    /// A number added to the values of 8 bytes in a row.
+    pub(crate) fn add_to_longs(row: &[[u8; 8]; 32], number: u64) -> [u64; 32] {
+        let mut sums = [0; 32];
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum = u64::from_le_bytes(*value).wrapping_add(number);
+        }
+        sums
+    }
+}
+
+two_versions! {
+    const BLOCK;
+    /// A number added to the values of 4 bytes in a row.
+    pub(crate) fn add_to_words(row: &[[u8; 4]; 32], number: u64) -> [u64; 32] {
+        let mut sums = [0; 32];
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum = u64::from(u32::from_le_bytes(*value)).wrapping_add(number);
+        }
+        sums
+    }
+}
+
+two_versions! {
+    const BLOCK;
     /// The lanes that have a value.
     pub(crate) fn equal_lanes(values: &[u32; 32], wanted: u32) -> u32 {
         (0..).zip(values).fold(0, |lanes, (lane, value)| lanes | u32::from(*value == wanted) << lane)
