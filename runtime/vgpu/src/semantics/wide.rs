@@ -4,6 +4,10 @@
 /// Whether this processor has the vector instructions that the wide versions are compiled for.
 #[inline(always)]
 pub(crate) fn available() -> bool {
+    #[cfg(test)]
+    if tests::NARROW.get() {
+        return false;
+    }
     #[cfg(target_arch = "x86_64")]
     {
         is_x86_feature_detected!("avx512f")
@@ -120,6 +124,56 @@ two_versions! {
     pub(crate) fn set_words(row: &mut [u8], new: &[[u8; 4]; 32], mask: u32) -> () {
         if let Some(row) = row.as_chunks_mut::<4>().0.first_chunk_mut::<32>() {
             *row = std::array::from_fn(|lane| if mask >> lane & 1 == 0 { row[lane] } else { new[lane] });
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        /// This thread uses the plain versions.
+        pub static NARROW: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Runs something with each version.
+    pub fn with_both<T>(run: impl Fn() -> T) -> [T; 2] {
+        [false, true].map(|narrow| {
+            NARROW.set(narrow);
+            let result = run();
+            NARROW.set(false);
+            result
+        })
+    }
+
+    #[test]
+    fn both_versions_move_the_same_words() {
+        let words: [[[u8; 4]; 4]; 32] =
+            std::array::from_fn(|lane| std::array::from_fn(|word| [lane as u8, word as u8, 3, 4]));
+        let results = with_both(|| {
+            let mut rows = [[9; 128]; 4];
+            words_to_rows(&words, rows.each_mut().map(<[u8; 128]>::as_mut_slice), 0xfefe_fefe);
+            let mut back = [[[0; 4]; 4]; 32];
+            rows_to_words(rows.each_ref().map(<[u8; 128]>::as_slice), &mut back);
+            back
+        });
+        for back in results {
+            for (lane, element) in back.iter().enumerate() {
+                assert_eq!(*element, if lane % 8 == 0 { [[9; 4]; 4] } else { words[lane] }, "lane {lane}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_versions_look_at_the_same_lanes() {
+        let values: [u32; 32] = std::array::from_fn(|lane| lane as u32 / 3);
+        let sources: [u32; 32] = std::array::from_fn(|lane| lane as u32 ^ 5);
+        for (permuted, equal) in with_both(|| (permute(&values, &sources), equal_lanes(&values, 4))) {
+            assert_eq!(permuted, std::array::from_fn(|lane| (lane as u32 ^ 5) / 3));
+            assert_eq!(equal, 0b111 << 12);
         }
     }
 }
