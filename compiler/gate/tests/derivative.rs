@@ -219,7 +219,8 @@ fn finite_differences_of_random_gates() {
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
-    assert!(compared.get() > 2000, "only {} components were compared", compared.get());
+    // 200 runs of this test compared 1800 to 4050.
+    assert!(compared.get() > 1000, "only {} components were compared", compared.get());
 }
 
 /// Every operation with a derivative, alone between the logits and the weights.

@@ -25,7 +25,7 @@ pub(super) fn load_row<'k>(row: Pointer<'k, Global, U8>, over: &Distribution<'k>
     let mut numbers = Vec::new();
     for index in (0..over.each).step_by(width as usize) {
         // As the width divides the block, the first element exists where the others do.
-        let place = row.cast::<F32>().at(over.readable(index)).at_constant(index);
+        let place = row.cast::<F32>().at(over.readable(index));
         match width {
             4 => numbers.extend(place.cast::<Chunk>().load().words().map(Value::bits_to_f32)),
             2 => {
@@ -48,7 +48,7 @@ pub(super) fn store_row<'k>(
     let k = live.builder();
     let width = width(over) as usize;
     let store = |index: usize| {
-        let place = row.cast::<F32>().at(over.first).at_constant(index as u32);
+        let place = row.cast::<F32>().at(over.first + index as u32);
         let words: Vec<_> = numbers[index..index + width].iter().map(|number| number.bits()).collect();
         match words[..] {
             [a, b, c, d] => place.cast::<Chunk>().store(k.chunk([a, b, c, d])),
@@ -232,7 +232,7 @@ impl<'k> Exchange<'k> {
     fn write(&self, k: &'k Builder, numbers: &[Value<'k, F32>], over: &Distribution<'k>) {
         let width = width(over) as usize;
         for index in (0..numbers.len()).step_by(width) {
-            let place = self.numbers().at(over.first).at_constant(index as u32);
+            let place = self.numbers().at(over.first + index as u32);
             let store = || {
                 if width == 4 {
                     let words = [0, 1, 2, 3].map(|offset| numbers[index + offset].bits());
@@ -251,7 +251,7 @@ impl<'k> Exchange<'k> {
     }
 
     fn read(&self, over: &Distribution<'k>) -> Vec<Value<'k, F32>> {
-        let place = |index: u32| self.numbers().at(over.readable(index)).at_constant(index);
+        let place = |index: u32| self.numbers().at(over.readable(index));
         if width(over) == 4 {
             let chunks = (0..over.each).step_by(4).map(|index| place(index).cast::<Chunk>().load());
             return chunks.flat_map(Value::words).map(Value::bits_to_f32).collect();

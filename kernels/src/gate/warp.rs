@@ -258,10 +258,11 @@ impl<'k> Warp<'k> {
 }
 
 impl<'k> Distribution<'k> {
-    /// Where a lane reads an element: `index` behind this, there is one in any case.
+    /// An element that there is: that of a place, or another one. Few different numbers are held for all places of a lane.
     pub fn readable(&self, index: u32) -> Value<'k, U32> {
-        let exists = self.exists[index as usize];
-        exists.map_or(self.first, |exists| self.first.when(exists, exists.builder().u32(0)))
+        let first = self.exists[index as usize]
+            .map_or(self.first, |exists| self.first.when(exists, self.first.builder().u32(0)));
+        first + index
     }
 
     /// The numbers, and another one in the places without an element.
