@@ -32,6 +32,8 @@ pub enum Command {
     Gate(Gate),
     /// Say what a deploy costs and why: traffic, time, memory; compare plans, or search for better ones
     Plan(Box<crate::commands::Plan>),
+    /// Simulate one dispatch and one combine of a deploy, chunk by chunk: order, contention, stragglers, slow links
+    Simulate(Box<crate::commands::Simulate>),
     /// Say which GPU should hold which experts, and which of them more than once, from how often each was picked
     Place(Box<crate::commands::Place>),
     /// Explain a diagnostic code, with a failing and a repaired example

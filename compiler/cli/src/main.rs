@@ -11,6 +11,7 @@ mod gpus;
 mod memory;
 mod output;
 mod picture;
+mod planning;
 mod progress;
 mod report;
 mod source;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => commands::run(arguments, &terminal),
         Command::Gate(arguments) => commands::gate(arguments, &terminal),
         Command::Plan(arguments) => commands::plan(arguments, &terminal),
+        Command::Simulate(arguments) => commands::simulate(arguments, &terminal),
         Command::Place(arguments) => commands::place(arguments, &terminal),
         Command::Explain(arguments) => commands::explain(arguments),
     };

@@ -28,6 +28,11 @@ impl Progress {
         self.0.set_message(step);
         self.0.inc(1);
     }
+
+    /// So many more steps are done.
+    pub fn advance(&self, steps: u64) {
+        self.0.inc(steps);
+    }
 }
 
 impl Drop for Progress {

@@ -15,8 +15,8 @@ use thiserror::Error;
 
 use crate::seeded::Seeded;
 
-/// Tokens of a block.
-const BLOCK: usize = 1024;
+/// Tokens of a block: its logits stay in the cache of the core that draws and then reads them.
+const BLOCK: usize = 256;
 
 /// What the gate is asked about.
 #[derive(Clone, Debug, PartialEq)]

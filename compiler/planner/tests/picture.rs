@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use moe_compiler::spec::Spec;
+use moe_compiler::units::Microseconds;
 use moe_planner::explain::compared;
 use moe_planner::picture::{Link, Page, Traffic};
 use moe_planner::placement::{self, Load, Shape};
-use moe_planner::{Change, Options, Planner, Report};
+use moe_planner::simulate::{Conditions, Fault, Gpu, Simulation, Spine};
+use moe_planner::{Change, Logits, Options, Planner, Report};
 use serde_json::Value;
 use svg::node::element::tag::Type;
 use svg::parser::{Event, Parser};
@@ -24,6 +26,22 @@ fn reports(spec: &Spec, deploy: &str, ranks: &[u32]) -> Vec<Report> {
         planner.report(&parallel).unwrap()
     };
     ranks.iter().map(plan).collect()
+}
+
+/// DeepSeek-V3 on `gpus` GPUs, one NIC slow, pods of 5 nodes.
+fn simulated(gpus: u32) -> Simulation {
+    let spec = spec("deepseek_v3");
+    let options = Options { sampled_tokens: 4096, logits: Logits::Skewed(0.5), ..Options::default() };
+    let mut planner = Planner::new(&spec, spec.deploy("pretrain").unwrap(), options).unwrap();
+    let parallel = planner.parallel(Change { tokens: Some(512), ..Change::default() });
+    let report = planner.report(&parallel).unwrap();
+    let conditions = Conditions {
+        gpus: Some(gpus),
+        spine: Some(Spine { nodes_per_pod: 5, oversubscription: 2.5, latency: Microseconds(1.5) }),
+        faults: vec![Fault::SlowNic { gpu: Gpu(13), rate: 0.5 }],
+        ..Conditions::default()
+    };
+    planner.simulate(&report, &conditions, &|_| {}).unwrap()
 }
 
 /// A tag of a document and its attributes.
@@ -124,6 +142,41 @@ fn every_number_of_a_report_is_on_its_page() {
     }
 }
 
+/// Names of GPUs and pods, the version of the form and the faults are said in words.
+#[test]
+fn every_number_of_a_simulation_is_on_its_page() {
+    let simulation = simulated(64);
+    let page = Page { simulation: Some(&simulation), ..Page::default() }.html();
+    let shown: Vec<f64> = tags(&page)
+        .iter()
+        .filter(|tag| tag.name == "data")
+        .map(|tag| tag.attributes["value"].parse().expect("the exact value of a number"))
+        .collect();
+    let mut expected = Vec::new();
+    numbers("", &serde_json::to_value(&simulation).unwrap(), &mut expected);
+    assert!(expected.len() > 2 * 64 + 64, "{}", expected.len());
+    let words = |path: &str| {
+        path == ".schema"
+            || path.starts_with(".scenario.faults")
+            || [".gpu", ".pod", ".rail"].iter().any(|name| path.ends_with(name))
+    };
+    for (path, value) in expected.iter().filter(|(path, _)| !words(path)) {
+        assert!(shown.contains(value), "{path} = {value} is not on the page");
+    }
+    assert!(page.contains("NIC of GPU 13 at ×0.5 of its rate"));
+}
+
+/// A column is as high as the slowest GPU that it stands for.
+#[test]
+fn many_gpus_share_columns() {
+    let simulation = simulated(1024);
+    let page = Page { simulation: Some(&simulation), ..Page::default() }.svg();
+    let slowest = &simulation.outcome.dispatch.slowest[0];
+    let first = slowest.gpu.0 / 2 * 2;
+    let words = format!("GPUs {first} to {}, slowest: {:.0} µs", first + 1, slowest.time.0);
+    assert!(page.contains(&words), "{words}");
+}
+
 #[test]
 fn stacked_bars_add_up() {
     let spec = spec("deepseek_v3");
@@ -219,7 +272,14 @@ fn a_page_stands_alone() {
     let load = Load::new(vec![(0..32).map(|expert| f64::from(1000 / (1 + expert))).collect(); 2]).unwrap();
     let shape = Shape { nodes: 2, gpus_per_node: 4, groups: 4, replicas: 40 };
     let placed = placement::place(&load, &shape, &placement::Options::default()).unwrap();
-    let page = Page { plans: &plans, comparison: &words, search: Some(&found), placement: Some((&load, &placed)) };
+    let simulation = simulated(64);
+    let page = Page {
+        plans: &plans,
+        comparison: &words,
+        search: Some(&found),
+        placement: Some((&load, &placed)),
+        simulation: Some(&simulation),
+    };
     let (html, svg) = (page.html(), page.svg());
     for text in [&html, &svg] {
         let rest = text.replace("http://www.w3.org/1999/xhtml", "").replace("http://www.w3.org/2000/svg", "");
@@ -249,7 +309,7 @@ fn a_page_stands_alone() {
     // Every chart has a title, and says what it shows.
     let charts = html.matches("<svg").count();
     assert_eq!(charts, html.matches("<desc").count());
-    assert!(charts >= 1 + 3 + 2 * 4 + 2, "{charts}");
+    assert!(charts >= 1 + 3 + 2 * 4 + 2 + 4, "{charts}");
     // Each plan of the front by its exact numbers.
     for plan in &found.front {
         assert!(html.contains(&format!("<data value=\"{}\">", plan.step_us)), "{plan:?}");

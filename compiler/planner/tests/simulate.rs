@@ -147,7 +147,7 @@ fn skew_moves_the_bound_to_the_loaded_rank() {
     let outcome = run(&scenario);
     let Link::Port { kind, gpu } = outcome.bounds.dispatch.bottleneck else { panic!("no spine here") };
     assert_eq!((kind, gpu), (LinkKind::NvlinkIn, Gpu(9)));
-    assert_eq!(outcome.dispatch.slowest, Gpu(9));
+    assert_eq!(outcome.dispatch.slowest[0].gpu, Gpu(9));
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! The bundle: what the compiler hands to the runtime.
 //!
 //! Invariant: the compiler and the runtime share this crate and nothing else. [`exchange`] is the contract of plan, kernels and
-//! runtime; [`manifest`] adds what a loader must know about gate and launches; [`file`] is how both, with the PTX, lie in a file.
+//! runtime; [`manifest`] adds what a loader must know about gate and launches; [`file`] is how both, with the PTX, lie in a file. [`placement`] is a file of its own.
 
 pub mod exchange;
 pub mod file;
 pub mod limits;
 pub mod manifest;
+pub mod placement;
 
 pub use exchange::{Argument, Drop, Exchange, Kernel, LocalBuffer, Payload, RowLayout, SymmetricLayout, Tensor};
 pub use file::{Bundle, ReadError, WriteError};

@@ -8,6 +8,7 @@ mod gate;
 mod place;
 mod plan;
 mod run;
+mod simulate;
 
 pub use build::build;
 pub use check::check;
@@ -17,3 +18,4 @@ pub use gate::gate;
 pub use place::{Place, place};
 pub use plan::{Plan, plan};
 pub use run::run;
+pub use simulate::{Simulate, simulate};

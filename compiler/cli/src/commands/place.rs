@@ -10,6 +10,7 @@ use moe_planner::placement::{self, Current, Load, Options, Shape};
 
 use crate::failure::Failure;
 use crate::output;
+use crate::planning::{self, at};
 use crate::source::Source;
 use crate::terminal::{self, Terminal};
 
@@ -80,7 +81,7 @@ pub enum PlaceFormat {
 pub fn place(arguments: &Place, terminal: &Terminal) -> Result<(), Failure> {
     let source = Source::read(&arguments.file)?;
     let spec = source.check(terminal)?;
-    let deploy = deploy(&source, &spec, arguments.deploy.as_deref())?;
+    let deploy = &spec.deploys[planning::select(&source, &spec, arguments.deploy.as_deref())?];
     let model = &spec.models[deploy.model];
     let load = Load::parse(&Source::read(&arguments.load)?.bytes).map_err(|error| at(&arguments.load, &error))?;
     if model.stored_experts() != model.experts {
@@ -115,25 +116,6 @@ pub fn place(arguments: &Place, terminal: &Terminal) -> Result<(), Failure> {
     }
 }
 
-fn deploy<'a>(source: &Source, spec: &'a Spec, name: Option<&str>) -> Result<&'a Deploy, Failure> {
-    let mut deploys = spec.deploys.iter().map(|(_, deploy)| deploy);
-    let found = match name {
-        Some(name) => deploys.find(|deploy| deploy.name == name),
-        None => deploys.next(),
-    };
-    found.ok_or_else(|| {
-        let known: Vec<String> = spec.deploys.iter().map(|(_, deploy)| format!("`{}`", deploy.name)).collect();
-        Failure::Message(match (name, &known[..]) {
-            (_, []) => {
-                format!("{} has no deploy to place: add `deploy NAME of MODEL on CLUSTER {{ … }}`", source.name)
-            }
-            (name, _) => {
-                format!("{} has no deploy `{}`; it has {}", source.name, name.unwrap_or_default(), known.join(", "))
-            }
-        })
-    })
-}
-
 fn shape(arguments: &Place, spec: &Spec, deploy: &Deploy, model: &Model) -> Shape {
     let gpus_per_node =
         arguments.gpus_per_node.unwrap_or_else(|| spec.clusters[deploy.cluster].gpus_per_node.min(deploy.ep).max(1));
@@ -165,8 +147,4 @@ fn options(arguments: &Place, model: &Model, shape: &Shape) -> Result<Options, F
     options.slack = arguments.slack;
     options.seed = arguments.seed;
     Ok(options)
-}
-
-fn at(path: &std::path::Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Message(format!("{}: {error}", path.display()))
 }

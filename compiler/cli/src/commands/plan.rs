@@ -4,19 +4,16 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics, Label, Severity};
-use moe_compiler::spec::{DeployId, Spec};
-use moe_planner::calibrate::{self, Hardware};
+use moe_compiler::spec::{Cluster, DeployId, Spec};
 use moe_planner::explain::{compared, remedy};
 use moe_planner::memory::{Recompute, Surroundings};
 use moe_planner::picture::Page;
 use moe_planner::report::{SCHEMA, compare_table, front_table, human_bytes};
-use moe_planner::sample::Observed;
 use moe_planner::step::Schedule;
-use moe_planner::time::Profile;
-use moe_planner::{Change, Logits, Options, Planner, Report};
-use safetensors::{Dtype, SafeTensors};
+use moe_planner::{Change, Options, Planner, Report};
 
 use crate::failure::Failure;
+use crate::planning::{self, Evidence, at, pretty, read};
 use crate::source::Source;
 use crate::terminal::{self, Terminal};
 
@@ -36,21 +33,8 @@ pub struct Plan {
     /// Try every ep, pp, dp, ZeRO stage, number of SMs and schedule that fits the memory
     #[arg(long, conflicts_with_all = ["compare", "changes"])]
     pub search: bool,
-    /// Recorded logits [tokens, experts] and gate parameters (safetensors) instead of random ones
-    #[arg(long, value_name = "FILE", conflicts_with = "skew")]
-    pub input: Option<PathBuf>,
-    /// Random logits with an offset per expert of this standard deviation
-    #[arg(long, value_name = "DEVIATION")]
-    pub skew: Option<f32>,
-    /// Tokens that the gate is asked about
-    #[arg(long, default_value_t = 32768, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
-    pub sample: u32,
-    /// Seed of the sample
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Measurements (CSV) made on this cluster; kernel times are fitted to them. Repeatable: throughput, low latency
-    #[arg(long, value_name = "FILE")]
-    pub calibrate: Vec<PathBuf>,
+    #[command(flatten)]
+    pub evidence: Evidence,
     /// Attention, dense layers and vocabulary of the model (JSON) [default: known models by name]
     #[arg(long, value_name = "FILE")]
     pub surroundings: Option<PathBuf>,
@@ -106,11 +90,12 @@ impl PlanFormat {
 pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     let source = Source::read(&arguments.file)?;
     let spec = source.check(terminal)?;
-    let id = select(&source, &spec, arguments.deploy.as_deref())?;
+    let id = planning::select(&source, &spec, arguments.deploy.as_deref())?;
     let failed = |error: &dyn std::fmt::Display| {
         Failure::Message(format!("{}: deploy `{}`: {error}", source.name, spec.deploys[id].name))
     };
-    let mut planner = Planner::new(&spec, id, options(arguments, &spec, id)?).map_err(|error| failed(&error))?;
+    let options = options(arguments, &spec.clusters[spec.deploys[id].cluster])?;
+    let mut planner = Planner::new(&spec, id, options).map_err(|error| failed(&error))?;
     if arguments.search {
         let found = planner.search().map_err(|error| failed(&error))?;
         return terminal::print(&match arguments.format {
@@ -129,7 +114,7 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
                     plans: &plans,
                     comparison: &comparison,
                     search: Some(&found),
-                    placement: None,
+                    ..Page::default()
                 })
             }
         });
@@ -183,31 +168,8 @@ fn side_by_side(reports: &[Report], words: &[String]) -> String {
     text
 }
 
-fn pretty(value: &serde_json::Value) -> String {
-    // A value that was made in memory has text keys only, which is all that can fail.
-    format!("{value:#}\n")
-}
-
-fn select(source: &Source, spec: &Spec, name: Option<&str>) -> Result<DeployId, Failure> {
-    let known = || spec.deploys.iter().map(|(_, deploy)| format!("`{}`", deploy.name)).collect::<Vec<_>>().join(", ");
-    match name {
-        Some(name) => spec
-            .deploy(name)
-            .ok_or_else(|| Failure::Message(format!("{} has no deploy `{name}`; it has {}", source.name, known()))),
-        None => spec.deploys.iter().next().map(|(id, _)| id).ok_or_else(|| {
-            Failure::Message(format!(
-                "{} has no deploy to plan: add `deploy NAME of MODEL on CLUSTER {{ … }}`",
-                source.name
-            ))
-        }),
-    }
-}
-
-fn options(arguments: &Plan, spec: &Spec, id: DeployId) -> Result<Options, Failure> {
-    let cluster = &spec.clusters[spec.deploys[id].cluster];
+fn options(arguments: &Plan, cluster: &Cluster) -> Result<Options, Failure> {
     let mut options = Options {
-        sampled_tokens: arguments.sample as usize,
-        seed: arguments.seed,
         schedule: arguments.schedule.map(|schedule| match schedule {
             ScheduleName::OneForwardOneBackward => Schedule::OneForwardOneBackward,
             ScheduleName::ZeroBubble => Schedule::ZeroBubble,
@@ -219,82 +181,25 @@ fn options(arguments: &Plan, spec: &Spec, id: DeployId) -> Result<Options, Failu
         }),
         micro_batches: arguments.micro_batches,
         efficiency: arguments.efficiency,
-        ..Options::default()
+        ..arguments.evidence.options(cluster)?
     };
-    if let Some(deviation) = arguments.skew {
-        options.logits = Logits::Skewed(deviation);
-    }
-    if let Some(path) = &arguments.input {
-        options.logits = Logits::Observed(observed(path)?);
-    }
     if let Some(path) = &arguments.surroundings {
         let around: Surroundings = serde_json::from_slice(&read(path)?).map_err(|error| at(path, &error))?;
         options.surroundings = Some(around);
     }
-    let nvlink = cluster.nvlink.bandwidth.0 as f64;
-    let rdma = cluster.rdma.map(|link| link.bandwidth.0 as f64);
-    let hardware = Hardware { gpus_per_node: cluster.gpus_per_node, nvlink, rdma: rdma.unwrap_or(nvlink) };
-    for path in &arguments.calibrate {
-        let table = calibrate::read(&read(path)?, &hardware).map_err(|error| at(path, &error))?;
-        let known = options.profile.take();
-        let mut profile = known.unwrap_or_else(|| Profile::of_links(nvlink, rdma));
-        calibrate::refit(&mut profile, &table).map_err(|error| at(path, &error))?;
-        profile.source =
-            format!("{} measurements of {}, beginning from {}", table.rows.len(), path.display(), profile.name);
-        profile.name = "fitted".to_owned();
-        options.profile = Some(profile);
-    }
     Ok(options)
-}
-
-fn read(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| Failure::Message(format!("cannot read {}: {error}", path.display())))
-}
-
-fn at(path: &std::path::Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Message(format!("{}: {error}", path.display()))
-}
-
-/// All f32 and i32 tensors of a file.
-fn observed(path: &std::path::Path) -> Result<Observed, Failure> {
-    let bytes = read(path)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| at(path, &error))?;
-    let mut observed = Observed::default();
-    for (name, view) in file.iter() {
-        let numbers = view.data().chunks_exact(4);
-        match view.dtype() {
-            Dtype::F32 => {
-                let floats = numbers.map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
-                observed.floats.push((name.to_owned(), floats));
-            }
-            Dtype::I32 => {
-                let integers = numbers.map(|four| i32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
-                observed.integers.push((name.to_owned(), integers));
-            }
-            _ => {}
-        }
-    }
-    Ok(observed)
 }
 
 /// One change for each combination of the compared numbers.
 fn combinations(fixed: &[String], compare: &[String]) -> Result<Vec<Change>, Failure> {
-    let mut base = Change::default();
-    for text in fixed {
-        let (name, numbers) = numbers(text)?;
-        let [number] = numbers[..] else {
-            return Err(Failure::Message(format!("`--set {text}` has several numbers; use `--compare {text}`")));
-        };
-        set(&mut base, name, number)?;
-    }
-    let mut all = vec![base];
+    let mut all = vec![planning::change(fixed)?];
     for text in compare {
-        let (name, numbers) = numbers(text)?;
+        let (name, numbers) = planning::numbers(text)?;
         let mut next = Vec::new();
         for change in all {
             for &number in &numbers {
                 let mut change = change;
-                set(&mut change, name, number)?;
+                planning::set(&mut change, name, number)?;
                 next.push(change);
             }
         }
@@ -310,28 +215,6 @@ fn combinations(fixed: &[String], compare: &[String]) -> Result<Vec<Change>, Fai
 }
 
 const MOST_COMPARED: usize = 8;
-
-fn numbers(text: &str) -> Result<(&str, Vec<u32>), Failure> {
-    let wrong = || Failure::Message(format!("`{text}` is not NAME=NUMBER, such as `ep=64` or `ep=64,128`"));
-    let (name, list) = text.split_once('=').ok_or_else(wrong)?;
-    let numbers: Result<Vec<u32>, _> = list.split(',').map(|number| number.trim().parse()).collect();
-    Ok((name.trim(), numbers.map_err(|_| wrong())?))
-}
-
-fn set(change: &mut Change, name: &str, number: u32) -> Result<(), Failure> {
-    match name {
-        "ep" => change.ep = Some(number),
-        "pp" => change.pp = Some(number),
-        "dp" => change.dp = Some(number),
-        "sms" => change.sms = Some(number),
-        "tokens" => change.tokens = Some(number),
-        "zero" => change.zero = Some(u8::try_from(number).unwrap_or(u8::MAX)),
-        _ => {
-            return Err(Failure::Message(format!("`{name}` cannot be changed: use ep, pp, dp, zero, sms or tokens")));
-        }
-    }
-    Ok(())
-}
 
 /// A deploy that its cluster cannot hold.
 fn does_not_fit(source: &Source, spec: &Spec, id: DeployId, report: &Report) -> Failure {

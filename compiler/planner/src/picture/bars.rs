@@ -10,27 +10,33 @@ use super::{name, units};
 use crate::report::Report;
 use crate::time::Bottleneck;
 
-const LEFT: f64 = 264.0;
+/// Where bars begin, after their names.
+pub(super) const LEFT: f64 = 264.0;
 const BAR: f64 = 26.0;
 
 /// A horizontal axis from zero.
-struct Axis {
+pub(super) struct Axis {
     scale: f64,
     marks: Vec<f64>,
 }
 
 impl Axis {
-    fn new(largest: f64) -> Axis {
+    pub(super) fn new(largest: f64) -> Axis {
         let marks = units::marks(largest, 7);
         // Room for what is written behind the longest bar.
         Axis { scale: (WIDTH - LEFT - 190.0) / marks.last().copied().unwrap_or(1.0), marks }
     }
 
-    fn at(&self, value: f64) -> f64 {
+    /// From nothing to all.
+    pub(super) fn of_parts() -> Axis {
+        Axis { scale: (WIDTH - LEFT - 250.0), marks: vec![0.0, 0.25, 0.5, 0.75, 1.0] }
+    }
+
+    pub(super) fn at(&self, value: f64) -> f64 {
         LEFT + value * self.scale
     }
 
-    fn draw(&self, figure: &mut Figure, top: f64, bottom: f64, label: impl Fn(f64) -> String) {
+    pub(super) fn draw(&self, figure: &mut Figure, top: f64, bottom: f64, label: impl Fn(f64) -> String) {
         for &mark in &self.marks {
             figure.line([self.at(mark), top], [self.at(mark), bottom], "grid");
             figure.text(self.at(mark), bottom + 16.0, "small middle quiet", label(mark));
@@ -125,7 +131,7 @@ pub(super) fn utilisation(report: &Report) -> Figure {
         "Part of a call's time during which a resource would be busy if it alone limited, at the rate that kernels reach on it; behind the \
          bar, the bytes of a GPU and their rate over the whole call. The outlined bar limits.",
     );
-    let axis = Axis { scale: (WIDTH - LEFT - 250.0), marks: vec![0.0, 0.25, 0.5, 0.75, 1.0] };
+    let axis = Axis::of_parts();
     let mut y = 6.0;
     let top = y;
     let rows = if report.nodes > 1 { 3.0 } else { 2.0 };

@@ -6,11 +6,13 @@
 //! only sign of anything, and follow the light or dark of the reader's system.
 
 mod bars;
+mod columns;
 mod experts;
 mod figure;
 mod front;
 mod matrix;
 mod page;
+mod simulation;
 mod style;
 mod tables;
 mod units;
@@ -20,6 +22,7 @@ pub use matrix::{Cell, Link, Traffic};
 use crate::placement::{Load, Placement};
 use crate::report::Report;
 use crate::search::Found;
+use crate::simulate::Simulation;
 use figure::Figure;
 
 /// What a page shows.
@@ -33,6 +36,8 @@ pub struct Page<'a> {
     pub search: Option<&'a Found>,
     /// Experts placed by an observed load.
     pub placement: Option<(&'a Load, &'a Placement)>,
+    /// A dispatch and a combine, chunk by chunk.
+    pub simulation: Option<&'a Simulation>,
 }
 
 impl Page<'_> {
@@ -48,11 +53,19 @@ impl Page<'_> {
 
     fn title(&self) -> String {
         match self.plans {
+            [] if let Some(of) = self.simulation => {
+                format!("Simulation of {} of {} on {}", of.deploy, of.model, of.cluster)
+            }
             [] if self.search.is_none() => "Placement of experts".to_owned(),
             [] => "Search for a plan".to_owned(),
             [one] => format!("Plan {} of {} on {}", one.deploy, one.model, one.cluster),
             [one, ..] => format!("{} plans of {} on {}", self.plans.len(), one.model, one.cluster),
         }
+    }
+
+    fn assumptions(&self) -> Option<&[String]> {
+        let of_plans = self.plans.first().map(|report| &report.assumptions[..]);
+        of_plans.or(self.simulation.map(|of| &of.assumptions[..]))
     }
 
     /// The charts about all plans together.

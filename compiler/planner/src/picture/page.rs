@@ -7,7 +7,7 @@ use svg::node::element::{Description, Group, Rectangle, Style, Text, Title};
 
 use super::figure::{Figure, WIDTH, round};
 use super::tables::{self, escape};
-use super::{Page, experts, name, style, units};
+use super::{Page, experts, name, simulation, style, units};
 use crate::report::Report;
 
 /// Charts so far, so that each has an id of its own.
@@ -83,9 +83,16 @@ pub(super) fn html(page: &Page<'_>) -> String {
         writer.push(&tables::placement(placement));
         experts::placed(load, placement).into_iter().for_each(|figure| writer.figure(figure));
     }
-    if let Some(first) = page.plans.first() {
+    if let Some(of) = page.simulation {
+        writer.push("<h3>In words</h3>\n");
+        writer.list(&of.explanation);
+        writer.push(&tables::simulated_times(of));
+        simulation::figures(of).into_iter().for_each(|figure| writer.figure(figure));
+        writer.push(&tables::simulated_details(of));
+    }
+    if let Some(assumptions) = page.assumptions() {
         writer.section("assumptions", "Assumed");
-        writer.list(&first.assumptions);
+        writer.list(assumptions);
     }
     writer.push("</body></html>\n");
     writer.text
@@ -103,7 +110,7 @@ fn contents(writer: &mut Writer, page: &Page<'_>) {
     if page.placement.is_some() {
         links.push(("placement".to_owned(), "Placement".to_owned()));
     }
-    if !page.plans.is_empty() {
+    if page.assumptions().is_some() {
         links.push(("assumptions".to_owned(), "Assumed".to_owned()));
     }
     let links: String = links.iter().map(|(id, text)| format!("<a href=\"#{id}\">{}</a>", escape(text))).collect();
@@ -189,9 +196,13 @@ pub(super) fn svg(page: &Page<'_>) -> String {
     for report in page.plans {
         body = words(body, &mut y, &name(report), &report.explanation);
     }
+    if let Some(of) = page.simulation {
+        body = words(body, &mut y, "In words", &of.explanation);
+    }
     let mut figures = page.shared_figures();
     figures.extend(page.plans.iter().flat_map(Page::figures_of));
     figures.extend(page.placement.into_iter().flat_map(|(load, placement)| experts::placed(load, placement)));
+    figures.extend(page.simulation.into_iter().flat_map(simulation::figures));
     for figure in figures {
         y += 14.0;
         body = body.add(text(0.0, y + 14.0, "heading", &figure.title));
@@ -205,8 +216,8 @@ pub(super) fn svg(page: &Page<'_>) -> String {
         body = body.add(figure.body.set("transform", place));
         y += figure.height + 18.0;
     }
-    if let Some(first) = page.plans.first() {
-        body = words(body, &mut y, "Assumed", &first.assumptions);
+    if let Some(assumptions) = page.assumptions() {
+        body = words(body, &mut y, "Assumed", assumptions);
     }
     let (width, height) = (WIDTH + 2.0 * margin, round(y + margin));
     let paper = Rectangle::new().set("class", "paper").set("width", "100%").set("height", "100%");

@@ -4,6 +4,7 @@ use super::{name, units};
 use crate::placement::Placement;
 use crate::report::Report;
 use crate::search::Found;
+use crate::simulate::{Simulation, Spine};
 
 /// Text that is safe between tags and in attributes.
 pub(super) fn escape(text: &str) -> String {
@@ -306,10 +307,14 @@ pub(super) fn details(report: &Report) -> String {
         ("copies to each rank per token", &expected.copies_by_rank),
         ("copies to each node per token", &expected.copies_by_node),
     ] {
-        let numbers: Vec<String> = values.iter().map(|value| number(*value, format!("{value:.4}"))).collect();
-        text += &format!("<details><summary>{what}</summary><p>{}</p></details>\n", numbers.join(" "));
+        text += &list(what, values.iter().map(|value| number(*value, format!("{value:.4}"))));
     }
     text
+}
+
+/// Many numbers, folded away.
+fn list(what: &str, numbers: impl Iterator<Item = String>) -> String {
+    format!("<details><summary>{what}</summary><p>{}</p></details>\n", numbers.collect::<Vec<_>>().join(" "))
 }
 
 /// Layers before and after placement.
@@ -342,4 +347,124 @@ pub(super) fn placement(placement: &Placement) -> String {
         "experts moved",
     ];
     table("Placement by layer", &head, &rows)
+}
+
+/// Times of a simulation beside bound and plan, and what its links did.
+pub(super) fn simulated_times(simulation: &Simulation) -> String {
+    let part = |value: f64| number(value, units::percent(value));
+    let rows: Vec<Vec<String>> = simulation
+        .phases()
+        .into_iter()
+        .map(|(name, phase, bound, planned)| {
+            let tail = &phase.time;
+            let mut row = vec![escape(name)];
+            row.extend([tail.median, tail.mean, tail.p99, tail.max, bound.time, planned.links].map(|us| time(us.0)));
+            row.push(format!("<td class=\"text\">{}</td>", escape(planned.bottleneck.name())));
+            row.extend([
+                time(planned.call.0),
+                number(planned.uncertainty, format!("± {}", units::percent(planned.uncertainty))),
+            ]);
+            row
+        })
+        .collect();
+    let head = [
+        "time of the GPUs",
+        "median",
+        "mean",
+        "99 %",
+        "slowest",
+        "busiest link alone",
+        "links by plan",
+        "which",
+        "call by plan",
+        "uncertainty",
+    ];
+    let mut text = table("Dispatch and combine, simulated", &head, &rows);
+    let mut rows = Vec::new();
+    for (name, phase, ..) in simulation.phases() {
+        for of in &phase.kinds {
+            let (mean, most) = phase.utilisation(of.kind).unwrap_or_default();
+            rows.push(vec![
+                escape(&format!("{name}, {}", of.kind.name())),
+                count(f64::from(of.links)),
+                time(of.mean_busy.0),
+                part(mean),
+                time(of.max_busy.0),
+                part(most),
+            ]);
+        }
+    }
+    let head = [
+        "links that carry bytes",
+        "links",
+        "mean",
+        "of the slowest GPU's time",
+        "busiest",
+        "of the slowest GPU's time",
+    ];
+    text += &table("Links", &head, &rows);
+    text
+}
+
+/// What was simulated, and every GPU.
+pub(super) fn simulated_details(simulation: &Simulation) -> String {
+    let (scenario, outcome) = (&simulation.scenario, &simulation.outcome);
+    let (network, demand, options) = (&scenario.network, &scenario.demand, &scenario.options);
+    let rate = |rate: u64| number(rate as f64, format!("{:.1} GB/s", rate as f64 / 1e9));
+    let mut rows = vec![
+        vec!["GPUs".to_owned(), count(f64::from(outcome.gpus))],
+        vec!["nodes".to_owned(), count(f64::from(network.nodes))],
+        vec!["GPUs of a node".to_owned(), count(f64::from(network.gpus_per_node))],
+        vec!["ranks of a group".to_owned(), count(f64::from(demand.group_ranks))],
+        vec!["tokens of a GPU".to_owned(), count(f64::from(demand.tokens_per_gpu))],
+        vec!["nodes of a token".to_owned(), decimals(demand.nodes_per_token)],
+        vec!["ranks of a copy".to_owned(), decimals(demand.ranks_per_copy)],
+        vec!["copy out".to_owned(), bytes(demand.dispatch_bytes.0 as f64)],
+        vec!["copy back".to_owned(), bytes(demand.combine_bytes.0 as f64)],
+        vec!["experts, average load".to_owned(), time(demand.expert_time.0)],
+        vec!["NVLink of a GPU".to_owned(), rate(network.nvlink.0)],
+        vec!["NIC of a GPU".to_owned(), rate(network.nic.0)],
+        vec!["latency inside a node".to_owned(), time(network.nvlink_latency.0)],
+        vec!["latency between nodes".to_owned(), time(network.nic_latency.0)],
+        vec!["tokens of a chunk".to_owned(), count(f64::from(options.chunk_tokens))],
+        vec!["chunks on the way, at most".to_owned(), count(f64::from(options.window))],
+        vec!["seed".to_owned(), number(options.seed as f64, options.seed.to_string())],
+        vec!["chunks".to_owned(), count(outcome.chunks as f64)],
+        vec!["events".to_owned(), count(outcome.events as f64)],
+        vec!["from the first token sent to the last one back".to_owned(), time(outcome.total.0)],
+    ];
+    if let Some(Spine { nodes_per_pod, oversubscription, latency }) = &network.spine {
+        rows.push(vec!["nodes of a pod".to_owned(), count(f64::from(*nodes_per_pod))]);
+        rows.push(vec!["oversubscription of the spine".to_owned(), decimals(*oversubscription)]);
+        rows.push(vec!["latency of the spine".to_owned(), time(latency.0)]);
+    }
+    if let Some(healthy) = &simulation.without_faults {
+        rows.push(vec!["dispatch without what is wrong".to_owned(), time(healthy.dispatch.0)]);
+        rows.push(vec!["combine without what is wrong".to_owned(), time(healthy.combine.0)]);
+        rows.push(vec!["all without what is wrong".to_owned(), time(healthy.total.0)]);
+    }
+    rows.extend(scenario.faults.iter().map(|fault| vec!["wrong".to_owned(), escape(&fault.to_string())]));
+    let mut text = table("What was simulated", &["what was simulated", ""], &rows);
+    if !demand.rank_load.is_empty() {
+        text += &list("load of each rank", demand.rank_load.iter().map(|load| decimals(*load)));
+    }
+    for (name, phase, ..) in simulation.phases() {
+        let slowest: Vec<Vec<String>> = phase
+            .slowest
+            .iter()
+            .zip(&phase.busiest)
+            .map(|(slow, busy)| {
+                vec![
+                    format!("GPU {}", slow.gpu.0),
+                    time(slow.time.0),
+                    escape(&busy.link.to_string()),
+                    time(busy.busy.0),
+                ]
+            })
+            .collect();
+        let head = [&format!("slowest GPUs, {name}"), "time", "busiest links", "carry bytes for"];
+        text += &table(head[0], &head, &slowest);
+        text += &list(&format!("{name}: time of each GPU"), phase.by_gpu.iter().map(|us| time(us.0)));
+    }
+    text
 }

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::sample::SampleError;
+use crate::simulate::ScenarioError;
 use crate::traffic::TopologyError;
 
 /// A plan that cannot be, with what to write instead.
@@ -57,6 +58,14 @@ pub enum PlanError {
     /// Not a part of the peak.
     #[error("the efficiency is {0}, and must be above 0 and at most 1")]
     Efficiency(f64),
+    /// A simulation that makes no sense.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    /// Every pick a message of its own.
+    #[error(
+        "the simulation knows the ways of throughput mode, and this deploy is in latency mode: choose another deploy, or write `mode throughput`"
+    )]
+    LatencyMode,
     /// A plan was evaluated before its ranks were prepared: a mistake of the caller.
     #[error("ep {0} was not prepared")]
     NotPrepared(u32),

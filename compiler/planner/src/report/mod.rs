@@ -13,6 +13,7 @@ use moe_compiler::units::{Bytes, Microseconds};
 use serde::{Deserialize, Serialize};
 
 pub use error::PlanError;
+pub(crate) use table::columns;
 pub use table::{compare_table, front_table, human_bytes};
 
 use crate::explain;

@@ -20,7 +20,7 @@ pub fn human_bytes(bytes: f64) -> String {
 }
 
 /// Rows of cells: the first column to the left, numbers to the right.
-fn columns(f: &mut impl fmt::Write, rows: &[Vec<String>]) -> fmt::Result {
+pub(crate) fn columns(f: &mut impl fmt::Write, rows: &[Vec<String>]) -> fmt::Result {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();

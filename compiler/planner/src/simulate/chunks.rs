@@ -3,11 +3,12 @@
 //! Invariant: every sender has [`Chunks::per_gpu`] chunks of [`Chunks::tokens`] tokens each; the number that a rank
 //! receives from a sender differs from its expected copies by less than one chunk.
 
+use super::Order;
 use super::demand::Spread;
-use super::{Order, Scenario};
+use super::parts::Part;
 use crate::seeded::Seeded;
 
-/// The chunks of all senders; those of GPU g are `g × per_gpu ..`, first those to other nodes.
+/// The chunks of all senders of a part; those of GPU g are `g × per_gpu ..`, first those to other nodes.
 pub(super) struct Chunks {
     /// Chunks of a sender.
     pub per_gpu: u32,
@@ -20,7 +21,7 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
-    pub fn sample(scenario: &Scenario, spread: &Spread) -> Self {
+    pub fn sample(Part { first, scenario }: &Part, spread: &Spread) -> Self {
         let gpus = scenario.gpus();
         let per_gpu = scenario.chunks_per_gpu();
         let per_node = scenario.network.gpus_per_node;
@@ -30,8 +31,8 @@ impl Chunks {
         let mut remote = Vec::with_capacity(gpus as usize);
         let (mut there, mut here) = (Vec::new(), Vec::new());
         for gpu in 0..gpus {
-            let mut seeded = Seeded::new(scenario.options.seed, u64::from(gpu));
-            let (first, rank) = (gpu - gpu % group, gpu % group);
+            let mut seeded = Seeded::new(scenario.options.seed, u64::from(first + gpu));
+            let (group_start, rank) = (gpu - gpu % group, gpu % group);
             let node_start = (rank - rank % per_node) as usize;
             // Rotated senders begin at the same place of their own node, so that on every rail they stay one node apart.
             let (start, offset) = match scenario.options.order {
@@ -46,7 +47,7 @@ impl Chunks {
                     point -= total;
                 }
                 let found = spread.cumulative.partition_point(|&up_to| up_to <= point);
-                let destination = first + (found as u32).min(group - 1);
+                let destination = group_start + (found as u32).min(group - 1);
                 let same = destination / per_node == gpu / per_node;
                 (if same { &mut here } else { &mut there }).push(destination);
             }

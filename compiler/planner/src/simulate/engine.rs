@@ -5,11 +5,12 @@
 
 use super::chunks::Chunks;
 use super::links::Links;
-use super::queue::{Picoseconds, Queue};
+use super::queue::{Event, Picoseconds, Queue};
+use super::record::Record;
 use super::{Fault, LinkKind, Scenario};
 
 /// What an event does to its subject. A subject is a chunk, or for [`Step::Dispatch`] and [`Step::Combine`] a GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
     /// A GPU begins to send.
     Dispatch,
@@ -22,7 +23,7 @@ pub(super) enum Step {
 }
 
 /// A place on the way of a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Hop {
     NicOut,
     SpineUp,
@@ -31,20 +32,6 @@ pub(super) enum Hop {
     NvlinkOut,
     NvlinkIn,
     Arrived,
-}
-
-/// What is left of a simulation.
-pub(super) struct Record {
-    /// Events that were handled.
-    pub events: u64,
-    /// When each GPU had all copies for its experts.
-    pub dispatched: Vec<Picoseconds>,
-    /// When each GPU began to send back.
-    pub combine_began: Vec<Picoseconds>,
-    /// When each GPU had all its tokens back.
-    pub combined: Vec<Picoseconds>,
-    /// Time that each link carried bytes, in dispatch and in combine.
-    pub busy: [Vec<Picoseconds>; 2],
 }
 
 /// The way of a chunk, seen from its sender in dispatch.
@@ -70,14 +57,23 @@ struct Sender {
     on_the_way: u32,
 }
 
+/// What a link does, in one place of memory.
+#[derive(Clone, Copy)]
+struct Server {
+    /// When it has sent everything that reached it so far.
+    free: Picoseconds,
+    /// Time of a chunk: dispatch, combine.
+    service: [Picoseconds; 2],
+    /// Chunks that it served: dispatch, combine.
+    served: [u32; 2],
+}
+
 struct Engine<'a> {
     scenario: &'a Scenario,
     chunks: &'a Chunks,
     links: &'a Links,
     queue: Queue,
-    free: Vec<Picoseconds>,
-    /// Time of a chunk on each link: dispatch, combine.
-    service: [Vec<Picoseconds>; 2],
+    servers: Vec<Server>,
     nvlink_latency: Picoseconds,
     nic_latency: Picoseconds,
     spine_latency: Picoseconds,
@@ -93,20 +89,30 @@ struct Engine<'a> {
     record: Record,
 }
 
-/// Runs a checked scenario.
-pub(super) fn run(scenario: &Scenario, chunks: &Chunks, links: &Links) -> Record {
+/// Chunks that arrive between two calls of a watcher.
+const WATCHED: u64 = 1 << 16;
+
+/// Runs a checked scenario. `watch` is told how many more chunks have arrived, now and then.
+pub(super) fn run(scenario: &Scenario, chunks: &Chunks, links: &Links, watch: &dyn Fn(u64)) -> Record {
     let gpus = scenario.gpus();
     let mut engine = Engine::new(scenario, chunks, links);
+    let mut unwatched = 0;
     for gpu in 0..gpus {
         let late = |fault: &Fault| match *fault {
             Fault::Late { gpu: who, by } if who.0 == gpu => Some(picoseconds(by.0 * 1e-6)),
             _ => None,
         };
         let start = scenario.faults.iter().filter_map(late).max().unwrap_or(0);
-        engine.queue.push(start, start, gpu, Step::Dispatch);
+        engine.push(start, start, gpu, Step::Dispatch);
     }
     while let Some(event) = engine.queue.pop() {
         engine.record.events += 1;
+        if matches!(event.step, Step::Out(Hop::Arrived) | Step::Back(Hop::Arrived)) {
+            unwatched += 1;
+            if unwatched == WATCHED {
+                watch(std::mem::take(&mut unwatched));
+            }
+        }
         match event.step {
             Step::Dispatch => engine.begin_dispatch(event.subject, event.time),
             Step::Combine => engine.begin_combine(event.subject, event.time),
@@ -114,7 +120,8 @@ pub(super) fn run(scenario: &Scenario, chunks: &Chunks, links: &Links) -> Record
             Step::Back(hop) => engine.pass(1, hop, event.subject, event.time, event.tail),
         }
     }
-    engine.record
+    watch(unwatched);
+    engine.finish()
 }
 
 fn picoseconds(seconds: f64) -> Picoseconds {
@@ -125,17 +132,16 @@ impl<'a> Engine<'a> {
     fn new(scenario: &'a Scenario, chunks: &'a Chunks, links: &'a Links) -> Self {
         let (network, demand) = (&scenario.network, &scenario.demand);
         let gpus = scenario.gpus() as usize;
-        let service = [demand.dispatch_bytes.0, demand.combine_bytes.0].map(|bytes| {
-            let chunk = chunks.tokens * bytes as f64;
-            let time = |number: u32| {
-                let fan_out = match links.link(number).kind() {
-                    LinkKind::NvlinkOut | LinkKind::NvlinkIn => demand.ranks_per_copy,
-                    _ => 1.0,
-                };
-                picoseconds(chunk * fan_out / links.rate(number))
+        let server = |number: u32| {
+            let fan_out = match links.link(number).kind() {
+                LinkKind::NvlinkOut | LinkKind::NvlinkIn => demand.ranks_per_copy,
+                _ => 1.0,
             };
-            (0..links.count() as u32).map(time).collect::<Vec<_>>()
-        });
+            let service = [demand.dispatch_bytes, demand.combine_bytes]
+                .map(|bytes| picoseconds(chunks.tokens * bytes.0 as f64 * fan_out / links.rate(number)));
+            Server { free: 0, service, served: [0; 2] }
+        };
+        let servers: Vec<Server> = (0..links.count() as u32).map(server).collect();
         let latency = |time: moe_compiler::units::Microseconds| picoseconds(time.0 * 1e-6);
 
         let mut by_kind = vec![[0_u32; 2]; gpus];
@@ -162,15 +168,14 @@ impl<'a> Engine<'a> {
             let factor: f64 = scenario.faults.iter().filter_map(factor).product();
             picoseconds(demand.expert_time.0 * 1e-6 * factor * f64::from(expected[gpu]) / mean)
         });
-        // A bucket is about as wide as a chunk is long on a NIC, shared by all GPUs: few events fall into one.
-        let shortest = service[0].iter().copied().min().unwrap_or(1);
+        // Each GPU has a few chunks on the way, and each of those an event in about the time that it takes on a link.
+        let shortest = servers.iter().map(|server| server.service[0]).min().unwrap_or(1);
         Self {
             scenario,
             chunks,
             links,
-            queue: Queue::new(shortest / gpus as u64 * 4),
-            free: vec![0; links.count()],
-            service,
+            queue: Queue::new(shortest / gpus as u64),
+            servers,
             nvlink_latency: latency(network.nvlink_latency),
             nic_latency: latency(network.nic_latency),
             spine_latency: network.spine.as_ref().map_or(0, |spine| latency(spine.latency)),
@@ -179,15 +184,24 @@ impl<'a> Engine<'a> {
             received_end,
             expert_time: expert_time.collect(),
             arrived: vec![0; gpus],
-            record: Record {
-                events: 0,
-                dispatched: vec![0; gpus],
-                combine_began: vec![0; gpus],
-                combined: vec![0; gpus],
-                busy: [vec![0; links.count()], vec![0; links.count()]],
-            },
+            record: Record::new(gpus),
             expected,
         }
+    }
+
+    fn finish(mut self) -> Record {
+        let ports = self.links.ports();
+        for (number, server) in self.servers.iter().enumerate() {
+            for phase in 0..2 {
+                let busy = if number < ports { &mut self.record.ports } else { &mut self.record.spine };
+                busy[phase].push(u64::from(server.served[phase]) * server.service[phase]);
+            }
+        }
+        self.record
+    }
+
+    fn push(&mut self, time: Picoseconds, tail: Picoseconds, subject: u32, step: Step) {
+        self.queue.push(Event { time, tail, subject, step });
     }
 
     fn begin_dispatch(&mut self, gpu: u32, now: Picoseconds) {
@@ -228,7 +242,7 @@ impl<'a> Engine<'a> {
             sender.on_the_way += 1;
             let chunk = if phase == 0 { place } else { self.received[place as usize] };
             let hop = first_hop(phase, self.route(chunk));
-            self.queue.push(now, now, chunk, step(phase, hop));
+            self.push(now, now, chunk, step(phase, hop));
         }
     }
 
@@ -238,17 +252,17 @@ impl<'a> Engine<'a> {
         if hop == Hop::Arrived {
             return self.arrive(phase, route, chunk, now);
         }
-        let link = self.link(phase, hop, route);
-        let service = self.service[phase][link as usize];
-        let start = now.max(self.free[link as usize]);
-        self.free[link as usize] = start + service;
-        self.record.busy[phase][link as usize] += service;
+        let server = &mut self.servers[link(self.links, phase, hop, route) as usize];
+        let service = server.service[phase];
+        let start = now.max(server.free);
+        server.free = start + service;
+        server.served[phase] += 1;
         let end = (start + service).max(tail);
         let (next, latency) = self.next(phase, hop, route);
         // A wire passes the head on at once; a GPU that forwards, or keeps, waits for the tail.
         let stored = matches!(hop, Hop::NicIn | Hop::NvlinkIn);
         let head = if stored { end } else { start + latency };
-        self.queue.push(head, end + latency, chunk, step(phase, next));
+        self.push(head, end + latency, chunk, step(phase, next));
     }
 
     fn arrive(&mut self, phase: usize, route: Route, chunk: u32, now: Picoseconds) {
@@ -281,26 +295,12 @@ impl<'a> Engine<'a> {
         if self.arrived[index] == self.expected[index] && sent && self.record.combine_began[index] == 0 {
             let start = (now + self.expert_time[index]).max(1);
             self.record.combine_began[index] = start;
-            self.queue.push(start, start, gpu, Step::Combine);
+            self.push(start, start, gpu, Step::Combine);
         }
     }
 
     fn route(&self, chunk: u32) -> Route {
         route(self.scenario, self.chunks, chunk)
-    }
-
-    fn link(&self, phase: usize, hop: Hop, Route { source, forward, target }: Route) -> u32 {
-        // On the way back every wire is taken in the other direction.
-        let (near, far) = if phase == 0 { (source, forward) } else { (forward, source) };
-        let (from, to) = if phase == 0 { (forward, target) } else { (target, forward) };
-        match hop {
-            Hop::NicOut => self.links.port(LinkKind::NicOut, near),
-            Hop::SpineUp => self.links.spine(LinkKind::SpineUp, near),
-            Hop::SpineDown => self.links.spine(LinkKind::SpineDown, far),
-            Hop::NicIn => self.links.port(LinkKind::NicIn, far),
-            Hop::NvlinkOut => self.links.port(LinkKind::NvlinkOut, from),
-            Hop::NvlinkIn | Hop::Arrived => self.links.port(LinkKind::NvlinkIn, to),
-        }
     }
 
     /// Where a chunk goes next, and how long that takes.
@@ -323,6 +323,21 @@ fn route(scenario: &Scenario, chunks: &Chunks, chunk: u32) -> Route {
     let per_node = scenario.network.gpus_per_node;
     let (source, target) = (chunks.source(chunk), chunks.target[chunk as usize]);
     Route { source, forward: target - target % per_node + source % per_node, target }
+}
+
+/// The link of a hop.
+fn link(links: &Links, phase: usize, hop: Hop, Route { source, forward, target }: Route) -> u32 {
+    // On the way back every wire is taken in the other direction.
+    let (near, far) = if phase == 0 { (source, forward) } else { (forward, source) };
+    let (from, to) = if phase == 0 { (forward, target) } else { (target, forward) };
+    match hop {
+        Hop::NicOut => links.port(LinkKind::NicOut, near),
+        Hop::SpineUp => links.spine(LinkKind::SpineUp, near),
+        Hop::SpineDown => links.spine(LinkKind::SpineDown, far),
+        Hop::NicIn => links.port(LinkKind::NicIn, far),
+        Hop::NvlinkOut => links.port(LinkKind::NvlinkOut, from),
+        Hop::NvlinkIn | Hop::Arrived => links.port(LinkKind::NvlinkIn, to),
+    }
 }
 
 /// A chunk for the sender itself passes no link.

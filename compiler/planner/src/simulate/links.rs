@@ -47,6 +47,11 @@ impl Links {
         self.rates.len()
     }
 
+    /// How many of them are ports of GPUs; the bundles above pods follow.
+    pub fn ports(&self) -> usize {
+        self.gpus as usize * PORTS.len()
+    }
+
     /// Bytes per second.
     pub fn rate(&self, number: u32) -> f64 {
         self.rates[number as usize]
@@ -75,13 +80,13 @@ impl Links {
             }
             Link::Spine { kind, pod, rail } => {
                 let down = u32::from(kind == LinkKind::SpineDown);
-                self.gpus * PORTS.len() as u32 + (pod * self.per_node + rail) * 2 + down
+                self.ports() as u32 + (pod * self.per_node + rail) * 2 + down
             }
         }
     }
 
     pub fn link(&self, number: u32) -> Link {
-        let ports = self.gpus * PORTS.len() as u32;
+        let ports = self.ports() as u32;
         if number < ports {
             let kind = PORTS[number as usize % PORTS.len()];
             return Link::Port { kind, gpu: Gpu(number / PORTS.len() as u32) };

@@ -20,28 +20,54 @@
 mod bounds;
 mod chunks;
 mod demand;
+mod deploy;
 mod engine;
 mod links;
+mod parts;
 mod queue;
+mod record;
 mod report;
 mod scenario;
+mod table;
 
 pub use bounds::{Bounds, PhaseBound};
-pub use report::{KindUse, LinkUse, Outcome, Phase, Tail};
+pub use deploy::{Conditions, Planned, SCHEMA, Simulation, Times};
+pub use report::{GpuTime, KindUse, LinkUse, Outcome, Phase, Tail};
 pub use scenario::{Demand, Fault, Gpu, Link, LinkKind, Network, Node, Options, Order, Scenario, ScenarioError, Spine};
+
+use rayon::prelude::*;
+
+use links::Links;
+use parts::{Part, parts};
+use record::Record;
 
 /// Simulates one dispatch and one combine.
 ///
-/// Cost: about eight events for each chunk, so linear in GPUs × tokens; memory about 100 bytes for each chunk.
+/// Cost: about eight events for each chunk. Groups that share no link are simulated one after the other on each core, so that
+/// the time is linear in GPUs × tokens; where a spine joins them, they are simulated together, and caches miss.
 ///
 /// # Errors
 /// The first thing of the scenario that makes no sense, with what to write instead.
 pub fn simulate(scenario: &Scenario) -> Result<Outcome, ScenarioError> {
+    simulate_watched(scenario, &|_| {})
+}
+
+/// The same; `watch` is told, now and then and from any thread, how many more chunks have arrived. Each of
+/// [`Scenario::chunks`] arrives twice, at its expert and back.
+///
+/// # Errors
+/// Those of [`simulate`].
+pub fn simulate_watched(scenario: &Scenario, watch: &(dyn Fn(u64) + Sync)) -> Result<Outcome, ScenarioError> {
     scenario.check()?;
     let demand = demand::Spread::new(scenario);
-    let chunks = chunks::Chunks::sample(scenario, &demand);
-    let links = links::Links::new(scenario);
-    let record = engine::run(scenario, &chunks, &links);
+    let records: Vec<Record> =
+        parts(scenario).into_par_iter().map(|part| simulate_part(&part, &demand, watch)).collect();
+    let links = Links::new(scenario);
     let bounds = bounds::closed_form(scenario, &demand, &links);
-    Ok(report::summarise(scenario, &chunks, &links, &record, bounds))
+    Ok(report::summarise(scenario, &links, &Record::joined(records), bounds))
+}
+
+fn simulate_part(part: &Part, demand: &demand::Spread, watch: &dyn Fn(u64)) -> Record {
+    let chunks = chunks::Chunks::sample(part, demand);
+    engine::run(&part.scenario, &chunks, &Links::new(&part.scenario), watch)
 }

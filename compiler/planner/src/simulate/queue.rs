@@ -1,11 +1,17 @@
 //! The queue of events.
 //!
-//! Invariant: [`Queue::pop`] returns events in ascending (time, order of pushing), and nothing may be pushed before the
-//! event popped last. Near events wait in a ring of buckets and only the current bucket is ordered, so the cost of an
-//! event hardly grows with the size of the cluster.
+//! Invariant: [`Queue::pop`] returns events in ascending order of (time, [`Step`], subject), an order that no two events of a
+//! simulation share, so that it depends neither on when an event was pushed nor on what else is simulated. Nothing may be
+//! pushed before the event popped last.
+//!
+//! A wheel of wheels: level l has 64 slots of 64^l times the finest width. An event waits in the level of the highest digit in
+//! which its time differs from the current one, moves down when that digit comes up, and is ordered only within the finest
+//! slot. Everything but that slot is appended to and read from front to back.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+
+use super::engine::Step;
 
 /// Picoseconds since the start.
 pub(super) type Picoseconds = u64;
@@ -14,18 +20,17 @@ pub(super) type Picoseconds = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Event {
     pub time: Picoseconds,
-    sequence: u64,
     /// When the tail arrives, if `time` is when the head does.
     pub tail: Picoseconds,
     /// The chunk, or the GPU.
     pub subject: u32,
-    pub step: super::engine::Step,
+    pub step: Step,
 }
 
 impl Ord for Event {
     /// Reversed: a binary heap gives its largest first.
     fn cmp(&self, other: &Self) -> Ordering {
-        (other.time, other.sequence).cmp(&(self.time, self.sequence))
+        (other.time, other.step, other.subject).cmp(&(self.time, self.step, self.subject))
     }
 }
 
@@ -35,47 +40,50 @@ impl PartialOrd for Event {
     }
 }
 
-/// Buckets of the ring, a power of two.
-const BUCKETS: u64 = 1 << 12;
+/// Bits of a digit: log2 of the slots of a level.
+const DIGIT: u32 = 6;
+const SLOTS: usize = 1 << DIGIT;
+
+/// The slots of one digit.
+struct Level {
+    /// Which slots have events.
+    occupied: u64,
+    slots: [Vec<Event>; SLOTS],
+}
 
 /// Events by time.
 pub(super) struct Queue {
-    width: Picoseconds,
-    /// Number of the current bucket since the start, not taken modulo the ring.
+    /// log2 of the width of a finest slot.
+    width: u32,
+    /// The finest slot whose events are in `now`, counted from the start.
     current: u64,
     now: BinaryHeap<Event>,
-    ring: Vec<Vec<Event>>,
-    in_ring: usize,
-    /// Beyond the ring.
-    far: BinaryHeap<Event>,
-    sequence: u64,
+    levels: Vec<Level>,
 }
 
 impl Queue {
-    /// A queue whose buckets are `width` wide.
-    pub fn new(width: Picoseconds) -> Self {
-        let ring = (0..BUCKETS).map(|_| Vec::new()).collect();
-        let width = width.max(1);
-        Self { width, current: 0, now: BinaryHeap::new(), ring, in_ring: 0, far: BinaryHeap::new(), sequence: 0 }
+    /// A queue for about one event in each `spacing`.
+    pub fn new(spacing: Picoseconds) -> Self {
+        // A few events in each of the finest slots.
+        let width = (spacing.max(1) * 4).ilog2();
+        let levels = (u64::BITS - width).div_ceil(DIGIT);
+        let level = |_| Level { occupied: 0, slots: std::array::from_fn(|_| Vec::new()) };
+        Self { width, current: 0, now: BinaryHeap::new(), levels: (0..levels).map(level).collect() }
     }
 
     /// Adds an event.
-    pub fn push(&mut self, time: Picoseconds, tail: Picoseconds, subject: u32, step: super::engine::Step) {
-        let event = Event { time, sequence: self.sequence, tail, subject, step };
-        self.sequence += 1;
-        self.put(event);
-    }
-
-    fn put(&mut self, event: Event) {
-        let bucket = event.time / self.width;
-        if bucket <= self.current {
+    pub fn push(&mut self, event: Event) {
+        let slot = event.time >> self.width;
+        let differing = slot ^ self.current;
+        if slot <= self.current {
             self.now.push(event);
-        } else if bucket < self.current + BUCKETS {
-            self.ring[(bucket % BUCKETS) as usize].push(event);
-            self.in_ring += 1;
-        } else {
-            self.far.push(event);
+            return;
         }
+        let level = differing.ilog2() / DIGIT;
+        let digit = (slot >> (level * DIGIT)) as usize % SLOTS;
+        let level = &mut self.levels[level as usize];
+        level.occupied |= 1 << digit;
+        level.slots[digit].push(event);
     }
 
     /// Takes the next event.
@@ -84,19 +92,53 @@ impl Queue {
             if let Some(event) = self.now.pop() {
                 return Some(event);
             }
-            if self.in_ring == 0 {
-                self.current = self.far.peek()?.time / self.width;
-            } else {
-                self.current += 1;
+            let (number, level) = (0..).zip(&mut self.levels).find(|(_, level)| level.occupied != 0)?;
+            let digit = level.occupied.trailing_zeros();
+            level.occupied &= level.occupied - 1;
+            // The digits above stay what they are, those below start from 0.
+            let above = (self.current >> (number * DIGIT)) >> DIGIT << DIGIT;
+            self.current = (above | u64::from(digit)) << (number * DIGIT);
+            let mut events = std::mem::take(&mut level.slots[digit as usize]);
+            events.drain(..).for_each(|event| self.push(event));
+            self.levels[number as usize].slots[digit as usize] = events;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seeded::Seeded;
+    use crate::simulate::engine::Hop;
+
+    /// Against sorting: random pushes between pops, at distances from nothing to a day, with many equal times.
+    #[test]
+    fn events_come_in_order() {
+        let mut random = Seeded::new(5, 0);
+        for spacing in [1, 1000, 1 << 40] {
+            let mut queue = Queue::new(spacing);
+            let (mut waiting, mut now) = (Vec::new(), 0);
+            for subject in 0..20_000 {
+                let distance = random.next() >> (64 - random.below(57).max(1));
+                let time = now + if random.below(3) == 0 { 0 } else { distance };
+                let step = Step::Out([Hop::NicOut, Hop::NicIn][random.below(2)]);
+                let event = Event { time, tail: time, subject, step };
+                queue.push(event);
+                waiting.push((time, step, subject));
+                if random.below(3) > 0 {
+                    let event = queue.pop().expect("one was pushed");
+                    let place =
+                        waiting.iter().enumerate().min_by_key(|(_, key)| **key).expect("as many as in the queue").0;
+                    assert_eq!((event.time, event.step, event.subject), waiting.swap_remove(place));
+                    now = event.time;
+                }
             }
-            let mut bucket = std::mem::take(&mut self.ring[(self.current % BUCKETS) as usize]);
-            self.in_ring -= bucket.len();
-            self.now.extend(bucket.drain(..));
-            self.ring[(self.current % BUCKETS) as usize] = bucket;
-            while self.far.peek().is_some_and(|event| event.time / self.width < self.current + BUCKETS) {
-                let event = self.far.pop().expect("peeked just now");
-                self.put(event);
+            waiting.sort_unstable();
+            for key in waiting {
+                let event = queue.pop().expect("as many as were pushed");
+                assert_eq!((event.time, event.step, event.subject), key);
             }
+            assert_eq!(queue.pop(), None);
         }
     }
 }

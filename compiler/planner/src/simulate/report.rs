@@ -4,13 +4,12 @@ use moe_compiler::units::Microseconds;
 use serde::Serialize;
 
 use super::bounds::Bounds;
-use super::chunks::Chunks;
-use super::engine::Record;
 use super::links::Links;
 use super::queue::Picoseconds;
+use super::record::Record;
 use super::{Gpu, Link, LinkKind, Scenario};
 
-/// Links that are listed one by one.
+/// Links and GPUs that are listed one by one.
 const LISTED: usize = 8;
 
 /// One dispatch and one combine.
@@ -37,12 +36,23 @@ pub struct Outcome {
 pub struct Phase {
     /// Over the GPUs.
     pub time: Tail,
-    /// The GPU that took longest.
-    pub slowest: Gpu,
+    /// The GPUs that took longest, the slowest first.
+    pub slowest: Vec<GpuTime>,
+    /// Of each GPU.
+    pub by_gpu: Vec<Microseconds>,
     /// Links by kind, those that carried bytes.
     pub kinds: Vec<KindUse>,
     /// The links that were busy longest.
     pub busiest: Vec<LinkUse>,
+}
+
+/// One GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct GpuTime {
+    /// Which.
+    pub gpu: Gpu,
+    /// How long it took.
+    pub time: Microseconds,
 }
 
 /// A distribution over GPUs.
@@ -81,22 +91,16 @@ pub struct LinkUse {
     pub busy: Microseconds,
 }
 
-pub(super) fn summarise(
-    scenario: &Scenario,
-    chunks: &Chunks,
-    links: &Links,
-    record: &Record,
-    bounds: Bounds,
-) -> Outcome {
+pub(super) fn summarise(scenario: &Scenario, links: &Links, record: &Record, bounds: Bounds) -> Outcome {
     let combine_time: Vec<Picoseconds> =
         record.combined.iter().zip(&record.combine_began).map(|(&end, &began)| end.saturating_sub(began)).collect();
     let last = record.combined.iter().chain(&record.combine_began).max().copied().unwrap_or(0);
     Outcome {
         gpus: scenario.gpus(),
-        chunks: chunks.target.len() as u64,
+        chunks: scenario.chunks(),
         events: record.events,
-        dispatch: phase(&record.dispatched, links, &record.busy[0]),
-        combine: phase(&combine_time, links, &record.busy[1]),
+        dispatch: phase(&record.dispatched, links, &record.busy(0, links.count())),
+        combine: phase(&combine_time, links, &record.busy(1, links.count())),
         total: microseconds(last as f64),
         bounds,
     }
@@ -107,35 +111,25 @@ fn microseconds(picoseconds: f64) -> Microseconds {
 }
 
 fn phase(times: &[Picoseconds], links: &Links, busy: &[Picoseconds]) -> Phase {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
+    let mut by_time: Vec<u32> = (0..times.len() as u32).collect();
+    by_time.sort_by_key(|&gpu| (std::cmp::Reverse(times[gpu as usize]), gpu));
+    let time = |gpu: u32| microseconds(times[gpu as usize] as f64);
     let quantile = |share: f64| {
-        let rank = (share * sorted.len() as f64).ceil() as usize;
-        microseconds(sorted[rank.clamp(1, sorted.len()) - 1] as f64)
+        let faster = (share * times.len() as f64).ceil() as usize;
+        time(by_time[times.len() - faster.clamp(1, times.len())])
     };
-    let mean = sorted.iter().map(|&time| time as f64).sum::<f64>() / sorted.len() as f64;
-    let slowest = (0..times.len()).max_by_key(|&gpu| (times[gpu], std::cmp::Reverse(gpu))).unwrap_or(0);
+    let mean = times.iter().map(|&time| time as f64).sum::<f64>() / times.len() as f64;
     let mut order: Vec<u32> = (0..busy.len() as u32).filter(|&link| busy[link as usize] > 0).collect();
-    let kinds = [
-        LinkKind::NicOut,
-        LinkKind::NicIn,
-        LinkKind::NvlinkOut,
-        LinkKind::NvlinkIn,
-        LinkKind::SpineUp,
-        LinkKind::SpineDown,
-    ];
-    let kinds = kinds.into_iter().filter_map(|kind| kind_use(kind, links, busy)).collect();
     order.sort_by_key(|&link| (std::cmp::Reverse(busy[link as usize]), link));
-    order.truncate(LISTED);
-    let busiest = order
-        .into_iter()
-        .map(|link| LinkUse { link: links.link(link), busy: microseconds(busy[link as usize] as f64) })
-        .collect();
+    let busiest = order.into_iter().take(LISTED);
     Phase {
         time: Tail { mean: microseconds(mean), median: quantile(0.5), p99: quantile(0.99), max: quantile(1.0) },
-        slowest: Gpu(slowest as u32),
-        kinds,
-        busiest,
+        slowest: by_time.iter().take(LISTED).map(|&gpu| GpuTime { gpu: Gpu(gpu), time: time(gpu) }).collect(),
+        by_gpu: (0..times.len() as u32).map(time).collect(),
+        kinds: LinkKind::ALL.into_iter().filter_map(|kind| kind_use(kind, links, busy)).collect(),
+        busiest: busiest
+            .map(|link| LinkUse { link: links.link(link), busy: microseconds(busy[link as usize] as f64) })
+            .collect(),
     }
 }
 

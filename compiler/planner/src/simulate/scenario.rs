@@ -3,6 +3,8 @@
 //! Invariant: after [`Scenario::check`] every count is positive, every rate and factor is finite and positive, every GPU
 //! that a fault names exists, and the number of chunks fits a `u32`.
 
+use std::fmt;
+
 use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
 use serde::Serialize;
 use thiserror::Error;
@@ -16,7 +18,7 @@ pub struct Gpu(pub u32);
 pub struct Node(pub u32);
 
 /// The links of a cluster.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Network {
     /// Nodes.
     pub nodes: u32,
@@ -35,7 +37,7 @@ pub struct Network {
 }
 
 /// The upper level of a rail: pods of nodes joined by links that may carry less than their NICs together.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Spine {
     /// Nodes below one leaf switch of each rail.
     pub nodes_per_pod: u32,
@@ -45,8 +47,15 @@ pub struct Spine {
     pub latency: Microseconds,
 }
 
+impl Spine {
+    /// Whether a group of so many nodes, of so many in all, lies in more than one pod.
+    pub(super) fn is_crossed(&self, nodes: u32, group: u32) -> bool {
+        self.nodes_per_pod < nodes && !self.nodes_per_pod.is_multiple_of(group)
+    }
+}
+
 /// How many copies go where.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Demand {
     /// Ranks of an expert-parallel group, whole nodes; the cluster holds as many groups as fit.
     pub group_ranks: u32,
@@ -67,7 +76,8 @@ pub struct Demand {
 }
 
 /// Something that is not as it should be.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(tag = "fault", rename_all = "snake_case")]
 pub enum Fault {
     /// A NIC, both directions, that reaches only a fraction of its rate.
     SlowNic {
@@ -99,8 +109,32 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// The GPU that it befalls.
+    pub(super) fn gpu_mut(&mut self) -> &mut Gpu {
+        match self {
+            Fault::SlowNic { gpu, .. }
+            | Fault::SlowNvlink { gpu, .. }
+            | Fault::Late { gpu, .. }
+            | Fault::SlowExperts { gpu, .. } => gpu,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::SlowNic { gpu, rate } => write!(f, "NIC of GPU {} at ×{rate} of its rate", gpu.0),
+            Fault::SlowNvlink { gpu, rate } => write!(f, "NVLink of GPU {} at ×{rate} of its rate", gpu.0),
+            Fault::Late { gpu, by } => write!(f, "GPU {} {} us late", gpu.0, by.0),
+            Fault::SlowExperts { gpu, factor } => write!(f, "experts of GPU {} ×{factor} as long", gpu.0),
+        }
+    }
+}
+
 /// In which order a sender takes its chunks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Order {
     /// As tokens come: at random.
     Shuffled,
@@ -109,7 +143,7 @@ pub enum Order {
 }
 
 /// How finely and how.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Options {
     /// Tokens of a chunk.
     pub chunk_tokens: u32,
@@ -128,7 +162,7 @@ impl Default for Options {
 }
 
 /// Everything that decides an outcome.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scenario {
     /// The links.
     pub network: Network,
@@ -156,6 +190,31 @@ pub enum LinkKind {
     SpineUp,
     /// Down to the leaf switch of a pod and rail.
     SpineDown,
+}
+
+impl LinkKind {
+    /// All.
+    pub const ALL: [LinkKind; 6] = [
+        LinkKind::NicOut,
+        LinkKind::NicIn,
+        LinkKind::NvlinkOut,
+        LinkKind::NvlinkIn,
+        LinkKind::SpineUp,
+        LinkKind::SpineDown,
+    ];
+
+    /// For reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LinkKind::NicOut => "NIC out",
+            LinkKind::NicIn => "NIC in",
+            LinkKind::NvlinkOut => "NVLink out",
+            LinkKind::NvlinkIn => "NVLink in",
+            LinkKind::SpineUp => "spine up",
+            LinkKind::SpineDown => "spine down",
+        }
+    }
 }
 
 /// One link.
@@ -203,6 +262,15 @@ impl Link {
     pub fn kind(self) -> LinkKind {
         match self {
             Self::Port { kind, .. } | Self::Spine { kind, .. } => kind,
+        }
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Link::Port { kind, gpu } => write!(f, "{} of GPU {}", kind.name(), gpu.0),
+            Link::Spine { kind, pod, rail } => write!(f, "{} of pod {pod}, rail {rail}", kind.name()),
         }
     }
 }
@@ -313,6 +381,12 @@ impl Scenario {
     pub(super) fn chunks_per_gpu(&self) -> u32 {
         let copies = f64::from(self.demand.tokens_per_gpu) * self.demand.nodes_per_token;
         (copies / f64::from(self.options.chunk_tokens)).ceil().max(1.0) as u32
+    }
+
+    /// Chunks of all senders.
+    #[must_use]
+    pub fn chunks(&self) -> u64 {
+        u64::from(self.gpus()) * u64::from(self.chunks_per_gpu())
     }
 
     /// Checks everything that the simulation relies on.

@@ -1,0 +1,149 @@
+//! What the commands that ask the planner have in common: which deploy, what the gate is asked, how fast kernels are.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use moe_compiler::spec::{Cluster, DeployId, Spec};
+use moe_planner::calibrate::{self, Hardware};
+use moe_planner::sample::Observed;
+use moe_planner::time::Profile;
+use moe_planner::{Change, Logits, Options};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::failure::Failure;
+use crate::source::Source;
+
+/// What the numbers of a plan are judged by.
+#[derive(Args)]
+pub struct Evidence {
+    /// Recorded logits [tokens, experts] and gate parameters (safetensors) instead of random ones
+    #[arg(long, value_name = "FILE", conflicts_with = "skew")]
+    pub input: Option<PathBuf>,
+    /// Random logits with an offset per expert of this standard deviation
+    #[arg(long, value_name = "DEVIATION")]
+    pub skew: Option<f32>,
+    /// Tokens that the gate is asked about
+    #[arg(long, default_value_t = 32768, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub sample: u32,
+    /// Seed of every random number
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Measurements (CSV) made on this cluster; kernel times are fitted to them. Repeatable: throughput, low latency
+    #[arg(long, value_name = "FILE")]
+    pub calibrate: Vec<PathBuf>,
+}
+
+impl Evidence {
+    /// For a planner of deploys on `cluster`.
+    pub fn options(&self, cluster: &Cluster) -> Result<Options, Failure> {
+        let mut options = Options { sampled_tokens: self.sample as usize, seed: self.seed, ..Options::default() };
+        if let Some(deviation) = self.skew {
+            options.logits = Logits::Skewed(deviation);
+        }
+        if let Some(path) = &self.input {
+            options.logits = Logits::Observed(observed(path)?);
+        }
+        let nvlink = cluster.nvlink.bandwidth.0 as f64;
+        let rdma = cluster.rdma.map(|link| link.bandwidth.0 as f64);
+        let hardware = Hardware { gpus_per_node: cluster.gpus_per_node, nvlink, rdma: rdma.unwrap_or(nvlink) };
+        for path in &self.calibrate {
+            let table = calibrate::read(&read(path)?, &hardware).map_err(|error| at(path, &error))?;
+            let known = options.profile.take();
+            let mut profile = known.unwrap_or_else(|| Profile::of_links(nvlink, rdma));
+            calibrate::refit(&mut profile, &table).map_err(|error| at(path, &error))?;
+            profile.source =
+                format!("{} measurements of {}, beginning from {}", table.rows.len(), path.display(), profile.name);
+            profile.name = "fitted".to_owned();
+            options.profile = Some(profile);
+        }
+        Ok(options)
+    }
+}
+
+/// The deploy of that name, or the first.
+pub fn select(source: &Source, spec: &Spec, name: Option<&str>) -> Result<DeployId, Failure> {
+    let known = || spec.deploys.iter().map(|(_, deploy)| format!("`{}`", deploy.name)).collect::<Vec<_>>().join(", ");
+    match name {
+        Some(name) => spec
+            .deploy(name)
+            .ok_or_else(|| Failure::Message(format!("{} has no deploy `{name}`; it has {}", source.name, known()))),
+        None => spec.deploys.iter().next().map(|(id, _)| id).ok_or_else(|| {
+            Failure::Message(format!("{} has no deploy: add `deploy NAME of MODEL on CLUSTER {{ … }}`", source.name))
+        }),
+    }
+}
+
+/// The changes that `--set` asks for.
+pub fn change(fixed: &[String]) -> Result<Change, Failure> {
+    let mut change = Change::default();
+    for text in fixed {
+        let (name, numbers) = numbers(text)?;
+        let [number] = numbers[..] else {
+            return Err(Failure::Message(format!("`--set {text}` has several numbers; use `--compare {text}`")));
+        };
+        set(&mut change, name, number)?;
+    }
+    Ok(change)
+}
+
+/// Reads `NAME=NUMBER,NUMBER…`.
+pub fn numbers(text: &str) -> Result<(&str, Vec<u32>), Failure> {
+    let wrong = || Failure::Message(format!("`{text}` is not NAME=NUMBER, such as `ep=64` or `ep=64,128`"));
+    let (name, list) = text.split_once('=').ok_or_else(wrong)?;
+    let numbers: Result<Vec<u32>, _> = list.split(',').map(|number| number.trim().parse()).collect();
+    Ok((name.trim(), numbers.map_err(|_| wrong())?))
+}
+
+/// Changes one number of a deploy.
+pub fn set(change: &mut Change, name: &str, number: u32) -> Result<(), Failure> {
+    match name {
+        "ep" => change.ep = Some(number),
+        "pp" => change.pp = Some(number),
+        "dp" => change.dp = Some(number),
+        "sms" => change.sms = Some(number),
+        "tokens" => change.tokens = Some(number),
+        "zero" => change.zero = Some(u8::try_from(number).unwrap_or(u8::MAX)),
+        _ => {
+            return Err(Failure::Message(format!("`{name}` cannot be changed: use ep, pp, dp, zero, sms or tokens")));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a file.
+pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::Message(format!("cannot read {}: {error}", path.display())))
+}
+
+/// What is wrong with a file.
+pub fn at(path: &std::path::Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Message(format!("{}: {error}", path.display()))
+}
+
+/// All f32 and i32 tensors of a file.
+fn observed(path: &Path) -> Result<Observed, Failure> {
+    let bytes = read(path)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| at(path, &error))?;
+    let mut observed = Observed::default();
+    for (name, view) in file.iter() {
+        let numbers = view.data().chunks_exact(4);
+        match view.dtype() {
+            Dtype::F32 => {
+                let floats = numbers.map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+                observed.floats.push((name.to_owned(), floats));
+            }
+            Dtype::I32 => {
+                let integers = numbers.map(|four| i32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+                observed.integers.push((name.to_owned(), integers));
+            }
+            _ => {}
+        }
+    }
+    Ok(observed)
+}
+
+/// JSON for people and tools.
+pub fn pretty(value: &serde_json::Value) -> String {
+    // A value that was made in memory has text keys only, which is all that can fail.
+    format!("{value:#}\n")
+}

@@ -1,0 +1,114 @@
+//! A simulation as text for a terminal.
+//!
+//! Invariant: everything in it stands in the JSON too.
+
+use std::fmt;
+
+use super::{LinkKind, Outcome, Phase, Simulation};
+use crate::report::columns;
+
+fn row<const N: usize>(cells: [String; N]) -> Vec<String> {
+    cells.to_vec()
+}
+
+fn us(value: moe_compiler::units::Microseconds) -> String {
+    format!("{:.0}", value.0)
+}
+
+impl Phase {
+    /// The part of the slowest GPU's time during which links of a kind carry bytes: on average, and the busiest of them.
+    pub(crate) fn utilisation(&self, kind: LinkKind) -> Option<(f64, f64)> {
+        let of_kind = self.kinds.iter().find(|of| of.kind == kind)?;
+        let whole = self.time.max.0;
+        (whole > 0.0).then(|| (of_kind.mean_busy.0 / whole, of_kind.max_busy.0 / whole))
+    }
+}
+
+impl fmt::Display for Simulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scenario, outcome) = (&self.scenario, &self.outcome);
+        let groups = scenario.gpus() / scenario.demand.group_ranks;
+        writeln!(
+            f,
+            "deploy {} of {} on {}, one dispatch and one combine, simulated",
+            self.deploy, self.model, self.cluster
+        )?;
+        writeln!(
+            f,
+            "{} GPUs in {groups} groups of {} ranks on {} nodes, {} tokens per GPU",
+            scenario.gpus(),
+            scenario.demand.group_ranks,
+            scenario.group_nodes(),
+            scenario.demand.tokens_per_gpu
+        )?;
+        writeln!(
+            f,
+            "{} chunks of {} tokens, {} events, seed {}",
+            outcome.chunks, scenario.options.chunk_tokens, outcome.events, scenario.options.seed
+        )?;
+        self.times(f)?;
+        self.links(f)?;
+        self.slowest(f)?;
+        writeln!(f, "\nin words")?;
+        self.explanation.iter().try_for_each(|line| writeln!(f, "  • {line}"))?;
+        writeln!(f, "\nassumed")?;
+        self.assumptions.iter().try_for_each(|line| writeln!(f, "  • {line}"))
+    }
+}
+
+impl Simulation {
+    fn times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\ntime of the GPUs, us; no order of sending beats the busiest link")?;
+        let heads = ["", "median", "mean", "99 %", "slowest", "busiest link", "links by plan", "call by plan"];
+        let mut rows = vec![row(heads.map(str::to_owned))];
+        for (name, phase, bound, planned) in self.phases() {
+            rows.push(row([
+                name.to_owned(),
+                us(phase.time.median),
+                us(phase.time.mean),
+                us(phase.time.p99),
+                us(phase.time.max),
+                us(bound.time),
+                format!("{} ({})", us(planned.links), planned.bottleneck.name()),
+                format!("{} ± {:.0} %", us(planned.call), planned.uncertainty * 100.0),
+            ]));
+        }
+        columns(f, &rows)?;
+        writeln!(f, "  from the first token sent to the last one back: {} us", us(self.outcome.total))
+    }
+
+    fn links(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nlinks that carry bytes, part of the slowest GPU's time")?;
+        let heads = ["", "links", "dispatch, mean", "busiest", "combine, mean", "busiest"];
+        let mut rows = vec![row(heads.map(str::to_owned))];
+        let Outcome { dispatch, combine, .. } = &self.outcome;
+        for kind in LinkKind::ALL {
+            let of_kind = dispatch.kinds.iter().chain(&combine.kinds).find(|of| of.kind == kind);
+            let Some(of_kind) = of_kind else { continue };
+            let mut cells = vec![kind.name().to_owned(), of_kind.links.to_string()];
+            for phase in [dispatch, combine] {
+                let (mean, most) = phase.utilisation(kind).unwrap_or_default();
+                cells.extend([mean, most].map(|part| format!("{:.0} %", part * 100.0)));
+            }
+            rows.push(cells);
+        }
+        columns(f, &rows)
+    }
+
+    fn slowest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nslowest GPUs and busiest links, us")?;
+        let mut rows = Vec::new();
+        for (name, phase, ..) in self.phases() {
+            for (place, (slow, busy)) in phase.slowest.iter().zip(&phase.busiest).enumerate() {
+                rows.push(row([
+                    if place == 0 { name } else { "" }.to_owned(),
+                    format!("GPU {}", slow.gpu.0),
+                    us(slow.time),
+                    busy.link.to_string(),
+                    us(busy.busy),
+                ]));
+            }
+        }
+        columns(f, &rows)
+    }
+}
