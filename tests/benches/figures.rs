@@ -12,7 +12,8 @@ use moe_compiler::check_source;
 use moe_compiler::spec::Target;
 use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
 use moe_lower::{Choice, Timings, compile, compile_spec};
-use moe_planner::simulate::{self, Demand, Network, Scenario, simulate};
+use moe_planner::simulate::{self, Demand, Network, Scenario, Spine, simulate};
+use moe_planner::{Logits, Sample};
 use moe_runtime::{Communicator, Device, Options, VirtualDevice, VirtualOptions};
 use moe_tests::{GateInput, example, root};
 
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
     let word = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let mut table = Table::new();
     table.load_preset(ASCII_MARKDOWN).set_header(["figure", "measured", "target"]);
-    let figures: [Figure; 8] = [
+    let figures: [Figure; 9] = [
         ("deepseek_v3.moe: text to PTX, all kernels, one target", text_to_ptx, "< 150 ms"),
         ("host gate, DeepSeek-V3, 4096 tokens, 2 threads", host_gate, ">= 3 M tokens/s"),
         ("virtual GPU, our dispatch kernels, one core", dispatch_rate, ">= 50 M warp instructions/s"),
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         ("ptxas, DeepSeek-V3, both targets", registers, "0 spills, 0 stack"),
         ("moec plan of one deploy, cold process", plan_one, "< 1 s"),
         ("moec plan --search", plan_search, ">= 1000 plans in < 10 s"),
+        ("planner sampling, drawing included, DeepSeek-V3, 2 threads", sampling, ">= 3 M tokens/s"),
         ("simulation, 2048 GPUs x 4096 tokens", simulation, "< 10 s"),
     ];
     let mut failed = false;
@@ -168,8 +170,25 @@ fn plan_search() -> Outcome<String> {
     Ok(format!("{plans} plans in {:.1} s", time.as_secs_f64()))
 }
 
+/// 256 experts, top-8 of 4 groups: random logits, and the gate as native code.
+fn sampling() -> Outcome<String> {
+    let spec = check_source(example("deepseek_v3").as_bytes()).spec.ok_or("the example is wrong")?;
+    let gate = &spec.models[spec.model("deepseek_v3").ok_or("no model")?].gate;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build()?;
+    let mut rates = Vec::new();
+    for seed in 0..41 {
+        let start = Instant::now();
+        let sample = pool.install(|| Sample::of(gate, &Logits::Independent, 1 << 17, seed))?;
+        rates.push(sample.tokens() as f64 / start.elapsed().as_secs_f64());
+    }
+    rates.sort_by(f64::total_cmp);
+    let best = rates[rates.len() - 1];
+    Ok(format!("{:.2} M tokens/s (best run {:.2} M)", rates[rates.len() / 2] * 1e-6, best * 1e-6))
+}
+
+/// Groups that share no link, and for the last one pods of 17 nodes whose spine joins them all.
 fn simulation() -> Outcome<String> {
-    let scenario = |nodes| Scenario {
+    let scenario = |nodes, spine| Scenario {
         network: Network {
             nodes,
             gpus_per_node: 8,
@@ -177,7 +196,7 @@ fn simulation() -> Outcome<String> {
             nic: BytesPerSecond(50_000_000_000),
             nvlink_latency: Microseconds(1.0),
             nic_latency: Microseconds(5.0),
-            spine: None,
+            spine,
         },
         demand: Demand {
             group_ranks: 64,
@@ -192,11 +211,18 @@ fn simulation() -> Outcome<String> {
         faults: Vec::new(),
         options: simulate::Options::default(),
     };
+    let joined = Spine { nodes_per_pod: 17, oversubscription: 2.0, latency: Microseconds(1.0) };
     let mut shown = Vec::new();
-    for nodes in [32, 256, 2048] {
-        let start = Instant::now();
-        let outcome = simulate(&scenario(nodes))?;
-        shown.push(format!("{} GPUs {:.2} s", outcome.gpus, start.elapsed().as_secs_f64()));
+    for (nodes, spine) in [(32, None), (128, None), (256, None), (512, None), (2048, None), (2048, Some(joined))] {
+        let what = if spine.is_some() { " joined by a spine" } else { "" };
+        let scenario = scenario(nodes, spine);
+        let mut times = Vec::new();
+        for _ in 0..3 {
+            let start = Instant::now();
+            simulate(&scenario)?;
+            times.push(start.elapsed());
+        }
+        shown.push(format!("{} GPUs{what} {:.2} s", scenario.gpus(), median(times).as_secs_f64()));
     }
     Ok(shown.join(", "))
 }

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use moe_compiler::spec::{Cluster, DeployId, Spec};
+use moe_bundle::placement::Placement;
+use moe_compiler::spec::{Cluster, DeployId, Model, Spec};
 use moe_planner::calibrate::{self, Hardware};
+use moe_planner::placement::Load;
 use moe_planner::sample::Observed;
 use moe_planner::time::Profile;
 use moe_planner::{Change, Logits, Options};
@@ -108,6 +110,26 @@ pub fn set(change: &mut Change, name: &str, number: u32) -> Result<(), Failure> 
         }
     }
     Ok(())
+}
+
+/// The counts of a model's experts.
+pub fn load(path: &Path, model: &Model) -> Result<Load, Failure> {
+    let load = Load::parse(&read(path)?).map_err(|error| at(path, &error))?;
+    if load.experts() != model.experts {
+        return Err(Failure::Message(format!(
+            "{}: the counts are of {} experts, and model {} has {}: give the counts of this model",
+            path.display(),
+            load.experts(),
+            model.name,
+            model.experts
+        )));
+    }
+    Ok(load)
+}
+
+/// Where experts are.
+pub fn placement(path: &Path) -> Result<Placement, Failure> {
+    Placement::from_json(&read(path)?).map_err(|error| at(path, &error))
 }
 
 /// Reads a file.

@@ -136,3 +136,75 @@ fn bad_input_is_one_clear_error() {
         assert!(said.contains(expected), "{expected}: {said}");
     }
 }
+
+/// 256 experts of layer 3, the most picked of them nine times as often as the least.
+fn counts() -> String {
+    let row = |expert: u32| format!("3,{expert},{}\n", 1000 + expert * 37 % 256 * 32);
+    "layer,expert,count\n".to_owned() + &(0..256).map(row).collect::<String>()
+}
+
+/// The largest load of a rank over the mean: `moec place` computes it from the counts, `moec plan` from a gate whose picks follow them.
+#[test]
+fn a_plan_knows_load_and_placement() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let (load, placed) = (path("load.csv"), path("placement.json"));
+    std::fs::write(&load, counts()).expect("a file");
+    let output = Command::new(env!("CARGO_BIN_EXE_moec"))
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .args(["place", V3, "--load", &load, "--policy", "global", "-o", &placed])
+        .output()
+        .expect("moec starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let written: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&placed).expect("it was written")).expect("JSON");
+    let layer = &written["layers"][0];
+    let plan = |arguments: &[&str]| -> serde_json::Value {
+        let all = [&[V3, "--load", &load, "--sample", "131072", "--format", "json"][..], arguments].concat();
+        serde_json::from_str(&answers(&all)).expect("JSON")
+    };
+    for (arguments, balance) in [(&[][..], "before"), (&["--placement", &placed], "after")] {
+        let report = plan(arguments);
+        let picks: Vec<f64> = report["gate"]["expected"]["picks_by_rank"]
+            .as_array()
+            .expect("by rank")
+            .iter()
+            .filter_map(serde_json::Value::as_f64)
+            .collect();
+        let found = picks.iter().copied().fold(0.0, f64::max) * picks.len() as f64 / picks.iter().sum::<f64>();
+        let expected = layer[balance]["max_over_mean"].as_f64().expect("a number");
+        assert!((found / expected - 1.0).abs() < 0.05, "{balance}: {found} and {expected}");
+    }
+    let report = plan(&["--placement", &placed]);
+    // 256 experts and one further copy on each of 64 GPUs: all of them take memory.
+    assert_eq!(report["share"]["experts_per_layer"], 5);
+    let before = layer["before"]["max_over_mean"].as_f64().expect("a number");
+    assert!(before > 1.1, "{before}: nothing to balance");
+
+    let page = answers(&[V3, "--load", &load, "--placement", &placed, "--format", "html"]);
+    for expected in ["Load per copy of an expert, layer 3", "Load per GPU, layer 3"] {
+        assert!(page.contains(expected), "{expected}");
+    }
+    let text = answers(&[V3, "--load", &load, "--placement", &placed]);
+    assert!(text.contains("experts lie as the placement of layer 3 says, 5 slots on a GPU"), "{text}");
+    assert!(text.contains("so that picks are those of the given counts"), "{text}");
+
+    let damaged = path("damaged.json");
+    let write = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(&placed).expect("it is there");
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&damaged, text.replacen(from, to, 1)).expect("a file");
+    };
+    let refused = |arguments: &[&str]| fails(&[&[V3, "--placement", &damaged][..], arguments].concat());
+    write("\"nodes\": 8", "\"nodes\": 4");
+    assert!(refused(&[]).contains("damaged.json: layer 3 has 320 slots, and 4 nodes × 8 GPUs × 5 slots are 160"));
+    write("\"experts\": 256", "\"experts\": 300");
+    assert!(refused(&[]).contains("damaged.json: layer 3 has no slot of expert 256"));
+    write("\"version\": 1", "\"version\": 9");
+    assert!(refused(&[]).contains("its version is 9"));
+    std::fs::copy(&placed, &damaged).expect("a file");
+    assert!(refused(&["--set", "ep=128"]).contains("place for these ranks with `moec place`, or plan `ep=64`"));
+    assert!(refused(&["--layer", "4"]).contains("damaged.json: there is no layer 4; it has 3"));
+    let other = fails(&["dsl-examples/kimi_k2.moe", "--placement", &damaged]);
+    assert!(other.contains("the placement is of 256 experts, and the model has 384"), "{other}");
+}

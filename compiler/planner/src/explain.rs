@@ -46,10 +46,22 @@ pub(crate) fn assumptions(planner: &Planner<'_>) -> Vec<String> {
             format!("standard normal logits with an offset per expert of standard deviation {deviation}")
         }
         Source::Observed => "the logits of the given file".to_owned(),
+        Source::Counted { off } => format!(
+            "standard normal logits with an offset per expert, so that picks are those of the given counts ({:.1} % of them elsewhere)",
+            off * 100.0
+        ),
     };
     let mut list = vec![
         format!("routing: {} tokens through the gate, {source}, seed {}", planner.sample.tokens(), planner.sample.seed()),
-        "experts lie in contiguous blocks on the ranks; no pick is dropped for capacity".to_owned(),
+        match &options.placed {
+            None => "experts lie in contiguous blocks on the ranks; no pick is dropped for capacity".to_owned(),
+            Some(placed) => format!(
+                "experts lie as the placement of layer {} says, {} slots on a GPU; a token takes each copy of an expert equally often, near or \
+                 far; no pick is dropped for capacity",
+                placed.layer,
+                placed.placement.slots_per_gpu()
+            ),
+        },
         format!("kernel times: profile {} ({}), link rates of the file", planner.profile.name, planner.profile.source),
         "between nodes: one copy per token and node over the rail, then NVLink; kernels of one node are built, those across nodes are \
          planned"
@@ -142,7 +154,8 @@ fn whole_groups(planner: &Planner<'_>, report: &Report) -> Option<u32> {
 fn spanning(planner: &mut Planner<'_>, report: &Report) -> Result<Option<String>, PlanError> {
     let Some((chosen, groups)) = report.gate.groups else { return Ok(None) };
     let span = report.gate.nodes_per_group;
-    if span < 2 || chosen >= groups {
+    // Experts that were placed lie somewhere else with another number of ranks.
+    if span < 2 || chosen >= groups || planner.options.placed.is_some() {
         return Ok(None);
     }
     let finer = format!("give the gate {} groups", groups * span);

@@ -3,6 +3,7 @@
 //! Invariant: a [`Sample`] is a function of gate, [`Logits`], number of tokens and seed: the work is cut into blocks, each with its own
 //! stream of random numbers, so that the number of threads changes nothing.
 
+mod counted;
 mod normal;
 
 use moe_gate::inputs::{InputError, Inputs, Tensor};
@@ -25,6 +26,8 @@ pub enum Logits {
     Independent,
     /// The same, plus an offset of each expert that is normal with this standard deviation: some experts are liked by all tokens.
     Skewed(f32),
+    /// The same, with offsets that were fitted so that experts are picked as often as these counts say, relative to each other.
+    Counted(Vec<f64>),
     /// Those that a user has recorded, repeated if more tokens are asked for; no random number is involved.
     Observed(Observed),
 }
@@ -49,6 +52,11 @@ pub enum Source {
         /// Standard deviation of the offsets of experts.
         deviation: f32,
     },
+    /// [`Logits::Counted`]
+    Counted {
+        /// The part of the picks that are of other experts than the counts say.
+        off: f64,
+    },
     /// [`Logits::Observed`]
     Observed,
 }
@@ -71,6 +79,16 @@ pub enum SampleError {
     /// A spread that is no number, or negative.
     #[error("the skew is {0}, and must be a number of at least 0")]
     Skew(f32),
+    /// Counts that are not of this gate.
+    #[error(
+        "there are counts of {found} experts, and the gate has {experts}; give the counts of this model, not all of them 0"
+    )]
+    Counts {
+        /// Counts given.
+        found: usize,
+        /// Of the gate.
+        experts: u32,
+    },
     /// An input of the gate is not in the file.
     #[error("the file has no tensor `{name}`, which is an input of the gate")]
     Missing {
@@ -98,7 +116,12 @@ impl Sample {
             Logits::Observed(observed) => (observe(gate, observed, tokens)?, Source::Observed),
             Logits::Independent => (draw(gate, None, tokens, seed)?, Source::Independent),
             Logits::Skewed(deviation) if deviation.is_finite() && *deviation >= 0.0 => {
-                (draw(gate, Some(*deviation), tokens, seed)?, Source::Skewed { deviation: *deviation })
+                let offsets = offsets(gate, *deviation, seed);
+                (draw(gate, Some(&offsets), tokens, seed)?, Source::Skewed { deviation: *deviation })
+            }
+            Logits::Counted(counts) => {
+                let fitted = counted::fit(gate, counts, seed)?;
+                (draw(gate, Some(&fitted.offsets), tokens, seed)?, Source::Counted { off: fitted.off })
             }
             Logits::Skewed(deviation) => return Err(SampleError::Skew(*deviation)),
         };
@@ -176,14 +199,16 @@ impl Numbers {
     }
 }
 
-fn draw(gate: &Gate, deviation: Option<f32>, tokens: usize, seed: u64) -> Result<Vec<i32>, SampleError> {
+/// An offset for each expert, normal with this standard deviation.
+fn offsets(gate: &Gate, deviation: f32, seed: u64) -> Vec<f32> {
+    let mut offsets = vec![0.0; gate.program.experts() as usize];
+    normal::fill(&mut Seeded::new(seed, OFFSETS), &mut offsets);
+    offsets.into_iter().map(|offset| offset * deviation).collect()
+}
+
+fn draw(gate: &Gate, offsets: Option<&[f32]>, tokens: usize, seed: u64) -> Result<Vec<i32>, SampleError> {
     let program = &gate.program;
     let experts = program.experts() as usize;
-    let offsets: Option<Vec<f32>> = deviation.map(|deviation| {
-        let mut offsets = vec![0.0; experts];
-        normal::fill(&mut Seeded::new(seed, OFFSETS), &mut offsets);
-        offsets.into_iter().map(|offset| offset * deviation).collect()
-    });
     let mut tables = Seeded::new(seed, TABLES);
     // What all tokens share, by input; nothing where each token has its own.
     let shared: Vec<Option<Numbers>> = program
@@ -218,7 +243,7 @@ fn draw(gate: &Gate, deviation: Option<f32>, tokens: usize, seed: u64) -> Result
                 _ => {
                     let mut logits = vec![0.0; here * experts];
                     normal::fill(&mut random, &mut logits);
-                    if let Some(offsets) = &offsets {
+                    if let Some(offsets) = offsets {
                         for row in logits.chunks_mut(experts) {
                             row.iter_mut().zip(offsets).for_each(|(logit, offset)| *logit += offset);
                         }

@@ -67,7 +67,7 @@ fn replicas_and_parameters_of_a_gpu() {
     let model = deepseek_v3();
     let parameters = Parameters::of(&model, Surroundings::known("deepseek_v3").as_ref());
     for (ep, replicas, experts, billions) in [(64, 2, 4, "0.639"), (128, 1, 2, "0.319")] {
-        let share = Share::of(&model, &parameters, &plan(ep));
+        let share = Share::of(&parameters, &plan(ep), model.experts / ep);
         assert_eq!(share.expert_replicas, replicas);
         assert_eq!(share.experts_per_layer, experts);
         prints(share.expert_mean / 1e9, 3, billions);

@@ -1,6 +1,7 @@
 //! Traffic against arithmetic done elsewhere: the plan of one node, a small cluster counted by hand, published Monte-Carlo means.
 
-use moe_bundle::{Payload, RankId, RowLayout};
+use moe_bundle::placement::Placement;
+use moe_bundle::{ExpertId, Payload, RankId, RowLayout};
 use moe_compiler::spec::{Model, Spec};
 use moe_plan::{Request, traffic};
 use moe_planner::traffic::{Expected, Flow, LinkBytes, NodeId, Topology, Wire, expected_distinct};
@@ -205,4 +206,45 @@ fn two_nodes_counted_by_hand() {
     // Unweighted: no gradients of weights, only their flags.
     let backward = LinkBytes::combine_backward(&flow, &wire);
     assert_eq!(backward.rdma(r0, n1), 128 + 8 + 8);
+}
+
+/// The same cluster with three slots a rank: ranks 0 to 3 hold experts 0 1 4, 2 3 4, 4 5 0 and 6 7 0. Three tokens of rank 0 pick
+/// experts 0, 1 and 4. The first takes the first copies, all on rank 0. The second takes expert 0 on rank 2 and 4 on rank 1. The third
+/// takes 0 on rank 3 and 4 on rank 2: one copy over the rail to rank 2, which sends one on.
+#[test]
+fn further_copies_of_experts_counted_by_hand() {
+    let spec = spec(SMALL);
+    let model = spec.models.iter().next().unwrap().1;
+    let slots = [0, 1, 4, 2, 3, 4, 4, 5, 0, 6, 7, 0].map(ExpertId).to_vec();
+    let placement = Placement::new(2, 2, 3, Some(8), [(0, slots)]).unwrap();
+    let topology = Topology::placed(model, 4, 2, &placement, &placement.layers()[0]).unwrap();
+    assert_eq!(topology.experts_per_rank(), 3);
+    let picks: [&[i32]; 4] = [&[0, 1, 4, 0, 1, 4, 0, 1, 4], &[], &[], &[]];
+    let flow = Flow::of(&topology, 3, &picks);
+    let [r0, r1, r2, r3] = [0, 1, 2, 3].map(RankId);
+    assert_eq!(flow.copies_to_node(r0, NodeId(1)), 2);
+    assert_eq!([flow.copies_within(r0, r0), flow.copies_within(r0, r1)], [3, 1]);
+    assert_eq!([flow.copies_within(r2, r2), flow.copies_within(r2, r3)], [2, 1]);
+    let other = Topology::placed(model, 8, 2, &placement, &placement.layers()[0]).unwrap_err().to_string();
+    assert!(
+        other.starts_with("the placement is of 2 nodes × 2 GPUs, and the plan has 8 ranks on nodes of 2"),
+        "{other}"
+    );
+}
+
+/// Picks follow counts as far as the sample can tell: the part elsewhere is no more than what 8192 tokens scatter by chance.
+#[test]
+fn the_gate_picks_what_was_counted() {
+    let gate = &example("deepseek_v3").gate;
+    let counts: Vec<f64> = (0..256).map(|expert| 1.0 + f64::from(expert * 37 % 256) / 64.0).collect();
+    let sample = Sample::of(gate, &Logits::Counted(counts.clone()), 1 << 16, 3).unwrap();
+    let mut found = vec![0.0; 256];
+    sample.indices().iter().for_each(|&expert| found[expert as usize] += 1.0);
+    let scale = f64::from(8 * (1 << 16)) / counts.iter().sum::<f64>();
+    for (expert, (found, count)) in found.iter().zip(&counts).enumerate() {
+        // 8192 tokens were fitted: about 256 picks of an expert, so 6 % noise.
+        assert!((found / (count * scale) - 1.0).abs() < 0.3, "expert {expert}: {found} and {}", count * scale);
+    }
+    let wrong = Sample::of(gate, &Logits::Counted(vec![0.0; 256]), 64, 3).unwrap_err().to_string();
+    assert!(wrong.contains("not all of them 0"), "{wrong}");
 }

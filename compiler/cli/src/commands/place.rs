@@ -6,11 +6,11 @@ use clap::{Args, ValueEnum};
 use moe_compiler::spec::{Deploy, Model, Spec};
 use moe_compiler::units::Bytes;
 use moe_planner::picture::Page;
-use moe_planner::placement::{self, Current, Load, Options, Shape};
+use moe_planner::placement::{self, Options, Shape};
 
 use crate::failure::Failure;
 use crate::output;
-use crate::planning::{self, at};
+use crate::planning;
 use crate::source::Source;
 use crate::terminal::{self, Terminal};
 
@@ -83,20 +83,11 @@ pub fn place(arguments: &Place, terminal: &Terminal) -> Result<(), Failure> {
     let spec = source.check(terminal)?;
     let deploy = &spec.deploys[planning::select(&source, &spec, arguments.deploy.as_deref())?];
     let model = &spec.models[deploy.model];
-    let load = Load::parse(&Source::read(&arguments.load)?.bytes).map_err(|error| at(&arguments.load, &error))?;
+    let load = planning::load(&arguments.load, model)?;
     if model.stored_experts() != model.experts {
         return Err(Failure::Message(format!(
             "{}: model {} has experts that compute nothing; `moec place` places models without such experts only",
             source.name, model.name
-        )));
-    }
-    if load.experts() != model.experts {
-        return Err(Failure::Message(format!(
-            "{}: the counts are of {} experts, and model {} has {}: give the counts of this model",
-            arguments.load.display(),
-            load.experts(),
-            model.name,
-            model.experts
         )));
     }
     let shape = shape(arguments, &spec, deploy, model);
@@ -132,13 +123,7 @@ fn options(arguments: &Place, model: &Model, shape: &Shape) -> Result<Options, F
         Some(policy) => matches!(policy, Policy::Hierarchical),
         None => shape.groups > 1 && shape.groups.is_multiple_of(shape.nodes),
     };
-    let current = match &arguments.current {
-        Some(path) => {
-            let read = Current::from_json(&Source::read(path)?.bytes);
-            Some(read.map_err(|error| at(path, &error))?)
-        }
-        None => None,
-    };
+    let current = arguments.current.as_deref().map(planning::placement).transpose()?;
     let mut options = Options::of(model);
     options.policy = if hierarchical { placement::Policy::Hierarchical } else { placement::Policy::Global };
     options.expert_bytes = arguments.expert_bytes.map_or(options.expert_bytes, Bytes);

@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use moe_bundle::placement::{LayerSlots, Placement};
 use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics, Label, Severity};
-use moe_compiler::spec::{Cluster, DeployId, Spec};
+use moe_compiler::spec::{Cluster, DeployId, Model, Spec};
 use moe_planner::explain::{compared, remedy};
 use moe_planner::memory::{Recompute, Surroundings};
 use moe_planner::picture::Page;
-use moe_planner::report::{SCHEMA, compare_table, front_table, human_bytes};
+use moe_planner::placement::{self, Load};
+use moe_planner::report::{Placed, SCHEMA, compare_table, front_table, human_bytes};
 use moe_planner::step::Schedule;
-use moe_planner::{Change, Options, Planner, Report};
+use moe_planner::{Change, Logits, Options, Planner, Report};
 
 use crate::failure::Failure;
 use crate::planning::{self, Evidence, at, pretty, read};
@@ -35,6 +37,15 @@ pub struct Plan {
     pub search: bool,
     #[command(flatten)]
     pub evidence: Evidence,
+    /// Where the experts are, as `moec place -o` wrote it [default: in order, in equal blocks]
+    #[arg(long, value_name = "FILE", conflicts_with = "search")]
+    pub placement: Option<PathBuf>,
+    /// How often each expert was picked, as `moec place` takes it: the gate's picks follow these counts
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "skew"])]
+    pub load: Option<PathBuf>,
+    /// The layer of placement and load that stands for all [default: the one whose counts are spread worst, else the first]
+    #[arg(long)]
+    pub layer: Option<u32>,
     /// Attention, dense layers and vocabulary of the model (JSON) [default: known models by name]
     #[arg(long, value_name = "FILE")]
     pub surroundings: Option<PathBuf>,
@@ -94,7 +105,10 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::Message(format!("{}: deploy `{}`: {error}", source.name, spec.deploys[id].name))
     };
-    let options = options(arguments, &spec.clusters[spec.deploys[id].cluster])?;
+    let (model, cluster) = (&spec.models[spec.deploys[id].model], &spec.clusters[spec.deploys[id].cluster]);
+    let mut options = options(arguments, cluster)?;
+    let observed = Observed::read(arguments, model)?;
+    observed.apply(&mut options);
     let mut planner = Planner::new(&spec, id, options).map_err(|error| failed(&error))?;
     if arguments.search {
         let found = planner.search().map_err(|error| failed(&error))?;
@@ -128,7 +142,10 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     match (&reports[..], arguments.format) {
         ([report], PlanFormat::Table) => terminal::print(&report.to_string())?,
         ([report], PlanFormat::Json) => terminal::print(&pretty(&serde_json::json!(report)))?,
-        ([_], format) => terminal::print(&format.page(&Page { plans: &reports, ..Page::default() }))?,
+        ([_], format) => {
+            let page = Page { plans: &reports, placement: observed.before_and_after(), ..Page::default() };
+            terminal::print(&format.page(&page))?;
+        }
         (_, format) => {
             let words: Vec<String> = reports[1..].iter().flat_map(|other| compared(&reports[0], other)).collect();
             terminal::print(&match format {
@@ -136,7 +153,12 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
                 PlanFormat::Json => {
                     pretty(&serde_json::json!({ "schema": SCHEMA, "plans": reports, "comparison": words }))
                 }
-                format => format.page(&Page { plans: &reports, comparison: &words, ..Page::default() }),
+                format => format.page(&Page {
+                    plans: &reports,
+                    comparison: &words,
+                    placement: observed.before_and_after(),
+                    ..Page::default()
+                }),
             })?;
         }
     }
@@ -144,6 +166,75 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
         Some(report) => Err(does_not_fit(&source, &spec, id, report)),
         None => Ok(()),
     }
+}
+
+/// What is known of the experts of a running model: how often each was picked, and where it is.
+struct Observed {
+    load: Option<Load>,
+    placement: Option<Placement>,
+    /// The layer that stands for all.
+    layer: u32,
+    /// What the placement does with the load.
+    described: Option<placement::Placement>,
+}
+
+impl Observed {
+    fn read(arguments: &Plan, model: &Model) -> Result<Observed, Failure> {
+        let load = arguments.load.as_deref().map(|path| planning::load(path, model)).transpose()?;
+        let placement = arguments.placement.as_deref().map(planning::placement).transpose()?;
+        let described = match (&load, &placement, &arguments.placement) {
+            (Some(load), Some(placement), Some(path)) => {
+                let described = placement::describe(load, placement, &placement::Options::of(model));
+                Some(described.map_err(|error| at(path, &error))?)
+            }
+            _ => None,
+        };
+        let of_load = load.as_ref().map(|load| load.layers().to_vec());
+        let of_placement =
+            placement.as_ref().map(|placement| placement.layers().iter().map(LayerSlots::layer).collect::<Vec<_>>());
+        if let Some(layer) = arguments.layer {
+            for (path, layers) in [(&arguments.load, &of_load), (&arguments.placement, &of_placement)] {
+                let (Some(path), Some(layers)) = (path, layers) else { continue };
+                if !layers.contains(&layer) {
+                    return Err(at(path, &format!("there is no layer {layer}; it has {}", list(layers))));
+                }
+            }
+        }
+        // The layer that a page shows before and after placement, if there is one.
+        let worst = described.as_ref().and_then(placement::Placement::worst_before).map(|layer| layer.layer);
+        let worst = worst.or(load.as_ref().map(worst_spread));
+        let first = || of_placement.as_ref().and_then(|layers| layers.first().copied());
+        let layer = arguments.layer.or(worst).or_else(first).unwrap_or_default();
+        Ok(Observed { load, placement, layer, described })
+    }
+
+    fn apply(&self, options: &mut Options) {
+        let row = |load: &Load| load.layers().iter().position(|&layer| layer == self.layer);
+        if let Some((load, row)) = self.load.as_ref().and_then(|load| Some((load, row(load)?))) {
+            options.logits = Logits::Counted(load.counts()[row].clone());
+        }
+        options.placed = self.placement.clone().map(|placement| Placed { placement, layer: self.layer });
+    }
+
+    fn before_and_after(&self) -> Option<(&Load, &placement::Placement)> {
+        self.load.as_ref().zip(self.described.as_ref())
+    }
+}
+
+/// The layer whose most picked expert is furthest above the mean, the first of several.
+fn worst_spread(load: &Load) -> u32 {
+    let spread = |counts: &Vec<f64>| {
+        let (most, all) = (counts.iter().copied().fold(0.0, f64::max), counts.iter().sum::<f64>());
+        if all > 0.0 { most / all } else { 0.0 }
+    };
+    let spreads = load.layers().iter().copied().zip(load.counts().iter().map(spread));
+    spreads.fold((0, -1.0), |worst, next| if next.1 > worst.1 { next } else { worst }).0
+}
+
+fn list(layers: &[u32]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = layers.iter().take(SHOWN).map(u32::to_string).collect();
+    shown.join(", ") + if layers.len() > SHOWN { ", …" } else { "" }
 }
 
 fn side_by_side(reports: &[Report], words: &[String]) -> String {

@@ -137,10 +137,9 @@ pub struct Share {
 }
 
 impl Share {
-    /// Of a plan.
-    pub fn of(model: &Model, parameters: &Parameters, parallel: &Parallel) -> Share {
+    /// Of a plan that puts so many experts of a layer on the fullest GPU.
+    pub fn of(parameters: &Parameters, parallel: &Parallel, experts_per_layer: u32) -> Share {
         let pp = parallel.pp.max(1);
-        let experts_per_layer = model.stored_experts().div_ceil(parallel.ep.max(1));
         let moe_layers = f64::from(parameters.moe_layers.div_ceil(pp));
         let layers = f64::from(parameters.layers().div_ceil(pp));
         let dense = (layers - moe_layers).max(0.0);

@@ -3,7 +3,7 @@
 use super::columns::{Columns, LEFT, Series, Together};
 use super::figure::{Figure, round};
 use super::{name, units};
-use crate::placement::{LayerPlacement, Load, Placement};
+use crate::placement::{Load, Placement};
 use crate::report::Report;
 
 /// Picks of each expert, as sampled.
@@ -33,18 +33,11 @@ pub(super) fn load(report: &Report) -> Figure {
     figure
 }
 
-/// The layer whose experts were spread worst before, and its counts.
-fn worst<'a>(load: &'a Load, placement: &'a Placement) -> Option<(&'a LayerPlacement, &'a [f64])> {
-    let layers = placement.layers.iter().filter_map(|layer| {
-        let row = load.layers().iter().position(|name| *name == layer.layer)?;
-        Some((layer, load.counts()[row].as_slice()))
-    });
-    layers.max_by(|(a, _), (b, _)| a.before.max_over_mean.total_cmp(&b.before.max_over_mean))
-}
-
 /// Load of experts and GPUs before and after placement, in the layer that was worst before.
 pub(super) fn placed(load: &Load, placement: &Placement) -> Vec<Figure> {
-    let Some((layer, counts)) = worst(load, placement) else { return Vec::new() };
+    let Some(layer) = placement.worst_before() else { return Vec::new() };
+    let Some(row) = load.layers().iter().position(|name| *name == layer.layer) else { return Vec::new() };
+    let counts = load.counts()[row].as_slice();
     let after: Vec<f64> =
         counts.iter().zip(&layer.replicas).map(|(picks, replicas)| picks / f64::from((*replicas).max(1))).collect();
     let mut experts = Figure::new(

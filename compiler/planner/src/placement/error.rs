@@ -91,7 +91,4 @@ pub enum PlacementError {
     /// The current placement is of something else.
     #[error("the current placement: {0}")]
     Current(String),
-    /// The current placement is not JSON of a placement.
-    #[error("the current placement: {0}; give a file that an earlier placement wrote")]
-    CurrentJson(#[from] serde_json::Error),
 }

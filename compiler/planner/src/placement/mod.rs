@@ -30,11 +30,11 @@ mod separate;
 mod spread;
 mod table;
 
-pub use current::Current;
 pub use error::PlacementError;
 pub use load::{Load, LoadError};
 pub use result::{Balance, LayerPlacement, Memory, Placement};
 
+use moe_bundle::placement::Placement as Current;
 use moe_compiler::spec::Model;
 use moe_compiler::units::Bytes;
 use rayon::prelude::*;
@@ -216,11 +216,12 @@ impl Shape {
 /// If shape, load and options do not fit each other; the message says what would.
 pub fn place(load: &Load, shape: &Shape, options: &Options) -> Result<Placement, PlacementError> {
     let grid = shape.check(load, options)?;
-    let experts = load.experts() as usize;
     let held: Vec<Option<Vec<Vec<usize>>>> = load
         .layers()
         .iter()
-        .map(|&layer| options.current.as_ref().map(|current| current.by_gpu(shape, layer, experts)).transpose())
+        .map(|&layer| {
+            options.current.as_ref().map(|current| current::by_gpu(current, shape, layer, load.experts())).transpose()
+        })
         .collect::<Result<_, _>>()?;
     let layers = (0..load.layers().len())
         .into_par_iter()
@@ -233,6 +234,24 @@ pub fn place(load: &Load, shape: &Shape, options: &Options) -> Result<Placement,
         })
         .collect();
     Ok(Placement::new(load, shape, options, grid.per_gpu as u32, layers))
+}
+
+/// What a placement that is given does with a load, beside experts in order in equal blocks.
+///
+/// # Errors
+/// If placement and load do not fit each other.
+pub fn describe(load: &Load, placed: &Current, options: &Options) -> Result<Placement, PlacementError> {
+    let shape =
+        Shape { nodes: placed.nodes(), gpus_per_node: placed.gpus_per_node(), groups: 1, replicas: placed.slots() };
+    let options = Options { policy: Policy::Global, current: None, ..options.clone() };
+    let grid = shape.check(load, &options)?;
+    let layer = |index: usize| {
+        let slots = current::by_gpu(placed, &shape, load.layers()[index], load.experts())?.concat();
+        let task = Task { grid, shape: &shape, options: &options, loads: &load.counts()[index], held: None, stream: 0 };
+        Ok(LayerPlacement::describe(load.layers()[index], &task, &slots))
+    };
+    let layers = (0..load.layers().len()).map(layer).collect::<Result<_, PlacementError>>()?;
+    Ok(Placement::new(load, &shape, &options, placed.slots_per_gpu(), layers))
 }
 
 /// The experts in order in equal contiguous blocks, the first GPUs with one more if they do not divide: where they are before anything is

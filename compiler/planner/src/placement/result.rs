@@ -3,10 +3,11 @@
 //! Invariant: every number that describes a placement is computed from its slots alone, after the search and by other code than it.
 
 use moe_bundle::ExpertId;
+use moe_bundle::placement::{FORMAT, VERSION};
 use serde::Serialize;
 
 use super::layer::{Task, bound, copies_between_nodes, gpu_loads};
-use super::{Current, Load, Options, PlacementError, Policy, Shape, contiguous, table};
+use super::{Load, Options, Policy, Shape, contiguous, table};
 
 /// The experts of all layers in their slots.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -131,8 +132,8 @@ impl Placement {
         let extra = u64::from(shape.replicas - load.experts()) * count;
         let gpus = u64::from(shape.replicas / slots_per_gpu);
         Placement {
-            format: "moe-placement",
-            version: 1,
+            format: FORMAT,
+            version: VERSION,
             policy: options.policy,
             nodes: shape.nodes,
             gpus_per_node: shape.gpus_per_node,
@@ -149,6 +150,11 @@ impl Placement {
         }
     }
 
+    /// The layer that was balanced worst before.
+    pub fn worst_before(&self) -> Option<&LayerPlacement> {
+        self.layers.iter().max_by(|a, b| a.before.max_over_mean.total_cmp(&b.before.max_over_mean))
+    }
+
     /// The JSON form.
     pub fn to_json(&self) -> String {
         // Numbers are finite, and keys are strings: nothing in it can fail.
@@ -158,14 +164,5 @@ impl Placement {
     /// A table for the terminal: each layer, then each GPU of it.
     pub fn to_table(&self) -> String {
         table::table(self)
-    }
-
-    /// To place anew from here.
-    ///
-    /// # Errors
-    /// Only if the public fields were changed so that slots and GPUs no longer fit.
-    pub fn as_current(&self) -> Result<Current, PlacementError> {
-        let layers = self.layers.iter().map(|layer| (layer.layer, layer.experts_by_slot.clone()));
-        Current::new(self.nodes, self.gpus_per_node, self.slots_per_gpu, layers)
     }
 }

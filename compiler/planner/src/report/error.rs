@@ -58,6 +58,9 @@ pub enum PlanError {
     /// Not a part of the peak.
     #[error("the efficiency is {0}, and must be above 0 and at most 1")]
     Efficiency(f64),
+    /// A layer that the placement does not have.
+    #[error("the placement has no layer {0}")]
+    NoLayer(u32),
     /// A simulation that makes no sense.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),

@@ -51,6 +51,17 @@ pub struct Options {
     pub efficiency: f64,
     /// Tokens of a sequence.
     pub sequence: u32,
+    /// Which GPU holds which experts; in order in equal blocks when it is not given.
+    pub placed: Option<Placed>,
+}
+
+/// A layer of a placement, which stands for all.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// Of all layers.
+    pub placement: moe_bundle::placement::Placement,
+    /// Which of them.
+    pub layer: u32,
 }
 
 impl Default for Options {
@@ -67,6 +78,7 @@ impl Default for Options {
             micro_batches: None,
             efficiency: 0.5,
             sequence: 4096,
+            placed: None,
         }
     }
 }
@@ -255,7 +267,14 @@ impl<'a> Planner<'a> {
     /// If ranks, nodes and experts do not fit.
     pub fn prepare(&mut self, ep: u32) -> Result<(), PlanError> {
         if !self.expected.contains_key(&ep) {
-            let topology = Topology::contiguous(self.model, ep, self.cluster.gpus_per_node)?;
+            let gpus_per_node = self.cluster.gpus_per_node;
+            let topology = match &self.options.placed {
+                Some(Placed { placement, layer }) => {
+                    let slots = placement.layer(*layer).ok_or(PlanError::NoLayer(*layer))?;
+                    Topology::placed(self.model, ep, gpus_per_node, placement, slots)?
+                }
+                None => Topology::contiguous(self.model, ep, gpus_per_node)?,
+            };
             let expected = Expected::of(&self.sample, &topology);
             self.expected.insert(ep, (topology, expected));
         }
@@ -356,7 +375,7 @@ impl<'a> Planner<'a> {
         let Some((topology, _)) = self.expected(parallel.ep) else { return Err(PlanError::NotPrepared(parallel.ep)) };
         let wire = Wire::of(self.model, parallel.sms);
         let phases = self.phases(parallel, &wire, 1.0, 1.0)?;
-        let share = Share::of(self.model, &self.parameters, parallel);
+        let share = Share::of(&self.parameters, parallel, topology.experts_per_rank());
         let training = self.deploy.mode == Mode::Throughput;
         // Decoding holds weights only, and the rows of one call.
         let weights_only = Precision { gradient: 0.0, master: 0.0, moments: 0.0, ..self.options.precision };

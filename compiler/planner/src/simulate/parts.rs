@@ -42,9 +42,9 @@ fn part(scenario: &Scenario, first_node: u32, nodes: u32) -> Part {
     let first = first_node * scenario.network.gpus_per_node;
     let gpus = nodes * scenario.network.gpus_per_node;
     let moved = |fault: &Fault| {
+        let local = fault.gpu().0.checked_sub(first).filter(|&local| local < gpus)?;
         let mut fault = *fault;
-        let gpu = fault.gpu_mut();
-        *gpu = Gpu(gpu.0.checked_sub(first).filter(|&local| local < gpus)?);
+        *fault.gpu_mut() = Gpu(local);
         Some(fault)
     };
     let mut part = scenario.clone();

@@ -111,6 +111,11 @@ pub enum Fault {
 
 impl Fault {
     /// The GPU that it befalls.
+    #[must_use]
+    pub fn gpu(mut self) -> Gpu {
+        *self.gpu_mut()
+    }
+
     pub(super) fn gpu_mut(&mut self) -> &mut Gpu {
         match self {
             Fault::SlowNic { gpu, .. }
@@ -126,7 +131,7 @@ impl fmt::Display for Fault {
         match self {
             Fault::SlowNic { gpu, rate } => write!(f, "NIC of GPU {} at ×{rate} of its rate", gpu.0),
             Fault::SlowNvlink { gpu, rate } => write!(f, "NVLink of GPU {} at ×{rate} of its rate", gpu.0),
-            Fault::Late { gpu, by } => write!(f, "GPU {} {} us late", gpu.0, by.0),
+            Fault::Late { gpu, by } => write!(f, "GPU {} is {} us late", gpu.0, by.0),
             Fault::SlowExperts { gpu, factor } => write!(f, "experts of GPU {} ×{factor} as long", gpu.0),
         }
     }
@@ -306,7 +311,9 @@ pub enum ScenarioError {
         gpus_per_node: u32,
     },
     /// The cluster is not a whole number of groups.
-    #[error("{gpus} GPUs are not a whole number of groups of {ranks} ranks; change the number of nodes or the group")]
+    #[error(
+        "{gpus} GPUs are not a whole number of groups of {ranks} ranks; use a multiple of {ranks}, or another group"
+    )]
     PartialGroup {
         /// GPUs of the cluster.
         gpus: u64,
@@ -340,12 +347,10 @@ pub enum ScenarioError {
         available: u32,
     },
     /// A fault names a GPU that is not there.
-    #[error("fault {index} names GPU {gpu}, but the cluster has GPUs 0 to {last}")]
+    #[error("{fault}: there is no such GPU, the cluster has GPUs 0 to {last}")]
     NoSuchGpu {
-        /// Place in the list of faults, from 0.
-        index: usize,
-        /// The GPU.
-        gpu: u32,
+        /// Which fault.
+        fault: Fault,
         /// The last GPU.
         last: u64,
     },
@@ -436,8 +441,8 @@ impl Scenario {
             f64::from(network.gpus_per_node),
             "at least 1 and at most the GPUs of a node",
         )?;
-        for (index, fault) in self.faults.iter().enumerate() {
-            check_fault(index, fault, gpus)?;
+        for fault in &self.faults {
+            check_fault(fault, gpus)?;
         }
         let copies = f64::from(demand.tokens_per_gpu) * demand.nodes_per_token * gpus as f64;
         let chunks = copies / f64::from(options.chunk_tokens) + gpus as f64;
@@ -475,23 +480,18 @@ impl Scenario {
     }
 }
 
-fn check_fault(index: usize, fault: &Fault, gpus: u64) -> Result<(), ScenarioError> {
-    let gpu = match *fault {
-        Fault::SlowNic { gpu, rate } | Fault::SlowNvlink { gpu, rate } => {
+fn check_fault(fault: &Fault, gpus: u64) -> Result<(), ScenarioError> {
+    match *fault {
+        Fault::SlowNic { rate, .. } | Fault::SlowNvlink { rate, .. } => {
             range("the rate of a fault", rate, f64::MIN_POSITIVE, 1.0, "a fraction above 0 and at most 1")?;
-            gpu
         }
-        Fault::Late { gpu, by } => {
-            time("the delay of a fault", by)?;
-            gpu
-        }
-        Fault::SlowExperts { gpu, factor } => {
+        Fault::Late { by, .. } => time("the delay of a fault", by)?,
+        Fault::SlowExperts { factor, .. } => {
             range("the factor of a fault", factor, 1.0, 1e6, "a number of at least 1")?;
-            gpu
         }
-    };
-    if u64::from(gpu.0) >= gpus {
-        return Err(ScenarioError::NoSuchGpu { index, gpu: gpu.0, last: gpus - 1 });
+    }
+    if u64::from(fault.gpu().0) >= gpus {
+        return Err(ScenarioError::NoSuchGpu { fault: *fault, last: gpus - 1 });
     }
     Ok(())
 }

@@ -11,6 +11,10 @@ fn row<const N: usize>(cells: [String; N]) -> Vec<String> {
     cells.to_vec()
 }
 
+fn many(count: u32, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 fn us(value: moe_compiler::units::Microseconds) -> String {
     format!("{:.0}", value.0)
 }
@@ -35,10 +39,11 @@ impl fmt::Display for Simulation {
         )?;
         writeln!(
             f,
-            "{} GPUs in {groups} groups of {} ranks on {} nodes, {} tokens per GPU",
+            "{} GPUs in {} of {} ranks on {}, {} tokens per GPU",
             scenario.gpus(),
+            many(groups, "group"),
             scenario.demand.group_ranks,
-            scenario.group_nodes(),
+            many(scenario.group_nodes(), "node"),
             scenario.demand.tokens_per_gpu
         )?;
         writeln!(

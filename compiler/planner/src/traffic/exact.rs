@@ -36,17 +36,17 @@ impl Flow {
             picks_between: Matrix::zero(ranks, nodes),
         };
         for (source, indices) in (0..).map(RankId).zip(indices) {
-            for token in indices.chunks(top_k as usize) {
-                flow.add(source, token);
+            for (token, picks) in indices.chunks(top_k as usize).enumerate() {
+                flow.add(source, token, picks);
             }
         }
         flow
     }
 
-    fn add(&mut self, source: RankId, token: &[i32]) {
+    fn add(&mut self, source: RankId, token: usize, picks: &[i32]) {
         let topology = &self.topology;
         let own = topology.node_of(source);
-        let mut ranks: Vec<RankId> = token.iter().filter_map(|&pick| topology.home(pick)).collect();
+        let mut ranks: Vec<RankId> = picks.iter().filter_map(|&pick| topology.home(pick, token)).collect();
         ranks.sort_unstable();
         for here in ranks.chunk_by(|a, b| topology.node_of(*a) == topology.node_of(*b)) {
             let node = topology.node_of(here[0]);

@@ -185,13 +185,14 @@ impl Sums {
     }
 
     fn add(&mut self, topology: &Topology, picks: &[i32], ranks: &mut Vec<RankId>) {
+        let token = self.tokens as usize;
         self.tokens += 1;
         ranks.clear();
         for &pick in picks {
             if let Some(count) = usize::try_from(pick).ok().and_then(|expert| self.by_expert.get_mut(expert)) {
                 *count += 1;
             }
-            if let Some(rank) = topology.home(pick) {
+            if let Some(rank) = topology.home(pick, token) {
                 self.picks_by_rank[rank.index()] += 1;
                 ranks.push(rank);
             }

@@ -1,8 +1,9 @@
 //! Where the experts live: on ranks, and those on nodes.
 //!
-//! Invariants: every rank is of exactly one node; ranks of a node are contiguous; an expert that computes lives on one rank.
+//! Invariants: every rank is of exactly one node; ranks of a node are contiguous; an expert that computes lives on at least one rank.
 
-use moe_bundle::RankId;
+use moe_bundle::placement::{LayerSlots, Placement};
+use moe_bundle::{ExpertId, RankId};
 use moe_compiler::spec::Model;
 use serde::Serialize;
 use thiserror::Error;
@@ -24,8 +25,8 @@ impl NodeId {
 pub struct Topology {
     ranks: u32,
     ranks_per_node: u32,
-    /// The rank of each expert; none for one that computes nothing.
-    homes: Vec<Option<RankId>>,
+    /// The rank of each copy of each expert; none for one that computes nothing.
+    homes: Vec<Vec<RankId>>,
 }
 
 /// Ranks, nodes and experts do not fit.
@@ -38,6 +39,32 @@ pub enum TopologyError {
         ranks: u32,
         /// GPUs of a node.
         gpus_per_node: u32,
+    },
+    /// A placement of another model.
+    #[error(
+        "the placement is of {found} experts, and the model has {experts}: place the experts of this model with `moec place`"
+    )]
+    Experts {
+        /// Of the placement.
+        found: u32,
+        /// Of the model.
+        experts: u32,
+    },
+    /// A placement on other GPUs.
+    #[error(
+        "the placement is of {nodes} nodes × {gpus_per_node} GPUs, and the plan has {ranks} ranks on nodes of {ranks_per_node}: place for these \
+         ranks with `moec place`, or plan `ep={}`",
+        u64::from(*nodes) * u64::from(*gpus_per_node)
+    )]
+    OtherGpus {
+        /// Of the placement.
+        nodes: u32,
+        /// Of the placement.
+        gpus_per_node: u32,
+        /// Of the plan.
+        ranks: u32,
+        /// Of the plan.
+        ranks_per_node: u32,
     },
     /// Ranks without any expert.
     #[error("{ranks} ranks share {experts} experts: use at most {experts} ranks")]
@@ -67,15 +94,39 @@ impl Topology {
         let mut next = 0;
         let home = |expert| {
             if model.is_zero_expert(expert) {
-                return None;
+                return Vec::new();
             }
             let index = next;
             next += 1;
             let in_larger = more * (each + 1);
-            Some(RankId(if index < in_larger { index / (each + 1) } else { more + (index - in_larger) / each }))
+            vec![RankId(if index < in_larger { index / (each + 1) } else { more + (index - in_larger) / each })]
         };
         let homes = (0..model.experts).map(home).collect();
         Ok(Topology { ranks, ranks_per_node: ranks.min(gpus_per_node), homes })
+    }
+
+    /// Experts where a layer of a placement puts them.
+    ///
+    /// # Errors
+    /// If the placement is of another model or of other GPUs.
+    pub fn placed(
+        model: &Model,
+        ranks: u32,
+        gpus_per_node: u32,
+        placement: &Placement,
+        layer: &LayerSlots,
+    ) -> Result<Topology, TopologyError> {
+        let ranks_per_node = ranks.min(gpus_per_node);
+        let (nodes, per_node) = (placement.nodes(), placement.gpus_per_node());
+        if per_node != ranks_per_node || u64::from(nodes) * u64::from(per_node) != u64::from(ranks) {
+            return Err(TopologyError::OtherGpus { nodes, gpus_per_node: per_node, ranks, ranks_per_node });
+        }
+        if placement.experts() != model.experts || model.stored_experts() != model.experts {
+            return Err(TopologyError::Experts { found: placement.experts(), experts: model.stored_experts() });
+        }
+        let copies = |expert| layer.copies(ExpertId(expert)).iter().map(|&slot| layer.rank(slot)).collect();
+        let homes = (0..model.experts).map(copies).collect();
+        Ok(Topology { ranks, ranks_per_node, homes })
     }
 
     /// Ranks.
@@ -108,12 +159,18 @@ impl Topology {
         RankId(node.0 * self.ranks_per_node + rank.0 % self.ranks_per_node)
     }
 
-    /// The rank that a pick is sent to; none for −1 and for experts that compute nothing.
-    pub fn home(&self, pick: i32) -> Option<RankId> {
-        usize::try_from(pick).ok().and_then(|expert| self.homes.get(expert).copied().flatten())
+    /// The rank that a token's pick is sent to; none for −1 and for experts that compute nothing. Of several copies, the one that
+    /// [`LayerSlots::copy_for`] gives the token, by its place among those of its rank.
+    pub fn home(&self, pick: i32, token: usize) -> Option<RankId> {
+        let copies = usize::try_from(pick).ok().and_then(|expert| self.homes.get(expert))?;
+        match copies[..] {
+            [] => None,
+            [only] => Some(only),
+            _ => Some(copies[token % copies.len()]),
+        }
     }
 
-    /// Experts of the rank that has most.
+    /// Experts of the rank that has most, copies counted apart.
     pub fn experts_per_rank(&self) -> u32 {
         let mut counts = vec![0; self.ranks as usize];
         self.homes.iter().flatten().for_each(|rank| counts[rank.index()] += 1);
@@ -123,7 +180,7 @@ impl Topology {
     /// On how many nodes each of `groups` groups of experts lies, largest first.
     pub fn nodes_of_groups(&self, groups: u32) -> Vec<u32> {
         let size = (self.homes.len() / groups.max(1) as usize).max(1);
-        let nodes = |group: &[Option<RankId>]| {
+        let nodes = |group: &[Vec<RankId>]| {
             let mut nodes: Vec<NodeId> = group.iter().flatten().map(|&rank| self.node_of(rank)).collect();
             nodes.sort_unstable();
             nodes.dedup();
@@ -132,13 +189,5 @@ impl Topology {
         let mut spans: Vec<u32> = self.homes.chunks(size).map(nodes).collect();
         spans.sort_unstable_by(|a, b| b.cmp(a));
         spans
-    }
-
-    /// The ranks that a token is sent to, ascending, into `ranks`.
-    pub fn destinations(&self, picks: &[i32], ranks: &mut Vec<RankId>) {
-        ranks.clear();
-        ranks.extend(picks.iter().filter_map(|&pick| self.home(pick)));
-        ranks.sort_unstable();
-        ranks.dedup();
     }
 }

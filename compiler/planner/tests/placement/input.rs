@@ -1,8 +1,9 @@
 //! What is said of files and shapes that cannot be used: the place and the fix.
 
 use moe_bundle::ExpertId;
+use moe_bundle::placement::Placement;
 use moe_compiler::units::Bytes;
-use moe_planner::placement::{Current, Load, Options, PlacementError, Policy, Shape, place};
+use moe_planner::placement::{Load, Options, PlacementError, Policy, Shape, place};
 
 fn said(text: &str) -> String {
     Load::parse(text.as_bytes()).expect_err("it cannot be used").to_string()
@@ -59,7 +60,7 @@ fn a_shape_that_cannot_be_says_what_would_do() {
     let options = Options { top_k: 2, ..Options::default() };
     let slots = |experts: &[u32]| experts.iter().map(|&expert| ExpertId(expert)).collect::<Vec<_>>();
     let current = |nodes, gpus, each, layers: Vec<(u32, Vec<ExpertId>)>| Options {
-        current: Some(Current::new(nodes, gpus, each, layers).expect("the slots fit")),
+        current: Some(Placement::new(nodes, gpus, each, None, layers).expect("the slots fit")),
         ..options.clone()
     };
     let sixteen: Vec<u32> = (0..16).map(|slot| slot % 12).collect();
@@ -80,9 +81,6 @@ fn a_shape_that_cannot_be_says_what_would_do() {
         refused(12, good, &current(2, 2, 4, vec![(0, slots(&sixteen))])),
         refused(12, good, &current(2, 4, 2, vec![(0, slots(&sixteen))])),
         refused(12, good, &current(2, 4, 2, vec![(0, slots(&[0; 16])), (1, slots(&[0; 16]))])),
-        refused(12, good, &current(2, 4, 2, vec![(0, slots(&[12; 16])), (1, slots(&[0; 16]))])),
-        Current::new(2, 4, 2, [(7, slots(&[0; 15]))]).expect_err("a slot is missing"),
-        Current::from_json(b"{\"nodes\": 2,\n \"gpus_per_node\": 4}").expect_err("most is missing"),
     ];
     let text: String = errors.iter().map(|error| format!("{error}\n")).collect();
     insta::assert_snapshot!("shapes", text);

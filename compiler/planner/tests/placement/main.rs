@@ -7,7 +7,8 @@ mod input;
 
 use cases::{POLICIES, Random, by_gpu, copies_between_nodes, max_load, moves, placed, served, shape};
 use moe_bundle::ExpertId;
-use moe_planner::placement::{Current, Options, Policy, Shape};
+use moe_bundle::placement::Placement as Current;
+use moe_planner::placement::{Options, Placement, Policy, Shape};
 use moe_planner::traffic::expected_distinct;
 
 const PUBLISHED: [[f64; 12]; 2] = [
@@ -76,7 +77,8 @@ fn never_worse_than_the_baseline_on_a_thousand_loads() {
                 policy,
                 top_k,
                 current: Some(
-                    Current::new(shape.nodes, shape.gpus_per_node, per_gpu as u32, [(0, held)]).expect("it is one"),
+                    Current::new(shape.nodes, shape.gpus_per_node, per_gpu as u32, None, [(0, held)])
+                        .expect("it is one"),
                 ),
                 // What must hold does not depend on how long the search lasts.
                 rounds: 8,
@@ -290,10 +292,15 @@ fn nothing_moves_when_nothing_is_better() {
             (1..part.len()).rev().for_each(|last| part.swap(last, random.below(last + 1)));
         }
         let held = slots.iter().map(|&expert| ExpertId(expert)).collect();
-        let current = Some(Current::new(4, 4, 4, [(0, held)]).expect("it is one"));
+        let current = Some(Current::new(4, 4, 4, None, [(0, held)]).expect("it is one"));
         let placement = placed(&[vec![7.0; 64]], &shape, &Options { policy, current, ..Options::default() });
         assert_eq!(placement.layers[0].moves, Some(0), "{policy:?}");
     }
+}
+
+/// As the next placement and a runtime read it.
+fn read_back(placement: &Placement) -> Current {
+    Current::from_json(placement.to_json().as_bytes()).expect("it was written by a placement")
 }
 
 /// What a placement wrote is read back, and within five per cent of the best nothing of it has to move.
@@ -304,8 +311,14 @@ fn a_placement_is_the_current_one_next_time() {
         let loads = random.loads(64);
         let shape = Shape { nodes: 4, gpus_per_node: 4, groups: 8, replicas: 80 };
         let first = placed(std::slice::from_ref(&loads), &shape, &Options { policy, ..Options::default() });
-        let current = Current::from_json(first.to_json().as_bytes()).expect("it was written by a placement");
-        assert_eq!(current, first.as_current().expect("nothing was changed"));
+        let current = read_back(&first);
+        assert_eq!((current.nodes(), current.gpus_per_node(), current.slots_per_gpu()), (4, 4, 5));
+        assert_eq!((current.experts(), current.slots()), (64, 80));
+        let [(read, written)] = &current.layers().iter().zip(&first.layers).collect::<Vec<_>>()[..] else { panic!() };
+        assert_eq!((read.layer(), read.experts_by_slot()), (written.layer, &written.experts_by_slot[..]));
+        for (expert, &copies) in (0..).zip(&written.replicas) {
+            assert_eq!(read.copies(ExpertId(expert)).len(), copies as usize);
+        }
         let options = Options { policy, current: Some(current), slack: 0.05, seed: 99, ..Options::default() };
         let second = placed(std::slice::from_ref(&loads), &shape, &options);
         assert_eq!(second.layers[0].before, first.layers[0].after);
@@ -322,7 +335,7 @@ fn slack_trades_load_for_moves() {
     let drifted: Vec<f64> = loads.iter().map(|load| load * (0.9 + 0.2 * random.unit())).collect();
     for policy in POLICIES {
         let first = placed(std::slice::from_ref(&loads), &shape, &Options { policy, ..Options::default() });
-        let current = Some(first.as_current().expect("nothing was changed"));
+        let current = Some(read_back(&first));
         let strict = Options { policy, current, ..Options::default() };
         let loose = Options { slack: 0.03, ..strict.clone() };
         let [strict, loose] = [strict, loose].map(|options| placed(std::slice::from_ref(&drifted), &shape, &options));
