@@ -35,8 +35,8 @@ fn a_deploy_is_simulated_in_words_and_numbers() {
     assert_snapshot!(folder().succeeds(&["simulate", "pair.moe", "--deploy", "wide", "--slow-nic", "1=0.5"]));
 }
 
-/// The bound is counted from the demand, the plan's time from the sampled tokens: two ways to the same bytes at the same rate. One rate
-/// serves both calls, which reach parts of it that differ by less than one per cent.
+/// The bound is counted from the demand, the plan's time from the sampled tokens: two ways to the same bytes at the same rate. The plan adds
+/// what the sample shows of uneven nodes beyond its noise.
 #[test]
 fn the_busiest_link_is_what_the_plan_says() {
     let shown = json(&["--gpus", "128"]);

@@ -366,7 +366,7 @@ pub enum ScenarioError {
     },
 }
 
-/// Most chunks of a simulation: about 20 GB of state.
+/// Most chunks of a simulation: minutes on two cores, and their numbers fit a `u32`.
 const CHUNK_LIMIT: u32 = 200_000_000;
 
 impl Scenario {
