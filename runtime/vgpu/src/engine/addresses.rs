@@ -14,7 +14,7 @@ pub(crate) enum Addresses {
 impl Addresses {
     /// Of a register's lanes, for elements of a size. The mask is not empty.
     #[inline(always)]
-    pub(super) fn of(row: &[u64; 32], size: u64, mask: u32) -> Addresses {
+    pub(super) fn of(row: &[[u8; 8]; 32], size: u64, mask: u32) -> Addresses {
         #[cfg(target_arch = "x86_64")]
         if crate::semantics::wide::available() {
             // SAFETY: the processor has these instructions.
@@ -24,9 +24,9 @@ impl Addresses {
     }
 }
 
-fn plain(row: &[u64; 32], size: u64, mask: u32) -> Addresses {
+fn plain(row: &[[u8; 8]; 32], size: u64, mask: u32) -> Addresses {
     let low = mask.trailing_zeros() & 31;
-    let value = |lane: usize| row[lane];
+    let value = |lane: usize| u64::from_le_bytes(row[lane]);
     let first = value(low as usize);
     let zero = first.wrapping_sub(u64::from(low) * size);
     let active = |lane: usize| u64::from(mask >> lane & 1).wrapping_neg();
@@ -51,11 +51,11 @@ fn plain(row: &[u64; 32], size: u64, mask: u32) -> Addresses {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn wide(row: &[u64; 32], size: u64, mask: u32) -> Addresses {
+fn wide(row: &[[u8; 8]; 32], size: u64, mask: u32) -> Addresses {
     use std::arch::x86_64::*;
     let all = |value: u64| _mm512_set1_epi64(value.cast_signed());
     let low = mask.trailing_zeros() & 31;
-    let first = row[low as usize];
+    let first = u64::from_le_bytes(row[low as usize]);
     let zero = first.wrapping_sub(u64::from(low) * size);
     // SAFETY: eight of the row's 32 values of 8 bytes.
     let values = [0, 8, 16, 24].map(|lane: usize| unsafe { _mm512_loadu_si512(row.as_ptr().add(lane).cast()) });
@@ -92,7 +92,7 @@ mod tests {
     use super::{Addresses, plain};
 
     fn both(address: impl Fn(u64) -> u64, mask: u32) -> Addresses {
-        let row = std::array::from_fn(|lane| address(lane as u64));
+        let row = std::array::from_fn(|lane| address(lane as u64).to_le_bytes());
         let found = Addresses::of(&row, 16, mask);
         assert_eq!(found, plain(&row, 16, mask));
         found

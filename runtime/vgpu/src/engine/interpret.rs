@@ -119,12 +119,15 @@ impl Machine {
                 split.pc += 1;
                 continue;
             }
+            // The usual case, before all others are told apart.
+            if let Op::Alu { run, args } = &step.op {
+                // SAFETY: the decoder made the offsets for a file and predicates of this size, which `give_file` and
+                // `make_warp` gave the warp; the mask is not empty.
+                unsafe { run(warp.registers(), warp.predicates.as_mut_ptr(), args, mask) };
+                split.pc += 1;
+                continue;
+            }
             match &step.op {
-                Op::Alu { run, args } => {
-                    // SAFETY: the decoder made the offsets for a file and predicates of this size, which `give_file` and
-                    // `make_warp` gave the warp; the mask is not empty.
-                    unsafe { run(warp.registers(), warp.predicates.as_mut_ptr(), args, mask) };
-                }
                 Op::Load(op) => self.load(warp, op, mask, pc, code)?,
                 Op::Store(op) => self.store(warp, op, mask, pc, code)?,
                 Op::Branch { target } => {

@@ -1,7 +1,9 @@
 //! Between the bytes of an access and the lanes of registers.
 
+use std::ops::Range;
+
 use super::warp::{Warp, copy_element, lanes, put_low_bytes, zero_extended};
-use crate::decode::op::MemoryOp;
+use crate::decode::op::{MemoryOp, Reg};
 use crate::semantics::wide::{rows_to_words, set_words, words_to_rows};
 
 /// A little-endian value, extended to 128 bits.
@@ -33,14 +35,15 @@ pub(super) fn broadcast(warp: &mut Warp, op: &MemoryOp, mask: u32, element: &[u8
     }
 }
 
-/// The rows of four 32-bit registers that the elements go to or come from.
+/// Where the rows of four 32-bit registers are that the elements go to or come from.
 #[inline(always)]
-fn four_rows(op: &MemoryOp) -> Option<[usize; 4]> {
+fn four_rows(op: &MemoryOp) -> Option<[Range<usize>; 4]> {
     if !(op.exact && op.bytes == 4) {
         return None;
     }
     let [Some(a), Some(b), Some(c), Some(d)] = op.registers[..] else { return None };
-    Some([a.row as usize, b.row as usize, c.row as usize, d.row as usize])
+    let place = |reg: Reg| reg.row as usize..reg.row as usize + ROW;
+    Some([place(a), place(b), place(c), place(d)])
 }
 
 /// A row of a 32-bit register.
@@ -58,7 +61,7 @@ pub(super) fn distribute(warp: &mut Warp, op: &MemoryOp, mask: u32, source: &[u8
     {
         set_words(warp.row_mut(reg.row, 4), words, mask);
     } else if let Some(rows) = four_rows(op)
-        && let Ok(rows) = warp.file.bytes_mut().get_disjoint_mut(rows.map(|row| row..row + ROW))
+        && let Ok(rows) = warp.file.bytes_mut().get_disjoint_mut(rows)
         && let Some(words) = source.as_chunks::<4>().0.as_chunks::<4>().0.first_chunk::<32>()
     {
         words_to_rows(words, rows, mask);
@@ -91,11 +94,11 @@ fn distribute_lane(warp: &mut Warp, op: &MemoryOp, lane: u32, element: &[u8]) {
 pub(super) fn collect(warp: &mut Warp, op: &MemoryOp, target: &mut [u8]) {
     if let (true, [Some(reg)]) = (op.exact, &op.registers[..]) {
         target.copy_from_slice(warp.row(reg.row, op.bytes));
-    } else if let Some(rows) = four_rows(op)
+    } else if let Some([a, b, c, d]) = four_rows(op)
         && let Some(words) = target.as_chunks_mut::<4>().0.as_chunks_mut::<4>().0.first_chunk_mut::<32>()
     {
         let bytes = warp.file.bytes();
-        rows_to_words(rows.map(|row| &bytes[row..row + ROW]), words);
+        rows_to_words([&bytes[a], &bytes[b], &bytes[c], &bytes[d]], words);
     } else {
         for (lane, element) in (0..).zip(target.chunks_exact_mut(op.size() as usize)) {
             collect_lane(warp, op, lane, element);

@@ -221,10 +221,13 @@ impl Warp {
     pub fn addresses(&self, place: &Place, size: u32, mask: u32) -> Option<Addresses> {
         let Some(reg) = place.base else { return Some(Addresses::Same(0)) };
         if reg.bytes == 8 {
-            let row = add_to_longs(self.row(reg.row, 8).as_chunks::<8>().0.first_chunk()?, 0);
-            return Some(Addresses::of(&row, size.into(), mask));
+            let row = self.row(reg.row, 8).as_chunks::<8>().0.first_chunk()?;
+            return Some(Addresses::of(row, size.into(), mask));
         }
-        let row = add_to_words(self.row(reg.row, 4).as_chunks::<4>().0.first_chunk()?, 0);
+        let mut row = [[0; 8]; 32];
+        for (long, word) in row.iter_mut().zip(self.words(reg.row)) {
+            *long = u64::from(word).to_le_bytes();
+        }
         Some(Addresses::of(&row, size.into(), mask))
     }
 
