@@ -4,7 +4,7 @@
 /// PTX memory and progress models promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Policy {
-    /// Every warp in turn; asynchronous copies finish in order.
+    /// Every warp in turn, those that a barrier has let go before others; asynchronous copies finish in order.
     #[default]
     RoundRobin,
     /// Any warp, or a part of its lanes, for any number of instructions; asynchronous copies finish in any order.

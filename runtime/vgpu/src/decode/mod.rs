@@ -2,6 +2,7 @@
 //!
 //! Invariants established here and relied on by the engine's `unsafe` code: every register offset leaves room for 32
 //! lanes of its width inside `file_bytes`; every predicate index is below `predicates`; every branch target is a step.
+//! While a kernel is decoded every register has a row of its own; at the end those share rows that can, see [`rows`].
 
 mod arithmetic;
 mod bulk;

@@ -54,8 +54,8 @@ fn bit<const N: usize>(bits: u32, lane: usize) -> bool {
 
 /// Computes one lane, or all lanes in blocks and keeps those of the mask.
 ///
-/// The destination is a source or disjoint from it, since a register has one width. A block is read before it is written, so
-/// a lane never overwrites a source that is still needed.
+/// The destination is a source or disjoint from it: a register has one width, and a step writes no row that it reads as
+/// another register. A block is read before it is written, so a lane never overwrites a source that is still needed.
 #[inline(always)]
 unsafe fn blocks<R: Copy, const N: usize>(
     d: *mut R,
