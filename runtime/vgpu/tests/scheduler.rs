@@ -231,3 +231,23 @@ fn a_write_is_never_missed_by_a_loop_that_is_about_to_wait() {
         }
     }
 }
+
+/// Warps that a barrier lets go come first, but not for ever.
+#[test]
+fn a_cta_that_meets_at_barriers_does_not_starve_another() {
+    let body = "
+        ld.param.u64 %rd1, [flag]; mov.u32 %r1, %ctaid.x; setp.ne.u32 %p1, %r1, 0; @%p1 bra SET;
+        AGAIN: bar.sync 0;
+        ld.relaxed.gpu.global.u32 %r2, [%rd1];
+        setp.eq.u32 %p2, %r2, 0;
+        bar.red.or.pred %p3, 0, %p2;
+        @%p3 bra AGAIN;
+        ret;
+        SET: st.relaxed.gpu.global.u32 [%rd1], 1;";
+    let mut cluster = cluster(1);
+    let flag = zeroed(&mut cluster, 0, 4, "flag");
+    let stream = stream(&mut cluster, 0);
+    let kernel = kernel("starve", ".param .u64 flag", body);
+    cluster.launch(stream, &kernel, Launch::linear(2, 256, vec![flag.into()])).unwrap();
+    assert!(cluster.run().unwrap().instructions < 10_000);
+}
