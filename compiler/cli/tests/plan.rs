@@ -2,10 +2,11 @@
 
 use std::process::{Command, Output};
 
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
 fn moec(arguments: &[&str]) -> Output {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     Command::new(env!("CARGO_BIN_EXE_moec"))
-        .current_dir(root)
+        .current_dir(ROOT)
         .arg("plan")
         .args(arguments)
         .output()
@@ -90,6 +91,41 @@ fn recorded_logits_are_used() {
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json["source"], "observed");
     assert_eq!(json["gate"]["expected"]["tokens"], 64);
+}
+
+/// The golden file says which experts each token goes to: four to a rank, eight ranks to a node, tokens split over 64 ranks.
+#[test]
+fn recorded_logits_give_exact_bytes() {
+    let file = "tests/data/gates/deepseek_v3_256_8_4_8.safetensors";
+    let bytes = std::fs::read(format!("{ROOT}/{file}")).expect("a golden file");
+    let golden = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
+    let indices = golden.tensor("indices").expect("chosen experts");
+    let indices: Vec<i32> = indices.data().as_chunks().0.iter().map(|chunk| i32::from_le_bytes(*chunk)).collect();
+    let (tokens, mut copies, mut first) = (indices.len() / 8, 0u64, 0);
+    for rank in 0..64 {
+        let own = tokens / 64 + usize::from(rank < tokens % 64);
+        for picks in indices[first * 8..(first + own) * 8].chunks(8) {
+            let nodes: std::collections::BTreeSet<i32> = picks.iter().map(|expert| expert / 32).collect();
+            copies += nodes.iter().filter(|&&node| node != rank as i32 / 8).count() as u64;
+        }
+        first += own;
+    }
+
+    let json: serde_json::Value =
+        serde_json::from_str(&answers(&[V3, "--input", file, "--format", "json"])).expect("JSON");
+    let number = |value: &serde_json::Value| value.as_u64().expect("a number");
+    assert_eq!(number(&json["given"]["tokens"]), tokens as u64);
+    let dispatch = &json["given"]["phases"][0];
+    assert_eq!(dispatch["name"], "dispatch");
+    let rows = dispatch["rdma"].as_array().expect("ranks").iter().map(|row| row.as_array().expect("nodes"));
+    let sent: u64 = rows.flatten().map(number).sum();
+    let once = number(&json["wire"]["count"]) + number(&json["wire"]["flag"]);
+    assert_eq!(sent, copies * 7464 + 64 * 7 * once);
+    let table = answers(&[V3, "--input", file]);
+    assert!(
+        table.contains(&format!("exactly, the {tokens} recorded tokens split over 64 ranks, each once")),
+        "{table}"
+    );
 }
 
 #[test]

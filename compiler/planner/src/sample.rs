@@ -68,6 +68,7 @@ pub struct Sample {
     indices: Vec<i32>,
     seed: u64,
     source: Source,
+    given: Option<Vec<i32>>,
 }
 
 /// The gate could not be asked.
@@ -112,8 +113,13 @@ impl Sample {
         if tokens == 0 {
             return Err(SampleError::Empty);
         }
+        let mut given = None;
         let (indices, source) = match logits {
-            Logits::Observed(observed) => (observe(gate, observed, tokens)?, Source::Observed),
+            Logits::Observed(observed) => {
+                let once = given.insert(observe(gate, observed)?);
+                let repeated = once.iter().copied().cycle().take(tokens * gate.top_k() as usize);
+                (repeated.collect(), Source::Observed)
+            }
             Logits::Independent => (draw(gate, None, tokens, seed)?, Source::Independent),
             Logits::Skewed(deviation) if deviation.is_finite() && *deviation >= 0.0 => {
                 let offsets = offsets(gate, *deviation, seed);
@@ -125,7 +131,7 @@ impl Sample {
             }
             Logits::Skewed(deviation) => return Err(SampleError::Skew(*deviation)),
         };
-        Ok(Sample { top_k: gate.top_k(), indices, seed, source })
+        Ok(Sample { top_k: gate.top_k(), indices, seed, source, given })
     }
 
     /// Picks of a token.
@@ -141,6 +147,11 @@ impl Sample {
     /// `i32[tokens, top_k]`
     pub fn indices(&self) -> &[i32] {
         &self.indices
+    }
+
+    /// The picks of recorded tokens, each token once; none if tokens were made up.
+    pub fn given(&self) -> Option<&[i32]> {
+        self.given.as_deref()
     }
 
     /// Of the random numbers.
@@ -278,7 +289,8 @@ fn choose(random: &mut Seeded, bound: usize, count: usize) -> Vec<i32> {
     chosen
 }
 
-fn observe(gate: &Gate, observed: &Observed, tokens: usize) -> Result<Vec<i32>, SampleError> {
+/// The picks of every recorded token.
+fn observe(gate: &Gate, observed: &Observed) -> Result<Vec<i32>, SampleError> {
     let program = &gate.program;
     let tensors = program.inputs().iter().map(|input| {
         let floats = observed.floats.iter().find(|(name, _)| *name == input.name);
@@ -300,7 +312,5 @@ fn observe(gate: &Gate, observed: &Observed, tokens: usize) -> Result<Vec<i32>, 
         return Err(SampleError::Empty);
     }
     let inputs = Inputs::new(program, recorded, tensors)?;
-    let indices = Router::of(gate).route(&inputs)?;
-    let wanted = tokens * gate.top_k() as usize;
-    Ok(indices.into_iter().cycle().take(wanted).collect())
+    Router::of(gate).route(&inputs)
 }

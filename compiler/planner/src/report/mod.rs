@@ -21,7 +21,7 @@ use crate::memory::{Inputs, Memory, Parameters, Precision, Recompute, Share, Sur
 use crate::sample::{Logits, Sample, Source};
 use crate::step::{Parallel, Replicas, Schedule, StageWork, Step};
 use crate::time::{Call, Demand, Direction, Prediction, Profile};
-use crate::traffic::{Expected, Topology, Wire};
+use crate::traffic::{Expected, Given, Topology, Wire};
 
 /// The version of the JSON form of a report; it grows when a field changes its meaning or is taken away.
 pub const SCHEMA: u32 = 1;
@@ -180,6 +180,9 @@ pub struct Report {
     pub gate: GateCost,
     /// Dispatch, combine, backward of combine, backward of dispatch.
     pub phases: Vec<Phase>,
+    /// The exact bytes of recorded tokens; none if tokens were made up, or in latency mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given: Option<Given>,
     /// The fewest multiprocessors that saturate the slower link, in throughput mode.
     pub enough_sms: Option<u32>,
     /// All parameters.
@@ -330,6 +333,11 @@ impl<'a> Planner<'a> {
             wire: evaluated.wire,
             gate,
             enough_sms: training.then(|| self.enough_sms(parallel)).flatten(),
+            given: self
+                .sample
+                .given()
+                .filter(|_| training)
+                .map(|indices| Given::of(topology, &evaluated.wire, self.sample.top_k(), indices)),
             phases: evaluated.phases,
             parameters: self.parameters,
             share: evaluated.share,

@@ -5,6 +5,7 @@ use std::fmt;
 use super::{Phase, Report};
 use crate::memory::Parameters;
 use crate::search::{Candidate, Found};
+use crate::traffic::GivenPhase;
 
 /// Bytes with a decimal prefix.
 pub fn human_bytes(bytes: f64) -> String {
@@ -56,6 +57,17 @@ fn phase(phase: &Phase) -> Vec<String> {
         us(time.notify.0),
         format!("{:.0} us ± {:.0} %", time.total().0, time.uncertainty * 100.0),
         time.bottleneck.name().to_owned(),
+    ]
+}
+
+fn exact(phase: &GivenPhase) -> Vec<String> {
+    let human = |bytes: u64| human_bytes(bytes as f64);
+    vec![
+        phase.name.to_owned(),
+        human(phase.nvlink_out().sum()),
+        human(phase.nvlink_out().max().unwrap_or(0)),
+        human(phase.rdma_out().sum()),
+        human(phase.rdma_out().max().unwrap_or(0)),
     ]
 }
 
@@ -114,6 +126,13 @@ impl fmt::Display for Report {
         let mut rows = vec![row(["", "NVLink", "RDMA", "copy", "NVLink", "RDMA", "notify", "time", "limit"])];
         rows.extend(self.phases.iter().map(phase));
         columns(f, &rows)?;
+
+        if let Some(given) = &self.given {
+            writeln!(f, "\nexactly, the {} recorded tokens split over {} ranks, each once", given.tokens, plan.ep)?;
+            let mut rows = vec![row(["", "NVLink", "fullest GPU", "RDMA", "fullest NIC"])];
+            rows.extend(given.phases.iter().map(exact));
+            columns(f, &rows)?;
+        }
 
         if let Some(step) = &self.step {
             writeln!(f, "\nstep of {} micro-batches, {}", plan.micro_batches, plan.schedule.name())?;

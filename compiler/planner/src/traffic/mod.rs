@@ -15,11 +15,13 @@
 mod closed_form;
 mod exact;
 mod expected;
+mod given;
 mod topology;
 mod wire;
 
 pub use closed_form::expected_distinct;
 pub use exact::{Flow, LinkBytes};
 pub use expected::{Estimate, Expected, Load};
+pub use given::{Given, GivenPhase};
 pub use topology::{NodeId, Topology, TopologyError};
 pub use wire::Wire;
