@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use moe_bundle::manifest::ParameterKind;
 use moe_bundle::{Bundle, GateDescription, Kernel, Tensor};
-use moe_runtime::communicator::ExpertRows;
-use moe_runtime::{Communicator, CudaDevice, CudaOptions, KernelTime, Options, Parameters};
+use moe_runtime::communicator::{ExpertRows, together};
+use moe_runtime::{Communicator, CudaDevice, CudaOptions, Options, Parameters};
 
 /// Calls before the first that counts.
 const WARM_UP: usize = 3;
@@ -98,16 +98,6 @@ fn measure() -> Outcome<()> {
         println!("  {:32} {:10.1} us", kernel.name(), median(times));
     }
     Ok(())
-}
-
-/// Each kernel was launched once on each rank: from the first start to the last end.
-fn together(times: &[KernelTime]) -> BTreeMap<Kernel, Duration> {
-    let mut all: BTreeMap<Kernel, (Duration, Duration)> = BTreeMap::new();
-    for time in times {
-        let (start, end) = all.entry(time.kernel).or_insert((time.start, time.end));
-        (*start, *end) = ((*start).min(time.start), (*end).max(time.end));
-    }
-    all.into_iter().map(|(kernel, (start, end))| (kernel, end.saturating_sub(start))).collect()
 }
 
 fn median(mut times: Vec<Duration>) -> f64 {

@@ -210,7 +210,7 @@ fn compare(gate: &Gate, seed: u32) -> Result<u32, TestCaseError> {
 
 #[test]
 fn finite_differences_of_random_gates() {
-    let mut runner = TestRunner::new(Config { cases: 1500, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 2500, failure_persistence: None, ..Config::default() });
     let compared = Cell::new(0);
     let strategy = (prop::collection::vec(any::<u32>(), 120), 1u32..16, any::<u32>());
     let outcome = runner.run(&strategy, |(draws, steps, seed)| {
@@ -219,8 +219,8 @@ fn finite_differences_of_random_gates() {
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
-    // 200 runs of this test compared 1800 to 4050.
-    assert!(compared.get() > 1000, "only {} components were compared", compared.get());
+    // Of 1500 gates, 200 runs compared 1800 to 4050 components.
+    assert!(compared.get() > 2000, "only {} components were compared", compared.get());
 }
 
 /// Every operation with a derivative, alone between the logits and the weights.

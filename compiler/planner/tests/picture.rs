@@ -106,6 +106,13 @@ const LEFT_OUT: [&str; 7] = [
     ".gate.expected.ranks",
 ];
 
+/// The numbers of a page, exactly.
+fn shown(page: &str) -> Vec<f64> {
+    let tags = tags(page);
+    let data = tags.iter().filter(|tag| tag.name == "data");
+    data.map(|tag| tag.attributes["value"].parse().expect("the exact value of a number")).collect()
+}
+
 #[test]
 fn every_number_of_a_report_is_on_its_page() {
     for (model, deploy) in [("deepseek_v3", "pretrain"), ("deepseek_v3", "one_node"), ("kimi_k2", "pretrain")] {
@@ -113,11 +120,7 @@ fn every_number_of_a_report_is_on_its_page() {
         let ranks = if deploy == "one_node" { 8 } else { 64 };
         let plans = reports(&spec, deploy, &[ranks]);
         let page = Page { plans: &plans, ..Page::default() }.html();
-        let shown: Vec<f64> = tags(&page)
-            .iter()
-            .filter(|tag| tag.name == "data")
-            .map(|tag| tag.attributes["value"].parse().expect("the exact value of a number"))
-            .collect();
+        let shown = shown(&page);
         let mut expected = Vec::new();
         numbers("", &serde_json::to_value(&plans[0]).unwrap(), &mut expected);
         assert!(expected.len() > 300, "{}", expected.len());
@@ -147,11 +150,7 @@ fn every_number_of_a_report_is_on_its_page() {
 fn every_number_of_a_simulation_is_on_its_page() {
     let simulation = simulated(64);
     let page = Page { simulation: Some(&simulation), ..Page::default() }.html();
-    let shown: Vec<f64> = tags(&page)
-        .iter()
-        .filter(|tag| tag.name == "data")
-        .map(|tag| tag.attributes["value"].parse().expect("the exact value of a number"))
-        .collect();
+    let shown = shown(&page);
     let mut expected = Vec::new();
     numbers("", &serde_json::to_value(&simulation).unwrap(), &mut expected);
     assert!(expected.len() > 2 * 64 + 64, "{}", expected.len());

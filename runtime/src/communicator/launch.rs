@@ -7,12 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use moe_bundle::{Argument, Bundle, Kernel, KernelEntry, LocalBuffer, RankId};
 
 use super::Communicator;
 use super::handle::Handle;
+use super::times::KernelTime;
 use crate::device::{Address, Device, FunctionId, Launch, LaunchTime, Residency, Value};
 use crate::error::{Error, Result};
 use crate::tensor::Distributed;
@@ -34,19 +34,6 @@ struct Loaded {
     entry: KernelEntry,
     /// One per rank.
     functions: Vec<FunctionId>,
-}
-
-/// When a kernel ran on a rank; times of ranks that share a GPU can be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KernelTime {
-    /// Which.
-    pub kernel: Kernel,
-    /// Where.
-    pub rank: RankId,
-    /// When the kernels of the rank before it had finished.
-    pub start: Duration,
-    /// When it had finished, its waits for other ranks included.
-    pub end: Duration,
 }
 
 impl Kernels {
@@ -73,7 +60,8 @@ impl Kernels {
     pub fn time(&self, time: LaunchTime) -> Option<KernelTime> {
         self.0.iter().find_map(|(&kernel, loaded)| {
             let rank = loaded.functions.iter().position(|&function| function == time.function)?;
-            Some(KernelTime { kernel, rank: RankId(rank as u32), start: time.start, end: time.end })
+            let LaunchTime { gpu, start, end, .. } = time;
+            Some(KernelTime { kernel, rank: RankId(rank as u32), gpu, start, end })
         })
     }
 

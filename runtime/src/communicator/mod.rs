@@ -13,11 +13,12 @@ mod forward;
 mod gate;
 mod handle;
 mod launch;
+mod times;
 
 pub use backward::CombineGradient;
 pub use gate::Parameters;
 pub use handle::{Dispatched, Handle, Received, Routing};
-pub use launch::KernelTime;
+pub use times::{KernelTime, together};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -87,6 +87,8 @@ pub struct Residency {
 pub struct LaunchTime {
     /// What was launched.
     pub function: FunctionId,
+    /// On which GPU.
+    pub gpu: u32,
     /// When the launches of its stream before it had finished.
     pub start: Duration,
     /// When it had finished.

@@ -3,29 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use moe_bundle::{Kernel, RankId};
+use moe_bundle::Kernel;
 use moe_runtime::KernelTime;
+use moe_runtime::communicator::together;
 
-/// For each kernel, its launches: each on all ranks together, from the first start to the last end.
+/// For each kernel, its launches, each on all ranks together.
 #[derive(Clone, Debug, Default)]
 pub struct Times(BTreeMap<Kernel, Vec<Duration>>);
 
 impl Times {
-    /// Adds launches in the order in which each rank made them.
+    /// Adds launches.
     pub fn add(&mut self, times: &[KernelTime]) {
-        let mut of_ranks: BTreeMap<(Kernel, RankId), Vec<&KernelTime>> = BTreeMap::new();
-        for time in times {
-            of_ranks.entry((time.kernel, time.rank)).or_default().push(time);
-        }
-        let mut calls: BTreeMap<(Kernel, usize), (Duration, Duration)> = BTreeMap::new();
-        for ((kernel, _), times) in of_ranks {
-            for (call, time) in times.into_iter().enumerate() {
-                let (start, end) = calls.entry((kernel, call)).or_insert((time.start, time.end));
-                (*start, *end) = ((*start).min(time.start), (*end).max(time.end));
-            }
-        }
-        for ((kernel, _), (start, end)) in calls {
-            self.0.entry(kernel).or_default().push(end.saturating_sub(start));
+        for (kernel, time) in together(times) {
+            self.0.entry(kernel).or_default().push(time);
         }
     }
 
@@ -39,18 +29,17 @@ impl Times {
 
 #[cfg(test)]
 mod tests {
+    use moe_bundle::RankId;
+
     use super::*;
 
-    fn time(rank: u32, start: u64, end: u64) -> KernelTime {
-        let at = Duration::from_micros;
-        KernelTime { kernel: Kernel::Gate, rank: RankId(rank), start: at(start), end: at(end) }
-    }
-
     #[test]
-    fn a_launch_is_as_long_as_all_ranks_together_and_the_median_is_taken() {
+    fn the_median_of_all_launches_is_taken() {
+        let at = Duration::from_micros;
+        let time = |end| KernelTime { kernel: Kernel::Gate, rank: RankId(0), gpu: 0, start: at(0), end: at(end) };
         let mut times = Times::default();
-        times.add(&[time(0, 0, 5), time(0, 20, 21), time(1, 2, 9), time(1, 20, 23)]);
-        times.add(&[time(0, 50, 54), time(1, 50, 51)]);
+        times.add(&[time(9), time(3)]);
+        times.add(&[time(4)]);
         assert_eq!(times.of(Kernel::Gate), Some(4.0), "of 9, 3 and 4");
         assert_eq!(times.of(Kernel::Layout), None);
     }

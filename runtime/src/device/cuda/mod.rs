@@ -354,7 +354,7 @@ impl Device for CudaDevice {
         let mut times = Vec::new();
         for (&place, stopwatch) in &mut self.objects().stopwatches {
             self.gpus[place].enter()?;
-            times.extend(stopwatch.read()?);
+            times.extend(stopwatch.read(self.gpus[place].ordinal)?);
         }
         Ok(times)
     }

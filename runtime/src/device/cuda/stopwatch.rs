@@ -29,17 +29,22 @@ impl Stopwatch {
             self.beginning = Some(mark(stream)?);
         }
         let start = mark(stream)?;
-        launch()?;
-        self.running.push((function, start, mark(stream)?));
+        match launch().and_then(|()| mark(stream)) {
+            Ok(end) => self.running.push((function, start, end)),
+            Err(error) => {
+                destroy(start);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
-    /// The times of all launches since the last call, which have finished. The context must be current.
-    pub fn read(&mut self) -> Result<Vec<LaunchTime>, DeviceError> {
+    /// The times of all launches since the last call, which have finished. The context of the GPU must be current.
+    pub fn read(&mut self, gpu: u32) -> Result<Vec<LaunchTime>, DeviceError> {
         let Some(beginning) = self.beginning else { return Ok(vec![]) };
         let running = std::mem::take(&mut self.running);
         let times = running.into_iter().map(|(function, start, end)| {
-            let time = LaunchTime { function, start: since(beginning, start)?, end: since(beginning, end)? };
+            let time = LaunchTime { function, gpu, start: since(beginning, start)?, end: since(beginning, end)? };
             destroy(start);
             destroy(end);
             Ok(time)

@@ -9,8 +9,8 @@ pub enum Policy {
     RoundRobin,
     /// Any warp, or a part of its lanes, for any number of instructions; asynchronous copies finish in any order.
     Random,
-    /// Lets lanes of a warp drift apart further, starves a rank, delays a warp, launches a CTA late, finishes copies as late as it can; who is hit changes with
-    /// the seed and from time to time.
+    /// Lets lanes of a warp drift apart further, starves a rank, delays a warp, launches a CTA late, finishes copies as
+    /// late as it can; who is hit changes with the seed and from time to time.
     Adversarial,
 }
 
