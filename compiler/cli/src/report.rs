@@ -78,7 +78,8 @@ pub struct KernelReport {
     pub registers: Option<u32>,
     /// Spilled bytes of a thread, where the assembler was asked.
     pub spilled_bytes: Option<u32>,
-    /// From the first rank's start to the last one's end, waits included: the median of all launches, where the device times them.
+    /// From the first rank's start to the last one's end on a GPU, waits included, on the GPU that took longest: the median of all launches,
+    /// where the device times them.
     pub microseconds: Option<f64>,
     /// Length of the text.
     pub ptx_bytes: u64,
