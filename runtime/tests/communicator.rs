@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use model::world::{Noise, communicator};
 use moe_bundle::{Drop, Exchange, ExpertId, LocalBuffer, Payload, RankId, RowLayout};
+use moe_judge::reference::{self, Handle, Input, Rows, Weighting};
 use moe_plan::Request;
-use moe_plan::reference::{self, Handle, Input, Rows, Weighting};
 use moe_plan::traffic::{Flow, Traffic};
 use moe_runtime::communicator::ExpertRows;
 use moe_runtime::device::Residency;

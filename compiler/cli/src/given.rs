@@ -6,7 +6,7 @@ use moe_bundle::manifest::{Parameter, ParameterKind};
 use moe_bundle::{Exchange, GateDescription, Manifest, Payload};
 use moe_gate::inputs::{Inputs, Tensor};
 use moe_gate::ir::{InputKind, Program};
-use moe_plan::reference::Rows;
+use moe_judge::reference::Rows;
 use moe_runtime::Parameters;
 use rand::RngExt as _;
 use rand::seq::index::sample;

@@ -1,9 +1,8 @@
-//! The plan of one exchange: where every byte lies, how many bytes cross each link, and what the result must be.
+//! The plan of one exchange: where every byte lies, and how many bytes cross each link.
 //!
 //! Invariant: an [`Exchange`] that [`Request::plan`] returns passes [`Exchange::check`]; the kernels, the runtime and [`traffic`]
-//! read the same one, so that a prediction and a run can only agree. [`reference`] shares nothing with them but the exchange.
+//! read the same one, so that a prediction and a run can only agree.
 
-pub mod reference;
 pub mod traffic;
 
 pub use moe_bundle::{Drop, Exchange, LimitError, Payload, RowLayout, SymmetricLayout};

@@ -2,7 +2,7 @@
 
 use moe_bundle::exchange::Tensor as X;
 use moe_bundle::{Exchange, Kernel, LocalBuffer, Payload};
-use moe_plan::reference::{self, Handle, Input, Rows, Weighting};
+use moe_judge::reference::{self, Handle, Input, Rows, Weighting};
 use moe_plan::traffic::{Flow, Traffic};
 use moe_plan::{Drop, RowLayout};
 use moe_vgpu::RankId;

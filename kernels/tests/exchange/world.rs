@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use moe_bundle::exchange::Tensor;
 use moe_bundle::manifest::Grid;
 use moe_bundle::{Argument, Exchange, Kernel, LocalBuffer, Payload};
+use moe_judge::reference::Rows;
 use moe_kernels::exchange::{device_code, kernels};
 use moe_kernels::ptx::{Chip, Target};
-use moe_plan::reference::Rows;
 use moe_vgpu::{
     Access, AccessKind, Address, Cluster, Config, Launch, Location, Module, Observer, Policy, Race, Races, RankId,
     RunError, StreamId,

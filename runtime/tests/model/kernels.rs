@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use moe_bundle::exchange::{LocalBuffer as B, Tensor as X, status};
 use moe_bundle::{Argument, Exchange, Kernel, RankId, RowLayout};
-use moe_plan::reference::{Rows, Weighting, weight_gradient};
+use moe_judge::reference::{Rows, Weighting, weight_gradient};
 use moe_runtime::DeviceError;
 use moe_runtime::device::{Address, Value};
 
@@ -227,7 +227,7 @@ impl Run<'_> {
         let Value::U32(capacity) = self.argument(Argument::Capacity) else { panic!("capacity") };
         let rule = self.exchange.drop.expect("a rule");
         let capacity = capacity as usize;
-        moe_plan::reference::keep_within_capacity(self.exchange, rule, capacity, &mut indices, &weights);
+        moe_judge::reference::keep_within_capacity(self.exchange, rule, capacity, &mut indices, &weights);
         self.put_i32s(self.tensor(X::Indices), &indices)
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use moe_bundle::manifest::{Parameter, ParameterKind};
 use moe_bundle::{Bundle, Capacity, Exchange, GateDescription, Grid, Kernel, KernelImage, Manifest, Payload};
-use moe_plan::reference::{Input, Rows};
+use moe_judge::reference::{Input, Rows};
 use moe_runtime::{Communicator, Options};
 
 use super::Model;

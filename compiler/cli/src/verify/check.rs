@@ -1,7 +1,7 @@
 //! Comparisons, and the first difference of each.
 
 use moe_bundle::{LocalBuffer, Manifest, RankId, RowLayout};
-use moe_plan::reference::{Handle, Rows};
+use moe_judge::reference::{Handle, Rows};
 
 use super::{Expected, Produced, experts};
 use crate::given::Given;

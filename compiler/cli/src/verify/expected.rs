@@ -4,7 +4,7 @@ use moe_bundle::{Exchange, Manifest, RankId, Tensor};
 use moe_gate::derivative::derivative;
 use moe_gate::interpret;
 use moe_gate::ir::Gate;
-use moe_plan::reference::{
+use moe_judge::reference::{
     self, CombineGradient, Handle, Input, Rows, Weighting, combine_backward, dispatch_backward, dispatch_cached,
 };
 use moe_plan::traffic::{Flow, Traffic};

@@ -3,7 +3,7 @@
 //! Expert e multiplies a row by its own power-of-two-free factor and rotates it by its own distance. The gradient is the transposed map.
 
 use moe_bundle::{Exchange, ExpertId, Payload, RowLayout};
-use moe_plan::reference::{Handle, Rows};
+use moe_judge::reference::{Handle, Rows};
 
 /// A factor in [0.5, 2) that most experts have for themselves.
 fn factor(expert: ExpertId) -> f32 {

@@ -1,6 +1,6 @@
 //! A run of every call of the runtime, each result compared with the reference.
 //!
-//! Invariants: what is expected comes from [`moe_gate::interpret`] and [`moe_plan::reference`], which know nothing of kernels, and from the
+//! Invariants: what is expected comes from [`moe_gate::interpret`] and [`moe_judge::reference`], which know nothing of kernels, and from the
 //! given input alone; every comparison is bit for bit, so that a wrong order of addition is found too.
 
 mod check;

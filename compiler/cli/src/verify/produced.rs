@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use moe_bundle::{LocalBuffer, RankId, RowLayout, Tensor};
-use moe_plan::reference::Rows;
+use moe_judge::reference::Rows;
 use moe_runtime::communicator::Received;
 use moe_runtime::{Communicator, Dispatched, Distributed, Error, LinkBytes};
 

@@ -1,7 +1,7 @@
 //! Formats against their definition.
 
 use moe_bundle::Payload;
-use moe_plan::reference::{Rows, decode, encode};
+use moe_judge::reference::{Rows, decode, encode};
 
 const FP8: Payload = Payload::Fp8E4m3ScaleF32Per128;
 
