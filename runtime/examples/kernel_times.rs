@@ -92,10 +92,10 @@ fn measure() -> Outcome<()> {
         }
     }
     for (name, times) in walls {
-        println!("{name:34} {:10.1} us", median(times));
+        println!("{name:34} {:10.1} µs", median(times));
     }
     for (kernel, times) in kernels {
-        println!("  {:32} {:10.1} us", kernel.name(), median(times));
+        println!("  {:32} {:10.1} µs", kernel.name(), median(times));
     }
     Ok(())
 }

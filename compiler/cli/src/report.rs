@@ -168,7 +168,7 @@ impl Report {
         }
         let timed = self.kernels.iter().any(|kernel| kernel.microseconds.is_some());
         let mut header = vec!["kernel", "target", "threads", "registers", "spills", "PTX"];
-        header.extend(timed.then_some("us, all ranks"));
+        header.extend(timed.then_some("µs, all ranks"));
         let mut table = table(&header);
         for kernel in &self.kernels {
             let asked = |number: Option<u32>| number.map_or("–".to_owned(), |number| number.to_string());
@@ -254,7 +254,7 @@ impl Report {
         if let Some(work) = &self.work {
             let _ = writeln!(
                 out,
-                "virtual GPUs: {:.1} M warp instructions, {:.1} us of virtual time",
+                "virtual GPUs: {:.1} M warp instructions, {:.1} µs of virtual time",
                 work.instructions as f64 / 1e6,
                 work.nanoseconds as f64 / 1e3
             );

@@ -190,7 +190,7 @@ fn limits(report: &Report) -> String {
     let [dispatch, combine] = [&report.phases[0].time, &report.phases[1].time];
     let one = |name: &str, time: &crate::time::Prediction| {
         format!(
-            "{name} takes {:.0} us ± {:.0} %, limited by {}",
+            "{name} takes {:.0} µs ± {:.0} %, limited by {}",
             time.total().0,
             time.uncertainty * 100.0,
             time.bottleneck.name()
@@ -315,7 +315,7 @@ pub fn compared(first: &Report, other: &Report) -> Vec<String> {
     }
     let time = |report: &Report| report.phases[..2].iter().map(|phase| phase.time.total().0).sum::<f64>();
     words.push(format!(
-        "dispatch + combine ×{:.2} ({:.0} us against {:.0} us)",
+        "dispatch + combine ×{:.2} ({:.0} µs against {:.0} µs)",
         time(other) / time(first),
         time(other),
         time(first)

@@ -28,7 +28,7 @@ fn errors(rows: &[Row], predict: impl Fn(&Row) -> f64) -> Vec<f64> {
             let predicted = predict(row);
             let error = predicted / row.us - 1.0;
             let name = row.direction.name();
-            println!("{}, {name}: {:.0} us, {predicted:.0} predicted, {:+.1} %", row.label, row.us, error * 100.0);
+            println!("{}, {name}: {:.0} µs, {predicted:.0} predicted, {:+.1} %", row.label, row.us, error * 100.0);
             error
         })
         .collect()

@@ -55,7 +55,7 @@ fn phase(phase: &Phase) -> Vec<String> {
         us(time.nvlink.0),
         us(time.network.0),
         us(time.notify.0),
-        format!("{:.0} us ± {:.0} %", time.total().0, time.uncertainty * 100.0),
+        format!("{:.0} µs ± {:.0} %", time.total().0, time.uncertainty * 100.0),
         time.bottleneck.name().to_owned(),
     ]
 }
@@ -122,7 +122,7 @@ impl fmt::Display for Report {
             self.gate.expert_imbalance, self.gate.rank_imbalance, self.gate.node_imbalance
         )?;
 
-        writeln!(f, "\none call of one layer, bytes that leave a GPU; us if that part alone limited")?;
+        writeln!(f, "\none call of one layer, bytes that leave a GPU; µs if that part alone limited")?;
         let mut rows = vec![row(["", "NVLink", "RDMA", "copy", "NVLink", "RDMA", "notify", "time", "limit"])];
         rows.extend(self.phases.iter().map(phase));
         columns(f, &rows)?;
@@ -183,8 +183,8 @@ pub fn compare_table(reports: &[Report]) -> String {
         ("most nodes", |r| r.gate.most_nodes.to_string()),
         ("RDMA, dispatch + combine", |r| human_bytes(r.phases[..2].iter().map(|p| p.rdma_bytes).sum())),
         ("NVLink, dispatch + combine", |r| human_bytes(r.phases[..2].iter().map(|p| p.nvlink_bytes).sum())),
-        ("dispatch", |r| format!("{:.0} us", r.phases[0].time.total().0)),
-        ("combine", |r| format!("{:.0} us", r.phases[1].time.total().0)),
+        ("dispatch", |r| format!("{:.0} µs", r.phases[0].time.total().0)),
+        ("combine", |r| format!("{:.0} µs", r.phases[1].time.total().0)),
         ("limit", |r| r.phases[0].time.bottleneck.name().to_owned()),
         ("SMs that suffice", |r| r.enough_sms.map_or_else(|| "–".to_owned(), |sms| sms.to_string())),
         ("expert replicas", |r| r.share.expert_replicas.to_string()),

@@ -219,8 +219,8 @@ fn words(simulation: &Simulation) -> Vec<String> {
             continue;
         }
         words.push(format!(
-            "{name}: half of the GPUs are done after {:.0} us, the last, GPU {}, after {:.0} us; {} has bytes for {least:.0} us, so that \
-             waiting costs {:.0} %; the plan says {:.0} us if {} alone limited, {:.0} us ± {:.0} % for the call with its kernels",
+            "{name}: half of the GPUs are done after {:.0} µs, the last, GPU {}, after {:.0} µs; {} has bytes for {least:.0} µs, so that \
+             waiting costs {:.0} %; the plan says {:.0} µs if {} alone limited, {:.0} µs ± {:.0} % for the call with its kernels",
             time.median.0,
             phase.slowest.first().map_or(0, |slowest| slowest.gpu.0),
             time.max.0,
@@ -237,7 +237,7 @@ fn words(simulation: &Simulation) -> Vec<String> {
         let ratio = |now: Microseconds, then: Microseconds| if then.0 > 0.0 { now.0 / then.0 } else { 1.0 };
         let faults: Vec<String> = simulation.scenario.faults.iter().map(Fault::to_string).collect();
         words.push(format!(
-            "{}: that costs dispatch ×{:.2} ({:.0} us without), combine ×{:.2} ({:.0} us), and {:.0} us from the first token sent to the \
+            "{}: that costs dispatch ×{:.2} ({:.0} µs without), combine ×{:.2} ({:.0} µs), and {:.0} µs from the first token sent to the \
              last one back",
             faults.join(", "),
             ratio(now.dispatch, healthy.dispatch),
@@ -253,7 +253,7 @@ fn words(simulation: &Simulation) -> Vec<String> {
 fn assumptions(report: &Report, conditions: &Conditions) -> Vec<String> {
     let mut list: Vec<String> = report.assumptions.iter().take(1).cloned().collect();
     list.push(format!(
-        "links give what kernels reach on them; {} us to a GPU of the node, {} us to another node",
+        "links give what kernels reach on them; {} µs to a GPU of the node, {} µs to another node",
         conditions.nvlink_latency.0, conditions.nic_latency.0
     ));
     if conditions.spine.is_none() {

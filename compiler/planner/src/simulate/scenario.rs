@@ -131,7 +131,7 @@ impl fmt::Display for Fault {
         match self {
             Fault::SlowNic { gpu, rate } => write!(f, "NIC of GPU {} at ×{rate} of its rate", gpu.0),
             Fault::SlowNvlink { gpu, rate } => write!(f, "NVLink of GPU {} at ×{rate} of its rate", gpu.0),
-            Fault::Late { gpu, by } => write!(f, "GPU {} is {} us late", gpu.0, by.0),
+            Fault::Late { gpu, by } => write!(f, "GPU {} is {} µs late", gpu.0, by.0),
             Fault::SlowExperts { gpu, factor } => write!(f, "experts of GPU {} ×{factor} as long", gpu.0),
         }
     }
@@ -500,7 +500,7 @@ fn check_fault(fault: &Fault, gpus: u64) -> Result<(), ScenarioError> {
 const LONGEST: f64 = 86_400e6;
 
 fn time(what: &'static str, value: Microseconds) -> Result<(), ScenarioError> {
-    range(what, value.0, 0.0, LONGEST, "a time from 0 us to one day")
+    range(what, value.0, 0.0, LONGEST, "a time from 0 µs to one day")
 }
 
 fn range(what: &'static str, value: f64, low: f64, high: f64, range: &'static str) -> Result<(), ScenarioError> {

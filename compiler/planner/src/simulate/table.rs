@@ -63,7 +63,7 @@ impl fmt::Display for Simulation {
 
 impl Simulation {
     fn times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\ntime of the GPUs, us; no order of sending beats the busiest link")?;
+        writeln!(f, "\ntime of the GPUs, µs; no order of sending beats the busiest link")?;
         let heads = ["", "median", "mean", "99 %", "slowest", "busiest link", "links by plan", "call by plan"];
         let mut rows = vec![row(heads.map(str::to_owned))];
         for (name, phase, bound, planned) in self.phases() {
@@ -79,7 +79,7 @@ impl Simulation {
             ]));
         }
         columns(f, &rows)?;
-        writeln!(f, "  from the first token sent to the last one back: {} us", us(self.outcome.total))
+        writeln!(f, "  from the first token sent to the last one back: {} µs", us(self.outcome.total))
     }
 
     fn links(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -101,7 +101,7 @@ impl Simulation {
     }
 
     fn slowest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\nslowest GPUs and busiest links, us")?;
+        writeln!(f, "\nslowest GPUs and busiest links, µs")?;
         let mut rows = Vec::new();
         for (name, phase, ..) in self.phases() {
             for (place, (slow, busy)) in phase.slowest.iter().zip(&phase.busiest).enumerate() {
