@@ -150,6 +150,8 @@ fn everything_the_language_knows_is_in_the_reference() {
         "latency",
         "sm_90a",
         "sm_100a",
+        "tied",
+        "separate",
     ];
     let keywords = Keyword::ALL.iter().map(|keyword| keyword.text());
     let all = keywords.chain(Unit::names()).chain(functions).chain(arguments).chain(words);
@@ -163,6 +165,11 @@ fn the_limits_of_the_reference_are_the_limits() {
         ("experts of a model", u64::from(limits::EXPERTS)),
         ("picks of a token", u64::from(limits::TOP_K)),
         ("elements of a row", u64::from(limits::HIDDEN)),
+        ("shared experts of a layer", u64::from(limits::EXPERTS)),
+        ("layers of a kind", u64::from(limits::LAYERS)),
+        ("inner width of a network", u64::from(limits::FFN)),
+        ("heads of an attention", u64::from(limits::HEADS)),
+        ("width of a head, or of a compressed vector", u64::from(limits::WIDTH)),
         ("GPUs of a node", u64::from(limits::DOMAIN)),
         ("rows of an alignment", u64::from(limits::ALIGNMENT)),
         ("any other count", u64::from(limits::COUNT)),

@@ -87,14 +87,12 @@ pub(crate) fn assumptions(planner: &Planner<'_>) -> Vec<String> {
     if planner.deploy.mode == Mode::Latency {
         list.push("memory: weights and receive regions; caches of keys and values are not counted".to_owned());
     }
-    match &planner.surroundings {
-        Some(around) => list.push(format!("attention, dense layers and embeddings: {}", around.source)),
-        None => list.push(
-            "attention, dense layers and embeddings are not known for this model: parameters, memory and compute count experts and \
-             gate only"
-                .to_owned(),
-        ),
-    }
+    list.push(match &planner.model.surroundings {
+        Some(_) => "attention, dense layers and embeddings: as the file says".to_owned(),
+        None => {
+            "the file does not say `attention`: parameters, memory and compute count experts and gate only".to_owned()
+        }
+    });
     list
 }
 

@@ -1,7 +1,7 @@
 //! Published arithmetic of DeepSeek-V3, to the last published digit.
 
 use moe_compiler::spec::Model;
-use moe_planner::memory::{Parameters, Share, Surroundings, communication};
+use moe_planner::memory::{Parameters, Share, communication};
 use moe_planner::step::{Parallel, Schedule, decode_bound, gpu_hours_per_trillion, tokens_per_day};
 use moe_planner::traffic::Wire;
 
@@ -19,9 +19,8 @@ fn prints(value: f64, decimals: usize, published: &str) {
 #[test]
 fn parameter_counts() {
     let model = deepseek_v3();
-    let around = Surroundings::known("deepseek_v3").unwrap();
-    let parameters = Parameters::of(&model, Some(&around));
-    prints(around.attention.parameters(7168) as f64 / 1e6, 3, "187.107");
+    let parameters = Parameters::of(&model);
+    prints((parameters.attention_layer - 2 * 7168) as f64 / 1e6, 3, "187.107");
     prints(parameters.expert as f64 / 1e6, 3, "44.040");
     prints(parameters.dense_layer as f64 / 1e6, 3, "396.362");
     prints(parameters.total() as f64 / 1e9, 2, "671.03");
@@ -65,7 +64,7 @@ fn plan(ep: u32) -> Parallel {
 #[test]
 fn replicas_and_parameters_of_a_gpu() {
     let model = deepseek_v3();
-    let parameters = Parameters::of(&model, Surroundings::known("deepseek_v3").as_ref());
+    let parameters = Parameters::of(&model);
     for (ep, replicas, experts, billions) in [(64, 2, 4, "0.639"), (128, 1, 2, "0.319")] {
         let share = Share::of(&parameters, &plan(ep), model.experts / ep);
         assert_eq!(share.expert_replicas, replicas);

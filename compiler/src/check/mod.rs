@@ -9,6 +9,7 @@ mod gate;
 mod model;
 mod reach;
 mod settings;
+mod surroundings;
 
 use std::collections::HashMap;
 

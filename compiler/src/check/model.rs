@@ -2,6 +2,7 @@
 
 use super::Checker;
 use super::settings::{Owner, Slot};
+use super::surroundings::Around;
 use crate::diagnostics::{ModelProblem, NameProblem, UnitProblem, WordKind};
 use crate::spec::{
     Capacity, CapacityLimit, Combine, Dispatch, DropRule, ExpertRange, Layout, Model, ModelPlaces, Payload, Scale,
@@ -56,6 +57,7 @@ impl Checker<'_> {
         let mut gate = Slot::new("gate");
         let mut dispatch = Slot::new("dispatch");
         let mut combine = Slot::new("combine");
+        let mut around = Around::new();
         for setting in &model.block.settings {
             let span = setting.span;
             match &setting.kind {
@@ -69,16 +71,16 @@ impl Checker<'_> {
                     experts.set(self, span, value);
                 }
                 ModelSetting::Shared(value) => {
-                    let count = self.count(value, "shared", 0, limits::COUNT);
+                    let count = self.count(value, "shared", 0, limits::EXPERTS);
                     shared.set(self, span, count);
                 }
                 ModelSetting::MoeLayers(value) => {
-                    let count = self.count(value, "moe_layers", 1, limits::COUNT);
+                    let count = self.count(value, "moe_layers", 1, limits::LAYERS);
                     moe_layers.set(self, span, count);
                 }
-                ModelSetting::ExpertFfn(value) => {
-                    let count = self.count(value, "expert_ffn", 1, limits::COUNT);
-                    expert_ffn.set(self, span, count);
+                ModelSetting::ExpertFfn { width, ungated } => {
+                    let count = self.count(width, "expert_ffn", 1, limits::FFN);
+                    expert_ffn.set(self, span, count.map(|width| (width, !ungated)));
                 }
                 ModelSetting::Vocab(value) => {
                     let count = self.count(value, "vocab", 1, limits::COUNT);
@@ -98,6 +100,10 @@ impl Checker<'_> {
                     let value = self.combine(block);
                     combine.set(self, span, Some(value));
                 }
+                ModelSetting::Attention { .. }
+                | ModelSetting::DenseLayers(_)
+                | ModelSetting::DenseFfn { .. }
+                | ModelSetting::Embeddings(_) => around.take(self, &setting.kind, span),
             }
         }
         let owner = Owner {
@@ -108,7 +114,13 @@ impl Checker<'_> {
         let hidden = hidden.needed(self, &owner, "hidden 7168");
         let experts = experts.needed(self, &owner, "experts 256 in 8 groups");
         let vocab_given = vocab.place().is_some();
+        if around.said() {
+            vocab.demand(self, &owner, "vocab 129280");
+        }
         let vocab = vocab.optional();
+        let moe_layers = moe_layers.or(1);
+        let surroundings =
+            around.said().then(|| around.finish(self, &owner, vocab, moe_layers.unwrap_or(limits::LAYERS))).flatten();
         let gate_place = gate.place();
         let gate = gate.needed(self, &owner, "gate(logits: f32[experts]) { … }");
         let checked_gate = match (gate, &experts) {
@@ -135,8 +147,10 @@ impl Checker<'_> {
             groups: experts.groups,
             shared: shared.or(0)?,
             zero_experts: experts.zero,
-            moe_layers: moe_layers.or(1)?,
-            expert_ffn: expert_ffn.optional(),
+            moe_layers: moe_layers?,
+            expert_ffn: expert_ffn.value().map(|(width, _)| *width),
+            gated: expert_ffn.value().is_none_or(|(_, gated)| *gated),
+            surroundings,
             vocab,
             dispatch: Dispatch { payload: dispatch.payload.map_or(Payload::Bf16, |payload| payload.value), layout },
             combine: Combine {

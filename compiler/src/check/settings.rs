@@ -34,6 +34,11 @@ impl<T> Slot<T> {
         self.seen
     }
 
+    /// The value, if it was given and is right, to look at.
+    pub(super) fn value(&self) -> Option<&T> {
+        self.value.as_ref()
+    }
+
     /// The value, if it was given and is right.
     pub(super) fn optional(self) -> Option<T> {
         self.value
@@ -49,6 +54,12 @@ impl<T> Slot<T> {
 
     /// The value, which must be given.
     pub(super) fn needed(self, checker: &mut Checker<'_>, owner: &Owner, example: &'static str) -> Option<T> {
+        self.demand(checker, owner, example);
+        self.value
+    }
+
+    /// Says that it must be given, if it is not.
+    pub(super) fn demand(&self, checker: &mut Checker<'_>, owner: &Owner, example: &'static str) {
         if self.seen.is_none() && !owner.damaged {
             let Owner { span, described, .. } = owner;
             checker.report(NameProblem::SettingMissing {
@@ -58,7 +69,6 @@ impl<T> Slot<T> {
                 example,
             });
         }
-        self.value
     }
 }
 

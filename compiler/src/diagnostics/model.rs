@@ -221,6 +221,26 @@ pub enum ModelProblem {
         /// The dimension.
         span: Span,
     },
+    /// Heads that are not as many for each head of keys and values.
+    UnevenHeads {
+        /// The heads of keys and values.
+        span: Span,
+        /// Heads.
+        heads: u32,
+        /// Heads of keys and values.
+        key_value_heads: u32,
+    },
+    /// A window or chunk in more layers than the model has.
+    LocalLayers {
+        /// The number of layers.
+        span: Span,
+        /// Asked for.
+        layers: u32,
+        /// Layers that have no other window.
+        left: u32,
+        /// Layers with experts, and dense ones.
+        all: u32,
+    },
     /// A division of the weights by their sum that may be a division by zero.
     SumMayVanish {
         /// The call.
@@ -376,6 +396,21 @@ impl From<ModelProblem> for Diagnostic {
                 Diagnostic::new(Code::VocabMissing, "the size of the vocabulary is not known")
                     .label(span, "used here")
                     .help("add `vocab 129280` to the model, or write the number here")
+            }
+            ModelProblem::UnevenHeads { span, heads, key_value_heads } => {
+                let title = format!("{heads} heads do not share {key_value_heads} heads of keys and values evenly");
+                Diagnostic::new(Code::UnevenHeads, title)
+                    .label(span, format!("leaves {} over", heads % key_value_heads))
+                    .help(format!("use a number that divides {heads}: {}", divisors_near(heads, key_value_heads)))
+            }
+            ModelProblem::LocalLayers { span, layers, left, all } => {
+                Diagnostic::new(Code::LocalLayers, format!("{layers} layers are said to see near tokens only, of {left}"))
+                    .label(span, format!("at most {left}"))
+                    .note(format!("the model has {all} layers, `moe_layers` and `dense_layers` together"))
+                    .help(match left {
+                        0 => "remove it: all layers have their window already".to_owned(),
+                        left => format!("write `in {left} layers`, or fewer"),
+                    })
             }
             ModelProblem::SumMayVanish { span } => {
                 Diagnostic::new(Code::SumMayVanish, "this sum can be zero, and zero by zero is not a number")

@@ -18,6 +18,8 @@ pub enum WordKind {
     Weighting,
     /// `drop …`
     Drop,
+    /// `embeddings …`
+    Embeddings,
     /// `target …`
     Target,
     /// `mode …`
@@ -33,6 +35,7 @@ impl WordKind {
             WordKind::Accumulate => Code::UnknownAccumulate,
             WordKind::Weighting => Code::UnknownWeighting,
             WordKind::Drop => Code::UnknownDrop,
+            WordKind::Embeddings => Code::UnknownEmbeddings,
             WordKind::Target => Code::UnknownTarget,
             WordKind::Mode => Code::UnknownMode,
         }
@@ -46,6 +49,7 @@ impl WordKind {
             WordKind::Accumulate => "a format to sum in",
             WordKind::Weighting => "a way to reduce",
             WordKind::Drop => "a rule for dropping",
+            WordKind::Embeddings => "a kind of embeddings",
             WordKind::Target => "a target",
             WordKind::Mode => "a mode",
         }

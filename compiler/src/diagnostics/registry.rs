@@ -92,6 +92,7 @@ codes! {
     M0222 Reserved Error "a name that the language uses";
     M0223 UnknownType Error "an unknown type";
     M0224 UnknownDimension Error "an unknown dimension";
+    M0225 UnknownEmbeddings Error "an unknown kind of embeddings";
     M0301 Mismatch Error "two values of different shapes";
     M0302 Argument Error "an argument of the wrong type";
     M0303 ArgumentCount Error "too few or too many arguments";
@@ -147,6 +148,8 @@ codes! {
     M0526 VocabMissing Error "a table over an unknown vocabulary";
     M0527 SumMayVanish Warning "a normalisation that can divide by zero";
     M0528 WeightedRankMajor Error "weights on rows that belong to several experts";
+    M0529 UnevenHeads Error "heads that do not share keys evenly";
+    M0530 LocalLayers Error "more layers with a window than there are";
     M0601 UnevenExperts Warning "experts that do not divide among ranks";
     M0602 IdleRanks Warning "ranks without experts";
     M0603 TooFewGpus Error "more ranks than GPUs";

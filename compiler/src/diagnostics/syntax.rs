@@ -203,18 +203,10 @@ fn unknown_setting(span: Span, found: &str, scope: Scope, suggestion: Option<Str
 /// The words that begin a setting of a kind of block.
 fn settings_of(scope: Scope) -> String {
     let begins = |keyword: &&Keyword| {
-        !matches!(
-            keyword,
-            Keyword::In
-                | Keyword::Groups
-                | Keyword::Drop
-                | Keyword::Scale
-                | Keyword::Per
-                | Keyword::Align
-                | Keyword::Node
-                | Keyword::Latency
-        ) && keyword.scopes().contains(&scope)
-            && !(scope == Scope::Deploy && **keyword == Keyword::Gpu)
+        let inside = keyword.joins()
+            || matches!(keyword, Keyword::Scale | Keyword::Latency)
+            || scope == Scope::Deploy && **keyword == Keyword::Gpu;
+        keyword.scopes().contains(&scope) && !inside
     };
     super::any_of(Keyword::ALL.iter().filter(begins).map(|keyword| keyword.text())).replace(" or ", " and ")
 }
@@ -243,6 +235,9 @@ fn form(part: &str) -> Option<&'static str> {
         "before" => Some("weights VALUE before experts"),
         "scale" => Some("scale f32 per 128"),
         "latency" => Some("latency 5 us"),
+        "attention" => Some("attention grouped { heads 64   key_value_heads 8   head 128 }"),
+        "window" => Some("window 128 in 18 layers"),
+        "chunk" => Some("chunk 8192 in 36 layers"),
         _ => None,
     }
 }
@@ -254,7 +249,17 @@ fn example(setting: &str) -> String {
         "shared" => "shared 1",
         "moe_layers" => "moe_layers 58",
         "expert_ffn" => "expert_ffn 2048",
+        "dense_layers" => "dense_layers 3",
+        "dense_ffn" => "dense_ffn 18432",
         "vocab" => "vocab 129280",
+        "embeddings" => "embeddings tied",
+        "heads" => "heads 128",
+        "query_rank" => "query_rank 1536",
+        "key_value_rank" => "key_value_rank 512",
+        "rope" => "rope 64",
+        "nope" => "nope 128",
+        "value" => "value 128",
+        "head" => "head 128",
         "capacity" => "capacity 1.25 drop lowest",
         "payload" => "payload bf16",
         "layout" => "layout expert_major align 128",

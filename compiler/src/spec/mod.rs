@@ -3,14 +3,17 @@
 //! Invariants, established by `check` and relied on by every later stage:
 //! * every count is at least 1 where zero has no meaning, and within [`limits`];
 //! * groups divide the experts, rows of payloads are multiples of 16 bytes, blocks of scales divide them;
+//! * the limits leave every count of parameters below 2^64;
 //! * `zero_experts` are sorted, do not overlap, and leave experts that compute;
 //! * a deploy fits its cluster: `ep` divides the GPUs and is part of a node or whole nodes.
 
 mod arena;
 mod show;
+mod surroundings;
 
 pub use arena::{Arena, Handle};
 use moe_gate::ir::Gate;
+pub use surroundings::{Attention, Dense, Heads, Local, Reach, Surroundings};
 
 use crate::syntax::Span;
 use crate::units::{Bytes, BytesPerSecond, Microseconds, Tokens};
@@ -27,6 +30,14 @@ pub mod limits {
     pub const ALIGNMENT: u32 = 1024;
     /// Elements of a row.
     pub const HIDDEN: u32 = 1 << 20;
+    /// Layers of a kind.
+    pub const LAYERS: u32 = 1024;
+    /// Inner width of a feed-forward network.
+    pub const FFN: u32 = 1 << 20;
+    /// Heads of an attention.
+    pub const HEADS: u32 = 4096;
+    /// Width of a head, and of a compressed vector.
+    pub const WIDTH: u32 = 1 << 16;
     /// Everything else that is counted.
     pub const COUNT: u32 = 1 << 24;
     /// Bytes that every row is a multiple of.
@@ -103,6 +114,10 @@ pub struct Model {
     pub moe_layers: u32,
     /// Inner width of an expert.
     pub expert_ffn: Option<u32>,
+    /// Whether feed-forward networks have a gate: three matrices, else two.
+    pub gated: bool,
+    /// What surrounds the experts, where it is said.
+    pub surroundings: Option<Surroundings>,
     /// Token ids.
     pub vocab: Option<u32>,
     /// The gate.

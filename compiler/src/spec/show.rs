@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{CapacityLimit, DropRule, Link, Model, Spec};
+use super::{CapacityLimit, Dense, DropRule, Heads, Link, Model, Reach, Spec, Surroundings};
 
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,10 +60,13 @@ impl fmt::Display for Model {
         writeln!(f, "  shared          {}", self.shared)?;
         writeln!(f, "  moe_layers      {}", self.moe_layers)?;
         if let Some(width) = self.expert_ffn {
-            writeln!(f, "  expert_ffn      {width}")?;
+            writeln!(f, "  expert_ffn      {width}{}", if self.gated { "" } else { ", ungated" })?;
         }
         if let Some(vocab) = self.vocab {
             writeln!(f, "  vocab           {vocab}")?;
+        }
+        if let Some(surroundings) = &self.surroundings {
+            write!(f, "{surroundings}")?;
         }
         if let Some(capacity) = self.capacity {
             let drop = match capacity.drop {
@@ -81,6 +84,35 @@ impl fmt::Display for Model {
         writeln!(f, "  dispatch        {}, {}", self.dispatch.payload.text(), self.dispatch.layout.text())?;
         let weighted = if self.combine.weighted { "weighted" } else { "unweighted" };
         writeln!(f, "  combine         {}, {weighted}", self.combine.payload.text())
+    }
+}
+
+impl fmt::Display for Surroundings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.attention.heads {
+            Heads::Latent { heads, query_rank, key_value_rank, rope, nope, value } => {
+                write!(f, "  attention       latent, {heads} heads")?;
+                if let Some(rank) = query_rank {
+                    write!(f, ", query rank {rank}")?;
+                }
+                write!(f, ", key and value rank {key_value_rank}, rope {rope}, nope {nope}, value {value}")?;
+            }
+            Heads::Grouped { heads, key_value_heads, head } => {
+                write!(f, "  attention       grouped, {heads} heads of {head}, {key_value_heads} of keys and values")?;
+            }
+        }
+        for local in &self.attention.local {
+            match local.reach {
+                Reach::Window(tokens) => write!(f, ", window {tokens} in {} layers", local.layers)?,
+                Reach::Chunk(tokens) => write!(f, ", chunk {tokens} in {} layers", local.layers)?,
+            }
+        }
+        writeln!(f)?;
+        if let Some(Dense { layers, ffn, beside_experts }) = self.dense {
+            let beside = if beside_experts { ", and one beside the experts" } else { "" };
+            writeln!(f, "  dense layers    {layers}, ffn {ffn}{beside}")?;
+        }
+        writeln!(f, "  embeddings      {}", if self.tied_embeddings { "tied" } else { "separate" })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: an expression is at most [`MAX_EXPRESSION_DEPTH`] deep, so that every walk may recurse.
 
 use super::Span;
+use super::token::Keyword;
 
 /// How deep an expression may be. A chain of n operators is n deep.
 pub const MAX_EXPRESSION_DEPTH: u16 = 200;
@@ -118,10 +119,33 @@ pub enum ModelSetting {
     Shared(Quantity),
     /// `moe_layers 58`
     MoeLayers(Quantity),
-    /// `expert_ffn 2048`
-    ExpertFfn(Quantity),
+    /// `expert_ffn 2048`, `expert_ffn 3072 ungated`
+    ExpertFfn {
+        /// Inner width.
+        width: Quantity,
+        /// Whether `ungated` is written.
+        ungated: bool,
+    },
+    /// `dense_layers 3`
+    DenseLayers(Quantity),
+    /// `dense_ffn 18432`, `dense_ffn 12288 beside experts`
+    DenseFfn {
+        /// Inner width.
+        width: Quantity,
+        /// Whether `beside experts` is written.
+        beside_experts: bool,
+    },
     /// `vocab 129280`
     Vocab(Quantity),
+    /// `embeddings tied`
+    Embeddings(Name),
+    /// `attention latent { … }`, `attention grouped { … }`
+    Attention {
+        /// [`Keyword::Latent`] or [`Keyword::Grouped`]
+        kind: Keyword,
+        /// Its numbers.
+        block: Block<AttentionSetting>,
+    },
     /// `capacity 1.25 drop lowest`
     Capacity {
         /// A factor, or a number of tokens.
@@ -135,6 +159,17 @@ pub enum ModelSetting {
     Dispatch(Block<DispatchSetting>),
     /// `combine { … }`
     Combine(Block<CombineSetting>),
+}
+
+/// A number of an attention: `heads 128`, `window 128 in 18 layers`
+#[derive(Clone, Debug)]
+pub struct AttentionSetting {
+    /// Which number.
+    pub name: Keyword,
+    /// How many.
+    pub value: Quantity,
+    /// In how many layers, of `window` and `chunk`.
+    pub layers: Option<Quantity>,
 }
 
 /// `zero 512..767`, both ends included.

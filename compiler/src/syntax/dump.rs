@@ -71,8 +71,21 @@ impl Dump {
             }),
             ModelSetting::Shared(value) => self.value("shared", value),
             ModelSetting::MoeLayers(value) => self.value("moe_layers", value),
-            ModelSetting::ExpertFfn(value) => self.value("expert_ffn", value),
+            ModelSetting::ExpertFfn { width, ungated } => {
+                self.value(if *ungated { "expert_ffn ungated" } else { "expert_ffn" }, width);
+            }
+            ModelSetting::DenseLayers(value) => self.value("dense_layers", value),
+            ModelSetting::DenseFfn { width, beside_experts } => {
+                self.value(if *beside_experts { "dense_ffn beside experts" } else { "dense_ffn" }, width);
+            }
             ModelSetting::Vocab(value) => self.value("vocab", value),
+            ModelSetting::Embeddings(word) => self.name("embeddings", Some(word)),
+            ModelSetting::Attention { kind, block } => self.node(format_args!("attention {}", kind.text()), |dump| {
+                dump.block(block, |dump, setting| {
+                    dump.value(setting.name.text(), &setting.value);
+                    dump.optional("layers", setting.layers.as_ref());
+                });
+            }),
             ModelSetting::Capacity { limit, drop } => self.node("capacity", |dump| {
                 dump.value("limit", limit);
                 dump.name("drop", drop.as_ref());

@@ -207,6 +207,7 @@ impl Expected {
                     | Keyword::Target
                     | Keyword::Ep
                     | Keyword::Let
+                    | Keyword::Heads
             )
         };
         self.keywords.iter().any(|keyword| begins(&keyword)) || self.keywords == [Keyword::Zero]
@@ -235,6 +236,10 @@ impl Expected {
             Scope::Gpu
         } else if has(Keyword::Ep) {
             Scope::Deploy
+        } else if has(Keyword::QueryRank) {
+            Scope::Latent
+        } else if has(Keyword::KeyValueHeads) {
+            Scope::Grouped
         } else {
             Scope::Experts
         }

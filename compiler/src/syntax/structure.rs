@@ -165,6 +165,8 @@ impl Structure<'_> {
                 self.meant(text, span, self.joint(before, scope))
             }
             Some((_, Token::Keyword(keyword), _)) if names_something(keyword) => Token::Word,
+            // `embeddings shared`: a wrong word, not the next setting.
+            Some((_, Token::Keyword(Keyword::Embeddings), end)) if self.same_line(end, span) => Token::Word,
             Some((_, Token::Keyword(Keyword::Before), _)) if text == "experts" => Token::Keyword(Keyword::Experts),
             Some((_, Token::Number, end)) if scope != Scope::Gate && self.is_unit(text, end, span) => Token::Unit,
             Some((_, Token::Slash, _)) if scope != Scope::Gate => Token::Unit,
@@ -185,7 +187,11 @@ impl Structure<'_> {
     fn joint(&self, last: Token, scope: Scope) -> Option<Keyword> {
         let before = self.tokens.len().checked_sub(2).map(|index| self.tokens[index].1);
         match (last, before) {
-            (Token::Number, Some(Token::Keyword(Keyword::In))) if scope == Scope::Model => Some(Keyword::Groups),
+            (Token::Number, Some(Token::Keyword(Keyword::In))) => match scope {
+                Scope::Model => Some(Keyword::Groups),
+                Scope::Latent | Scope::Grouped => Some(Keyword::Layers),
+                _ => None,
+            },
             (Token::Keyword(Keyword::Per), Some(Token::Number)) if scope == Scope::Cluster => Some(Keyword::Node),
             (Token::Keyword(Keyword::Per), _) if scope == Scope::Deploy => Some(Keyword::Gpu),
             _ => None,
@@ -204,6 +210,10 @@ impl Structure<'_> {
     fn first_on_line(&self, span: Span) -> bool {
         let before = self.source[..span.start as usize].bytes().rev();
         before.take_while(|byte| *byte != b'\n').all(|byte| byte.is_ascii_whitespace())
+    }
+
+    fn same_line(&self, end: u32, span: Span) -> bool {
+        !Span::new(end, span.start).text(self.source).contains('\n')
     }
 
     fn starts_line(&self, span: Span) -> bool {
@@ -226,7 +236,9 @@ impl Structure<'_> {
         let heads: &[Keyword] = match (scope, follower) {
             (Scope::File, _) if starts_item => &[Keyword::Model, Keyword::Cluster, Keyword::Deploy],
             (Scope::Model, Some(Token::OpenParenthesis)) => &[Keyword::Gate],
-            (Scope::Model, Some(Token::OpenBrace)) => &[Keyword::Dispatch, Keyword::Combine],
+            (Scope::Model, Some(Token::OpenBrace)) => {
+                &[Keyword::Dispatch, Keyword::Combine, Keyword::Latent, Keyword::Grouped]
+            }
             _ => return Token::Word,
         };
         let Some(meant) = closest(text, heads.iter().map(|head| head.text())) else {

@@ -111,6 +111,10 @@ pub enum Scope {
     Gate,
     /// `experts … { }`
     Experts,
+    /// `attention latent { }`
+    Latent,
+    /// `attention grouped { }`
+    Grouped,
     /// `dispatch { }`
     Dispatch,
     /// `combine { }`
@@ -131,6 +135,8 @@ impl Scope {
             Scope::Model => "a model",
             Scope::Gate => "a gate",
             Scope::Experts => "an `experts` block",
+            Scope::Latent => "an `attention latent` block",
+            Scope::Grouped => "an `attention grouped` block",
             Scope::Dispatch => "a `dispatch` block",
             Scope::Combine => "a `combine` block",
             Scope::Cluster => "a cluster",
@@ -143,8 +149,8 @@ impl Scope {
 impl Keyword {
     /// Whether this word joins the parts of a setting or declaration that another one began.
     pub fn joins(self) -> bool {
-        use Keyword::{Align, Drop, Groups, In, Node, Of, On, Per};
-        matches!(self, Of | On | In | Groups | Drop | Per | Align | Node)
+        use Keyword::{Align, Beside, Drop, Grouped, Groups, In, Latent, Layers, Node, Of, On, Per, Ungated};
+        matches!(self, Of | On | In | Groups | Drop | Per | Align | Node | Latent | Grouped | Layers | Beside | Ungated)
     }
 }
 
@@ -196,13 +202,32 @@ keywords! {
     On "on" in File;
     Hidden "hidden" in Model;
     Experts "experts" in Model: opens Experts;
-    In "in" in Model Gate;
+    In "in" in Model Gate Latent Grouped;
     Groups "groups" in Model;
     Zero "zero" in Experts Deploy;
     Shared "shared" in Model;
     MoeLayers "moe_layers" in Model;
     ExpertFfn "expert_ffn" in Model;
+    Ungated "ungated" in Model;
+    DenseLayers "dense_layers" in Model;
+    DenseFfn "dense_ffn" in Model;
+    Beside "beside" in Model;
     Vocab "vocab" in Model;
+    Embeddings "embeddings" in Model;
+    Attention "attention" in Model;
+    Latent "latent" in Model: opens Latent;
+    Grouped "grouped" in Model: opens Grouped;
+    Heads "heads" in Latent Grouped;
+    QueryRank "query_rank" in Latent;
+    KeyValueRank "key_value_rank" in Latent;
+    Rope "rope" in Latent;
+    Nope "nope" in Latent;
+    Value "value" in Latent;
+    KeyValueHeads "key_value_heads" in Grouped;
+    Head "head" in Grouped;
+    Window "window" in Latent Grouped;
+    Chunk "chunk" in Latent Grouped;
+    Layers "layers" in Latent Grouped;
     Capacity "capacity" in Model;
     Drop "drop" in Model;
     Gate "gate" in Model: opens Gate;

@@ -7,7 +7,7 @@ use moe_bundle::placement::{LayerSlots, Placement};
 use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics, Label, Severity};
 use moe_compiler::spec::{Cluster, DeployId, Model, Spec};
 use moe_planner::explain::{compared, remedy};
-use moe_planner::memory::{Recompute, Surroundings};
+use moe_planner::memory::Recompute;
 use moe_planner::picture::Page;
 use moe_planner::placement::{self, Load};
 use moe_planner::report::{Placed, SCHEMA, compare_table, front_table, human_bytes};
@@ -15,7 +15,7 @@ use moe_planner::step::Schedule;
 use moe_planner::{Change, Logits, Options, Planner, Report};
 
 use crate::failure::Failure;
-use crate::planning::{self, Evidence, at, pretty, read};
+use crate::planning::{self, Evidence, at, pretty};
 use crate::source::Source;
 use crate::terminal::{self, Terminal};
 
@@ -46,9 +46,6 @@ pub struct Plan {
     /// The layer of placement and load that stands for all [default: the one whose counts are spread worst, else the first]
     #[arg(long)]
     pub layer: Option<u32>,
-    /// Attention, dense layers and vocabulary of the model (JSON) [default: known models by name]
-    #[arg(long, value_name = "FILE")]
-    pub surroundings: Option<PathBuf>,
     /// How pipeline stages alternate [default: dualpipe on an even number of stages, else 1f1b]
     #[arg(long, value_enum)]
     pub schedule: Option<ScheduleName>,
@@ -260,7 +257,7 @@ fn side_by_side(reports: &[Report], words: &[String]) -> String {
 }
 
 fn options(arguments: &Plan, cluster: &Cluster) -> Result<Options, Failure> {
-    let mut options = Options {
+    Ok(Options {
         schedule: arguments.schedule.map(|schedule| match schedule {
             ScheduleName::OneForwardOneBackward => Schedule::OneForwardOneBackward,
             ScheduleName::ZeroBubble => Schedule::ZeroBubble,
@@ -273,12 +270,7 @@ fn options(arguments: &Plan, cluster: &Cluster) -> Result<Options, Failure> {
         micro_batches: arguments.micro_batches,
         efficiency: arguments.efficiency,
         ..arguments.evidence.options(cluster)?
-    };
-    if let Some(path) = &arguments.surroundings {
-        let around: Surroundings = serde_json::from_slice(&read(path)?).map_err(|error| at(path, &error))?;
-        options.surroundings = Some(around);
-    }
-    Ok(options)
+    })
 }
 
 /// One change for each combination of the compared numbers.

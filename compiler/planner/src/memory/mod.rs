@@ -17,7 +17,7 @@ use moe_compiler::spec::Model;
 use moe_compiler::units::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use surroundings::{Attention, Parameters, Surroundings};
+pub use surroundings::{Parameters, score_operations};
 
 use crate::step::{Parallel, Schedule};
 use crate::traffic::Wire;
@@ -234,8 +234,6 @@ impl Memory {
 pub struct Inputs<'a> {
     /// What is computed.
     pub model: &'a Model,
-    /// Around the experts.
-    pub surroundings: Option<&'a Surroundings>,
     /// How it is laid out.
     pub parallel: &'a Parallel,
     /// Parameters of a GPU.
@@ -258,12 +256,16 @@ fn activations(plan: &Inputs<'_>) -> f64 {
     let Inputs { model, parallel, parameters, wire, .. } = *plan;
     const BF16: f64 = 2.0;
     let h = f64::from(model.hidden);
-    let attention = plan.surroundings.map_or(0.0, |around| around.attention.kept_elements() as f64);
+    let around = model.surroundings.as_ref();
+    let attention = around.map_or(0.0, |around| f64::from(surroundings::kept_elements(around.attention.heads)));
     let picks = f64::from(parameters.picks);
     // Bytes of an element in the dispatch format, scales included.
     let element = wire.dispatch_row as f64 / h;
-    let inner = 2.0 * f64::from(model.expert_ffn.unwrap_or(0));
-    let experts = picks * (h + inner) + inner * f64::from(model.shared);
+    let inner = |ffn: u32| f64::from(ffn) * if model.gated { 2.0 } else { 1.0 };
+    let expert = inner(model.expert_ffn.unwrap_or(0));
+    let dense = around.and_then(|around| around.dense).filter(|dense| dense.beside_experts);
+    let beside = dense.map_or(0.0, |dense| inner(dense.ffn));
+    let experts = picks * (h + expert) + expert * f64::from(model.shared) + beside;
     let selective = element * (2.0 * h + experts) + BF16 * attention;
     let layers = f64::from(parameters.layers().div_ceil(parallel.pp.max(1)));
     let in_flight = parallel.schedule.in_flight(parallel.pp, parallel.micro_batches);

@@ -1,111 +1,44 @@
-//! What surrounds the experts, which a `.moe` file does not say: attention, dense layers, embeddings.
+//! What a model counts, from what its file says of it.
 //!
-//! Invariant: a count is of every parameter that the checkpoint holds for one forward model, without multi-token prediction heads.
+//! Invariant: a count is of every parameter that the checkpoint holds for one forward model, without multi-token prediction heads; of a
+//! model whose file does not say what surrounds the experts, only experts and gate.
 
-use std::collections::BTreeMap;
+use moe_compiler::spec::{Heads, Model, Reach, Surroundings};
+use moe_gate::ir::{InputId, InputKind};
+use serde::Serialize;
 
-use moe_compiler::spec::Model;
-use serde::{Deserialize, Serialize};
-
-/// The layers around the experts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Surroundings {
-    /// Where these numbers are published.
-    pub source: String,
-    /// Of every layer.
-    pub attention: Attention,
-    /// Layers with a dense network in the place of experts.
-    pub dense_layers: u32,
-    /// Inner width of those.
-    pub dense_ffn: u32,
-    /// Rows of the embedding.
-    pub vocabulary: u32,
-    /// Whether the output projection is the embedding.
-    pub tied_embeddings: bool,
-    /// Whether the gate has a bias per expert.
-    pub gate_bias: bool,
+/// Operations of scores and sums of one token in all `layers`, forward, in a sequence of so many tokens.
+pub fn score_operations(around: &Surroundings, layers: u32, sequence: f64) -> f64 {
+    let width = match around.attention.heads {
+        Heads::Latent { heads, rope, nope, value, .. } => heads * (rope + nope + value),
+        Heads::Grouped { heads, head, .. } => 2 * heads * head,
+    };
+    let local = &around.attention.local;
+    let near: f64 = local.iter().map(|local| f64::from(local.layers) * seen(Some(local.reach), sequence)).sum();
+    let whole = layers.saturating_sub(local.iter().map(|local| local.layers).sum());
+    2.0 * f64::from(width) * (near + f64::from(whole) * seen(None, sequence))
 }
 
-/// The attention of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Attention {
-    /// Multi-head latent attention.
-    Latent {
-        /// Heads.
-        heads: u32,
-        /// Width of the compressed query.
-        query_rank: u32,
-        /// Width of the compressed key and value.
-        key_value_rank: u32,
-        /// Width of the part of a key with rotary positions, shared by the heads.
-        rope: u32,
-        /// Width of the other part, of each head.
-        nope: u32,
-        /// Width of a value, of each head.
-        value: u32,
-    },
-    /// Grouped-query attention.
-    Grouped {
-        /// Heads.
-        heads: u32,
-        /// Heads of keys and values.
-        key_value_heads: u32,
-        /// Width of a head.
-        head: u32,
-    },
-}
-
-impl Attention {
-    /// Parameters of a layer, norms of compressed vectors included.
-    pub fn parameters(self, hidden: u32) -> u64 {
-        let h = u64::from(hidden);
-        match self {
-            Attention::Latent { heads, query_rank, key_value_rank, rope, nope, value } => {
-                let [heads, query, compressed, rope, nope, value] =
-                    [heads, query_rank, key_value_rank, rope, nope, value].map(u64::from);
-                let queries = h * query + query * heads * (nope + rope);
-                let keys = h * (compressed + rope) + compressed * heads * (nope + value);
-                queries + keys + heads * value * h + query + compressed
-            }
-            Attention::Grouped { heads, key_value_heads, head } => {
-                let [heads, shared, head] = [heads, key_value_heads, head].map(u64::from);
-                2 * h * heads * head + 2 * h * shared * head
-            }
+/// Tokens that a token of a sequence sees, on average.
+fn seen(reach: Option<Reach>, sequence: f64) -> f64 {
+    match reach {
+        // Of a window, the first tokens see fewer.
+        Some(Reach::Window(tokens)) if f64::from(tokens) < sequence => {
+            let window = f64::from(tokens);
+            window - window * window / (2.0 * sequence)
         }
-    }
-
-    /// Operations of scores and sums of one token, forward, with `context` tokens before it.
-    pub fn score_operations(self, context: f64) -> f64 {
-        let width = match self {
-            Attention::Latent { heads, rope, nope, value, .. } => heads * (rope + nope + value),
-            Attention::Grouped { heads, head, .. } => 2 * heads * head,
-        };
-        2.0 * context * f64::from(width)
-    }
-
-    /// Elements of a token that the backward pass needs: what goes into the scores, compressed where it is, and what comes out.
-    pub fn kept_elements(self) -> u64 {
-        let elements = match self {
-            Attention::Latent { heads, query_rank, key_value_rank, rope, value, .. } => {
-                query_rank + key_value_rank + rope + heads * value
-            }
-            Attention::Grouped { heads, key_value_heads, head } => (2 * heads + 2 * key_value_heads) * head,
-        };
-        u64::from(elements)
+        Some(Reach::Chunk(tokens)) if f64::from(tokens) < sequence => f64::from(tokens) / 2.0,
+        _ => sequence / 2.0,
     }
 }
 
-impl Surroundings {
-    /// Of a model that is known by its name.
-    ///
-    /// # Panics
-    /// Never: the file is part of the program, and a test reads it.
-    pub fn known(model: &str) -> Option<Surroundings> {
-        let known: BTreeMap<String, Surroundings> = serde_json::from_str(include_str!("../../data/surroundings.json"))
-            .expect("the list in the program is valid");
-        known.get(model).cloned()
+/// Elements of a token that the backward pass of attention needs: what goes into the scores, compressed where it is, and what comes out.
+pub(super) fn kept_elements(heads: Heads) -> u32 {
+    match heads {
+        Heads::Latent { heads, query_rank, key_value_rank, rope, nope, value } => {
+            query_rank.unwrap_or(heads * (rope + nope)) + key_value_rank + rope + heads * value
+        }
+        Heads::Grouped { heads, key_value_heads, head } => (2 * heads + 2 * key_value_heads) * head,
     }
 }
 
@@ -116,7 +49,7 @@ pub struct Parameters {
     pub expert: u64,
     /// Routed experts of one layer, those that compute.
     pub routed_layer: u64,
-    /// Gate and shared experts of one layer.
+    /// Gate, shared experts and a dense network beside them, of one layer.
     pub gate_and_shared_layer: u64,
     /// Attention and norms of one layer.
     pub attention_layer: u64,
@@ -130,26 +63,37 @@ pub struct Parameters {
     pub dense_layers: u32,
     /// Picks of a token that an expert computes, at most.
     pub picks: u32,
+    /// Of the embeddings, what a token looks up and does not multiply with.
+    #[serde(skip)]
+    pub looked_up: u64,
 }
 
 impl Parameters {
-    /// Of a model. Without surroundings, only what the file says is counted.
-    pub fn of(model: &Model, surroundings: Option<&Surroundings>) -> Parameters {
+    /// Of a model.
+    pub fn of(model: &Model) -> Parameters {
         let h = u64::from(model.hidden);
-        let expert = 3 * h * u64::from(model.expert_ffn.unwrap_or(0));
-        let bias = surroundings.is_some_and(|around| around.gate_bias);
-        let gate = u64::from(model.experts) * (h + u64::from(bias));
-        Parameters {
+        let expert = model.expert_parameters().unwrap_or(0);
+        let counted = Parameters {
             expert,
             routed_layer: u64::from(model.stored_experts()) * expert,
-            gate_and_shared_layer: gate + u64::from(model.shared) * expert,
-            attention_layer: surroundings.map_or(0, |around| around.attention.parameters(model.hidden) + 2 * h),
-            dense_layer: surroundings.map_or(0, |around| 3 * h * u64::from(around.dense_ffn)),
-            embeddings: surroundings
-                .map_or(0, |around| u64::from(around.vocabulary) * h * if around.tied_embeddings { 1 } else { 2 } + h),
+            gate_and_shared_layer: gate(model) + u64::from(model.shared) * expert,
             moe_layers: model.moe_layers,
-            dense_layers: surroundings.map_or(0, |around| around.dense_layers),
             picks: model.top_k(),
+            ..Parameters::default()
+        };
+        let Some(around) = &model.surroundings else { return counted };
+        let dense = around.dense.map_or(0, |dense| model.network_parameters(dense.ffn));
+        let beside = if around.dense.is_some_and(|dense| dense.beside_experts) { dense } else { 0 };
+        let embedding = u64::from(around.vocab) * h;
+        let (output, looked_up) = if around.tied_embeddings { (0, 0) } else { (embedding, embedding) };
+        Parameters {
+            gate_and_shared_layer: counted.gate_and_shared_layer + beside,
+            attention_layer: around.attention.heads.parameters(model.hidden) + 2 * h,
+            dense_layer: dense,
+            embeddings: embedding + output + h,
+            dense_layers: around.dense_layers(),
+            looked_up,
+            ..counted
         }
     }
 
@@ -178,6 +122,15 @@ impl Parameters {
 
     /// Those that one token multiplies with; of the embeddings, only the output projection.
     pub fn active(&self) -> u64 {
-        u64::from(self.moe_layers) * u64::from(self.picks) * self.expert + self.other() - self.embeddings / 2
+        u64::from(self.moe_layers) * u64::from(self.picks) * self.expert + self.other() - self.looked_up
     }
+}
+
+/// The router's matrix, and what else the gate reads that is the same for all tokens.
+fn gate(model: &Model) -> u64 {
+    let program = &model.gate.program;
+    let learned = |kind: InputKind| !kind.is_per_token() && !matches!(kind, InputKind::Table { .. });
+    let inputs = program.inputs().iter().enumerate().filter(|(_, input)| learned(input.kind));
+    let parameters: u64 = inputs.map(|(index, _)| program.length_of_input(InputId(index as u32))).sum();
+    u64::from(model.experts) * u64::from(model.hidden) + parameters
 }

@@ -93,14 +93,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// Of a model: a copy takes what the kernels send, an expert three matrices of 16-bit numbers.
+    /// Of a model: a copy takes what the kernels send, an expert matrices of 16-bit numbers.
     pub fn of(model: &Model) -> Options {
         let wire = Wire::of(model, 0);
-        let parameters = 3 * u64::from(model.hidden) * u64::from(model.expert_ffn.unwrap_or(0));
         Options {
             top_k: model.top_k(),
             copy_bytes: Bytes(wire.dispatch_copy() + wire.combine_row),
-            expert_bytes: Bytes(2 * parameters),
+            expert_bytes: Bytes(2 * model.expert_parameters().unwrap_or(0)),
             ..Options::default()
         }
     }

@@ -17,7 +17,7 @@ pub(crate) use table::columns;
 pub use table::{compare_table, front_table, human_bytes};
 
 use crate::explain;
-use crate::memory::{Inputs, Memory, Parameters, Precision, Recompute, Share, Surroundings, Thrift};
+use crate::memory::{Inputs, Memory, Parameters, Precision, Recompute, Share, Thrift, score_operations};
 use crate::sample::{Logits, Sample, Source};
 use crate::step::{Parallel, Replicas, Schedule, StageWork, Step};
 use crate::time::{Call, Demand, Direction, Prediction, Profile};
@@ -37,8 +37,6 @@ pub struct Options {
     pub seed: u64,
     /// How fast kernels are; the profile for the cluster's links when it is not given.
     pub profile: Option<Profile>,
-    /// What surrounds the experts; by the model's name when it is not given.
-    pub surroundings: Option<Surroundings>,
     /// Bytes of a parameter.
     pub precision: Precision,
     /// What is kept for the backward pass; as much as fits when it is not given.
@@ -71,7 +69,6 @@ impl Default for Options {
             sampled_tokens: 1 << 15,
             seed: 1,
             profile: None,
-            surroundings: None,
             precision: Precision::DEEPSEEK_V3,
             recompute: None,
             schedule: None,
@@ -108,7 +105,6 @@ pub struct Planner<'a> {
     pub(crate) options: Options,
     pub(crate) profile: Profile,
     pub(crate) sample: Sample,
-    pub(crate) surroundings: Option<Surroundings>,
     pub(crate) parameters: Parameters,
     expected: BTreeMap<u32, (Topology, Expected)>,
 }
@@ -219,13 +215,12 @@ impl<'a> Planner<'a> {
             return Err(PlanError::Efficiency(options.efficiency));
         }
         let sample = Sample::of(&model.gate, &options.logits, options.sampled_tokens, options.seed)?;
-        let surroundings = options.surroundings.clone().or_else(|| Surroundings::known(&model.name));
-        let parameters = Parameters::of(model, surroundings.as_ref());
+        let parameters = Parameters::of(model);
         let rate = |link: Link| link.bandwidth.0 as f64;
         let for_links = || Profile::of_links(rate(cluster.nvlink), cluster.rdma.map(rate));
         let profile = options.profile.clone().unwrap_or_else(for_links);
         let expected = BTreeMap::new();
-        Ok(Planner { model, cluster, deploy, options, profile, sample, surroundings, parameters, expected })
+        Ok(Planner { model, cluster, deploy, options, profile, sample, parameters, expected })
     }
 
     /// The plan as it is written, with a change. Where neither says how many multiprocessors, the fewest that saturate the slower link.
@@ -391,7 +386,6 @@ impl<'a> Planner<'a> {
         let memory_with = |thrift: Thrift| {
             Memory::of(&Inputs {
                 model: self.model,
-                surroundings: self.surroundings.as_ref(),
                 parallel: if training { parallel } else { &one_call },
                 share: &share,
                 parameters: &self.parameters,
@@ -420,12 +414,11 @@ impl<'a> Planner<'a> {
     fn step(&self, parallel: &Parallel, phases: &[Phase], replicas: &Replicas, recompute: Recompute) -> Step {
         let stages = f64::from(parallel.pp);
         let layers = f64::from(self.parameters.moe_layers.div_ceil(parallel.pp));
-        let all_layers = f64::from(self.parameters.layers()) / stages;
-        let scores = self.surroundings.as_ref().map_or(0.0, |around| {
-            // A token attends to half of its sequence on average.
-            around.attention.score_operations(f64::from(self.options.sequence) / 2.0)
-        });
-        let per_token = 2.0 * self.parameters.active() as f64 / stages + all_layers * scores;
+        let scores =
+            self.model.surroundings.as_ref().map_or(0.0, |around| {
+                score_operations(around, self.parameters.layers(), f64::from(self.options.sequence))
+            });
+        let per_token = (2.0 * self.parameters.active() as f64 + scores) / stages;
         let times: Vec<f64> = phases.iter().map(|phase| phase.time.total().0 * layers).collect();
         let work = StageWork {
             operations: per_token * f64::from(parallel.tokens) / f64::from(parallel.tp),

@@ -2,8 +2,9 @@
 
 use crate::syntax::Span;
 use crate::syntax::ast::{
-    Argument, Block, ClusterSetting, CombineSetting, DeploySetting, DispatchSetting, Expression, ExpressionKind, File,
-    GpuSetting, Item, ModelSetting, Name, Payload, Quantity, RdmaShare, Scale, Setting, Statement, ZeroRange,
+    Argument, AttentionSetting, Block, ClusterSetting, CombineSetting, DeploySetting, DispatchSetting, Expression,
+    ExpressionKind, File, GpuSetting, Item, ModelSetting, Name, Payload, Quantity, RdmaShare, Scale, Setting,
+    Statement, ZeroRange,
 };
 
 /// What aligns with what.
@@ -102,8 +103,18 @@ fn model_setting(setting: &Setting<ModelSetting>) -> Node<'_> {
         }
         ModelSetting::Shared(value) => leaf("shared", quantity(value)),
         ModelSetting::MoeLayers(value) => leaf("moe_layers", quantity(value)),
-        ModelSetting::ExpertFfn(value) => leaf("expert_ffn", quantity(value)),
+        ModelSetting::ExpertFfn { width, ungated } => {
+            leaf("expert_ffn", format!("{}{}", quantity(width), if *ungated { " ungated" } else { "" }))
+        }
+        ModelSetting::DenseLayers(value) => leaf("dense_layers", quantity(value)),
+        ModelSetting::DenseFfn { width, beside_experts } => {
+            leaf("dense_ffn", format!("{}{}", quantity(width), if *beside_experts { " beside experts" } else { "" }))
+        }
         ModelSetting::Vocab(value) => leaf("vocab", quantity(value)),
+        ModelSetting::Embeddings(word) => leaf("embeddings", word.text.clone()),
+        ModelSetting::Attention { kind, block } => {
+            Part { head: "attention", rest: kind.text().to_owned(), body: Some(body(block, plain(attention_setting))) }
+        }
         ModelSetting::Capacity { limit, drop } => {
             let drop = drop.as_ref().map_or(String::new(), |drop| format!(" drop {}", drop.text));
             leaf("capacity", format!("{}{drop}", quantity(limit)))
@@ -120,6 +131,11 @@ fn model_setting(setting: &Setting<ModelSetting>) -> Node<'_> {
 
 fn zero_range(range: &ZeroRange) -> Part<'_> {
     leaf("zero", format!("{}..{}", quantity(&range.first), quantity(&range.last)))
+}
+
+fn attention_setting(setting: &AttentionSetting) -> Part<'_> {
+    let layers = setting.layers.as_ref().map_or(String::new(), |layers| format!(" in {} layers", quantity(layers)));
+    leaf(setting.name.text(), format!("{}{layers}", quantity(&setting.value)))
 }
 
 fn payload(payload: &Payload) -> Part<'static> {

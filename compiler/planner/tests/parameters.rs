@@ -1,0 +1,181 @@
+//! What the examples count, against what their makers publish.
+
+use moe_compiler::spec::Model;
+use moe_planner::memory::{Parameters, score_operations};
+
+fn model(source: &[u8], name: &str) -> Model {
+    let spec = moe_compiler::check_source(source).spec.expect("the file checks");
+    spec.models[spec.model(name).expect("the model is there")].clone()
+}
+
+fn example(name: &str) -> Model {
+    let path = format!("{}/../../dsl-examples/{name}.moe", env!("CARGO_MANIFEST_DIR"));
+    model(&std::fs::read(path).expect("the example is there"), name)
+}
+
+/// Billions of parameters of each example as published, all and active, with how far they may be off and why.
+const PUBLISHED: [(&str, f64, f64, &str); 12] = [
+    ("deepseek_v2", 236.0, 0.002, "DeepSeek-V2, arXiv:2405.04434"),
+    ("deepseek_v3", 671.0, 0.001, "DeepSeek-V3, arXiv:2412.19437"),
+    ("deepseek_v3_3_groups", 671.0, 0.001, "DeepSeek-V3, arXiv:2412.19437"),
+    (
+        "kimi_k2",
+        1026.4,
+        0.0001,
+        "the number of parameters of the checkpoint moonshotai/Kimi-K2-Instruct; the report says 1.04 T, 1.3 % more",
+    ),
+    ("qwen3_moe", 235.0, 0.001, "Qwen3, arXiv:2505.09388"),
+    ("mixtral", 46.7, 0.001, "Mixtral of experts, arXiv:2401.04088, and its announcement"),
+    ("gpt_oss", 116.83, 0.001, "model card of gpt-oss, arXiv:2508.10925, table 1; biases are not counted here"),
+    ("ernie4_5", 300.0, 0.002, "ERNIE 4.5 technical report"),
+    ("longcat_flash", 560.0, 0.002, "LongCat-Flash, arXiv:2509.01322"),
+    ("minimax_m2", 230.0, 0.006, "announcement of MiniMax-M2, in full tens"),
+    (
+        "glm4_5",
+        355.0,
+        0.007,
+        "GLM-4.5, arXiv:2508.06471, which counts the multi-token prediction layer but no embeddings",
+    ),
+    ("llama4", 109.0, 0.012, "announcement of Llama 4 Scout, which counts the vision encoder too"),
+];
+
+#[test]
+fn an_example_has_as_many_parameters_as_its_model_publishes() {
+    for (name, billions, tolerance, source) in PUBLISHED {
+        let counted = Parameters::of(&example(name)).total() as f64 / 1e9;
+        let off = counted / billions - 1.0;
+        assert!(off.abs() <= tolerance, "{name}: {counted:.2} billion counted, {billions} published ({source})");
+    }
+}
+
+/// GLM-4.5 as its report counts it: without embedding and output projection, with the layer for multi-token prediction.
+#[test]
+fn glm_counts_355_billion_without_embeddings_and_with_its_prediction_layer() {
+    let p = Parameters::of(&example("glm4_5"));
+    // The layer for multi-token prediction is a layer with experts that also projects two rows to one.
+    let layer = p.routed_layer + p.gate_and_shared_layer + p.attention_layer + 2 * 5120 * 5120;
+    let counted = (p.total() - p.embeddings + layer) as f64 / 1e9;
+    assert_eq!(format!("{counted:.0}"), "355");
+}
+
+#[test]
+fn active_parameters_are_those_that_are_published() {
+    // Billions, and the part that they may be off: published in full billions, or with one digit.
+    for (name, billions, tolerance) in [
+        ("deepseek_v2", 21.0, 0.03),
+        ("deepseek_v3", 37.0, 0.02),
+        ("kimi_k2", 32.6, 0.04),
+        ("qwen3_moe", 22.0, 0.03),
+        ("mixtral", 12.9, 0.02),
+        ("gpt_oss", 5.13, 0.01),
+        ("glm4_5", 32.0, 0.06),
+        ("llama4", 17.0, 0.07),
+        ("minimax_m2", 10.0, 0.05),
+    ] {
+        let counted = Parameters::of(&example(name)).active() as f64 / 1e9;
+        assert!((counted / billions - 1.0).abs() <= tolerance, "{name}: {counted:.2} counted, {billions} published");
+    }
+}
+
+/// A model whose layers alternate: every second one is dense (config.json of meta-llama/Llama-4-Maverick-17B-128E).
+#[test]
+fn llama_4_maverick_counts_400_billion() {
+    let source = b"model maverick {
+        hidden 5120 experts 128 shared 1 moe_layers 24 expert_ffn 8192 dense_layers 24 dense_ffn 16384 vocab 202048
+        attention grouped { heads 40 key_value_heads 8 head 128 chunk 8192 in 36 layers }
+        gate(logits: f32[experts]) {
+            let chosen = top(1, experts, by: logits)
+            weights sigmoid(logits)[chosen] before experts
+        }
+    }";
+    let p = Parameters::of(&model(source, "maverick"));
+    assert!((p.total() as f64 / 400e9 - 1.0).abs() < 0.002, "{p:?}");
+    assert_eq!(p.layers(), 48);
+}
+
+/// `Switch-Base`, 128 experts: 7.4 billion (table 9 of arXiv:2101.03961), nearly all in experts of two matrices.
+#[test]
+fn an_expert_without_a_gate_has_two_matrices() {
+    let p = Parameters::of(&example("switch"));
+    assert_eq!(p.expert, 2 * 768 * 3072);
+    assert!((p.routed() as f64 / 7.4e9 - 1.0).abs() < 0.03, "{p:?}");
+}
+
+#[test]
+fn renaming_a_model_changes_nothing_that_is_counted() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dsl-examples/deepseek_v3.moe");
+    let source = std::fs::read_to_string(path).expect("the example is there");
+    let renamed = source.replace("deepseek_v3", "my_model");
+    assert_eq!(Parameters::of(&model(renamed.as_bytes(), "my_model")), Parameters::of(&example("deepseek_v3")));
+}
+
+#[test]
+fn a_model_that_does_not_say_its_attention_is_counted_by_experts_and_gate() {
+    let v4 = Parameters::of(&example("deepseek_v4"));
+    assert_eq!((v4.attention_layer, v4.embeddings, v4.dense_layers), (0, 0, 0));
+    assert_eq!(v4.total(), 40 * (257 * 3 * 4096 * 2048 + 256 * (4096 + 1)));
+}
+
+/// What a small model of one layer counts, by hand.
+#[test]
+fn every_setting_around_the_experts_counts() {
+    let count = |settings: &str| {
+        let source = format!(
+            "model m {{ hidden 64 experts 4 expert_ffn 32 vocab 1000 {settings}
+                gate(logits: f32[experts], bias: f32[experts], temperature: f32) {{
+                    let chosen = top(2, experts, by: logits / temperature + bias)
+                    weights softmax(logits[chosen]) }} }}"
+        );
+        Parameters::of(&model(source.as_bytes(), "m"))
+    };
+    let grouped = "attention grouped { heads 8 key_value_heads 2 head 16 }";
+    let experts_and_gate = 4 * 3 * 64 * 32 + 4 * 64 + 4 + 1;
+    let attention = 2 * 64 * 128 + 2 * 64 * 32 + 2 * 64;
+    let ends = 2 * 1000 * 64 + 64;
+    assert_eq!(count("").total(), experts_and_gate);
+    assert_eq!(count(grouped).total(), experts_and_gate + attention + ends);
+    let tied = count(&format!("{grouped} embeddings tied"));
+    assert_eq!(tied.total(), experts_and_gate + attention + ends - 1000 * 64);
+    // The output projection multiplies, whether it is the embedding or not.
+    assert_eq!(tied.active(), count(grouped).active());
+    let dense = count(&format!("{grouped} dense_layers 3 dense_ffn 96"));
+    assert_eq!(dense.total(), experts_and_gate + 4 * attention + 3 * (3 * 64 * 96) + ends);
+    let beside = count(&format!("{grouped} dense_layers 3 dense_ffn 96 beside experts"));
+    assert_eq!(beside.total(), dense.total() + 3 * 64 * 96);
+    // Queries of 8 × (16 + 16), then keys and values compressed to 24, then the output.
+    let latent = 64 * 256 + 64 * (24 + 16) + 24 * 8 * (16 + 12) + 24 + 8 * 12 * 64 + 2 * 64;
+    let plain = count("attention latent { heads 8 key_value_rank 24 rope 16 nope 16 value 12 }");
+    assert_eq!(plain.total(), experts_and_gate + latent + ends);
+    let compressed = count("attention latent { heads 8 query_rank 20 key_value_rank 24 rope 16 nope 16 value 12 }");
+    assert_eq!(compressed.total(), plain.total() - 64 * 256 + 64 * 20 + 20 * 256 + 20);
+}
+
+/// Scores, counted token by token.
+#[test]
+fn a_window_and_a_chunk_are_seen_as_a_token_sees_them() {
+    let around = |attention: &str| {
+        let source = format!(
+            "model m {{ hidden 64 experts 4 moe_layers 6 vocab 1000
+                attention grouped {{ heads 8 key_value_heads 2 head 16 {attention} }}
+                gate(logits: f32[experts]) {{ weights logits[top(2, experts, by: logits)] }} }}"
+        );
+        model(source.as_bytes(), "m").surroundings.expect("it is said")
+    };
+    // Two operations for each of 2 × 8 × 16 numbers of key and value.
+    let operations = |seen: &dyn Fn(u32) -> u32, tokens: u32| {
+        2.0 * 256.0 * (0..tokens).map(|token| f64::from(seen(token))).sum::<f64>() / f64::from(tokens)
+    };
+    let close = |counted: f64, exact: f64| assert!((counted / exact - 1.0).abs() < 0.002, "{counted} and {exact}");
+    let tokens = 4096;
+    let all = operations(&|token| token + 1, tokens);
+    let window = operations(&|token| (token + 1).min(512), tokens);
+    let chunk = operations(&|token| token % 1024 + 1, tokens);
+    close(score_operations(&around(""), 6, 4096.0), 6.0 * all);
+    close(score_operations(&around("window 512 in 4 layers"), 6, 4096.0), 2.0 * all + 4.0 * window);
+    close(score_operations(&around("chunk 1024 in 6 layers"), 6, 4096.0), 6.0 * chunk);
+    close(
+        score_operations(&around("window 512 in 2 layers chunk 1024 in 3 layers"), 6, 4096.0),
+        all + 2.0 * window + 3.0 * chunk,
+    );
+    close(score_operations(&around("window 9000 in 3 layers chunk 8192 in 3 layers"), 6, 4096.0), 6.0 * all);
+}
