@@ -1,8 +1,11 @@
 //! The command line, as clap sees it. Exit status: 0 ok, 1 the user's file or input is wrong, 2 misuse of the command line.
 
-use std::path::PathBuf;
+use std::any::TypeId;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::files::{InputPath, OutputPath};
 
 /// Compiler for Mixture-of-Experts communication: from a .moe file to PTX kernels, and to a verified run of them.
 #[derive(Parser)]
@@ -40,17 +43,32 @@ pub enum Command {
     Explain(Explain),
 }
 
+/// The command line as it is parsed, completed and described.
+pub fn command() -> clap::Command {
+    let files = [TypeId::of::<InputPath>(), TypeId::of::<OutputPath>()];
+    let hinted = |argument: clap::Arg| {
+        let is_file = files.iter().any(|&file| argument.get_value_parser().type_id() == file);
+        if is_file { argument.value_hint(ValueHint::FilePath) } else { argument }
+    };
+    Cli::command().mut_subcommands(|command| command.mut_args(hinted))
+}
+
+/// For an output of a command whose report goes to standard output.
+pub fn output_file() -> impl clap::builder::TypedValueParser<Value = OutputPath> {
+    OsStringValueParser::new().try_map(OutputPath::parse_file)
+}
+
 #[derive(Args)]
 pub struct Check {
-    /// The .moe file
-    pub file: PathBuf,
+    /// The .moe file, `-` for standard input
+    pub file: InputPath,
 }
 
 #[derive(Args)]
 pub struct Fmt {
-    /// The .moe files
+    /// The .moe files; `-` is standard input, formatted on standard output
     #[arg(required = true)]
-    pub files: Vec<PathBuf>,
+    pub files: Vec<InputPath>,
     /// Change nothing; exit 1 if a file is not in the canonical format
     #[arg(long)]
     pub check: bool,
@@ -58,8 +76,8 @@ pub struct Fmt {
 
 #[derive(Args)]
 pub struct Build {
-    /// The .moe file
-    pub file: PathBuf,
+    /// The .moe file, `-` for standard input
+    pub file: InputPath,
     /// Which deploy of the file [default: the only one]
     #[arg(long)]
     pub deploy: Option<String>,
@@ -72,9 +90,9 @@ pub struct Build {
     /// GPU architecture, repeatable [default: the cluster's target]
     #[arg(long = "target", value_enum)]
     pub targets: Vec<TargetName>,
-    /// Where the bundle goes [default: FILE with the extension moeb]
+    /// Where the bundle goes, `-` for standard output [default: FILE with the extension moeb]
     #[arg(short, long)]
-    pub output: Option<PathBuf>,
+    pub output: Option<OutputPath>,
     /// Print a stage of the compilation instead of writing a bundle
     #[arg(long, value_enum)]
     pub emit: Option<Stage>,
@@ -82,8 +100,8 @@ pub struct Build {
 
 #[derive(Args)]
 pub struct Run {
-    /// A .moe file, or a bundle made by `moec build`
-    pub file: PathBuf,
+    /// A .moe file, or a bundle made by `moec build`; `-` for standard input
+    pub file: InputPath,
     /// Which deploy of the file [default: the only one]
     #[arg(long)]
     pub deploy: Option<String>,
@@ -113,13 +131,13 @@ pub struct Run {
     pub repeat: u32,
     /// Logits [tokens, experts], gate parameters and activations x [tokens, hidden]; tokens are split evenly over the ranks
     #[arg(long, conflicts_with = "tokens")]
-    pub input: Option<PathBuf>,
+    pub input: Option<InputPath>,
     /// Where indices, weights and the combined result y [tokens, hidden] go
-    #[arg(long)]
-    pub output: Option<PathBuf>,
+    #[arg(long, value_parser = output_file())]
+    pub output: Option<OutputPath>,
     /// Where a picture of the traffic matrix goes (SVG)
-    #[arg(long)]
-    pub picture: Option<PathBuf>,
+    #[arg(long, value_parser = output_file())]
+    pub picture: Option<OutputPath>,
     /// How the report is printed
     #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
     pub format: ReportFormat,
@@ -127,17 +145,17 @@ pub struct Run {
 
 #[derive(Args)]
 pub struct Gate {
-    /// The .moe file
-    pub file: PathBuf,
+    /// The .moe file, `-` for standard input
+    pub file: InputPath,
     /// Which model of the file [default: the only one]
     #[arg(long)]
     pub model: Option<String>,
     /// Logits [tokens, experts] and every gate parameter under its own name; with grad_weights, gradients are computed too
     #[arg(long)]
-    pub input: PathBuf,
-    /// Where indices and weights (and grad_logits) go
+    pub input: InputPath,
+    /// Where indices and weights (and grad_logits) go, `-` for standard output
     #[arg(long)]
-    pub output: PathBuf,
+    pub output: OutputPath,
     /// What executes the gate
     #[arg(long, value_enum, default_value_t = Backend::Host)]
     pub on: Backend,

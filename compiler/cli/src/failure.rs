@@ -53,7 +53,7 @@ macro_rules! messages {
 }
 
 messages! {
-    crate::output::OutputError,
+    crate::files::OutputError,
     crate::tensors::TensorError,
     moe_host::CompileError,
     moe_runtime::DeviceError,

@@ -3,17 +3,20 @@
 //! Invariants: results go to standard output, everything that is said about a file or a failure to standard error; exit status 0 means
 //! that all went well, 1 that the user's file or input is wrong (and nothing was half-written), 2 misuse of the command line.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 mod arguments;
 mod commands;
 mod failure;
+mod files;
 mod given;
 mod gpus;
 mod memory;
-mod output;
 mod picture;
 mod planning;
 mod progress;
 mod report;
+mod scratch;
 mod source;
 mod synthetic;
 mod tensors;
@@ -22,24 +25,25 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::FromArgMatches as _;
 
 use arguments::{Cli, Command};
+use failure::Failure;
 use terminal::Terminal;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut command = arguments::command();
+    let matches = command.get_matches_mut();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.format(&mut command).exit(),
+    };
     let terminal = Terminal::new(cli.message_format, cli.color);
-    let result = match &cli.command {
-        Command::Check(arguments) => commands::check(arguments, &terminal),
-        Command::Fmt(arguments) => commands::fmt(arguments, &terminal),
-        Command::Build(arguments) => commands::build(arguments, &terminal),
-        Command::Run(arguments) => commands::run(arguments, &terminal),
-        Command::Gate(arguments) => commands::gate(arguments, &terminal),
-        Command::Plan(arguments) => commands::plan(arguments, &terminal),
-        Command::Simulate(arguments) => commands::simulate(arguments, &terminal),
-        Command::Place(arguments) => commands::place(arguments, &terminal),
-        Command::Explain(arguments) => commands::explain(arguments),
+    // Without a thread for signals there is no tidying up after them, and everything else is as good.
+    let _ = scratch::watch_signals();
+    let result = match files::conflict(&command, &matches) {
+        Some(conflict) => Err(Failure::Message(conflict)),
+        None => run(&cli.command, &terminal),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,5 +51,19 @@ fn main() -> ExitCode {
             terminal.fail(&failure);
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: &Command, terminal: &Terminal) -> Result<(), Failure> {
+    match command {
+        Command::Check(arguments) => commands::check(arguments, terminal),
+        Command::Fmt(arguments) => commands::fmt(arguments, terminal),
+        Command::Build(arguments) => commands::build(arguments, terminal),
+        Command::Run(arguments) => commands::run(arguments, terminal),
+        Command::Gate(arguments) => commands::gate(arguments, terminal),
+        Command::Plan(arguments) => commands::plan(arguments, terminal),
+        Command::Simulate(arguments) => commands::simulate(arguments, terminal),
+        Command::Place(arguments) => commands::place(arguments, terminal),
+        Command::Explain(arguments) => commands::explain(arguments),
     }
 }

@@ -1,5 +1,7 @@
 //! Whether this machine's memory holds a virtual cluster.
 
+#![allow(clippy::disallowed_methods, reason = "the system's own files")]
+
 use moe_bundle::Manifest;
 use moe_plan::Sizes;
 
@@ -26,7 +28,7 @@ pub fn enough_for(manifest: &Manifest) -> Result<(), Failure> {
 }
 
 /// What Linux says is free; elsewhere nobody knows.
-fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -1,7 +1,5 @@
 //! What the commands that ask the planner have in common: which deploy, what the gate is asked, how fast kernels are.
 
-use std::path::{Path, PathBuf};
-
 use clap::Args;
 use moe_bundle::placement::Placement;
 use moe_compiler::spec::{Cluster, DeployId, Model, Spec};
@@ -13,14 +11,16 @@ use moe_planner::{Change, Logits, Options};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::failure::Failure;
+use crate::files::{InputPath, Wanted};
 use crate::source::Source;
+use crate::tensors::TensorError;
 
 /// What the numbers of a plan are judged by.
 #[derive(Args)]
 pub struct Evidence {
     /// Recorded logits [tokens, experts] and gate parameters (safetensors) instead of random ones
     #[arg(long, value_name = "FILE", conflicts_with = "skew")]
-    pub input: Option<PathBuf>,
+    pub input: Option<InputPath>,
     /// Random logits with an offset per expert of this standard deviation
     #[arg(long, value_name = "DEVIATION")]
     pub skew: Option<f32>,
@@ -32,7 +32,7 @@ pub struct Evidence {
     pub seed: u64,
     /// Measurements (CSV) made on this cluster; kernel times are fitted to them. Repeatable: throughput, low latency
     #[arg(long, value_name = "FILE")]
-    pub calibrate: Vec<PathBuf>,
+    pub calibrate: Vec<InputPath>,
 }
 
 impl Evidence {
@@ -49,12 +49,12 @@ impl Evidence {
         let rdma = cluster.rdma.map(|link| link.bandwidth.0 as f64);
         let hardware = Hardware { gpus_per_node: cluster.gpus_per_node, nvlink, rdma: rdma.unwrap_or(nvlink) };
         for path in &self.calibrate {
-            let table = calibrate::read(&read(path)?, &hardware).map_err(|error| at(path, &error))?;
+            let table =
+                calibrate::read(&path.read(Wanted::Measurements)?, &hardware).map_err(|error| at(path, &error))?;
             let known = options.profile.take();
             let mut profile = known.unwrap_or_else(|| Profile::of_links(nvlink, rdma));
             calibrate::refit(&mut profile, &table).map_err(|error| at(path, &error))?;
-            profile.source =
-                format!("{} measurements of {}, beginning from {}", table.rows.len(), path.display(), profile.name);
+            profile.source = format!("{} measurements of {}, beginning from {}", table.rows.len(), path, profile.name);
             profile.name = "fitted".to_owned();
             options.profile = Some(profile);
         }
@@ -113,12 +113,12 @@ pub fn set(change: &mut Change, name: &str, number: u32) -> Result<(), Failure> 
 }
 
 /// The counts of a model's experts.
-pub fn load(path: &Path, model: &Model) -> Result<Load, Failure> {
-    let load = Load::parse(&read(path)?).map_err(|error| at(path, &error))?;
+pub fn load(path: &InputPath, model: &Model) -> Result<Load, Failure> {
+    let load = Load::parse(&path.read(Wanted::Counts)?).map_err(|error| at(path, &error))?;
     if load.experts() != model.experts {
         return Err(Failure::Message(format!(
             "{}: the counts are of {} experts, and model {} has {}: give the counts of this model",
-            path.display(),
+            path,
             load.experts(),
             model.name,
             model.experts
@@ -128,24 +128,20 @@ pub fn load(path: &Path, model: &Model) -> Result<Load, Failure> {
 }
 
 /// Where experts are.
-pub fn placement(path: &Path) -> Result<Placement, Failure> {
-    Placement::from_json(&read(path)?).map_err(|error| at(path, &error))
-}
-
-/// Reads a file.
-pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| Failure::Message(format!("cannot read {}: {error}", path.display())))
+pub fn placement(path: &InputPath) -> Result<Placement, Failure> {
+    Placement::from_json(&path.read(Wanted::Placement)?).map_err(|error| at(path, &error))
 }
 
 /// What is wrong with a file.
-pub fn at(path: &std::path::Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Message(format!("{}: {error}", path.display()))
+pub fn at(path: &InputPath, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Message(format!("{}: {error}", path))
 }
 
 /// All f32 and i32 tensors of a file.
-fn observed(path: &Path) -> Result<Observed, Failure> {
-    let bytes = read(path)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| at(path, &error))?;
+fn observed(path: &InputPath) -> Result<Observed, Failure> {
+    let bytes = path.read(Wanted::Tensors)?;
+    let damaged = |reason| TensorError::Damaged { path: path.to_string(), reason };
+    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let mut observed = Observed::default();
     for (name, view) in file.iter() {
         let numbers = view.data().chunks_exact(4);

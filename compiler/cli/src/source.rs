@@ -1,12 +1,12 @@
 //! A `.moe` file.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use moe_compiler::check_source;
 use moe_compiler::spec::Spec;
 
 use crate::failure::Failure;
+use crate::files::{InputPath, Wanted};
 use crate::terminal::Terminal;
 
 /// A file that was read.
@@ -19,13 +19,14 @@ pub struct Source {
 }
 
 impl Source {
+    /// Reads a `.moe` file.
+    pub fn read(path: &InputPath) -> Result<Source, Failure> {
+        Source::read_as(path, Wanted::Moe)
+    }
+
     /// Reads a file.
-    pub fn read(path: &Path) -> Result<Source, Failure> {
-        let name = path.display().to_string();
-        match std::fs::read(path) {
-            Ok(bytes) => Ok(Source { name, bytes: bytes.into() }),
-            Err(error) => Err(Failure::Message(format!("cannot read {name}: {error}"))),
-        }
+    pub fn read_as(path: &InputPath, wanted: Wanted) -> Result<Source, Failure> {
+        Ok(Source { name: path.to_string(), bytes: path.read(wanted)?.into() })
     }
 
     /// As text; a file that was checked is text.

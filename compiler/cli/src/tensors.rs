@@ -1,47 +1,41 @@
 //! Tensors in and out of safetensors files. A tensor that is read has the name, type and shape that was asked for, or there is an error
 //! that names the tensor, what it is and what it should be.
 
-use std::path::{Path, PathBuf};
-
 use safetensors::tensor::{SafeTensorError, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::output::{self, OutputError};
+use crate::failure::Failure;
+use crate::files::{self, InputPath, OutputError, OutputPath, Wanted};
 
 /// Why a file of tensors cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TensorError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
     /// Not a safetensors file, or a damaged one.
-    #[error("{} is not a valid safetensors file: {reason}; write it again with safetensors.torch.save_file or alike", path.display())]
+    #[error(
+        "{} is not a valid safetensors file: {reason}; write it again with safetensors.torch.save_file or alike",
+        path
+    )]
     Damaged {
         /// The file.
-        path: PathBuf,
+        path: String,
         /// What is wrong with it.
         reason: SafeTensorError,
     },
     /// No tensor of that name.
-    #[error("{} has no tensor `{name}`; it has {found}", path.display())]
+    #[error("{} has no tensor `{name}`; it has {found}", path)]
     Missing {
         /// The file.
-        path: PathBuf,
+        path: String,
         /// The name.
         name: String,
         /// The names that are there.
         found: String,
     },
     /// The wrong element type.
-    #[error("{}: tensor `{name}` holds {found:?}, but {expected:?} is needed; convert it", path.display())]
+    #[error("{}: tensor `{name}` holds {found:?}, but {expected:?} is needed; convert it", path)]
     WrongType {
         /// The file.
-        path: PathBuf,
+        path: String,
         /// The name.
         name: String,
         /// Its element type.
@@ -50,10 +44,10 @@ pub enum TensorError {
         expected: Dtype,
     },
     /// The wrong shape.
-    #[error("{}: tensor `{name}` has shape {found:?}, but {expected} is needed", path.display())]
+    #[error("{}: tensor `{name}` has shape {found:?}, but {expected} is needed", path)]
     WrongShape {
         /// The file.
-        path: PathBuf,
+        path: String,
         /// The name.
         name: String,
         /// Its shape.
@@ -77,7 +71,7 @@ pub enum Dim {
 
 /// A file of tensors, read into memory.
 pub struct TensorFile {
-    path: PathBuf,
+    name: String,
     bytes: Vec<u8>,
 }
 
@@ -91,16 +85,19 @@ pub struct Tensor<'file> {
 
 impl TensorFile {
     /// Reads a file.
-    pub fn open(path: &Path) -> Result<TensorFile, TensorError> {
-        let bytes = std::fs::read(path).map_err(|source| TensorError::Unreadable { path: path.to_owned(), source })?;
-        let file = TensorFile { path: path.to_owned(), bytes };
+    pub fn open(path: &InputPath) -> Result<TensorFile, Failure> {
+        Ok(TensorFile::parse(path.to_string(), path.read(Wanted::Tensors)?)?)
+    }
+
+    fn parse(name: String, bytes: Vec<u8>) -> Result<TensorFile, TensorError> {
+        let file = TensorFile { name, bytes };
         file.parsed()?;
         Ok(file)
     }
 
     /// As the user calls it.
     pub fn name(&self) -> String {
-        self.path.display().to_string()
+        self.name.clone()
     }
 
     /// Whether the file has a tensor of that name.
@@ -115,11 +112,11 @@ impl TensorFile {
             let mut found: Vec<_> = file.names().into_iter().map(|name| format!("`{name}`")).collect();
             found.sort();
             let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-            return Err(TensorError::Missing { path: self.path.clone(), name: name.to_owned(), found });
+            return Err(TensorError::Missing { path: self.name.clone(), name: name.to_owned(), found });
         };
         if view.dtype() != dtype {
             return Err(TensorError::WrongType {
-                path: self.path.clone(),
+                path: self.name.clone(),
                 name: name.to_owned(),
                 found: view.dtype(),
                 expected: dtype,
@@ -132,7 +129,7 @@ impl TensorFile {
             });
         if !fits {
             return Err(TensorError::WrongShape {
-                path: self.path.clone(),
+                path: self.name.clone(),
                 name: name.to_owned(),
                 found: view.shape().to_vec(),
                 expected: describe(shape),
@@ -149,7 +146,7 @@ impl TensorFile {
     }
 
     fn parsed(&self) -> Result<SafeTensors<'_>, TensorError> {
-        SafeTensors::deserialize(&self.bytes).map_err(|reason| TensorError::Damaged { path: self.path.clone(), reason })
+        SafeTensors::deserialize(&self.bytes).map_err(|reason| TensorError::Damaged { path: self.name.clone(), reason })
     }
 }
 
@@ -168,14 +165,17 @@ impl Number for i32 {
 }
 
 /// Writes named tensors as one file, all or nothing.
-pub fn write(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, &[u8])]) -> Result<(), TensorError> {
-    let damaged = |reason| TensorError::Damaged { path: path.to_owned(), reason };
-    let mut views = Vec::new();
-    for (name, dtype, shape, bytes) in tensors {
-        views.push((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(damaged)?));
-    }
-    let bytes = safetensors::serialize(views, None).map_err(damaged)?;
-    Ok(output::write(path, &bytes)?)
+pub fn write(path: &OutputPath, tensors: &[(&str, Dtype, Vec<usize>, &[u8])]) -> Result<(), TensorError> {
+    let bytes = serialize(tensors).map_err(|reason| TensorError::Damaged { path: path.to_string(), reason })?;
+    Ok(files::write(path, &bytes)?)
+}
+
+fn serialize<'t>(tensors: &[(&'t str, Dtype, Vec<usize>, &'t [u8])]) -> Result<Vec<u8>, SafeTensorError> {
+    let view = |(name, dtype, shape, bytes): &(&'t str, Dtype, Vec<usize>, &'t [u8])| {
+        TensorView::new(*dtype, shape.clone(), bytes).map(|view| (*name, view))
+    };
+    let views: Vec<(&str, TensorView<'_>)> = tensors.iter().map(view).collect::<Result<_, _>>()?;
+    safetensors::serialize(views, None)
 }
 
 fn describe(shape: &[Dim]) -> String {
@@ -193,19 +193,14 @@ fn describe(shape: &[Dim]) -> String {
 mod tests {
     use super::*;
 
-    fn file(tensors: &[(&str, Dtype, Vec<usize>, &[u8])]) -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("in.safetensors");
-        write(&path, tensors).unwrap();
-        (folder, path)
+    fn file(tensors: &[(&str, Dtype, Vec<usize>, &[u8])]) -> TensorFile {
+        TensorFile::parse("in.safetensors".into(), serialize(tensors).unwrap()).unwrap()
     }
 
     #[test]
     fn what_was_written_is_read() {
         let values = [1.0f32, -2.0, 3.5, 0.0, f32::INFINITY, 6.0];
-        let (_folder, path) = file(&[("logits", Dtype::F32, vec![2, 3], bytemuck::cast_slice(&values))]);
-        let (shape, read) = TensorFile::open(&path)
-            .unwrap()
+        let (shape, read) = file(&[("logits", Dtype::F32, vec![2, 3], bytemuck::cast_slice(&values))])
             .numbers::<f32>("logits", &[Dim::Any("tokens"), Dim::Exactly("experts", 3)])
             .unwrap();
         assert_eq!(shape, [2, 3]);
@@ -214,43 +209,35 @@ mod tests {
 
     #[test]
     fn every_wrong_tensor_is_named() {
-        let (folder, path) = file(&[("logits", Dtype::F32, vec![2, 3], &[0; 24])]);
-        let file = TensorFile::open(&path).unwrap();
-        let place = folder.path().display().to_string();
-        let says = |error: TensorError| error.to_string().replace(&place, "");
+        let file = file(&[("logits", Dtype::F32, vec![2, 3], &[0; 24])]);
         let shape = [Dim::Any("tokens"), Dim::Exactly("experts", 4)];
         assert_eq!(
-            says(file.numbers::<f32>("logit", &shape).unwrap_err()),
-            "/in.safetensors has no tensor `logit`; it has `logits`"
+            file.numbers::<f32>("logit", &shape).unwrap_err().to_string(),
+            "in.safetensors has no tensor `logit`; it has `logits`"
         );
         assert_eq!(
-            says(file.numbers::<i32>("logits", &shape).unwrap_err()),
-            "/in.safetensors: tensor `logits` holds F32, but I32 is needed; convert it"
+            file.numbers::<i32>("logits", &shape).unwrap_err().to_string(),
+            "in.safetensors: tensor `logits` holds F32, but I32 is needed; convert it"
         );
         assert_eq!(
-            says(file.numbers::<f32>("logits", &shape).unwrap_err()),
-            "/in.safetensors: tensor `logits` has shape [2, 3], but [tokens, experts = 4] is needed"
+            file.numbers::<f32>("logits", &shape).unwrap_err().to_string(),
+            "in.safetensors: tensor `logits` has shape [2, 3], but [tokens, experts = 4] is needed"
         );
     }
 
     #[test]
     fn every_truncation_is_an_error() {
-        let (folder, path) = file(&[("logits", Dtype::F32, vec![2, 3], &[0; 24])]);
-        let whole = std::fs::read(&path).unwrap();
-        let cut = folder.path().join("cut.safetensors");
+        let whole = serialize(&[("logits", Dtype::F32, vec![2, 3], &[0; 24])]).unwrap();
         for length in 0..whole.len() {
-            std::fs::write(&cut, &whole[..length]).unwrap();
-            assert!(matches!(TensorFile::open(&cut), Err(TensorError::Damaged { .. })), "{length} bytes");
+            let cut = TensorFile::parse("cut".into(), whole[..length].to_vec());
+            assert!(matches!(cut, Err(TensorError::Damaged { .. })), "{length} bytes");
         }
     }
 
     #[test]
     fn a_header_that_promises_too_much_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hostile.safetensors");
         let mut bytes = u64::MAX.to_le_bytes().to_vec();
         bytes.extend_from_slice(b"{}");
-        std::fs::write(&path, bytes).unwrap();
-        assert!(matches!(TensorFile::open(&path), Err(TensorError::Damaged { .. })));
+        assert!(matches!(TensorFile::parse("hostile".into(), bytes), Err(TensorError::Damaged { .. })));
     }
 }

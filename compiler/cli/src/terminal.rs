@@ -7,6 +7,7 @@ use moe_compiler::diagnostics::render::{Style, json, render};
 
 use crate::arguments::{Color, MessageFormat};
 use crate::failure::Failure;
+use crate::files::{self, OutputPath};
 use crate::source::Source;
 
 /// How things are said.
@@ -60,15 +61,9 @@ impl Terminal {
     }
 }
 
-/// Writes a result to standard output. Whoever closed it early, such as `head`, wants no more.
+/// Writes a result to standard output.
 pub fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::Message(format!("cannot write to standard output: {error}")))
-        }
-        _ => Ok(()),
-    }
+    Ok(files::write(&OutputPath::standard(), text.as_bytes())?)
 }
 
 /// There is nobody left to tell when standard error is closed.

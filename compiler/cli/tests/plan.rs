@@ -156,7 +156,7 @@ fn bad_input_is_one_clear_error() {
         (vec![V3, "--calibrate", &negative], "line 2, column `combine_avg_t_us`: -3 is not possible"),
         (vec![V3, "--calibrate", &column], "there is no column `num_token`"),
         (vec![V3, "--calibrate", &empty], "0 usable measurements"),
-        (vec![V3, "--input", &damaged], "damaged.safetensors: "),
+        (vec![V3, "--input", &damaged], "damaged.safetensors is not a valid safetensors file"),
         (vec![V3, "--set", "ep=12"], "ep 12 does not divide dp 128"),
         (vec![V3, "--set", "ep"], "`ep` is not NAME=NUMBER"),
         (vec![V3, "--set", "ep=64,128"], "use `--compare ep=64,128`"),

@@ -8,49 +8,72 @@ use moe_lower::{Choice, Layer, LowerError};
 
 use crate::arguments::{Build, Stage, TargetName};
 use crate::failure::Failure;
-use crate::output;
+use crate::files::{self, OutputPath};
+use crate::scratch;
 use crate::source::Source;
-use crate::terminal::{self, Terminal};
+use crate::terminal::Terminal;
 
 /// Writes a bundle, or prints a stage.
 pub fn build(arguments: &Build, terminal: &Terminal) -> Result<(), Failure> {
+    let output = match (&arguments.output, arguments.emit) {
+        (Some(output), _) => output.clone(),
+        (None, Some(_)) => OutputPath::standard(),
+        (None, None) => OutputPath::beside(&arguments.file, "moeb")?,
+    };
+    match arguments.emit {
+        Some(_) => files::check(&output)?,
+        None => files::check_binary(&output)?,
+    }
     let source = Source::read(&arguments.file)?;
-    if arguments.emit == Some(Stage::Ast) {
-        return match dump_source(&source.bytes) {
-            Ok(text) => terminal::print(&text),
-            Err(diagnostics) => Err(Failure::File(source, diagnostics)),
-        };
+    let bytes = match arguments.emit {
+        Some(stage) => text(arguments, stage, source, terminal)?.into_bytes(),
+        None => bundle(arguments, &source, terminal)?,
+    };
+    Ok(files::write(&output, &bytes)?)
+}
+
+fn bundle(arguments: &Build, source: &Source, terminal: &Terminal) -> Result<Vec<u8>, Failure> {
+    let failed = |error| Failure::of_lowering(source, error);
+    let spec = source.check(terminal)?;
+    let planned = Layer::select(&spec, &choice(arguments)).and_then(Layer::plan);
+    let mut images = planned.and_then(|planned| planned.kernels()?.ptx()).map_err(failed)?;
+    let _temporary = scratch::Folder::new();
+    // Registers are for reports; without the assembler the bundle is as good.
+    if let Err(error @ LowerError::Assemble(AssembleError::Refused { .. })) = images.assemble() {
+        return Err(failed(error));
+    }
+    Ok(images.bundle(&source.text()).map_err(failed)?.to_bytes())
+}
+
+/// A stage for people.
+fn text(arguments: &Build, stage: Stage, source: Source, terminal: &Terminal) -> Result<String, Failure> {
+    if stage == Stage::Ast {
+        return dump_source(&source.bytes).map_err(|diagnostics| Failure::File(source, diagnostics));
     }
     let spec = source.check(terminal)?;
-    let choice = Choice {
+    let failed = |error| Failure::of_lowering(&source, error);
+    let planned = || Layer::select(&spec, &choice(arguments)).and_then(Layer::plan).map_err(failed);
+    let kernels = || planned()?.kernels().map_err(failed);
+    let images = || kernels()?.ptx().map_err(failed);
+    let _temporary = scratch::Folder::new();
+    Ok(match stage {
+        Stage::Ast | Stage::Spec => spec.to_string(),
+        Stage::Gate => gates(&spec),
+        Stage::Plan => planned()?.to_string(),
+        Stage::Mlir => kernels()?.mlir(),
+        Stage::Llvm => kernels()?.llvm().map_err(failed)?,
+        Stage::Ptx => images()?.text(),
+        Stage::Sass => images()?.sass().map_err(failed)?,
+    })
+}
+
+fn choice(arguments: &Build) -> Choice {
+    Choice {
         deploy: arguments.deploy.clone(),
         nodes: arguments.nodes,
         gpus_per_node: arguments.gpus_per_node,
         targets: arguments.targets.iter().map(|&name| target(name)).collect(),
         tokens: None,
-    };
-    let failed = |error| Failure::of_lowering(&source, error);
-    let planned = || Layer::select(&spec, &choice).and_then(Layer::plan).map_err(failed);
-    let kernels = || planned()?.kernels().map_err(failed);
-    let images = || kernels()?.ptx().map_err(failed);
-    match arguments.emit {
-        Some(Stage::Ast) => Ok(()),
-        Some(Stage::Spec) => terminal::print(&spec.to_string()),
-        Some(Stage::Gate) => terminal::print(&gates(&spec)),
-        Some(Stage::Plan) => terminal::print(&planned()?.to_string()),
-        Some(Stage::Mlir) => terminal::print(&kernels()?.mlir()),
-        Some(Stage::Llvm) => terminal::print(&kernels()?.llvm().map_err(failed)?),
-        Some(Stage::Ptx) => terminal::print(&images()?.text()),
-        Some(Stage::Sass) => terminal::print(&images()?.sass().map_err(failed)?),
-        None => {
-            let mut images = images()?;
-            // Registers are for reports; without the assembler the bundle is as good.
-            if let Err(error @ LowerError::Assemble(AssembleError::Refused { .. })) = images.assemble() {
-                return Err(failed(error));
-            }
-            let path = arguments.output.clone().unwrap_or_else(|| arguments.file.with_extension("moeb"));
-            Ok(output::write(&path, &images.bundle(&source.text()).map_err(failed)?.to_bytes())?)
-        }
     }
 }
 

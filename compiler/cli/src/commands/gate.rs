@@ -15,6 +15,7 @@ use safetensors::Dtype;
 
 use crate::arguments::{Backend, Gate as Arguments};
 use crate::failure::Failure;
+use crate::files;
 use crate::given::Given;
 use crate::gpus;
 use crate::source::Source;
@@ -31,6 +32,7 @@ struct Results {
 
 /// Runs a gate over a file.
 pub fn gate(arguments: &Arguments, terminal: &Terminal) -> Result<(), Failure> {
+    files::check_binary(&arguments.output)?;
     let source = Source::read(&arguments.file)?;
     let spec = source.check(terminal)?;
     let model = find(&spec, arguments.model.as_deref(), &source)?;

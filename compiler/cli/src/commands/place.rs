@@ -1,26 +1,25 @@
 //! `moec place`
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 use moe_compiler::spec::{Deploy, Model, Spec};
 use moe_compiler::units::Bytes;
 use moe_planner::picture::Page;
 use moe_planner::placement::{self, Options, Shape};
 
+use crate::arguments::output_file;
 use crate::failure::Failure;
-use crate::output;
+use crate::files::{self, InputPath, OutputPath};
 use crate::planning;
 use crate::source::Source;
 use crate::terminal::{self, Terminal};
 
 #[derive(Args)]
 pub struct Place {
-    /// The .moe file
-    pub file: PathBuf,
+    /// The .moe file, `-` for standard input
+    pub file: InputPath,
     /// How often each expert was picked: CSV with the columns layer, expert, count; or JSON, an array of counts per layer
     #[arg(long, value_name = "FILE")]
-    pub load: PathBuf,
+    pub load: InputPath,
     /// Which deploy of the file [default: the first]
     #[arg(long)]
     pub deploy: Option<String>,
@@ -38,7 +37,7 @@ pub struct Place {
     pub policy: Option<Policy>,
     /// Where the experts are now, as an earlier placement wrote it; fewer of them then move
     #[arg(long, value_name = "FILE")]
-    pub current: Option<PathBuf>,
+    pub current: Option<InputPath>,
     /// How far load and copies may be above the best found so that fewer experts move, as a part of it
     #[arg(long, default_value_t = 0.0, value_name = "PART")]
     pub slack: f64,
@@ -52,8 +51,8 @@ pub struct Place {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Where the placement goes, as JSON for the runtime
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    #[arg(short, long, value_name = "FILE", value_parser = output_file())]
+    pub output: Option<OutputPath>,
     /// How the placement is printed
     #[arg(long, value_enum, default_value_t = PlaceFormat::Table)]
     pub format: PlaceFormat,
@@ -79,6 +78,7 @@ pub enum PlaceFormat {
 
 /// Says which GPU should hold which experts.
 pub fn place(arguments: &Place, terminal: &Terminal) -> Result<(), Failure> {
+    arguments.output.iter().try_for_each(files::check)?;
     let source = Source::read(&arguments.file)?;
     let spec = source.check(terminal)?;
     let deploy = &spec.deploys[planning::select(&source, &spec, arguments.deploy.as_deref())?];
@@ -96,7 +96,7 @@ pub fn place(arguments: &Place, terminal: &Terminal) -> Result<(), Failure> {
         .map_err(|error| Failure::Message(format!("{}: deploy `{}`: {error}", source.name, deploy.name)))?;
     let json = placement.to_json() + "\n";
     if let Some(path) = &arguments.output {
-        output::write(path, json.as_bytes())?;
+        files::write(path, json.as_bytes())?;
     }
     let page = Page { placement: Some((&load, &placement)), ..Page::default() };
     match arguments.format {
@@ -123,7 +123,7 @@ fn options(arguments: &Place, model: &Model, shape: &Shape) -> Result<Options, F
         Some(policy) => matches!(policy, Policy::Hierarchical),
         None => shape.groups > 1 && shape.groups.is_multiple_of(shape.nodes),
     };
-    let current = arguments.current.as_deref().map(planning::placement).transpose()?;
+    let current = arguments.current.as_ref().map(planning::placement).transpose()?;
     let mut options = Options::of(model);
     options.policy = if hierarchical { placement::Policy::Hierarchical } else { placement::Policy::Global };
     options.expert_bytes = arguments.expert_bytes.map_or(options.expert_bytes, Bytes);

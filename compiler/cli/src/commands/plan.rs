@@ -1,7 +1,5 @@
 //! `moec plan`
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 use moe_bundle::placement::{LayerSlots, Placement};
 use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics, Label, Severity};
@@ -15,14 +13,15 @@ use moe_planner::step::Schedule;
 use moe_planner::{Change, Logits, Options, Planner, Report};
 
 use crate::failure::Failure;
+use crate::files::InputPath;
 use crate::planning::{self, Evidence, at, pretty};
 use crate::source::Source;
 use crate::terminal::{self, Terminal};
 
 #[derive(Args)]
 pub struct Plan {
-    /// The .moe file
-    pub file: PathBuf,
+    /// The .moe file, `-` for standard input
+    pub file: InputPath,
     /// Which deploy of the file [default: the first]
     #[arg(long)]
     pub deploy: Option<String>,
@@ -39,10 +38,10 @@ pub struct Plan {
     pub evidence: Evidence,
     /// Where the experts are, as `moec place -o` wrote it [default: in order, in equal blocks]
     #[arg(long, value_name = "FILE", conflicts_with = "search")]
-    pub placement: Option<PathBuf>,
+    pub placement: Option<InputPath>,
     /// How often each expert was picked, as `moec place` takes it: the gate's picks follow these counts
     #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "skew"])]
-    pub load: Option<PathBuf>,
+    pub load: Option<InputPath>,
     /// The layer of placement and load that stands for all [default: the one whose counts are spread worst, else the first]
     #[arg(long)]
     pub layer: Option<u32>,
@@ -177,8 +176,8 @@ struct Observed {
 
 impl Observed {
     fn read(arguments: &Plan, model: &Model) -> Result<Observed, Failure> {
-        let load = arguments.load.as_deref().map(|path| planning::load(path, model)).transpose()?;
-        let placement = arguments.placement.as_deref().map(planning::placement).transpose()?;
+        let load = arguments.load.as_ref().map(|path| planning::load(path, model)).transpose()?;
+        let placement = arguments.placement.as_ref().map(planning::placement).transpose()?;
         let described = match (&load, &placement, &arguments.placement) {
             (Some(load), Some(placement), Some(path)) => {
                 let described = placement::describe(load, placement, &placement::Options::of(model));

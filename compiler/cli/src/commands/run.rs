@@ -16,14 +16,15 @@ use safetensors::Dtype;
 
 use crate::arguments::{DeviceName, ReportFormat, Run, Schedule};
 use crate::failure::Failure;
+use crate::files::{self, OutputPath, Wanted};
 use crate::given::{Given, dtype};
 use crate::gpus;
-use crate::output;
 use crate::picture::traffic_matrix;
 use crate::progress::Progress;
 use crate::report::{
     CompiledReport, KernelReport, LinkReport, ReceivedReport, Report, Seconds, StageReport, WorkReport,
 };
+use crate::scratch;
 use crate::source::Source;
 use crate::tensors::{self, TensorFile};
 use crate::terminal::{self, Terminal};
@@ -47,9 +48,9 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let start = Instant::now();
     let progress = Progress::new(terminal, if arguments.forward_only { FORWARD_STEPS } else { STEPS });
     progress.say("compiling");
-    let source = Source::read(&arguments.file)?;
-    [&arguments.output, &arguments.picture].into_iter().flatten().try_for_each(|path| output::check(path))?;
-    let input = arguments.input.as_deref().map(TensorFile::open).transpose()?;
+    [&arguments.output, &arguments.picture].into_iter().flatten().try_for_each(files::check)?;
+    let source = Source::read_as(&arguments.file, Wanted::Program)?;
+    let input = arguments.input.as_ref().map(TensorFile::open).transpose()?;
     let program = if source.bytes.starts_with(&MAGIC) {
         load(arguments, &source)?
     } else {
@@ -80,7 +81,7 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let report = report(arguments, &program, device.description(), &given, &verified, work, seconds);
     drop(progress);
     if let Some(path) = &arguments.picture {
-        output::write(path, picture(&report, &verified).as_bytes())?;
+        files::write(path, picture(&report, &verified).as_bytes())?;
     }
     if let Some(path) = &arguments.output {
         write_results(path, manifest, &given, &verified)?;
@@ -145,6 +146,7 @@ fn compile(
         choice.tokens = Some(tokens_of_file(&spec, &choice, file).map_err(failed)??);
     }
     let mut images = compile_spec(&spec, &choice, &mut timings).map_err(failed)?;
+    let _temporary = scratch::Folder::new();
     let usage = timings.measure(Stage::Assemble, || images.assemble());
     let bundle = images.bundle(&source.text()).map_err(failed)?;
     let gate = images.planned.layer.gate;
@@ -163,8 +165,7 @@ fn tokens(arguments: &Run, manifest: &Manifest) -> Result<u32, Failure> {
     match arguments.tokens {
         Some(tokens) if tokens > most => Err(Failure::Message(format!(
             "{} tokens per rank, but {} is built for at most {most} per rank and call: ask for fewer, or build it again",
-            tokens,
-            arguments.file.display()
+            tokens, arguments.file
         ))),
         Some(tokens) => Ok(tokens),
         None => Ok(most),
@@ -303,12 +304,7 @@ fn picture(report: &Report, verified: &Verified) -> String {
     traffic_matrix(&format!("{}: dispatch and combine of {tokens} tokens", report.model), &sum)
 }
 
-fn write_results(
-    path: &std::path::Path,
-    manifest: &Manifest,
-    given: &Given,
-    verified: &Verified,
-) -> Result<(), Failure> {
+fn write_results(path: &OutputPath, manifest: &Manifest, given: &Given, verified: &Verified) -> Result<(), Failure> {
     let exchange = &manifest.exchange;
     let (tokens, k): (usize, usize) = (given.tokens.iter().sum(), exchange.top_k as usize);
     let indices: Vec<i32> = verified.produced.indices.concat();

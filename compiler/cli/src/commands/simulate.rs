@@ -1,7 +1,5 @@
 //! `moec simulate`
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 use moe_compiler::units::Microseconds;
 use moe_planner::Planner;
@@ -9,6 +7,7 @@ use moe_planner::picture::Page;
 use moe_planner::simulate::{self, Conditions, Fault, Gpu, Spine};
 
 use crate::failure::Failure;
+use crate::files::InputPath;
 use crate::planning::{self, Evidence, pretty};
 use crate::progress::Progress;
 use crate::source::Source;
@@ -16,8 +15,8 @@ use crate::terminal::{self, Terminal};
 
 #[derive(Args)]
 pub struct Simulate {
-    /// The .moe file
-    pub file: PathBuf,
+    /// The .moe file, `-` for standard input
+    pub file: InputPath,
     /// Which deploy of the file [default: the first]
     #[arg(long)]
     pub deploy: Option<String>,

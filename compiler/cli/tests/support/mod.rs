@@ -1,8 +1,9 @@
 //! The tool as its user calls it.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -68,12 +69,28 @@ impl Folder {
         folder
     }
 
+    /// The tool in this folder, not started yet.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_moec"));
+        command.current_dir(self.0.path()).args(arguments);
+        command
+    }
+
     pub fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_moec"))
-            .current_dir(self.0.path())
-            .args(arguments)
-            .output()
-            .expect("the tool starts")
+        self.command(arguments).output().expect("the tool starts")
+    }
+
+    /// With something to read on standard input.
+    pub fn run_with(&self, arguments: &[&str], stdin: &[u8]) -> Output {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the tool starts");
+        let mut pipe = child.stdin.take().expect("a pipe");
+        std::thread::scope(|threads| {
+            // Whoever is refused reads nothing, which closes the pipe.
+            threads.spawn(move || pipe.write_all(stdin));
+            child.wait_with_output().expect("the tool ends")
+        })
     }
 
     /// Names of all files, so that nothing half-written goes unnoticed.
