@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use moe_bundle::manifest::ParameterKind;
 use moe_bundle::{Bundle, GateDescription, Kernel, Tensor};
+use moe_random::Random;
 use moe_runtime::communicator::{ExpertRows, together};
 use moe_runtime::{Communicator, CudaDevice, CudaOptions, Options, Parameters};
 
@@ -43,7 +44,10 @@ fn measure() -> Outcome<()> {
     println!("{}; {tokens} tokens a rank, hidden {}", moe.device().description(), exchange.hidden);
 
     let gate = &bundle.manifest().gate;
-    let logits = |rank: usize| (0..tokens * gate.experts as usize).map(|at| noise(rank, at)).collect::<Vec<f32>>();
+    let logits = |rank| {
+        let mut random = Random::stream(1, rank as u64);
+        (0..tokens * gate.experts as usize).map(|_| random.normal()).collect::<Vec<f32>>()
+    };
     let logits = moe.upload(Tensor::Logits, &(0..ranks).map(logits).collect::<Vec<_>>())?;
     let ones = vec![half::bf16::ONE; tokens * exchange.hidden as usize];
     let x = moe.upload(Tensor::Tokens, &vec![&ones; ranks])?;
@@ -103,14 +107,6 @@ fn measure() -> Outcome<()> {
 fn median(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
     times[times.len() / 2].as_secs_f64() * 1e6
-}
-
-/// Logits that no two experts of a token share (SplitMix64).
-fn noise(rank: usize, at: usize) -> f32 {
-    let mut bits = ((rank as u64) << 40 | at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((bits >> 40) as f32 / (1 << 23) as f32 - 1.0) * 3.0
 }
 
 fn zeros(gate: &GateDescription) -> Outcome<Parameters> {

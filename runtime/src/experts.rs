@@ -1,12 +1,9 @@
 //! Experts that run on the host: for tests, demonstrations, and to try a function before it becomes a kernel.
 //!
 //! Invariant: the order of arithmetic is that of a kernel for the same layout. A row of a rank-major layout is the sum over its picks in
-//! ascending expert, in f32, each weighted; the result is rounded once.
+//! ascending expert, in f32, each weighted; the result is rounded once, and a NaN is that of a GPU ([`codec::NAN`]).
 
-use float8::F8E4M3;
-use half::{bf16, f16};
-use moe_bundle::limits::SCALE_BLOCK;
-use moe_bundle::{Exchange, ExpertId, LocalBuffer, Payload, RankId, RowLayout, Tensor};
+use moe_bundle::{Exchange, ExpertId, LocalBuffer, Payload, RankId, RowLayout, Tensor, codec};
 
 use crate::communicator::{Communicator, Dispatched, Handle, Received};
 use crate::error::Result;
@@ -71,7 +68,9 @@ impl Communicator {
                 let values = decode_row(&exchange, payload, input, scales, row);
                 let sum = picks.iter().map(|pick| apply(&mut expert, pick, &values, order)).reduce(add);
                 let mut encoded = Vec::with_capacity(row_bytes);
-                sum.into_iter().flatten().for_each(|value| encode(exchange.combine, value, &mut encoded));
+                sum.into_iter()
+                    .flatten()
+                    .for_each(|value| codec::encode(exchange.combine, codec::canonical(value), &mut encoded));
                 output[row * row_bytes..(row + 1) * row_bytes].copy_from_slice(&encoded);
             }
             outputs.push(output);
@@ -153,35 +152,7 @@ fn add(mut sum: Vec<f32>, row: Vec<f32>) -> Vec<f32> {
 
 /// The numbers that a row stands for.
 fn decode_row(exchange: &Exchange, payload: Payload, input: &[u8], scales: &[f32], row: usize) -> Vec<f32> {
-    let bytes = exchange.row_bytes(payload) as usize;
-    let elements = input[row * bytes..][..bytes].chunks(payload.element_bytes() as usize);
-    let per_row = payload.scales(exchange.hidden) as usize;
+    let (bytes, per_row) = (exchange.row_bytes(payload) as usize, payload.scales(exchange.hidden) as usize);
     let scales = scales.get(row * per_row..(row + 1) * per_row).unwrap_or_default();
-    let value = |(place, element): (usize, &[u8])| {
-        let scale = scales.get(place / SCALE_BLOCK as usize).copied();
-        scale.map_or(decode(payload, element), |scale| decode(payload, element) * scale)
-    };
-    elements.enumerate().map(value).collect()
-}
-
-fn decode(payload: Payload, bytes: &[u8]) -> f32 {
-    match (payload, bytes) {
-        (Payload::Bf16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
-        (Payload::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
-        (Payload::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
-        (Payload::Fp8E4m3ScaleF32Per128, &[a]) => F8E4M3::from_bits(a).to_f32(),
-        _ => unreachable!("elements are cut to the payload's size"),
-    }
-}
-
-/// To nearest even; a NaN becomes the canonical one of PTX.
-fn encode(payload: Payload, value: f32, bytes: &mut Vec<u8>) {
-    match payload {
-        Payload::Bf16 | Payload::F16 if value.is_nan() => bytes.extend([0xff, 0x7f]),
-        Payload::Bf16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
-        Payload::F16 => bytes.extend(f16::from_f32(value).to_le_bytes()),
-        Payload::F32 => bytes.extend(value.to_le_bytes()),
-        // `Exchange::check` refuses it for combine.
-        Payload::Fp8E4m3ScaleF32Per128 => unreachable!("combine has no scales"),
-    }
+    codec::decode_row(payload, &input[row * bytes..][..bytes], scales)
 }

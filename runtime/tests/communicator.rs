@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use model::world::{Noise, communicator};
 use moe_bundle::{Drop, Exchange, ExpertId, LocalBuffer, Payload, RankId, RowLayout};
-use moe_judge::reference::{self, Handle, Input, Rows, Weighting};
+use moe_judge::Rows;
+use moe_judge::reference::{self, Handle, Input, Weighting};
 use moe_plan::Request;
 use moe_plan::traffic::{Flow, Traffic};
 use moe_runtime::communicator::ExpertRows;
@@ -93,7 +94,7 @@ fn compare_handle(communicator: &mut Communicator, handle: &moe_runtime::Handle,
 fn every_call_agrees(exchange: &Exchange, expert_rows: ExpertRows) {
     let options = Options { expert_rows, ..Options::default() };
     let (_, mut communicator) = communicator(exchange, options);
-    let mut noise = Noise(7);
+    let mut noise = Noise::new(7);
     for tokens in [[5, 0, 3], [1, 5, 5], [0, 0, 0]] {
         let inputs: Vec<Input> = tokens.iter().map(|&tokens| noise.input(exchange, tokens)).collect();
         let picks: Vec<&[i32]> = inputs.iter().map(|input| &input.indices[..]).collect();
@@ -260,7 +261,7 @@ fn a_dead_rank_is_named_and_the_others_recover() {
     let exchange = exchange(|_| ());
     let options = Options { deadline: Some(Duration::from_secs(10)), ..Options::default() };
     let (device, mut communicator) = communicator(&exchange, options);
-    let mut noise = Noise(1);
+    let mut noise = Noise::new(1);
     let inputs: Vec<Input> = (0..3).map(|_| noise.input(&exchange, 2)).collect();
     let run = |communicator: &mut Communicator| {
         let picks: Vec<&[i32]> = inputs.iter().map(|input| &input.indices[..]).collect();
@@ -305,7 +306,7 @@ fn memory_is_given_back() {
     let exchange = exchange(|_| ());
     let (device, mut communicator) = communicator(&exchange, Options::default());
     let before = device.allocations();
-    let mut noise = Noise(2);
+    let mut noise = Noise::new(2);
     let inputs: Vec<Input> = (0..3).map(|_| noise.input(&exchange, 2)).collect();
     let picks: Vec<&[i32]> = inputs.iter().map(|input| &input.indices[..]).collect();
     let weights: Vec<&[f32]> = inputs.iter().map(|input| &input.weights[..]).collect();

@@ -6,11 +6,8 @@ use std::path::{Path, PathBuf};
 
 use moe_gate::inputs::{InputError, Inputs, Tensor};
 use moe_gate::ir::{InputKind, Program};
+use moe_random::Random;
 use moe_runtime::Parameters;
-use rand::seq::index::sample;
-use rand::{RngExt as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution as _, StandardNormal};
 
 /// The root of the project.
 pub fn root() -> PathBuf {
@@ -62,7 +59,7 @@ impl GateInput {
     /// # Panics
     /// When the program is a derivative.
     pub fn seeded(program: &Program, tokens: &[usize], seed: u64) -> GateInput {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut random = Random::new(seed);
         let vocabulary = program.inputs().iter().find_map(|input| match input.kind {
             InputKind::Table { vocabulary, .. } => Some(vocabulary),
             _ => None,
@@ -76,12 +73,12 @@ impl GateInput {
             InputKind::ExpertParameter => Numbers::F32(normal(&mut random, experts as usize)),
             InputKind::GroupParameter => Numbers::F32(normal(&mut random, program.groups().unwrap_or(0) as usize)),
             InputKind::Table { vocabulary, k } => {
-                let row = |_| sample(&mut random, experts as usize, k as usize).into_iter().map(|expert| expert as i32);
+                let row = |_| random.choose(experts, k).into_iter().map(|expert| expert as i32);
                 Numbers::I32((0..vocabulary).flat_map(row).collect())
             }
             InputKind::TokenId => {
-                let ids = vocabulary.unwrap_or(1) as i32;
-                let mut of_rank = |&tokens: &usize| (0..tokens).map(|_| random.random_range(0..ids)).collect();
+                let ids = u64::from(vocabulary.unwrap_or(1));
+                let mut of_rank = |&tokens: &usize| (0..tokens).map(|_| random.below(ids) as i32).collect();
                 Numbers::I32PerRank(tokens.iter().map(&mut of_rank).collect())
             }
             InputKind::WeightGradient(_) => panic!("the input of a gate, not of its derivative"),
@@ -124,6 +121,6 @@ impl GateInput {
     }
 }
 
-fn normal(random: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
-    (0..count).map(|_| StandardNormal.sample(random)).collect()
+fn normal(random: &mut Random, count: usize) -> Vec<f32> {
+    (0..count).map(|_| random.normal()).collect()
 }

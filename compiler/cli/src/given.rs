@@ -6,10 +6,8 @@ use moe_bundle::manifest::{Parameter, ParameterKind};
 use moe_bundle::{Exchange, GateDescription, Manifest, Payload};
 use moe_gate::inputs::{Inputs, Tensor};
 use moe_gate::ir::{InputKind, Program};
-use moe_judge::reference::Rows;
+use moe_judge::Rows;
 use moe_runtime::Parameters;
-use rand::RngExt as _;
-use rand::seq::index::sample;
 use safetensors::Dtype;
 
 use crate::failure::Failure;
@@ -80,7 +78,10 @@ impl Given {
         let row = exchange.row_bytes(source) as usize;
         given.activations = cut(x.bytes, &given.tokens, row)
             .into_iter()
-            .map(|bytes| Rows::from_memory(source, exchange.hidden, bytes, vec![]))
+            .map(|bytes| {
+                // Cut at row ends, and the source format has no scales.
+                Rows::from_memory(source, exchange.hidden, bytes, vec![]).expect("whole rows")
+            })
             .collect();
         Ok(given)
     }
@@ -207,7 +208,7 @@ fn invent(
         ParameterKind::Experts => small(gate.experts),
         ParameterKind::Groups => small(gate.groups),
         ParameterKind::Table { vocabulary, k } => {
-            let row = |_| sample(random, gate.experts as usize, k as usize).into_iter().map(|expert| expert as i32);
+            let row = |_| random.choose(gate.experts, k).into_iter().map(|expert| expert as i32);
             Numbers::I32((0..vocabulary).flat_map(row).collect())
         }
         ParameterKind::TokenId => {
@@ -215,10 +216,10 @@ fn invent(
                 ParameterKind::Table { vocabulary, .. } => Some(vocabulary),
                 _ => None,
             });
-            let last = vocabulary.unwrap_or(1).max(1) as i32;
+            let vocabulary = u64::from(vocabulary.unwrap_or(1).max(1));
             let ids = |rank| {
                 let random = &mut generator(seed, Stream::TokenIds, rank);
-                (0..tokens).map(|_| random.random_range(0..last)).collect()
+                (0..tokens).map(|_| random.below(vocabulary) as i32).collect()
             };
             Numbers::PerToken((0..exchange.ranks).map(ids).collect())
         }

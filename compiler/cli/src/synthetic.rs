@@ -1,8 +1,6 @@
 //! Seeded numbers for a run without `--input`: the same seed gives the same numbers on every machine.
 
-use rand::SeedableRng as _;
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution as _, StandardNormal};
+use moe_random::Random;
 
 /// Independent streams of one seed, so that asking for one tensor does not change another.
 #[derive(Clone, Copy)]
@@ -24,13 +22,11 @@ pub enum Stream {
 }
 
 /// A source of random numbers for one tensor of one rank.
-pub fn generator(seed: u64, stream: Stream, index: u32) -> ChaCha8Rng {
-    let mut generator = ChaCha8Rng::seed_from_u64(seed);
-    generator.set_stream((stream as u64) << 32 | u64::from(index));
-    generator
+pub fn generator(seed: u64, stream: Stream, index: u32) -> Random {
+    Random::stream(seed, (stream as u64) << 32 | u64::from(index))
 }
 
-/// Standard normal numbers.
-pub fn normal(generator: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
-    StandardNormal.sample_iter(generator).take(count).collect()
+/// Numbers close to the standard normal distribution.
+pub fn normal(random: &mut Random, count: usize) -> Vec<f32> {
+    (0..count).map(|_| random.normal()).collect()
 }

@@ -11,6 +11,7 @@ use std::cell::Cell;
 
 use moe_gate::derivative::derivative;
 use moe_gate::ir::{Binary, Gate, InputKind, Masked, Op, Program, Reduction, Type, Unary};
+use moe_random::Random;
 use programs::Draws;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -144,11 +145,9 @@ fn evaluate(program: &Program, inputs: &[Vec<f64>], at: Option<&Values>) -> Valu
 
 /// Random numbers without ties, away from the corner at 0.
 fn draw(program: &Program, seed: u32) -> Vec<Vec<f64>> {
-    let mut state = u64::from(seed) | 1 << 40;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u32
-    };
+    let mut random = Random::new(u64::from(seed));
+    // 31 bits.
+    let mut next = || (random.bits() >> 33) as u32;
     let numbers = |index: usize| program.length_of_input(moe_gate::ir::InputId(index as u32));
     let input = |(index, input): (usize, &moe_gate::ir::Input)| {
         (0..numbers(index))

@@ -1,9 +1,10 @@
 //! The reference against expectations worked out by hand.
 
 use moe_bundle::{Drop, Exchange, Payload, RankId, RowLayout};
+use moe_judge::Rows;
 use moe_judge::reference::{
-    Handle, Input, PickProblem, Rows, Weighting, combine, combine_backward, dispatch, dispatch_backward,
-    dispatch_cached, keep_within_capacity, weight_gradient,
+    Handle, Input, PickProblem, Weighting, combine, combine_backward, dispatch, dispatch_backward, dispatch_cached,
+    keep_within_capacity, weight_gradient,
 };
 use moe_plan::Request;
 use moe_plan::traffic::Flow;

@@ -16,7 +16,6 @@ pub mod placement;
 pub mod report;
 pub mod sample;
 pub mod search;
-mod seeded;
 pub mod simulate;
 pub mod step;
 pub mod time;

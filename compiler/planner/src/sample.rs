@@ -10,11 +10,10 @@ use moe_gate::inputs::{InputError, Inputs, Tensor};
 use moe_gate::interpret;
 use moe_gate::ir::{Gate, InputKind};
 use moe_host::{HostGate, RunError};
+use moe_random::Random;
 use rayon::prelude::*;
 use serde::Serialize;
 use thiserror::Error;
-
-use crate::seeded::Seeded;
 
 /// Tokens of a block: its logits stay in the cache of the core that draws and then reads them.
 const BLOCK: usize = 256;
@@ -213,14 +212,14 @@ impl Numbers {
 /// An offset for each expert, normal with this standard deviation.
 fn offsets(gate: &Gate, deviation: f32, seed: u64) -> Vec<f32> {
     let mut offsets = vec![0.0; gate.program.experts() as usize];
-    normal::fill(&mut Seeded::new(seed, OFFSETS), &mut offsets);
+    normal::fill(&mut Random::stream(seed, OFFSETS), &mut offsets);
     offsets.into_iter().map(|offset| offset * deviation).collect()
 }
 
 fn draw(gate: &Gate, offsets: Option<&[f32]>, tokens: usize, seed: u64) -> Result<Vec<i32>, SampleError> {
     let program = &gate.program;
     let experts = program.experts() as usize;
-    let mut tables = Seeded::new(seed, TABLES);
+    let mut tables = Random::stream(seed, TABLES);
     // What all tokens share, by input; nothing where each token has its own.
     let shared: Vec<Option<Numbers>> = program
         .inputs()
@@ -230,7 +229,8 @@ fn draw(gate: &Gate, offsets: Option<&[f32]>, tokens: usize, seed: u64) -> Resul
             InputKind::ExpertParameter => Some(Numbers::F32(vec![0.0; experts])),
             InputKind::GroupParameter => Some(Numbers::F32(vec![0.0; program.groups().unwrap_or(0) as usize])),
             InputKind::Table { vocabulary, k } => {
-                Some(Numbers::I32((0..vocabulary).flat_map(|_| choose(&mut tables, experts, k as usize)).collect()))
+                let row = |_| tables.choose(program.experts(), k).into_iter().map(|expert| expert as i32);
+                Some(Numbers::I32((0..vocabulary).flat_map(row).collect()))
             }
             InputKind::Logits | InputKind::TokenId | InputKind::WeightGradient(_) => None,
         })
@@ -246,10 +246,10 @@ fn draw(gate: &Gate, offsets: Option<&[f32]>, tokens: usize, seed: u64) -> Resul
         .into_par_iter()
         .map(|block| {
             let here = BLOCK.min(tokens - block * BLOCK);
-            let mut random = Seeded::new(seed, BLOCKS + block as u64);
+            let mut random = Random::stream(seed, BLOCKS + block as u64);
             let own = |kind| match kind {
                 InputKind::TokenId => {
-                    Numbers::I32((0..here).map(|_| random.below(vocabulary.unwrap_or(1)) as i32).collect())
+                    Numbers::I32((0..here).map(|_| random.index(vocabulary.unwrap_or(1)) as i32).collect())
                 }
                 _ => {
                     let mut logits = vec![0.0; here * experts];
@@ -275,18 +275,6 @@ fn draw(gate: &Gate, offsets: Option<&[f32]>, tokens: usize, seed: u64) -> Resul
         })
         .collect();
     Ok(picked?.concat())
-}
-
-/// `count` different numbers below `bound`.
-fn choose(random: &mut Seeded, bound: usize, count: usize) -> Vec<i32> {
-    let mut chosen: Vec<i32> = Vec::with_capacity(count);
-    while chosen.len() < count.min(bound) {
-        let next = random.below(bound) as i32;
-        if !chosen.contains(&next) {
-            chosen.push(next);
-        }
-    }
-    chosen
 }
 
 /// The picks of every recorded token.

@@ -10,6 +10,7 @@
 use moe_gate::inputs::{Inputs, Tensor};
 use moe_gate::interpret::route_token;
 use moe_gate::ir::{Binary, Gate, InputId, InputKind, Masked, Op, Program, Type, Unary, ValueId};
+use moe_random::Random;
 
 use crate::spec::Model;
 
@@ -105,7 +106,7 @@ impl Samples {
 
     /// Runs the gate on random tokens; nothing when that fails for one: such parameters may have no meaning for this gate.
     pub(super) fn of(gate: &Gate) -> Option<Samples> {
-        let mut random = Random(0x5EED);
+        let mut random = Random::new(0x5EED);
         let mut picks = Vec::with_capacity(TOKENS as usize);
         for _ in 0..TOKENS {
             let mut rows: Vec<Vec<f32>> = Vec::new();
@@ -125,24 +126,5 @@ impl Samples {
             picks.push(route_token(gate, &inputs, 0).ok()?.0);
         }
         Some(Samples { picks })
-    }
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^ (bits >> 31)
-    }
-
-    /// Close to the standard normal distribution: the sum of twelve uniform numbers of variance 1/12, from exact operations only.
-    fn normal(&mut self) -> f32 {
-        let sum: u64 = (0..12).map(|_| self.bits() >> 48).sum();
-        (sum as f32 - 6.0 * 65_536.0) / 65_536.0
     }
 }

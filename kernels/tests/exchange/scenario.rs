@@ -2,15 +2,14 @@
 
 use moe_bundle::exchange::Tensor as X;
 use moe_bundle::{Exchange, Kernel, LocalBuffer, Payload};
-use moe_judge::reference::{self, Handle, Input, Rows, Weighting};
+use moe_judge::Rows;
+use moe_judge::reference::{self, Handle, Input, Weighting};
 use moe_plan::traffic::{Flow, Traffic};
 use moe_plan::{Drop, RowLayout};
+use moe_random::Random;
 use moe_vgpu::RankId;
 
 use crate::world::{Buffers, Call, Everywhere, Loaded, Schedule, World};
-
-/// Numbers that look random and are the same in every run.
-pub struct Random(u64);
 
 /// Which numbers rows hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,67 +20,47 @@ pub enum Numbers {
     Hostile,
 }
 
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn number(&mut self) -> f32 {
-        match self.below(40) {
-            0 => 0.0,
-            1 => -0.0,
-            2 => 3e4,
-            3 => -1e-6,
-            _ => (self.below(1 << 20) as f32 / (1 << 17) as f32) - 4.0,
-        }
-    }
-
-    fn rows(&mut self, numbers: Numbers, payload: Payload, hidden: u32, count: usize) -> Rows {
-        if numbers == Numbers::Hostile {
-            return self.hostile_rows(payload, hidden, count);
-        }
-        let values: Vec<f32> = (0..count * hidden as usize).map(|_| self.number()).collect();
-        Rows::from_values(payload, hidden, &values)
+fn number(random: &mut Random) -> f32 {
+    match random.below(40) {
+        0 => 0.0,
+        1 => -0.0,
+        2 => 3e4,
+        3 => -1e-6,
+        _ => (random.below(1 << 20) as f32 / (1 << 17) as f32) - 4.0,
     }
 }
 
-impl Random {
-    /// Bits of all kinds. A NaN in f32 is not rounded on its way, so that its bits are the hardware's: f32 gets none.
-    fn hostile_rows(&mut self, payload: Payload, hidden: u32, count: usize) -> Rows {
-        let element = payload.element_bytes() as usize;
-        let mut bytes = Vec::new();
-        for _ in 0..count * hidden as usize / 8 {
-            let kind = self.below(6);
-            for _ in 0..8 {
-                let bits = match kind {
-                    0 => 0,
-                    1 => self.below(4) << (8 * element - 9),
-                    2 => self.next(),
-                    3 => u64::MAX >> self.below(32),
-                    _ => u64::from(self.number().to_bits()) >> (32 - 8 * element),
-                };
-                let bits = match payload {
-                    Payload::F32 if f32::from_bits(bits as u32).is_nan() => 0x8000_0001,
-                    Payload::F32 if f32::from_bits(bits as u32).is_infinite() => 0x7f7f_ffff,
-                    _ => bits,
-                };
-                bytes.extend(&bits.to_le_bytes()[..element]);
-            }
-        }
-        Rows::from_memory(payload, hidden, bytes, vec![])
+fn draw_rows(random: &mut Random, numbers: Numbers, payload: Payload, hidden: u32, count: usize) -> Rows {
+    if numbers == Numbers::Hostile {
+        return hostile_rows(random, payload, hidden, count);
     }
+    let values: Vec<f32> = (0..count * hidden as usize).map(|_| number(random)).collect();
+    Rows::from_values(payload, hidden, &values)
+}
+
+/// Bits of all kinds. A NaN in f32 is not rounded on its way, so that its bits are the hardware's: f32 gets none.
+fn hostile_rows(random: &mut Random, payload: Payload, hidden: u32, count: usize) -> Rows {
+    let element = payload.element_bytes() as usize;
+    let mut bytes = Vec::new();
+    for _ in 0..count * hidden as usize / 8 {
+        let kind = random.below(6);
+        for _ in 0..8 {
+            let bits = match kind {
+                0 => 0,
+                1 => random.below(4) << (8 * element - 9),
+                2 => random.bits(),
+                3 => u64::MAX >> random.below(32),
+                _ => u64::from(number(random).to_bits()) >> (32 - 8 * element),
+            };
+            let bits = match payload {
+                Payload::F32 if f32::from_bits(bits as u32).is_nan() => 0x8000_0001,
+                Payload::F32 if f32::from_bits(bits as u32).is_infinite() => 0x7f7f_ffff,
+                _ => bits,
+            };
+            bytes.extend(&bits.to_le_bytes()[..element]);
+        }
+    }
+    Rows::from_memory(payload, hidden, bytes, vec![]).expect("whole rows")
 }
 
 /// Which experts tokens pick.
@@ -124,7 +103,7 @@ fn picks(exchange: &Exchange, kind: Picks, random: &mut Random) -> Vec<i32> {
     if kind != Picks::First {
         let first = usize::from(kind == Picks::Even && all > k);
         for place in first..all {
-            experts.swap(place, place + random.below((all - place) as u64) as usize);
+            experts.swap(place, place + random.index(all - place));
         }
         experts.rotate_left(first);
     }
@@ -132,7 +111,7 @@ fn picks(exchange: &Exchange, kind: Picks, random: &mut Random) -> Vec<i32> {
     chosen.sort_unstable();
     if kind == Picks::Some {
         let none = random.below(k as u64 + 1);
-        (0..none).for_each(|_| chosen[random.below(k as u64) as usize] = -1);
+        (0..none).for_each(|_| chosen[random.index(k)] = -1);
     }
     chosen
 }
@@ -143,7 +122,7 @@ fn input(exchange: &Exchange, scenario: &Scenario, random: &mut Random, rank: u3
         Tokens::Uneven if rank == 0 && round % 2 == 1 => 0,
         Tokens::Uneven => random.below(u64::from(exchange.max_tokens) + 1) as u32,
     };
-    let tokens = random.rows(scenario.numbers, exchange.dispatch.source(), exchange.hidden, count as usize);
+    let tokens = draw_rows(random, scenario.numbers, exchange.dispatch.source(), exchange.hidden, count as usize);
     let indices: Vec<i32> = (0..count).flat_map(|_| picks(exchange, scenario.picks, random)).collect();
     // Few different weights, so that the capacity rule meets equal ones.
     let weights = indices.iter().map(|_| random.below(6) as f32 * 0.3 - 0.6).collect();
@@ -265,8 +244,10 @@ fn enqueue(
     rows.push(Results { what: "experts' input", payload: exchange.dispatch, at: to, scales, expected: sent });
 
     // Combine
-    let outputs: Vec<Rows> =
-        handles.iter().map(|handle| random.rows(scenario.numbers, exchange.combine, hidden, handle.rows)).collect();
+    let outputs: Vec<Rows> = handles
+        .iter()
+        .map(|handle| draw_rows(random, scenario.numbers, exchange.combine, hidden, handle.rows))
+        .collect();
     let output_bytes: Vec<_> = outputs.iter().map(|rows| rows.bytes().to_vec()).collect();
     let output = world.upload("expert_output", &output_bytes);
     let combine_with = |world: &mut World<'_>, send, epoch| {
@@ -294,7 +275,7 @@ fn enqueue(
     // Cached dispatch
     let others: Vec<Rows> = tokens
         .iter()
-        .map(|&tokens| random.rows(scenario.numbers, exchange.dispatch.source(), hidden, tokens as usize))
+        .map(|&tokens| draw_rows(random, scenario.numbers, exchange.dispatch.source(), hidden, tokens as usize))
         .collect();
     let other_bytes: Vec<_> = others.iter().map(|rows| rows.bytes().to_vec()).collect();
     let other = world.upload("other tokens", &other_bytes);
@@ -310,8 +291,10 @@ fn enqueue(
     *expected += &Traffic::dispatch_cached(exchange, &flow);
 
     // Backward of combine
-    let gradients: Vec<Rows> =
-        tokens.iter().map(|&tokens| random.rows(scenario.numbers, exchange.combine, hidden, tokens as usize)).collect();
+    let gradients: Vec<Rows> = tokens
+        .iter()
+        .map(|&tokens| draw_rows(random, scenario.numbers, exchange.combine, hidden, tokens as usize))
+        .collect();
     let gradient_bytes: Vec<_> = gradients.iter().map(|rows| rows.bytes().to_vec()).collect();
     let gradient = world.upload("gradients", &gradient_bytes);
     let to = world.everywhere("output gradients", |rank| handles[rank].rows as u64 * bytes(exchange.combine));

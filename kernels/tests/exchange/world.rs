@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use moe_bundle::exchange::Tensor;
 use moe_bundle::manifest::Grid;
 use moe_bundle::{Argument, Exchange, Kernel, LocalBuffer, Payload};
-use moe_judge::reference::Rows;
+use moe_judge::Rows;
 use moe_kernels::exchange::{device_code, kernels};
 use moe_kernels::ptx::{Chip, Target};
 use moe_vgpu::{
@@ -308,6 +308,6 @@ impl<'l> World<'l> {
             Some(scales) => self.words(scales, count * payload.scales(hidden) as usize),
             None => vec![],
         };
-        Rows::from_memory(payload, hidden, bytes, scales.into_iter().map(f32::from_bits).collect())
+        Rows::from_memory(payload, hidden, bytes, scales.into_iter().map(f32::from_bits).collect()).expect("whole rows")
     }
 }

@@ -1,8 +1,9 @@
 //! The bundle: what the compiler hands to the runtime.
 //!
 //! Invariant: the compiler and the runtime share this crate and nothing else. [`exchange`] is the contract of plan, kernels and
-//! runtime; [`manifest`] adds what a loader must know about gate and launches; [`file`] is how both, with the PTX, lie in a file. [`placement`] is a file of its own.
+//! runtime; [`codec`] is how hosts read and write rows; [`manifest`] adds what a loader must know about gate and launches; [`file`] is how both, with the PTX, lie in a file. [`placement`] is a file of its own.
 
+pub mod codec;
 pub mod exchange;
 pub mod file;
 pub mod limits;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use moe_bundle::exchange::{LocalBuffer as B, Tensor as X, status};
 use moe_bundle::{Argument, Exchange, Kernel, RankId, RowLayout};
-use moe_judge::reference::{Rows, Weighting, weight_gradient};
+use moe_judge::Rows;
+use moe_judge::reference::{Weighting, weight_gradient};
 use moe_runtime::DeviceError;
 use moe_runtime::device::{Address, Value};
 
@@ -272,7 +273,7 @@ impl Run<'_> {
         for token in 0..self.tokens() {
             let bytes = self.exchange.row_bytes(source);
             let row = self.state.load(self.tensor(what).offset(token as u64 * bytes), bytes as usize)?;
-            let mut row = Rows::from_memory(source, self.exchange.hidden, row, vec![]);
+            let mut row = Rows::from_memory(source, self.exchange.hidden, row, vec![]).expect("whole rows");
             if payload != source {
                 row = Rows::from_values(payload, self.exchange.hidden, &row.elements(0));
             }
@@ -420,7 +421,7 @@ impl Run<'_> {
     fn combine_row(&mut self, tensor: X, row: usize) -> Result<Vec<f32>, DeviceError> {
         let (payload, bytes) = (self.exchange.combine, self.exchange.row_bytes(self.exchange.combine));
         let data = self.state.load(self.tensor(tensor).offset(row as u64 * bytes), bytes as usize)?;
-        Ok(Rows::from_memory(payload, self.exchange.hidden, data, vec![]).elements(0))
+        Ok(Rows::from_memory(payload, self.exchange.hidden, data, vec![]).expect("whole rows").elements(0))
     }
 
     fn rounded(&self, row: &[f32]) -> Vec<u8> {
@@ -489,7 +490,9 @@ impl Run<'_> {
                 let at =
                     self.address(Argument::Symmetric).offset(layout.partials + place as u64 * layout.partial_bytes);
                 let data = self.state.load(at, bytes as usize)?;
-                let term = Rows::from_memory(self.exchange.combine, self.exchange.hidden, data, vec![]).elements(0);
+                let term = Rows::from_memory(self.exchange.combine, self.exchange.hidden, data, vec![])
+                    .expect("whole rows")
+                    .elements(0);
                 sum = Some(match sum {
                     None => term,
                     Some(sum) => sum.iter().zip(term).map(|(sum, element)| sum + element).collect(),
@@ -525,7 +528,9 @@ impl Run<'_> {
                 let (token, rows, weights) = self.handle_copy(source, slot)?;
                 let at = layout.rows + self.slot(source, slot) * layout.row_bytes;
                 let data = self.state.load(self.address(Argument::Symmetric).offset(at), bytes as usize)?;
-                let gradient = Rows::from_memory(payload, self.exchange.hidden, data.clone(), vec![]).elements(0);
+                let gradient = Rows::from_memory(payload, self.exchange.hidden, data.clone(), vec![])
+                    .expect("whole rows")
+                    .elements(0);
                 for (pick, (&row, &weight)) in rows.iter().zip(&weights).enumerate().filter(|(_, (row, _))| **row >= 0)
                 {
                     let to = gradients.offset(row as u64 * bytes);

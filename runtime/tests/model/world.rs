@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use moe_bundle::manifest::{Parameter, ParameterKind};
 use moe_bundle::{Bundle, Capacity, Exchange, GateDescription, Grid, Kernel, KernelImage, Manifest, Payload};
-use moe_judge::reference::{Input, Rows};
+use moe_judge::Rows;
+use moe_judge::reference::Input;
+use moe_random::Random;
 use moe_runtime::{Communicator, Options};
 
 use super::Model;
@@ -48,24 +50,17 @@ pub fn communicator(exchange: &Exchange, options: Options) -> (Arc<Model>, Commu
     (device, communicator)
 }
 
-/// Numbers that look random and are the same in every run (splitmix64).
-pub struct Noise(pub u64);
+/// Numbers that look random and are the same in every run.
+pub struct Noise(Random);
 
 impl Noise {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+    pub fn new(seed: u64) -> Noise {
+        Noise(Random::new(seed))
     }
 
     /// From −4 to 4.
     pub fn number(&mut self) -> f32 {
-        (self.below(1 << 16) as f32 - 32_768.0) / 8192.0
+        (self.0.below(1 << 16) as f32 - 32_768.0) / 8192.0
     }
 
     pub fn rows(&mut self, payload: Payload, hidden: u32, count: usize) -> Rows {
@@ -78,10 +73,10 @@ impl Noise {
         let (k, width) = (exchange.top_k as usize, u64::from(exchange.experts + exchange.zero_experts));
         let mut indices = Vec::new();
         for _ in 0..tokens {
-            let wanted = self.below(k as u64 + 1) as usize;
+            let wanted = self.0.index(k + 1);
             let mut picks: Vec<i32> = Vec::new();
             while picks.len() < wanted {
-                let pick = self.below(width) as i32;
+                let pick = self.0.below(width) as i32;
                 if !picks.contains(&pick) {
                     picks.push(pick);
                 }

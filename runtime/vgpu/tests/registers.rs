@@ -5,23 +5,14 @@ mod support;
 
 use std::fmt::Write;
 
+use moe_random::Random;
 use moe_vgpu::{Launch, Policy};
 use support::*;
 
-const WORDS: u64 = 14;
-const LONGS: u64 = 6;
-const HALVES: u64 = 6;
+const WORDS: usize = 14;
+const LONGS: usize = 6;
+const HALVES: usize = 6;
 const THREADS: u32 = 64;
-
-/// Numbers that are the same in every run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, bound: u64) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) % bound) as usize
-    }
-}
 
 #[derive(Debug)]
 enum Statement {
@@ -41,33 +32,33 @@ enum Statement {
     Repeat { a: usize, body: Vec<Statement> },
 }
 
-fn statements(numbers: &mut Numbers, depth: u32) -> Vec<Statement> {
-    let count = 2 + numbers.below(6);
-    let (word, long) = (|n: &mut Numbers| n.below(WORDS), |n: &mut Numbers| n.below(LONGS));
+fn statements(random: &mut Random, depth: u32) -> Vec<Statement> {
+    let count = 2 + random.index(6);
+    let (word, long) = (|random: &mut Random| random.index(WORDS), |random: &mut Random| random.index(LONGS));
     (0..count)
-        .map(|_| match numbers.below(if depth == 0 { 10 } else { 13 }) {
+        .map(|_| match random.index(if depth == 0 { 10 } else { 13 }) {
             0..=5 => {
-                let guard = (numbers.below(4) == 0).then(|| (word(numbers), numbers.below(5)));
-                let (operation, d) = (numbers.below(3), word(numbers));
-                Statement::Word { operation, d, a: word(numbers), b: word(numbers), guard }
+                let guard = (random.index(4) == 0).then(|| (word(random), random.index(5)));
+                let (operation, d) = (random.index(3), word(random));
+                Statement::Word { operation, d, a: word(random), b: word(random), guard }
             }
-            6 => Statement::Widen { d: long(numbers), a: long(numbers), b: word(numbers) },
-            7 => Statement::Narrow { d: word(numbers), a: long(numbers) },
-            8 => Statement::Halve { d: numbers.below(HALVES), a: numbers.below(HALVES), b: word(numbers) },
-            9 => Statement::Double { d: word(numbers), a: numbers.below(HALVES) },
+            6 => Statement::Widen { d: long(random), a: long(random), b: word(random) },
+            7 => Statement::Narrow { d: word(random), a: long(random) },
+            8 => Statement::Halve { d: random.index(HALVES), a: random.index(HALVES), b: word(random) },
+            9 => Statement::Double { d: word(random), a: random.index(HALVES) },
             10 | 11 => {
-                let (a, bit) = (word(numbers), numbers.below(5));
-                Statement::If { a, bit, yes: statements(numbers, depth - 1), no: statements(numbers, depth - 1) }
+                let (a, bit) = (word(random), random.index(5));
+                Statement::If { a, bit, yes: statements(random, depth - 1), no: statements(random, depth - 1) }
             }
-            _ => Statement::Repeat { a: word(numbers), body: statements(numbers, depth - 1) },
+            _ => Statement::Repeat { a: word(random), body: statements(random, depth - 1) },
         })
         .collect()
 }
 
 struct State {
-    words: [u32; WORDS as usize],
-    longs: [u64; LONGS as usize],
-    halves: [u16; HALVES as usize],
+    words: [u32; WORDS],
+    longs: [u64; LONGS],
+    halves: [u16; HALVES],
 }
 
 fn run(state: &mut State, program: &[Statement]) {
@@ -136,7 +127,7 @@ fn emit(text: &mut String, label: &mut u32, program: &[Statement]) {
 #[test]
 fn programs_made_at_random() {
     for seed in 0..60 {
-        let program = statements(&mut Numbers(seed), 3);
+        let program = statements(&mut Random::new(seed), 3);
         let mut body = String::new();
         emit(&mut body, &mut 0, &program);
         for word in 0..WORDS {
@@ -167,7 +158,7 @@ fn programs_made_at_random() {
 }
 
 fn result(thread: u32, program: &[Statement]) -> u32 {
-    let mut state = State { words: [0; WORDS as usize], longs: [0; LONGS as usize], halves: [0; HALVES as usize] };
+    let mut state = State { words: [0; WORDS], longs: [0; LONGS], halves: [0; HALVES] };
     state.words[0] = thread;
     state.words[1] = thread.wrapping_mul(0x9e37_79b1);
     state.words[2] = state.words[1] >> 16;

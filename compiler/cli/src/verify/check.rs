@@ -1,9 +1,10 @@
 //! Comparisons, and the first difference of each.
 
-use moe_bundle::{LocalBuffer, Manifest, RankId, RowLayout};
-use moe_judge::reference::{Handle, Rows};
+use moe_bundle::{Exchange, LocalBuffer, Manifest, Payload, RankId, RowLayout};
+use moe_judge::Rows;
+use moe_judge::reference::Handle;
 
-use super::{Expected, Produced, experts};
+use super::{Expected, Produced};
 use crate::given::Given;
 
 /// One comparison over all ranks.
@@ -213,7 +214,7 @@ fn bound(manifest: &Manifest, given: &Given, produced: &Produced, expected: &Exp
     };
     let mut largest = 0.0f64;
     for (rank, (input, handle)) in produced.input.iter().zip(&expected.handles).enumerate() {
-        if let Some(worst) = experts::quantisation_error(&manifest.exchange, handle, input, &given.activations) {
+        if let Some(worst) = quantisation_error(&manifest.exchange, handle, input, &given.activations) {
             largest = largest.max(worst);
             check.figure = Some(format!("largest error {:.1} % of the bound", largest * 100.0));
             check.compared += (handle.copies.len() as u64) * u64::from(manifest.exchange.hidden);
@@ -224,6 +225,32 @@ fn bound(manifest: &Manifest, given: &Given, produced: &Produced, expected: &Exp
         }
     }
     check
+}
+
+/// How far fp8 rows are from what was sent: the largest error over what the format allows. Below 1 all is well.
+fn quantisation_error(exchange: &Exchange, handle: &Handle, input: &Rows, sent: &[Rows]) -> Option<f64> {
+    /// Half a step of 3 mantissa bits.
+    const RELATIVE: f64 = 1.0 / 16.0;
+    /// Half the smallest step, in units of the scale.
+    const SMALLEST: f64 = 1.0 / 1024.0;
+    /// The scale, the multiplier and the product are rounded to f32.
+    const ROUNDING: f64 = 1.0 + 1e-6;
+    (exchange.dispatch == Payload::Fp8E4m3ScaleF32Per128).then(|| {
+        let per_row = exchange.dispatch.scales(exchange.hidden) as usize;
+        let mut worst = 0.0f64;
+        for copy in &handle.copies {
+            let source = sent[copy.source.index()].elements(copy.token);
+            // Copies of a row are equal, bit for bit.
+            let Some(&row) = copy.rows.iter().flatten().next() else { continue };
+            let scales = &input.scales()[row * per_row..(row + 1) * per_row];
+            for (place, (found, wanted)) in input.values(row).into_iter().zip(source).enumerate() {
+                let (wanted, scale) = (f64::from(wanted), f64::from(scales[place / 128]));
+                let allowed = (wanted.abs() * RELATIVE).max(scale * SMALLEST) * ROUNDING;
+                worst = worst.max((f64::from(found) - wanted).abs() / allowed);
+            }
+        }
+        worst
+    })
 }
 
 /// Bytes on every link, against the plan.

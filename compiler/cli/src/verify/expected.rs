@@ -5,11 +5,12 @@ use moe_gate::derivative::derivative;
 use moe_gate::interpret;
 use moe_gate::ir::Gate;
 use moe_judge::reference::{
-    self, CombineGradient, Handle, Input, Rows, Weighting, combine_backward, dispatch_backward, dispatch_cached,
+    self, CombineGradient, Handle, Input, Weighting, combine_backward, dispatch_backward, dispatch_cached,
 };
+use moe_judge::{Rows, experts};
 use moe_plan::traffic::{Flow, Traffic};
 
-use super::{Phase, Scope, experts};
+use super::{Phase, Scope};
 use crate::failure::Failure;
 use crate::given::Given;
 use crate::synthetic::{Stream, generator, normal};

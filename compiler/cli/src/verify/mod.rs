@@ -5,7 +5,6 @@
 
 mod check;
 mod expected;
-mod experts;
 mod produced;
 mod times;
 

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use moe_bundle::{LocalBuffer, RankId, RowLayout, Tensor};
-use moe_judge::reference::Rows;
+use moe_judge::{Rows, experts};
 use moe_runtime::communicator::Received;
 use moe_runtime::{Communicator, Dispatched, Distributed, Error, LinkBytes};
 
-use super::{Scope, expected, experts};
+use super::{Scope, expected};
 use crate::failure::Failure;
 use crate::given::Given;
 use crate::progress::Progress;
@@ -120,7 +120,10 @@ impl Session<'_> {
         Ok(bytes
             .into_iter()
             .zip(scales)
-            .map(|(bytes, scales)| Rows::from_memory(payload, hidden, bytes, scales))
+            .map(|(bytes, scales)| {
+                // A tensor is whole rows, and its scales are those of its rows.
+                Rows::from_memory(payload, hidden, bytes, scales).expect("the runtime's own tensors")
+            })
             .collect())
     }
 }

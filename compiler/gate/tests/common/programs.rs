@@ -2,6 +2,7 @@
 
 use moe_gate::inputs::Tensor;
 use moe_gate::ir::{Binary, Gate, InputId, InputKind, Masked, Op, Program, Reduction, Type, Unary, ValueId};
+use moe_random::Random;
 
 /// A list of random numbers that is read once; zero after its end.
 pub struct Draws<'a>(pub std::slice::Iter<'a, u32>);
@@ -144,11 +145,9 @@ pub struct Numbers {
 
 impl Numbers {
     pub fn draw(program: &Program, tokens: usize, mood: Mood, seed: u32) -> Numbers {
-        let mut state = u64::from(seed) << 20 | 0x5_eed5;
-        let mut next = move || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as u32
-        };
+        let mut random = Random::new(u64::from(seed));
+        // 31 bits.
+        let mut next = move || (random.bits() >> 33) as u32;
         let number = |next: &mut dyn FnMut() -> u32| {
             let tame = (next() as f32 / (1u32 << 30) as f32 - 1.0) * 3.0;
             match mood {

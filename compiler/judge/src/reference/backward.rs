@@ -1,10 +1,11 @@
 //! The gradients of dispatch and of combine.
 
+use moe_bundle::codec::canonical;
 use moe_bundle::{Exchange, Payload};
 
 use super::combine::{Weighting, combine};
 use super::dispatch::Handle;
-use super::rows::Rows;
+use crate::rows::Rows;
 
 /// Gradient of dispatch: the gradients of the experts' input, summed over the copies of each token. It has no weights.
 pub fn dispatch_backward(exchange: &Exchange, handles: &[Handle], gradients: &[Rows]) -> Vec<Rows> {
@@ -44,7 +45,8 @@ pub fn combine_backward(
                     continue;
                 }
                 let elements = gradient.elements(copy.token);
-                let weighted: Vec<f32> = elements.iter().map(|element| copy.weights[pick] * element).collect();
+                let weighted: Vec<f32> =
+                    elements.iter().map(|element| canonical(copy.weights[pick] * element)).collect();
                 of_rank.set(row, &weighted);
                 weights[copy.source.index()][copy.token * k + pick] =
                     weight_gradient(exchange.combine, &output.elements(row), &elements);
@@ -63,11 +65,11 @@ pub fn weight_gradient(payload: Payload, output: &[f32], gradient: &[f32]) -> f3
     let mut lanes = [0.0f32; 32];
     for (place, (output, gradient)) in output.chunks(chunk).zip(gradient.chunks(chunk)).enumerate() {
         for (output, gradient) in output.iter().zip(gradient) {
-            lanes[place % 32] += output * gradient;
+            lanes[place % 32] = canonical(lanes[place % 32] + output * gradient);
         }
     }
     for distance in [16, 8, 4, 2, 1] {
-        lanes = std::array::from_fn(|lane| lanes[lane] + lanes[lane ^ distance]);
+        lanes = std::array::from_fn(|lane| canonical(lanes[lane] + lanes[lane ^ distance]));
     }
     lanes[0]
 }

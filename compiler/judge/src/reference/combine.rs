@@ -1,9 +1,10 @@
 //! Combine: the experts' output back to the tokens, in one order of addition.
 
+use moe_bundle::codec::canonical;
 use moe_bundle::{Exchange, RankId, RowLayout};
 
 use super::dispatch::{Copy, Handle};
-use super::rows::Rows;
+use crate::rows::Rows;
 
 /// Whether an expert's row is multiplied by its weight on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +49,9 @@ pub fn combine(exchange: &Exchange, handles: &[Handle], outputs: &[Rows], weight
 }
 
 fn copy_of(handle: &Handle, source: RankId, token: usize) -> Option<&Copy> {
-    handle.copies.iter().find(|copy| copy.source == source && copy.token == token)
+    // They lie in ascending (source, token).
+    let place = handle.copies.binary_search_by_key(&(source, token), |copy| (copy.source, copy.token)).ok()?;
+    Some(&handle.copies[place])
 }
 
 /// The sum over the local experts of a copy, as it arrives at the source: rounded to the combine format.
@@ -58,7 +61,7 @@ fn partial(exchange: &Exchange, copy: &Copy, output: &Rows, weighting: Weighting
         let Some(row) = *row else { continue };
         let mut term = output.elements(row);
         if weighting == Weighting::Weighted {
-            term.iter_mut().for_each(|element| *element *= weight);
+            term.iter_mut().for_each(|element| *element = canonical(weight * *element));
         }
         terms.push(term);
         if exchange.layout == RowLayout::RankMajor {
@@ -73,5 +76,5 @@ fn partial(exchange: &Exchange, copy: &Copy, output: &Rows, weighting: Weighting
 
 /// In order; the first row starts the sum.
 fn sum(rows: Vec<Vec<f32>>) -> Option<Vec<f32>> {
-    rows.into_iter().reduce(|sum, row| sum.iter().zip(row).map(|(sum, element)| sum + element).collect())
+    rows.into_iter().reduce(|sum, row| sum.iter().zip(row).map(|(sum, element)| canonical(sum + element)).collect())
 }

@@ -2,7 +2,7 @@
 
 use moe_bundle::{Exchange, RankId, RowLayout};
 
-use super::rows::Rows;
+use crate::rows::Rows;
 
 /// What one rank passes to dispatch.
 #[derive(Clone, Debug, PartialEq)]

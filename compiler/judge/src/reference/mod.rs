@@ -7,12 +7,8 @@ mod backward;
 mod capacity;
 mod combine;
 mod dispatch;
-mod element;
-mod rows;
 
 pub use backward::{CombineGradient, combine_backward, dispatch_backward, weight_gradient};
 pub use capacity::keep_within_capacity;
 pub use combine::{Weighting, combine};
 pub use dispatch::{Copy, Handle, Input, PickError, PickProblem, dispatch, dispatch_cached};
-pub use element::{decode, encode};
-pub use rows::Rows;

@@ -56,8 +56,9 @@ pub(super) fn assign(cost: &[Vec<i64>]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use moe_random::Random;
+
     use super::*;
-    use crate::seeded::Seeded;
 
     fn cheapest(cost: &[Vec<i64>], row: usize, used: &mut Vec<bool>) -> i64 {
         if row == cost.len() {
@@ -76,7 +77,7 @@ mod tests {
 
     #[test]
     fn as_cheap_as_the_best_of_all_permutations() {
-        let mut random = Seeded::new(7, 0);
+        let mut random = Random::stream(7, 0);
         for case in 0..300 {
             let n = 1 + case % 6;
             let cost: Vec<Vec<i64>> = (0..n).map(|_| (0..n).map(|_| random.below(9) as i64).collect()).collect();

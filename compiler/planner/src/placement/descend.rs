@@ -4,8 +4,9 @@
 //! another, after which every GPU that it touches is below the largest load before; the steps end because each takes a GPU away from the
 //! largest load and adds none.
 
+use moe_random::Random;
+
 use super::layout::{Change, Layout};
-use crate::seeded::Seeded;
 
 /// Differences below this part of the mean load are rounding.
 pub(super) const TOLERANCE: f64 = 1e-9;
@@ -66,7 +67,7 @@ fn best_step(layout: &Layout, gpu: usize, mut limit: f64) -> Option<Change> {
 }
 
 /// Descends, then again from the neighbourhood of the best found, `rounds` times or until the `bound` is near.
-pub(super) fn search<'a>(mut layout: Layout<'a>, bound: f64, rounds: u32, random: &mut Seeded) -> Layout<'a> {
+pub(super) fn search<'a>(mut layout: Layout<'a>, bound: f64, rounds: u32, random: &mut Random) -> Layout<'a> {
     descend(&mut layout, bound);
     let mut best = layout;
     for _ in 0..rounds {
@@ -74,11 +75,11 @@ pub(super) fn search<'a>(mut layout: Layout<'a>, bound: f64, rounds: u32, random
             break;
         }
         let mut trial = best.clone();
-        for _ in 0..=random.below(KICK) {
+        for _ in 0..=random.index(KICK) {
             let own = trial.grid.slots_of_gpu(trial.fullest());
-            let slot = own.start + random.below(own.len());
+            let slot = own.start + random.index(own.len());
             let scope = trial.scope(trial.grid.gpu(slot));
-            let other = scope.start + random.below(scope.len());
+            let other = scope.start + random.index(scope.len());
             let change = if random.below(2) == 0 {
                 Change::Exchange(slot, other)
             } else {

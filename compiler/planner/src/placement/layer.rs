@@ -5,6 +5,8 @@
 //! worse. The three terms are decided one after the other: what the best start reaches in load is the limit under which copies are saved;
 //! what is reached there, with the slack that the options give, limits the search for fewer moves.
 
+use moe_random::Random;
+
 use super::descend::{TOLERANCE, descend, search};
 use super::groups::{self, Groups};
 use super::layout::{Grid, Layout};
@@ -15,7 +17,6 @@ use super::replicate::{extra_copies, smallest_share};
 use super::separate::{doubled, separate};
 use super::spread::spread;
 use super::{Options, Policy, Shape};
-use crate::seeded::Seeded;
 
 /// What is known of a layer before it is placed.
 pub(super) struct Task<'a> {
@@ -55,7 +56,7 @@ impl Task<'_> {
 /// Experts by slot.
 pub(super) fn place_layer(task: &Task) -> Vec<usize> {
     let Task { grid, options, loads, held, .. } = task;
-    let mut random = Seeded::new(options.seed, task.stream);
+    let mut random = Random::stream(options.seed, task.stream);
     let (bound, confined) = (bound(task), task.confined());
     let groups = confined.then(|| Groups::packed(loads, task.shape.groups as usize, grid.nodes));
     let parts = groups.as_ref().map_or_else(|| vec![(0..loads.len()).collect()], Groups::parts);

@@ -126,13 +126,14 @@ fn homeward(layout: &Layout, loads: &[f64], held: &Held, gpu: usize, limits: Lim
 
 #[cfg(test)]
 mod tests {
+    use moe_random::Random;
+
     use super::*;
-    use crate::seeded::Seeded;
 
     /// Nodes and their GPUs in another order: renaming finds the way back.
     #[test]
     fn what_was_only_renamed_does_not_move() {
-        let mut random = Seeded::new(1, 0);
+        let mut random = Random::stream(1, 0);
         let grid = Grid { nodes: 4, gpus_per_node: 8, per_gpu: 3 };
         for _ in 0..20 {
             let mut slots: Vec<usize> = (0..grid.slots()).map(|slot| slot % 70).collect();

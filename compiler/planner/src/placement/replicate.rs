@@ -37,8 +37,9 @@ pub(super) fn smallest_share(loads: &[f64], extra: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use moe_random::Random;
+
     use super::*;
-    use crate::seeded::Seeded;
 
     /// By trying all numbers of copies.
     fn best(loads: &[f64], extra: usize) -> f64 {
@@ -48,10 +49,10 @@ mod tests {
 
     #[test]
     fn no_other_numbers_of_copies_are_better() {
-        let mut random = Seeded::new(3, 0);
+        let mut random = Random::stream(3, 0);
         for case in 0..300 {
             let loads: Vec<f64> = (0..1 + case % 5).map(|_| random.below(50) as f64).collect();
-            let extra = random.below(7);
+            let extra = random.index(7);
             assert_eq!(smallest_share(&loads, extra), best(&loads, extra), "{loads:?}, {extra} more");
         }
     }

@@ -3,9 +3,10 @@
 //! Invariant: the largest load stays at most the limit, copies between nodes never become more, and how many copies an expert has does not
 //! change; no GPU gets a second copy of what it holds. Only the global policy has anything to exchange: confined to its node, an expert is reached from all other nodes.
 
+use moe_random::Random;
+
 use super::layout::{Change, Layout};
 use super::network::{Network, copies_by_node};
-use crate::seeded::Seeded;
 
 /// Exchanges that are weighed, per slot.
 const TRIALS_PER_SLOT: usize = 32;
@@ -19,7 +20,7 @@ pub(super) fn spread(
     top_k: u32,
     limit: f64,
     target: f64,
-    random: &mut Seeded,
+    random: &mut Random,
 ) -> f64 {
     let mut network = Network::of(layout, top_k, loads);
     let mut copies = network.copies();
@@ -32,7 +33,7 @@ pub(super) fn spread(
     let mut draws = trials * DRAWS;
     while trials > 0 && draws > 0 && copies > target {
         draws -= 1;
-        let (a, b) = (random.below(slots), random.below(slots));
+        let (a, b) = (random.index(slots), random.index(slots));
         let change = Change::Exchange(a, b);
         if layout.grid.node(a) == layout.grid.node(b)
             || !layout.allows(change)

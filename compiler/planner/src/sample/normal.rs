@@ -3,12 +3,12 @@
 //! Invariant: a number is a function of 32 random bits, off by less than 2e-4 from their exact quantile. All operations are exact or
 //! correctly rounded, and none is fused, so that a machine with wider vectors gives the same numbers sooner.
 //!
-//! Random bits: xoshiro128+ (Blackman and Vigna 2018), [`LANES`] generators side by side, each started by [`Seeded`]. One bit is the sign.
+//! Random bits: xoshiro128+ (Blackman and Vigna 2018), [`LANES`] generators side by side, each started by [`Random`]. One bit is the sign.
 //! The others, m of 31, are the probability u = (m + ½) / 2³¹ of a number further out; with t = −log₂ u its distance from zero is
 //! g(t) = −Φ⁻¹(2⁻ᵗ / 2), a smooth function without a tail of its own, which [`DISTANCE`] over [`BELOW_DISTANCE`] approximate for t up to 33.
 //! Both they and [`LOG2`] were fitted by least squares, reweighted until the largest error was smallest.
 
-use crate::seeded::Seeded;
+use moe_random::Random;
 
 /// Generators, and numbers that are made at once.
 const LANES: usize = 16;
@@ -23,7 +23,7 @@ const DISTANCE: [f32; 4] = [0.867_543_96, 0.406_791_3, 0.025_378_983, 1.156_965_
 const BELOW_DISTANCE: [f32; 4] = [1.0, 0.807_911_8, 0.116_794_765, 2.258_496e-3];
 
 /// Fills `numbers`.
-pub(super) fn fill(random: &mut Seeded, numbers: &mut [f32]) {
+pub(super) fn fill(random: &mut Random, numbers: &mut [f32]) {
     let mut generators = Generators::new(random);
     #[cfg(target_arch = "x86_64")]
     {
@@ -75,9 +75,9 @@ fn fill_lanes(generators: &mut Generators, numbers: &mut [f32]) {
 struct Generators([[u32; LANES]; 4]);
 
 impl Generators {
-    fn new(random: &mut Seeded) -> Generators {
+    fn new(random: &mut Random) -> Generators {
         // No state is zero in all words, but with a probability of 2⁻¹²⁸.
-        Generators(std::array::from_fn(|_| std::array::from_fn(|_| (random.next() >> 32) as u32)))
+        Generators(std::array::from_fn(|_| std::array::from_fn(|_| (random.bits() >> 32) as u32)))
     }
 
     #[inline(always)]
@@ -194,15 +194,15 @@ mod tests {
     fn wide_vectors_give_the_same_numbers() {
         for count in [0, 1, 15, 16, 17, 1000] {
             let (mut wide, mut plain) = (vec![0.0; count], vec![0.0; count]);
-            fill(&mut Seeded::new(3, 4), &mut wide);
-            fill_lanes(&mut Generators::new(&mut Seeded::new(3, 4)), &mut plain);
+            fill(&mut Random::stream(3, 4), &mut wide);
+            fill_lanes(&mut Generators::new(&mut Random::stream(3, 4)), &mut plain);
             assert_eq!(wide, plain);
         }
     }
 
     fn sample(count: usize) -> Vec<f64> {
         let mut numbers = vec![0.0; count];
-        fill(&mut Seeded::new(1, 0), &mut numbers);
+        fill(&mut Random::stream(1, 0), &mut numbers);
         numbers.into_iter().map(f64::from).collect()
     }
 

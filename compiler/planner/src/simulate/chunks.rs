@@ -3,10 +3,11 @@
 //! Invariant: every sender has [`Chunks::per_gpu`] chunks of [`Chunks::tokens`] tokens each; the number that a rank
 //! receives from a sender differs from its expected copies by less than one chunk.
 
+use moe_random::Random;
+
 use super::Order;
 use super::demand::Spread;
 use super::parts::Part;
-use crate::seeded::Seeded;
 
 /// The chunks of all senders of a part; those of GPU g are `g × per_gpu ..`, first those to other nodes.
 pub(super) struct Chunks {
@@ -31,7 +32,7 @@ impl Chunks {
         let mut remote = Vec::with_capacity(gpus as usize);
         let (mut there, mut here) = (Vec::new(), Vec::new());
         for gpu in 0..gpus {
-            let mut seeded = Seeded::new(scenario.options.seed, u64::from(first + gpu));
+            let mut seeded = Random::stream(scenario.options.seed, u64::from(first + gpu));
             let (group_start, rank) = (gpu - gpu % group, gpu % group);
             let node_start = (rank - rank % per_node) as usize;
             // Rotated senders begin at the same place of their own node, so that on every rail they stay one node apart.

@@ -107,21 +107,22 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use moe_random::Random;
+
     use super::*;
-    use crate::seeded::Seeded;
     use crate::simulate::engine::Hop;
 
     /// Against sorting: random pushes between pops, at distances from nothing to a day, with many equal times.
     #[test]
     fn events_come_in_order() {
-        let mut random = Seeded::new(5, 0);
+        let mut random = Random::stream(5, 0);
         for spacing in [1, 1000, 1 << 40] {
             let mut queue = Queue::new(spacing);
             let (mut waiting, mut now) = (Vec::new(), 0);
             for subject in 0..20_000 {
-                let distance = random.next() >> (64 - random.below(57).max(1));
+                let distance = random.bits() >> (64 - random.below(57).max(1));
                 let time = now + if random.below(3) == 0 { 0 } else { distance };
-                let step = Step::Out([Hop::NicOut, Hop::NicIn][random.below(2)]);
+                let step = Step::Out([Hop::NicOut, Hop::NicIn][random.index(2)]);
                 let event = Event { time, tail: time, subject, step };
                 queue.push(event);
                 waiting.push((time, step, subject));

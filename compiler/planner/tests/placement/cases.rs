@@ -1,54 +1,35 @@
 //! Loads to try, and what a placement is worth, computed from its slots by nothing of the crate.
 
 use moe_planner::placement::{LayerPlacement, Load, Options, Placement, Policy, Shape, place};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+use moe_random::Random;
 
-pub struct Random(ChaCha8Rng);
+pub fn of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
+    choices[random.index(choices.len())]
+}
 
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(ChaCha8Rng::seed_from_u64(seed))
+/// Uniform counts, or Zipf with an exponent of 0.5 to 1.5 over experts in random order.
+pub fn loads(random: &mut Random, experts: usize) -> Vec<f64> {
+    if random.below(2) == 0 {
+        return (0..experts).map(|_| random.below(1000) as f64).collect();
     }
-
-    pub fn below(&mut self, limit: usize) -> usize {
-        (self.0.next_u64() % limit as u64) as usize
-    }
-
-    pub fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
-    pub fn unit(&mut self) -> f64 {
-        self.below(1 << 30) as f64 / (1 << 30) as f64
-    }
-
-    /// Uniform counts, or Zipf with an exponent of 0.5 to 1.5 over experts in random order.
-    pub fn loads(&mut self, experts: usize) -> Vec<f64> {
-        if self.below(2) == 0 {
-            return (0..experts).map(|_| self.below(1000) as f64).collect();
-        }
-        let exponent = 0.5 + self.unit();
-        let mut loads: Vec<f64> = (1..=experts).map(|rank| (1e4 / (rank as f64).powf(exponent)).round()).collect();
-        for last in (1..experts).rev() {
-            loads.swap(last, self.below(last + 1));
-        }
-        loads
-    }
+    let exponent = 0.5 + random.unit();
+    let mut loads: Vec<f64> = (1..=experts).map(|rank| (1e4 / (rank as f64).powf(exponent)).round()).collect();
+    random.shuffle(&mut loads);
+    loads
 }
 
 /// A shape that both policies accept.
 pub fn shape(random: &mut Random) -> (Shape, usize) {
-    let nodes = random.of(&[1, 2, 3, 4, 8]);
-    let gpus_per_node = random.of(&[1, 2, 4, 8]);
-    let groups = nodes * random.of(&[1, 2, 4]);
+    let nodes = of(random, &[1, 2, 3, 4, 8]);
+    let gpus_per_node = of(random, &[1, 2, 4, 8]);
+    let groups = nodes * of(random, &[1, 2, 4]);
     let gpus = nodes * gpus_per_node;
-    let mut size = 1 + random.below(8);
+    let mut size = 1 + random.index(8);
     while groups * size < gpus {
         size += 1;
     }
     let experts = groups * size;
-    let per_gpu = experts.div_ceil(gpus) + random.below(3);
+    let per_gpu = experts.div_ceil(gpus) + random.index(3);
     let shape = Shape {
         nodes: nodes as u32,
         gpus_per_node: gpus_per_node as u32,

@@ -5,11 +5,12 @@ mod eplb;
 mod exact;
 mod input;
 
-use cases::{POLICIES, Random, by_gpu, copies_between_nodes, max_load, moves, placed, served, shape};
+use cases::{POLICIES, by_gpu, copies_between_nodes, loads, max_load, moves, of, placed, served, shape};
 use moe_bundle::ExpertId;
 use moe_bundle::placement::Placement as Current;
 use moe_planner::placement::{Options, Placement, Policy, Shape};
 use moe_planner::traffic::expected_distinct;
+use moe_random::Random;
 
 const PUBLISHED: [[f64; 12]; 2] = [
     [90.0, 132.0, 40.0, 61.0, 104.0, 165.0, 39.0, 4.0, 73.0, 56.0, 183.0, 86.0],
@@ -63,7 +64,7 @@ fn never_worse_than_the_baseline_on_a_thousand_loads() {
         let [nodes, gpus_per_node, groups] = [shape.nodes, shape.gpus_per_node, shape.groups].map(|n| n as usize);
         let gpus = nodes * gpus_per_node;
         let per_gpu = shape.replicas as usize / gpus;
-        let loads = random.loads(experts);
+        let loads = loads(&mut random, experts);
         let earlier: Vec<f64> = loads.iter().map(|load| load * (0.7 + 0.6 * random.unit())).collect();
         for policy in POLICIES {
             let baseline = |loads: &[f64]| match policy {
@@ -72,7 +73,7 @@ fn never_worse_than_the_baseline_on_a_thousand_loads() {
             };
             let (current, theirs) = (baseline(&earlier), baseline(&loads));
             let held = current.concat().into_iter().map(|expert| ExpertId(expert as u32)).collect();
-            let top_k = 1 + random.below(experts.min(8)) as u32;
+            let top_k = 1 + random.index(experts.min(8)) as u32;
             let options = Options {
                 policy,
                 top_k,
@@ -139,12 +140,12 @@ fn close_to_the_exact_optimum_where_that_can_be_computed() {
         let (mut worst, mut baseline_worst, mut optimal): (f64, f64, usize) = (0.0, 0.0, 0);
         for _ in 0..200 {
             let (nodes, gpus_per_node, groups, size, per_gpu) = match policy {
-                Policy::Hierarchical => (2, 2, random.of(&[2, 4]), 2, random.of(&[2, 3])),
-                Policy::Global => (random.of(&[1, 2]), 2, 2, random.of(&[2, 3]), random.of(&[2, 3])),
+                Policy::Hierarchical => (2, 2, of(&mut random, &[2, 4]), 2, of(&mut random, &[2, 3])),
+                Policy::Global => (of(&mut random, &[1, 2]), 2, 2, of(&mut random, &[2, 3]), of(&mut random, &[2, 3])),
             };
             let (experts, gpus): (usize, usize) = (groups * size, nodes * gpus_per_node);
             let per_gpu = per_gpu.max(experts.div_ceil(gpus));
-            let loads = random.loads(experts);
+            let loads = loads(&mut random, experts);
             if loads.iter().sum::<f64>() == 0.0 {
                 continue;
             }
@@ -184,7 +185,7 @@ fn every_expert_has_a_slot_and_every_gpu_equally_many() {
     let mut random = Random::new(3);
     for _ in 0..200 {
         let (shape, experts) = shape(&mut random);
-        let layers: Vec<Vec<f64>> = (0..2).map(|_| random.loads(experts)).collect();
+        let layers: Vec<Vec<f64>> = (0..2).map(|_| loads(&mut random, experts)).collect();
         for policy in POLICIES {
             let options = Options { policy, top_k: 1, rounds: 2, ..Options::default() };
             let placement = placed(&layers, &shape, &options);
@@ -216,9 +217,9 @@ fn every_expert_has_a_slot_and_every_gpu_equally_many() {
 fn copies_between_nodes_are_what_tokens_do() {
     let mut random = Random::new(4);
     for _ in 0..10 {
-        let (nodes, top_k) = (random.of(&[2, 4, 8]), random.of(&[2, 4, 8]));
+        let (nodes, top_k) = (of(&mut random, &[2, 4, 8]), of(&mut random, &[2, 4, 8]));
         let experts = 32;
-        let loads = random.loads(experts);
+        let loads = loads(&mut random, experts);
         let shape = Shape { nodes: nodes as u32, gpus_per_node: 2, groups: nodes as u32, replicas: 64 };
         let options = Options { policy: Policy::Global, top_k, ..Options::default() };
         let placement = placed(std::slice::from_ref(&loads), &shape, &options);
@@ -289,7 +290,7 @@ fn nothing_moves_when_nothing_is_better() {
         let mut slots: Vec<u32> = (0..64).collect();
         let part = if policy == Policy::Hierarchical { 16 } else { 64 };
         for part in slots.chunks_mut(part) {
-            (1..part.len()).rev().for_each(|last| part.swap(last, random.below(last + 1)));
+            random.shuffle(part);
         }
         let held = slots.iter().map(|&expert| ExpertId(expert)).collect();
         let current = Some(Current::new(4, 4, 4, None, [(0, held)]).expect("it is one"));
@@ -308,7 +309,7 @@ fn read_back(placement: &Placement) -> Current {
 fn a_placement_is_the_current_one_next_time() {
     let mut random = Random::new(5);
     for policy in POLICIES {
-        let loads = random.loads(64);
+        let loads = loads(&mut random, 64);
         let shape = Shape { nodes: 4, gpus_per_node: 4, groups: 8, replicas: 80 };
         let first = placed(std::slice::from_ref(&loads), &shape, &Options { policy, ..Options::default() });
         let current = read_back(&first);
@@ -331,7 +332,7 @@ fn a_placement_is_the_current_one_next_time() {
 fn slack_trades_load_for_moves() {
     let mut random = Random::new(6);
     let shape = Shape { nodes: 4, gpus_per_node: 8, groups: 8, replicas: 288 };
-    let loads = random.loads(256);
+    let loads = loads(&mut random, 256);
     let drifted: Vec<f64> = loads.iter().map(|load| load * (0.9 + 0.2 * random.unit())).collect();
     for policy in POLICIES {
         let first = placed(std::slice::from_ref(&loads), &shape, &Options { policy, ..Options::default() });
@@ -371,7 +372,7 @@ fn what_a_placement_looks_like() {
 #[test]
 fn a_whole_model_is_placed_in_seconds() {
     let mut random = Random::new(7);
-    let layers: Vec<Vec<f64>> = (0..58).map(|_| random.loads(256)).collect();
+    let layers: Vec<Vec<f64>> = (0..58).map(|_| loads(&mut random, 256)).collect();
     let shape = Shape { nodes: 4, gpus_per_node: 8, groups: 8, replicas: 288 };
     for policy in POLICIES {
         let start = std::time::Instant::now();

@@ -58,7 +58,7 @@ impl Machine {
             & match self.random.below(3) {
                 0 => 1 << lane,
                 1 => u32::MAX << lane,
-                _ => self.random.next() as u32,
+                _ => self.random.bits() as u32,
             };
         if part != 0 && part != mask {
             warp.splits[index].mask &= !part;

@@ -125,20 +125,19 @@ fn set(words: &mut [u64], first: u64, last: u64) {
 
 #[cfg(test)]
 mod tests {
+    use moe_random::Random;
+
     use super::Initialised;
 
     /// Ranges around the borders of blocks and words, against one flag per byte.
     #[test]
     fn ranges_agree_with_a_flag_for_each_byte() {
         const BYTES: usize = 1000;
-        let mut number = 1u64;
+        let mut random = Random::new(1);
         for _ in 0..200 {
             let (mut initialised, mut flags) = (Initialised::new(BYTES), [false; BYTES]);
             for _ in 0..20 {
-                let mut next = |below: usize| {
-                    number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    (number >> 33) as usize % below
-                };
+                let mut next = |below: usize| random.index(below);
                 let (start, asked) = (next(BYTES), next(BYTES));
                 let (end, asked_end) = ((start + next(300)).min(BYTES), (asked + next(300)).min(BYTES));
                 let (start, end) = if next(3) == 0 { (start / 128 * 128, end / 128 * 128) } else { (start, end) };

@@ -1,7 +1,7 @@
 //! Formats against their definition.
 
 use moe_bundle::Payload;
-use moe_judge::reference::{Rows, decode, encode};
+use moe_bundle::codec::{decode_row, elements, encode, encode_row};
 
 const FP8: Payload = Payload::Fp8E4m3ScaleF32Per128;
 
@@ -22,7 +22,7 @@ fn e4m3(code: u8) -> f64 {
 #[test]
 fn fp8_codes_mean_what_the_format_says() {
     for code in 0..=255u8 {
-        let value = decode(FP8, &[code]);
+        let value = elements(FP8, &[code]).next().expect("one element");
         if code & 0x7f == 0x7f {
             assert!(value.is_nan(), "{code:#x}");
         } else {
@@ -73,10 +73,42 @@ fn a_nan_becomes_the_canonical_one() {
 fn quantising_scales_each_128_elements_by_their_largest() {
     let mut values = vec![0.0; 256];
     (values[0], values[1], values[127]) = (1.0, -896.0, 3.25);
-    let rows = Rows::from_values(FP8, 256, &values);
+    let (mut bytes, mut scales) = (vec![], vec![]);
+    encode_row(FP8, &values, &mut bytes, &mut scales);
     // 896 / 448 = 2: elements are halved; 1.625 is a number of the format. The second block is all zero: 1e-4 / 448.
-    assert_eq!(rows.scales(), [2.0, 1e-4 / 448.0]);
-    assert_eq!((rows.bytes()[0], rows.bytes()[1], rows.bytes()[127]), (0x30, 0xfe, 0x3d));
-    assert!(rows.bytes()[128..].iter().all(|&byte| byte == 0));
-    assert_eq!(rows.values(0), values);
+    assert_eq!(scales, [2.0, 1e-4 / 448.0]);
+    assert_eq!((bytes[0], bytes[1], bytes[127]), (0x30, 0xfe, 0x3d));
+    assert!(bytes[128..].iter().all(|&byte| byte == 0));
+    assert_eq!(decode_row(FP8, &bytes, &scales), values);
+}
+
+/// The block of an infinity has an infinite scale: its elements are zeros with their signs, NaN for the infinity itself, and whoever
+/// multiplies by the scale gets NaN for all of them. A NaN has no part in the scale: the rest of its block keeps its numbers.
+#[test]
+fn infinity_takes_its_block_with_it_and_nan_does_not() {
+    let mut values = vec![1.0; 256];
+    (values[0], values[1], values[2]) = (f32::INFINITY, -1.0, f32::NAN);
+    (values[128], values[129]) = (f32::NAN, -896.0);
+    let (mut bytes, mut scales) = (vec![], vec![]);
+    encode_row(FP8, &values, &mut bytes, &mut scales);
+    assert_eq!(scales, [f32::INFINITY, 2.0]);
+    assert_eq!(bytes[..4], [0x7f, 0x80, 0x7f, 0x00]);
+    assert_eq!(bytes[128..131], [0x7f, 0xfe, 0x30]);
+    let read = decode_row(FP8, &bytes, &scales);
+    assert!(read[..128].iter().all(|number| number.to_bits() == 0x7fff_ffff), "{read:?}");
+    assert!(read[128].is_nan());
+    assert_eq!(read[129..], values[129..]);
+}
+
+/// A number so large that its bf16 neighbours of the block vanish: no overflow on the way.
+#[test]
+fn the_largest_numbers_are_scaled_and_not_lost() {
+    let mut values = vec![1.0; 128];
+    (values[0], values[1]) = (3.389_531_4e38, -3.389_531_4e38);
+    let (mut bytes, mut scales) = (vec![], vec![]);
+    encode_row(FP8, &values, &mut bytes, &mut scales);
+    assert_eq!(scales, [3.389_531_4e38 / 448.0]);
+    assert_eq!(bytes[..3], [0x7e, 0xfe, 0x00]);
+    let read = decode_row(FP8, &bytes, &scales);
+    assert!((read[0] / 3.389_531_4e38 - 1.0).abs() < 1e-6 && read[2] == 0.0, "{read:?}");
 }
