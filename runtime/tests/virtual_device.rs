@@ -145,6 +145,67 @@ fn a_wait_for_what_never_comes_names_who_should_have_come() {
     }
 }
 
+/// Stores the next number for ever.
+const COUNT: &str = "
+.version 8.6
+.target sm_90a
+.address_size 64
+.visible .entry count(.param .u64 out)
+{
+    .reg .b32 %r<2>;
+    .reg .b64 %rd<2>;
+    ld.param.u64 %rd1, [out];
+again:
+    st.global.u32 [%rd1], %r1;
+    add.u32 %r1, %r1, 1;
+    bra again;
+}
+";
+
+#[test]
+fn a_kernel_that_never_ends_is_no_deadlock() {
+    let options = VirtualOptions { instruction_limit: 10_000, ..VirtualOptions::default() };
+    let device: Arc<dyn Device> = Arc::new(VirtualDevice::new(1, &options).expect("virtual GPUs"));
+    let (stream, function) =
+        (device.stream(RANK).expect("a stream"), device.load(RANK, COUNT, "count").expect("a kernel"));
+    let out = word(&device, RANK, "out", 5);
+    launch(&device, stream, function, vec![Value::Pointer(out.address())]);
+    let error = device.synchronise().expect_err("the limit");
+    assert!(matches!(error, DeviceError::Limit { .. }), "{error:?}");
+    for part in ["no end after 10000 warp instructions", "still running: rank 0, kernel `count`: 0 of 1 CTAs"] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    device.abandon().expect("given up");
+    assert!(out.read::<u32>(0..1).expect("read")[0] > 1000);
+}
+
+#[test]
+fn memory_of_a_stream_lasts_as_long_as_its_launches_need_it() {
+    let device = device(1);
+    let (stream, function) =
+        (device.stream(RANK).expect("a stream"), device.load(RANK, STEP, "step").expect("a kernel"));
+    let out = Memory::in_stream(&device, stream, RANK, 4, "out").expect("memory");
+    out.write(&5u32.to_le_bytes()).expect("written");
+    step(&device, stream, function, &out, 2);
+    let address = out.address();
+    drop(out);
+    device.synchronise().expect("the launch still has its memory");
+    launch(&device, stream, function, vec![Value::Pointer(address), Value::U32(2)]);
+    assert!(matches!(device.synchronise(), Err(DeviceError::Fault { .. })), "and the next one has not");
+    device.abandon().expect("given up");
+    let late = Memory::in_stream(&device, stream, RANK, 4, "late").expect("memory");
+    device.close_stream(stream);
+    drop(late);
+    device.synchronise().expect("a stream that is closed frees what is left all the same");
+}
+
+#[test]
+fn a_kernel_loaded_twice_is_one_function() {
+    let device = device(2);
+    let load = |rank| device.load(RankId(rank), STEP, "step").expect("a kernel");
+    assert_eq!((load(0), load(1), load(0)), (FunctionId(0), FunctionId(1), FunctionId(0)));
+}
+
 #[test]
 fn what_it_cannot_do_is_said() {
     let device = device(2);

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use moe_bundle::RankId;
 
-use super::{Address, Device, DeviceError};
+use super::{Address, Device, DeviceError, StreamId};
 
-/// An allocation of one rank. Dropping it frees it, after all launches so far.
+/// An allocation of one rank. Dropping it frees it, after all launches so far that may use it.
 pub struct Memory {
     device: Arc<dyn Device>,
     rank: RankId,
+    /// The one stream whose launches use it; any if none is named.
+    stream: Option<StreamId>,
     address: Address,
     bytes: u64,
 }
@@ -22,7 +24,23 @@ impl Memory {
     /// When there is not enough.
     pub fn new(device: &Arc<dyn Device>, rank: RankId, bytes: u64, name: &str) -> Result<Memory, DeviceError> {
         let address = if bytes == 0 { Address::NULL } else { device.allocate(rank, bytes, name)? };
-        Ok(Memory { device: Arc::clone(device), rank, address, bytes })
+        Ok(Memory { device: Arc::clone(device), rank, stream: None, address, bytes })
+    }
+
+    /// As [`Memory::new`], for memory that only launches of one stream of the rank use. What was freed in that stream can serve again at
+    /// once.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub fn in_stream(
+        device: &Arc<dyn Device>,
+        stream: StreamId,
+        rank: RankId,
+        bytes: u64,
+        name: &str,
+    ) -> Result<Memory, DeviceError> {
+        let address = if bytes == 0 { Address::NULL } else { device.allocate_in(stream, rank, bytes, name)? };
+        Ok(Memory { device: Arc::clone(device), rank, stream: Some(stream), address, bytes })
     }
 
     /// Where it is.
@@ -96,8 +114,10 @@ impl std::fmt::Debug for Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.device.free(self.rank, self.address);
+        match self.stream {
+            _ if self.bytes == 0 => {}
+            Some(stream) => self.device.free_in(stream, self.rank, self.address),
+            None => self.device.free(self.rank, self.address),
         }
     }
 }

@@ -40,12 +40,12 @@ impl Address {
 pub struct FunctionId(pub u32);
 
 /// A queue of launches of one rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u32);
 
 /// A point in a stream, until the next [`Device::synchronise`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct EventId(pub u32);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(pub u64);
 
 /// A kernel's argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +175,23 @@ pub enum DeviceError {
         /// Who waits, for what.
         report: String,
     },
+    /// Kernels that went on for too long.
+    #[error("{report}")]
+    Limit {
+        /// Which ones, and where they are.
+        report: String,
+    },
+    /// Launches that cannot be given up.
+    #[error(
+        "{} after {patience:?}, and nothing can stop a kernel that waits for ever but the end of this process: give waits a deadline",
+        still_running(ranks)
+    )]
+    StillRunning {
+        /// Whose.
+        ranks: Vec<RankId>,
+        /// How long they were given.
+        patience: Duration,
+    },
     /// An id that this device did not give.
     #[error("{what} {id} does not exist on this device")]
     Unknown {
@@ -183,6 +200,11 @@ pub enum DeviceError {
         /// Its number.
         id: u64,
     },
+}
+
+fn still_running(ranks: &[RankId]) -> String {
+    let names: Vec<String> = ranks.iter().map(RankId::to_string).collect();
+    format!("kernels of {} still run", names.join(", "))
 }
 
 /// A device with one or more ranks. Methods take `&self`, so that memory can free itself.
@@ -204,6 +226,20 @@ pub trait Device: Send + Sync {
 
     /// Frees what [`Device::allocate`] gave, after all launches so far.
     fn free(&self, rank: RankId, address: Address);
+
+    /// As [`Device::allocate`], for memory that only launches of one stream use, those that follow. It may be what
+    /// [`Device::free_in`] freed in that stream.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    fn allocate_in(&self, _stream: StreamId, rank: RankId, bytes: u64, name: &str) -> Result<Address, DeviceError> {
+        self.allocate(rank, bytes, name)
+    }
+
+    /// Frees what [`Device::allocate_in`] gave, after the launches of the stream so far, which are all that use it.
+    fn free_in(&self, _stream: StreamId, rank: RankId, address: Address) {
+        self.free(rank, address);
+    }
 
     /// Gives a part of memory a name for reports, and says whose kernels write it. Devices without reports do nothing.
     fn label(&self, _rank: RankId, _address: Address, _bytes: u64, _label: &str, _writer: Option<RankId>) {}
@@ -238,6 +274,9 @@ pub trait Device: Send + Sync {
     /// When the device cannot.
     fn stream(&self, rank: RankId) -> Result<StreamId, DeviceError>;
 
+    /// Closes a stream: it takes nothing more, and is gone when what is in it has finished. An id that is unknown is ignored.
+    fn close_stream(&self, _stream: StreamId) {}
+
     /// Puts a launch into a stream of the function's rank and returns at once.
     ///
     /// # Errors
@@ -262,10 +301,11 @@ pub trait Device: Send + Sync {
     /// What went wrong in a launch.
     fn synchronise(&self) -> Result<(), DeviceError>;
 
-    /// Gives up all launches that have not finished, after an error.
+    /// Gives up all launches that have not finished, after an error. A device that cannot stop a kernel waits for its end, but not for
+    /// ever.
     ///
     /// # Errors
-    /// When the device is lost.
+    /// When the device is lost, or launches still run.
     fn abandon(&self) -> Result<(), DeviceError>;
 
     /// When every launch since the last call ran; waits for them. Empty on a device that does not time them.

@@ -1,18 +1,20 @@
 //! Virtual GPUs: the very PTX of a bundle, on this machine's CPU.
 //!
 //! Invariants:
-//! * nothing runs before somebody waits: launches collect, and run together in the next [`Device::synchronise`], read or write. The
-//!   same calls with the same options give the same run, instruction by instruction;
+//! * nothing runs before somebody waits: launches collect, and run together in the next [`Device::synchronise`], read or write. Only
+//!   when [`MOST_QUEUED`] have collected, those that need not wait for later ones run. The same calls with the same options give the
+//!   same run, instruction by instruction;
+//! * what has finished or was freed takes no memory, so that a program may run for as long as it likes;
 //! * every wrong access and every wait that can never end is an error with the kernel, the instruction, the place in memory by name
 //!   and, for a wait, the rank that should have written it;
 //! * deadlines pass in virtual time: a wait of 10 s is over as soon as nothing else can happen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use moe_bundle::{Digest, RankId};
-use moe_vgpu::{Cluster, ClusterError, Config, Module, Policy, RunError};
+use moe_vgpu::{Cluster, ClusterError, Config, Kernel, LaunchId, Module, Policy, Report, RunError};
 
 use super::{Address, Device, DeviceError, EventId, FunctionId, Launch, Residency, StreamId, Value};
 use crate::traffic::LinkBytes;
@@ -26,11 +28,17 @@ pub struct VirtualOptions {
     pub policy: Policy,
     /// Chooses one of the schedules of a policy that has several.
     pub seed: u64,
+    /// Warp instructions after which everything that was launched together is given up.
+    pub instruction_limit: u64,
 }
+
+/// Launches that collect at most.
+const MOST_QUEUED: u32 = 4096;
 
 impl Default for VirtualOptions {
     fn default() -> Self {
-        VirtualOptions { sms: Config::default().sms, policy: Policy::default(), seed: 0 }
+        let Config { sms, policy, seed, instruction_limit, .. } = Config::default();
+        VirtualOptions { sms, policy, seed, instruction_limit }
     }
 }
 
@@ -55,14 +63,22 @@ struct State {
     cluster: Cluster,
     /// Each text is parsed once, however many ranks load it.
     modules: BTreeMap<[u8; 32], Module>,
-    functions: Vec<(RankId, moe_vgpu::Kernel)>,
-    streams: Vec<(RankId, moe_vgpu::StreamId)>,
-    events: Vec<moe_vgpu::EventId>,
+    functions: Vec<Function>,
     /// Whether something is queued, or the last run failed.
     unfinished: bool,
+    /// Launches since the last run.
+    queued: u32,
     executing: Duration,
-    /// What launches may still use.
-    freed_later: Vec<moe_vgpu::Address>,
+    /// What launches may still use, those up to the one named.
+    freed_later: VecDeque<(LaunchId, moe_vgpu::Address)>,
+    last_launch: LaunchId,
+}
+
+/// A kernel on a rank. One that is loaded again is the same function.
+struct Function {
+    rank: RankId,
+    text: [u8; 32],
+    kernel: Kernel,
 }
 
 impl VirtualDevice {
@@ -71,17 +87,18 @@ impl VirtualDevice {
     /// # Errors
     /// When there are too many, or a number of the options is out of range.
     pub fn new(ranks: u32, options: &VirtualOptions) -> Result<VirtualDevice, DeviceError> {
-        let VirtualOptions { sms, policy, seed } = *options;
-        let cluster = Cluster::new(Config { ranks, sms, policy, seed, ..Config::default() }).map_err(refused)?;
+        let VirtualOptions { sms, policy, seed, instruction_limit } = *options;
+        let config = Config { ranks, sms, policy, seed, instruction_limit, ..Config::default() };
+        let cluster = Cluster::new(config).map_err(refused)?;
         let state = State {
             cluster,
             modules: BTreeMap::new(),
             functions: vec![],
-            streams: vec![],
-            events: vec![],
             unfinished: false,
+            queued: 0,
             executing: Duration::ZERO,
-            freed_later: vec![],
+            freed_later: VecDeque::new(),
+            last_launch: LaunchId(0),
         };
         Ok(VirtualDevice { ranks, state: Mutex::new(state) })
     }
@@ -106,21 +123,37 @@ impl State {
     /// Runs what is queued.
     fn finish(&mut self) -> Result<(), DeviceError> {
         if self.unfinished {
-            let start = Instant::now();
-            let outcome = self.cluster.run();
-            self.executing += start.elapsed();
-            outcome.map_err(failed)?;
+            self.run(Cluster::run)?;
             self.unfinished = false;
         }
         self.free_late();
         Ok(())
     }
 
+    fn run(&mut self, run: impl FnOnce(&mut Cluster) -> Result<Report, RunError>) -> Result<(), DeviceError> {
+        self.queued = 0;
+        let start = Instant::now();
+        let outcome = run(&mut self.cluster);
+        self.executing += start.elapsed();
+        outcome.map(|_| ()).map_err(failed)
+    }
+
+    /// Frees what no launch can use any more.
     fn free_late(&mut self) {
-        for address in std::mem::take(&mut self.freed_later) {
+        let oldest = self.cluster.oldest_launch();
+        while let Some(&(last, address)) = self.freed_later.front()
+            && oldest.is_none_or(|oldest| last < oldest)
+        {
+            self.freed_later.pop_front();
             // Whoever frees is a destructor, which has nobody to tell.
             let _ = self.cluster.free(address);
         }
+    }
+
+    /// The rank of a stream.
+    fn rank_of(&self, stream: StreamId) -> Result<moe_vgpu::RankId, DeviceError> {
+        let unknown = DeviceError::Unknown { what: "stream", id: stream.0.into() };
+        self.cluster.rank_of(moe_vgpu::StreamId(stream.0)).ok_or(unknown)
     }
 }
 
@@ -132,12 +165,13 @@ fn failed(error: RunError) -> DeviceError {
     let report = error.to_string();
     match error {
         RunError::Fault(_) => DeviceError::Fault { report },
-        RunError::Deadlock(_) | RunError::Limit(_) => DeviceError::Deadlock { report },
+        RunError::Deadlock(_) => DeviceError::Deadlock { report },
+        RunError::Limit(_) => DeviceError::Limit { report },
     }
 }
 
-fn look_up<T: Clone>(table: &[T], what: &'static str, id: u32) -> Result<T, DeviceError> {
-    table.get(id as usize).cloned().ok_or(DeviceError::Unknown { what, id: id.into() })
+fn look_up(functions: &[Function], id: FunctionId) -> Result<&Function, DeviceError> {
+    functions.get(id.0 as usize).ok_or(DeviceError::Unknown { what: "function", id: id.0.into() })
 }
 
 fn rank(id: RankId) -> moe_vgpu::RankId {
@@ -172,9 +206,18 @@ impl Device for VirtualDevice {
 
     fn free(&self, _rank: RankId, at: Address) {
         let mut state = self.state();
-        state.freed_later.push(address(at));
+        let last = state.last_launch;
+        state.freed_later.push_back((last, address(at)));
         if !state.unfinished {
             state.free_late();
+        }
+    }
+
+    fn free_in(&self, stream: StreamId, rank: RankId, at: Address) {
+        let freed = self.state().cluster.free_after(moe_vgpu::StreamId(stream.0), address(at));
+        if freed.is_err() {
+            // Of a stream that has been closed: what is in it may still use the memory.
+            self.free(rank, at);
         }
     }
 
@@ -209,29 +252,38 @@ impl Device for VirtualDevice {
         };
         let kernel = module.kernel(name).ok_or_else(|| DeviceError::NoKernel { name: name.into() })?;
         state.cluster.load(rank(of), &module).map_err(refused)?;
-        state.functions.push((of, kernel));
-        Ok(FunctionId(state.functions.len() as u32 - 1))
+        let known = state.functions.iter().position(|function| {
+            (function.rank, function.text) == (of, key) && function.kernel.name() == kernel.name()
+        });
+        let place = known.unwrap_or(state.functions.len());
+        if known.is_none() {
+            state.functions.push(Function { rank: of, text: key, kernel });
+        }
+        Ok(FunctionId(place as u32))
     }
 
     fn residency(&self, function: FunctionId, block: u32, shared: u32) -> Result<Residency, DeviceError> {
         let state = self.state();
-        let (_, kernel) = look_up(&state.functions, "function", function.0)?;
-        Ok(Residency { ctas: state.cluster.residency(&kernel, block, shared), ranks: 1 })
+        let kernel = &look_up(&state.functions, function)?.kernel;
+        Ok(Residency { ctas: state.cluster.residency(kernel, block, shared), ranks: 1 })
     }
 
     fn stream(&self, of: RankId) -> Result<StreamId, DeviceError> {
-        let mut state = self.state();
-        let stream = state.cluster.stream(rank(of)).map_err(refused)?;
-        state.streams.push((of, stream));
-        Ok(StreamId(state.streams.len() as u32 - 1))
+        let stream = self.state().cluster.stream(rank(of)).map_err(refused)?;
+        Ok(StreamId(stream.0))
+    }
+
+    fn close_stream(&self, stream: StreamId) {
+        // One that does not exist is ignored.
+        let _ = self.state().cluster.close_stream(moe_vgpu::StreamId(stream.0));
     }
 
     fn launch(&self, stream: StreamId, launch: &Launch) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        let (stream_rank, stream) = look_up(&state.streams, "stream", stream.0)?;
-        let (function_rank, kernel) = look_up(&state.functions, "function", launch.function.0)?;
-        if stream_rank != function_rank {
-            let problem = format!("`{}` of {function_rank} in a stream of {stream_rank}", kernel.name());
+        let state = &mut *self.state();
+        let stream_rank = state.rank_of(stream)?;
+        let function = look_up(&state.functions, launch.function)?;
+        if stream_rank != rank(function.rank) {
+            let problem = format!("`{}` of {} in a stream of {stream_rank}", function.kernel.name(), function.rank);
             return Err(DeviceError::Refused { problem });
         }
         let arguments = launch.arguments.iter().map(|argument| match *argument {
@@ -245,25 +297,34 @@ impl Device for VirtualDevice {
             shared: launch.shared,
             arguments: arguments.collect(),
         };
-        state.cluster.launch(stream, &kernel, launch).map_err(refused)?;
+        let launched = state.cluster.launch(moe_vgpu::StreamId(stream.0), &function.kernel, launch).map_err(refused)?;
+        state.last_launch = launched;
         state.unfinished = true;
+        state.queued += 1;
+        if state.queued == MOST_QUEUED {
+            // An error stays until somebody waits.
+            let _ = state.run(Cluster::advance);
+            state.free_late();
+        }
         Ok(())
     }
 
     fn record(&self, stream: StreamId) -> Result<EventId, DeviceError> {
         let mut state = self.state();
-        let (_, stream) = look_up(&state.streams, "stream", stream.0)?;
-        let event = state.cluster.record(stream).map_err(refused)?;
-        state.events.push(event);
+        state.rank_of(stream)?;
+        let event = state.cluster.record(moe_vgpu::StreamId(stream.0)).map_err(refused)?;
         state.unfinished = true;
-        Ok(EventId(state.events.len() as u32 - 1))
+        Ok(EventId(event.0))
     }
 
     fn wait(&self, stream: StreamId, event: EventId) -> Result<(), DeviceError> {
         let mut state = self.state();
-        let (_, stream) = look_up(&state.streams, "stream", stream.0)?;
-        let event = look_up(&state.events, "event", event.0)?;
-        state.cluster.wait(stream, event).map_err(refused)?;
+        state.rank_of(stream)?;
+        let event = moe_vgpu::EventId(event.0);
+        state.cluster.wait(moe_vgpu::StreamId(stream.0), event).map_err(|error| match error {
+            ClusterError::NoSuch { what, number } => DeviceError::Unknown { what, id: number },
+            other => refused(other),
+        })?;
         state.unfinished = true;
         Ok(())
     }
@@ -275,7 +336,7 @@ impl Device for VirtualDevice {
     fn abandon(&self) -> Result<(), DeviceError> {
         let mut state = self.state();
         state.cluster.abandon();
-        state.unfinished = false;
+        (state.unfinished, state.queued) = (false, 0);
         state.free_late();
         Ok(())
     }

@@ -112,7 +112,8 @@ pub use cluster::{
 };
 pub use decode::op::Parameter;
 pub use engine::report::{
-    Deadlock, Fault, FaultKind, NotStarted, Polled, Report, RunError, Schedule, Site, WaitReason, Waiting,
+    Deadlock, Fault, FaultKind, Limit, NotStarted, Polled, Report, RunError, Running, Schedule, Site, WaitReason,
+    Waiting,
 };
 pub use memory::{
     Access, AccessKind, Address, Event, Fence, Location, MemoryFault, Observer, Order, Proxy, Race, Races, RankId,

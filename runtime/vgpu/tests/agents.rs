@@ -353,3 +353,38 @@ fn an_observer_sees_every_access_with_its_proxy() {
     lanes.sort_unstable();
     assert_eq!(lanes, (0..64).collect::<Vec<u32>>());
 }
+
+/// Sends a tile and waits only until its source may be used again, which is all that a kernel has to wait for before it ends.
+const SEND: &str = "
+    .shared .align 16 .b8 tile[16];
+    ld.param.u64 %rd1, [target];
+    mov.u32 %r2, tile;
+    st.shared.v4.u32 [%r2], {7, 7, 7, 7};
+    fence.proxy.async.shared::cta;
+    cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r2], 16;
+    cp.async.bulk.commit_group;
+    cp.async.bulk.wait_group.read 0;";
+
+#[test]
+fn the_next_kernel_of_the_stream_sees_what_a_bulk_copy_wrote() {
+    let send = kernel("send", ".param .u64 target", SEND);
+    let copy = kernel(
+        "copy",
+        ".param .u64 target",
+        "
+        ld.param.u64 %rd1, [target];
+        ld.global.u32 %r1, [%rd1];
+        st.global.u32 [%rd1+16], %r1;",
+    );
+    for policy in POLICIES {
+        for seed in 0..40 {
+            let mut cluster = scheduled(1, policy, seed);
+            let target = zeroed(&mut cluster, 0, 32, "target");
+            let stream = stream(&mut cluster, 0);
+            cluster.launch(stream, &send, Launch::linear(1, 1, vec![target.into()])).unwrap();
+            cluster.launch(stream, &copy, Launch::linear(1, 1, vec![target.into()])).unwrap();
+            cluster.run().unwrap();
+            assert_eq!(words(&mut cluster, target, 5)[4], 7, "{policy}, seed {seed}");
+        }
+    }
+}

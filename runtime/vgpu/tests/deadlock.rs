@@ -252,7 +252,16 @@ fn a_loop_that_counts_for_ever_ends_at_the_limit() {
     let word = zeroed(&mut cluster, 0, 4, "word");
     let stream = stream(&mut cluster, 0);
     cluster.launch(stream, &kernel, Launch::linear(1, 32, vec![word.into()])).unwrap();
-    assert!(matches!(cluster.run(), Err(RunError::Limit(_))));
+    let error = cluster.run().unwrap_err();
+    assert_snapshot!(error, @r"
+    no end after 100000 warp instructions, the most that a run may take
+      still running: rank 0, kernel `count`: 0 of 1 CTAs have finished
+      rank 0, kernel `count`, CTA 0, warp 0, lanes 0-31, line 14: add.u32
+        goes on
+      schedule: round-robin, seed 0
+    ");
+    let RunError::Limit(limit) = error else { panic!("the limit") };
+    assert_eq!((limit.instructions, limit.running.len()), (100_000, 1));
 }
 
 /// Waits for a flag, at most `deadline` nanoseconds (0: for ever); writes 1 when it came, 2 when time was up, and the time.

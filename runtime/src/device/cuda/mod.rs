@@ -8,12 +8,15 @@
 //! and made resident when it is loaded, not at its first launch (the driver's lazy loading may wait for what runs).
 
 mod gpu;
+mod order;
+mod patience;
 mod pool;
 mod stopwatch;
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -21,6 +24,7 @@ use moe_bundle::{Digest, RankId};
 
 use super::{Address, Device, DeviceError, EventId, FunctionId, Launch, LaunchTime, Residency, StreamId, Value};
 use gpu::Gpu;
+use order::Order;
 use pool::Pool;
 use stopwatch::Stopwatch;
 
@@ -28,12 +32,20 @@ use stopwatch::Stopwatch;
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
 
 /// Which GPUs, and what is measured on them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CudaOptions {
     /// At most so many GPUs; all that there are by default.
     pub gpus: Option<u32>,
     /// Whether every launch is timed, for [`Device::take_launch_times`].
     pub time_launches: bool,
+    /// How long [`Device::abandon`] waits for kernels to end; a minute by default. Longer than their deadlines, or they have no chance.
+    pub patience: Duration,
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        CudaOptions { gpus: None, time_launches: false, patience: Duration::from_secs(60) }
+    }
 }
 
 /// One or more GPUs of this machine with ranks in contiguous blocks on them.
@@ -42,6 +54,7 @@ pub struct CudaDevice {
     /// The GPU of each rank, as a place in `gpus`.
     placement: Vec<usize>,
     time_launches: bool,
+    patience: Duration,
     objects: Mutex<Objects>,
 }
 
@@ -51,17 +64,24 @@ struct Objects {
     /// Each text is compiled once for each GPU, however many of its ranks load it. By place in `gpus`.
     modules: BTreeMap<(usize, [u8; 32]), sys::CUmodule>,
     functions: Vec<(RankId, sys::CUfunction)>,
-    streams: Vec<(RankId, sys::CUstream)>,
+    streams: BTreeMap<StreamId, Stream>,
+    next_stream: u32,
     /// Until the next [`Device::synchronise`].
-    events: BTreeMap<u32, (RankId, sys::CUevent)>,
-    next_event: u32,
+    events: BTreeMap<EventId, (RankId, sys::CUevent)>,
+    next_event: u64,
     /// By place in `gpus`.
     stopwatches: BTreeMap<usize, Stopwatch>,
     /// By place in `gpus`.
     pools: BTreeMap<usize, Pool>,
-    /// Launches so far, and how many of them are known to have finished.
-    launched: u64,
-    finished: u64,
+    order: Order,
+}
+
+#[derive(Clone, Copy)]
+struct Stream {
+    rank: RankId,
+    handle: sys::CUstream,
+    /// Takes nothing more, and is destroyed when everything in it is known to have finished.
+    closed: bool,
 }
 
 // SAFETY: contexts, modules, functions, streams and events of the driver API may be used from any thread; the tables are behind a mutex.
@@ -105,7 +125,8 @@ impl CudaDevice {
         let most =
             gpus.iter().enumerate().map(|(gpu, _)| placement.iter().filter(|&&place| place == gpu).count()).max();
         enough_queues(most.unwrap_or(0), std::env::var("CUDA_DEVICE_MAX_CONNECTIONS").ok().as_deref())?;
-        Ok(CudaDevice { gpus, placement, time_launches: options.time_launches, objects: Mutex::default() })
+        let CudaOptions { time_launches, patience, .. } = *options;
+        Ok(CudaDevice { gpus, placement, time_launches, patience, objects: Mutex::default() })
     }
 
     fn gpu(&self, rank: RankId) -> Result<&Gpu, DeviceError> {
@@ -121,7 +142,11 @@ impl CudaDevice {
     }
 
     fn destroy_events(&self) {
-        let events = std::mem::take(&mut self.objects().events);
+        let events = {
+            let mut objects = self.objects();
+            objects.order.forget_events();
+            std::mem::take(&mut objects.events)
+        };
         for (rank, event) in events.into_values() {
             if self.enter(rank).is_ok() {
                 // An error while tearing down has nobody to tell.
@@ -137,12 +162,81 @@ impl CudaDevice {
     }
 
     fn function(&self, id: FunctionId) -> Result<(RankId, sys::CUfunction), DeviceError> {
-        look_up(&self.objects().functions, "function", id.0)
+        let unknown = DeviceError::Unknown { what: "function", id: id.0.into() };
+        self.objects().functions.get(id.0 as usize).copied().ok_or(unknown)
     }
 
     fn find_stream(&self, id: StreamId) -> Result<(RankId, sys::CUstream), DeviceError> {
-        look_up(&self.objects().streams, "stream", id.0)
+        let objects = self.objects();
+        let stream = objects.streams.get(&id).filter(|stream| !stream.closed);
+        let unknown = DeviceError::Unknown { what: "stream", id: id.0.into() };
+        stream.map(|stream| (stream.rank, stream.handle)).ok_or(unknown)
     }
+
+    /// Asks which streams have come to their end, without waiting. The ranks of the others.
+    fn look(&self, objects: &mut Objects) -> Result<Vec<RankId>, DeviceError> {
+        let mut running = Vec::new();
+        for (id, count) in objects.order.unfinished().collect::<Vec<_>>() {
+            let Some(&Stream { rank, handle, .. }) = objects.streams.get(&id) else { continue };
+            self.enter(rank)?;
+            // SAFETY: made by the driver and not destroyed, as it is in the table.
+            match unsafe { sys::cuStreamQuery(handle) } {
+                sys::CUresult::CUDA_ERROR_NOT_READY => running.push(rank),
+                status => {
+                    status.result().map_err(|error| kernel_failed(rank, error))?;
+                    objects.order.finish(&[(id, count)].into());
+                }
+            }
+        }
+        running.sort_unstable();
+        running.dedup();
+        Ok(running)
+    }
+
+    fn take(&self, stream: Option<StreamId>, rank: RankId, bytes: u64, name: &str) -> Result<Address, DeviceError> {
+        self.enter(rank)?;
+        let objects = &mut *self.objects();
+        let place = self.placement[rank.index()];
+        let pool = objects.pools.entry(place).or_default();
+        if let Some(address) = pool.reuse(bytes, stream, &objects.order) {
+            return Ok(Address(address));
+        }
+        // Perhaps more has finished than is known. What went wrong in a launch is for those to hear who wait for it.
+        let _ = self.look(objects);
+        self.enter(rank)?;
+        let pool = objects.pools.entry(place).or_default();
+        if let Some(address) = pool.reuse(bytes, stream, &objects.order) {
+            return Ok(Address(address));
+        }
+        // SAFETY: a context is current; the memory is read only after it was written.
+        let ask = |size| unsafe { result::malloc_sync(size as usize) };
+        let address = pool.grow(bytes, &objects.order, ask, give_back);
+        address.map(Address).map_err(failed(format!("{rank}: allocate {bytes} bytes for {name}")))
+    }
+
+    /// Destroys the streams that have been closed and are known to be empty.
+    fn destroy_closed(&self) {
+        let closed: Vec<(StreamId, Stream)> = {
+            let Objects { streams, order, .. } = &mut *self.objects();
+            let over = |id: &StreamId, stream: &mut Stream| stream.closed && order.of(*id).is_empty();
+            let closed: Vec<(StreamId, Stream)> = streams.extract_if(.., over).collect();
+            for (id, _) in &closed {
+                order.forget(*id);
+            }
+            closed
+        };
+        for (_, Stream { rank, handle, .. }) in closed {
+            if self.enter(rank).is_ok() {
+                // An error while tearing down has nobody to tell.
+                // SAFETY: made by the driver in the context of its rank, destroyed once.
+                let _ = unsafe { result::stream::destroy(handle) };
+            }
+        }
+    }
+}
+
+fn kernel_failed(rank: RankId, error: DriverError) -> DeviceError {
+    DeviceError::Fault { report: failed(format!("{rank}: a kernel failed"))(error).to_string() }
 }
 
 /// Each rank has a stream, and kernels of one rank wait for those of another. `setting` is the environment's.
@@ -151,10 +245,6 @@ fn enough_queues(ranks: usize, setting: Option<&str>) -> Result<(), DeviceError>
     const QUEUES: (usize, usize) = (8, 32);
     let queues = setting.and_then(|text| text.trim().parse().ok()).unwrap_or(QUEUES.0).min(QUEUES.1);
     if ranks > queues { Err(DeviceError::Queues { ranks, queues }) } else { Ok(()) }
-}
-
-fn look_up<T: Copy>(table: &[T], what: &'static str, id: u32) -> Result<T, DeviceError> {
-    table.get(id as usize).copied().ok_or(DeviceError::Unknown { what, id: id.into() })
 }
 
 /// In the current context, to the driver. An error here is that of an earlier launch, which the next call reports.
@@ -196,18 +286,25 @@ impl Device for CudaDevice {
     }
 
     fn allocate(&self, rank: RankId, bytes: u64, name: &str) -> Result<Address, DeviceError> {
-        self.enter(rank)?;
-        let mut objects = self.objects();
-        let pool = objects.pools.entry(self.placement[rank.index()]).or_default();
-        // SAFETY: a context is current; the memory is read only after it was written.
-        let address = pool.allocate(bytes, |size| unsafe { result::malloc_sync(size as usize) }, give_back);
-        address.map(Address).map_err(failed(format!("{rank}: allocate {bytes} bytes for {name}")))
+        self.take(None, rank, bytes, name)
     }
 
     fn free(&self, rank: RankId, address: Address) {
         if let (Some(place), mut objects) = (self.placement.get(rank.index()), self.objects()) {
-            let launched = objects.launched;
-            objects.pools.entry(*place).or_default().free(address.0, launched);
+            let now = objects.order.now();
+            objects.pools.entry(*place).or_default().free(address.0, now);
+        }
+    }
+
+    fn allocate_in(&self, stream: StreamId, rank: RankId, bytes: u64, name: &str) -> Result<Address, DeviceError> {
+        self.find_stream(stream)?;
+        self.take(Some(stream), rank, bytes, name)
+    }
+
+    fn free_in(&self, stream: StreamId, rank: RankId, address: Address) {
+        if let (Some(place), mut objects) = (self.placement.get(rank.index()), self.objects()) {
+            let after = objects.order.of(stream);
+            objects.pools.entry(*place).or_default().free(address.0, after);
         }
     }
 
@@ -242,8 +339,13 @@ impl Device for CudaDevice {
         let function = unsafe { result::module::get_function(module, entry) }.map_err(|_| no_kernel())?;
         // SAFETY: a function of a loaded module.
         unsafe { sys::cuFuncLoad(function) }.result().map_err(failed("load a kernel"))?;
-        objects.functions.push((rank, function));
-        Ok(FunctionId(objects.functions.len() as u32 - 1))
+        // A module gives the same function for the same name.
+        let known = objects.functions.iter().position(|known| *known == (rank, function));
+        let place = known.unwrap_or(objects.functions.len());
+        if known.is_none() {
+            objects.functions.push((rank, function));
+        }
+        Ok(FunctionId(place as u32))
     }
 
     fn residency(&self, function: FunctionId, block: u32, shared: u32) -> Result<Residency, DeviceError> {
@@ -262,13 +364,22 @@ impl Device for CudaDevice {
     fn stream(&self, rank: RankId) -> Result<StreamId, DeviceError> {
         self.enter(rank)?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
+        let handle = stream.map_err(failed("make a stream"))?;
         let mut objects = self.objects();
-        objects.streams.push((rank, stream.map_err(failed("make a stream"))?));
-        Ok(StreamId(objects.streams.len() as u32 - 1))
+        let id = StreamId(objects.next_stream);
+        objects.next_stream += 1;
+        objects.streams.insert(id, Stream { rank, handle, closed: false });
+        Ok(id)
+    }
+
+    fn close_stream(&self, stream: StreamId) {
+        if let Some(stream) = self.objects().streams.get_mut(&stream) {
+            stream.closed = true;
+        }
     }
 
     fn launch(&self, stream: StreamId, launch: &Launch) -> Result<(), DeviceError> {
-        let (rank, stream) = self.find_stream(stream)?;
+        let (id, (rank, stream)) = (stream, self.find_stream(stream)?);
         let (_, function) = self.function(launch.function)?;
         self.enter(rank)?;
         ask_for_shared(function, launch.shared)?;
@@ -297,55 +408,53 @@ impl Device for CudaDevice {
         } else {
             start()?;
         }
-        objects.launched += 1;
+        objects.order.launch(id);
         Ok(())
     }
 
     fn record(&self, stream: StreamId) -> Result<EventId, DeviceError> {
-        let (rank, stream) = self.find_stream(stream)?;
+        let (id, (rank, stream)) = (stream, self.find_stream(stream)?);
         self.enter(rank)?;
         let event =
             result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("make an event"))?;
         let mut objects = self.objects();
-        let id = objects.next_event;
-        objects.next_event = id.wrapping_add(1);
-        objects.events.insert(id, (rank, event));
+        let known = EventId(objects.next_event);
+        objects.next_event += 1;
+        objects.events.insert(known, (rank, event));
         // SAFETY: both were made by the driver and live.
         unsafe { result::event::record(event, stream) }.map_err(failed("record an event"))?;
-        Ok(EventId(id))
+        objects.order.record(id, known);
+        Ok(known)
     }
 
     fn wait(&self, stream: StreamId, event: EventId) -> Result<(), DeviceError> {
-        let (rank, stream) = self.find_stream(stream)?;
-        let found = self.objects().events.get(&event.0).copied();
-        let (_, event) = found.ok_or(DeviceError::Unknown { what: "event", id: event.0.into() })?;
+        let (rank, handle) = self.find_stream(stream)?;
+        let mut objects = self.objects();
+        let found = objects.events.get(&event).copied();
+        let (_, recorded) = found.ok_or(DeviceError::Unknown { what: "event", id: event.0 })?;
         self.enter(rank)?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: both were made by the driver and live.
-        unsafe { result::stream::wait_event(stream, event, flags) }.map_err(failed("wait for an event"))
+        unsafe { result::stream::wait_event(handle, recorded, flags) }.map_err(failed("wait for an event"))?;
+        objects.order.wait(stream, event);
+        Ok(())
     }
 
     fn synchronise(&self) -> Result<(), DeviceError> {
         let (streams, launched) = {
             let objects = self.objects();
-            if objects.finished == objects.launched {
-                return Ok(());
-            }
-            (objects.streams.clone(), objects.launched)
+            let launched: Vec<(StreamId, u64)> = objects.order.unfinished().collect();
+            let stream = |(id, _): &(StreamId, u64)| objects.streams.get(id).copied();
+            (launched.iter().filter_map(stream).collect::<Vec<_>>(), launched)
         };
-        for (rank, stream) in streams {
+        for Stream { rank, handle, .. } in streams {
             self.enter(rank)?;
-            // SAFETY: made by the driver, lives as long as this device.
-            unsafe { result::stream::synchronize(stream) }.map_err(|error| {
-                let report = failed(format!("{rank}: a kernel failed"))(error).to_string();
-                DeviceError::Fault { report }
-            })?;
+            // SAFETY: made by the driver; it is destroyed only when it has nothing unfinished.
+            unsafe { result::stream::synchronize(handle) }.map_err(|error| kernel_failed(rank, error))?;
         }
+        self.objects().order.finish(&launched.into_iter().collect());
         self.destroy_events();
-        let mut objects = self.objects();
-        objects.finished = objects.finished.max(launched);
-        let finished = objects.finished;
-        objects.pools.values_mut().for_each(|pool| pool.rest_is_over(finished));
+        self.destroy_closed();
         Ok(())
     }
 
@@ -360,21 +469,26 @@ impl Device for CudaDevice {
     }
 
     fn abandon(&self) -> Result<(), DeviceError> {
-        // Every wait has a deadline, so that launches end by themselves.
+        patience::wait(self.patience, || self.look(&mut self.objects()))?;
         self.synchronise()
     }
 }
 
 impl Drop for CudaDevice {
     fn drop(&mut self) {
+        let waited = self.abandon();
+        if matches!(waited, Err(DeviceError::StillRunning { .. })) {
+            // What a kernel still uses must stay, and the driver would wait for it for ever.
+            self.gpus.drain(..).for_each(std::mem::forget);
+            return;
+        }
         self.destroy_events();
-        let waited = self.synchronise();
         let objects = std::mem::take(&mut *self.objects());
         // Errors while tearing down have nobody to tell.
         // SAFETY (all of these): each object was made by the driver in the context of its rank and is destroyed once.
-        for (rank, stream) in objects.streams {
+        for Stream { rank, handle, .. } in objects.streams.into_values() {
             if self.enter(rank).is_ok() {
-                let _ = unsafe { result::stream::destroy(stream) };
+                let _ = unsafe { result::stream::destroy(handle) };
             }
         }
         for ((place, _), module) in objects.modules {
@@ -390,7 +504,7 @@ impl Drop for CudaDevice {
         for (place, mut pool) in objects.pools {
             // After a failure nobody knows what still runs: the context takes its memory along.
             if waited.is_ok() && self.gpus[place].enter().is_ok() {
-                pool.release(give_back);
+                pool.release(&objects.order, give_back);
             }
         }
     }

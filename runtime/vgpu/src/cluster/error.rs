@@ -31,8 +31,11 @@ pub enum ClusterError {
         /// Stream or event.
         what: &'static str,
         /// Its number.
-        number: u32,
+        number: u64,
     },
+    /// A stream more than can be numbered.
+    #[error("the cluster has made 2^32 streams, all that it can number")]
+    Streams,
     /// An allocation that is not possible.
     #[error("cannot allocate `{name}`: {reason}")]
     Allocation {

@@ -10,11 +10,11 @@ pub struct StreamId(pub u32);
 
 /// A point in a stream that other streams can wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EventId(pub u32);
+pub struct EventId(pub u64);
 
 /// Number of a launch in the cluster, in the order of `launch` calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LaunchId(pub u32);
+pub struct LaunchId(pub u64);
 
 /// A kernel argument. Its size must be that of the parameter.
 #[derive(Debug, Clone, PartialEq)]

@@ -15,7 +15,7 @@ pub use module::{Kernel, Module};
 
 use crate::decode::op::SHARED_BASE;
 use crate::engine::report::{Report, RunError};
-use crate::engine::{Command, Machine};
+use crate::engine::{Command, Machine, Request};
 use crate::memory::address::MAX_RANKS;
 use crate::memory::{Address, MemoryFault, Observer, RankId, Traffic};
 
@@ -55,7 +55,7 @@ impl Cluster {
         if rank.0 < ranks { Ok(()) } else { Err(ClusterError::NoRank { rank, ranks }) }
     }
 
-    /// Allocates memory of a rank, aligned to 4 GiB; not initialised. Kernels of every rank can access it. The name
+    /// Allocates memory of a rank, aligned to 64 KiB; not initialised. Kernels of every rank can access it. The name
     /// occurs in reports.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl Cluster {
         writer: Option<RankId>,
     ) -> Result<(), ClusterError> {
         self.host("label", address, bytes, |allocation, offset| {
-            allocation.add_range(offset, offset + bytes, name, writer);
+            allocation.name_range(offset, offset + bytes, name, writer);
         })
     }
 
@@ -115,6 +115,19 @@ impl Cluster {
         self.machine.memory.free(address).map_err(|fault| ClusterError::Memory { doing: "free", address, fault })
     }
 
+    /// Frees an allocation when everything that is in a stream now has finished: what comes later in the stream must not use it, as
+    /// after [`Cluster::free`].
+    ///
+    /// # Errors
+    /// When the stream does not exist, or the address is not the start of an allocation that nobody has freed.
+    pub fn free_after(&mut self, stream: StreamId, address: Address) -> Result<(), ClusterError> {
+        self.check_stream(stream)?;
+        let leaving = self.machine.memory.leave(address);
+        leaving.map_err(|fault| ClusterError::Memory { doing: "free", address, fault })?;
+        self.machine.push(stream, Command::Free(address));
+        Ok(())
+    }
+
     /// Copies to device memory, at once: launches that are queued see it.
     ///
     /// # Errors
@@ -135,7 +148,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Places the variables of a module in the memory of a rank. The first launch does it if nobody did.
+    /// Places the variables of a module in the memory of a rank. The first launch does it if nobody did. They are there as long as
+    /// somebody has the module or a kernel of it.
     ///
     /// # Errors
     /// When the rank does not exist or the cluster cannot name so much memory.
@@ -155,11 +169,26 @@ impl Cluster {
     /// When the rank does not exist.
     pub fn stream(&mut self, rank: RankId) -> Result<StreamId, ClusterError> {
         self.check(rank)?;
-        Ok(self.machine.add_stream(rank))
+        self.machine.add_stream(rank).ok_or(ClusterError::Streams)
+    }
+
+    /// Closes a stream: it takes no further commands, and is gone when what is in it has finished.
+    ///
+    /// # Errors
+    /// When the stream does not exist.
+    pub fn close_stream(&mut self, stream: StreamId) -> Result<(), ClusterError> {
+        self.check_stream(stream)?;
+        self.machine.close_stream(stream);
+        Ok(())
+    }
+
+    /// The rank of a stream that has not been closed.
+    pub fn rank_of(&self, stream: StreamId) -> Option<RankId> {
+        self.machine.rank_of(stream)
     }
 
     fn check_stream(&self, stream: StreamId) -> Result<RankId, ClusterError> {
-        self.machine.rank_of(stream).ok_or(ClusterError::NoSuch { what: "stream", number: stream.0 })
+        self.machine.rank_of(stream).ok_or(ClusterError::NoSuch { what: "stream", number: stream.0.into() })
     }
 
     /// Puts a launch into a stream.
@@ -200,8 +229,12 @@ impl Cluster {
         if shared > u64::from(MAX_SHARED) {
             return Err(fail(format!("a CTA has at most {MAX_SHARED} bytes of shared memory, not {shared}")));
         }
-        let parameters = launch.parameter_block(kernel)?;
-        self.machine.add_launch(stream, rank, kernel, &launch, parameters)
+        let parameters = launch.parameter_block(kernel)?.into();
+        self.machine.load_module(rank, &kernel.module)?;
+        let (id, Launch { grid, block, shared, .. }) = (self.machine.next_launch(), launch);
+        let request = Request { id, kernel: kernel.clone(), grid, block, shared, parameters };
+        self.machine.push(stream, Command::Launch(Box::new(request)));
+        Ok(id)
     }
 
     /// Marks the point in a stream after everything that is in it now.
@@ -240,7 +273,21 @@ impl Cluster {
     /// # Errors
     /// The first thing that goes wrong in a kernel, or a deadlock.
     pub fn run(&mut self) -> Result<Report, RunError> {
-        self.machine.run()
+        self.machine.run(false)
+    }
+
+    /// Runs whatever can run now. What waits is left waiting, and goes on in the next run: this is no deadlock, and no time passes for
+    /// deadlines. For programs that queue without end and never wait.
+    ///
+    /// # Errors
+    /// The first thing that goes wrong in a kernel.
+    pub fn advance(&mut self) -> Result<Report, RunError> {
+        self.machine.run(true)
+    }
+
+    /// The first launch that has not finished; none if all have.
+    pub fn oldest_launch(&self) -> Option<LaunchId> {
+        self.machine.oldest_launch()
     }
 
     /// Gives up everything that is queued or has not finished, and forgets the error of the last run. Memory stays.

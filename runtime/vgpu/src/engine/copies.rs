@@ -117,6 +117,8 @@ pub(crate) struct Transfer {
     issued: u64,
     kernel: Kernel,
     thread: ThreadId,
+    /// Slot of the launch.
+    launch: u32,
     warp_slot: u32,
     warp_serial: u64,
     cta: u32,
@@ -279,6 +281,7 @@ impl Machine {
             issued: 0,
             kernel: warp.kernel.clone(),
             thread: warp.thread(lane),
+            launch: warp.launch,
             warp_slot: warp.slot,
             warp_serial: warp.serial,
             cta: warp.cta,
@@ -299,6 +302,9 @@ impl Machine {
         }
         if let Some(cta) = &mut self.ctas[warp.cta as usize] {
             cta.copies_pending += 1;
+        }
+        if let Some(launch) = &mut self.launches[warp.launch as usize] {
+            launch.transfers += 1;
         }
         self.transfers.push_back(transfer);
     }
@@ -339,7 +345,13 @@ impl Machine {
         let Some(mut transfer) = self.transfers.remove(index) else { return Ok(()) };
         let step = self.copy_step(&mut transfer);
         match step {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                if let Some(launch) = &mut self.launches[transfer.launch as usize] {
+                    launch.transfers -= 1;
+                    self.finish_launch(transfer.launch);
+                }
+                Ok(())
+            }
             Ok(false) => {
                 transfer.due = self.turns + LATENCY;
                 self.transfers.push_back(transfer);
@@ -347,7 +359,7 @@ impl Machine {
             }
             Err((address, fault)) => {
                 let kind = FaultKind::Memory { address: Address(address), bytes: transfer.bytes, fault };
-                let launch = self.launches[transfer.thread.launch as usize].as_ref();
+                let launch = self.launches[transfer.launch as usize].as_ref();
                 let [x, y, _] = launch.map_or([1; 3], |launch| launch.block);
                 let thread = transfer.thread.warp * 32 + transfer.thread.lane;
                 let code = transfer.code();

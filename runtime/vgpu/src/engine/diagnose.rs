@@ -1,10 +1,10 @@
 //! Tells what everybody waits for. It only reads the machine's state, so that a report shows exactly what is there.
 
-use super::Machine;
 use super::access::shared_symbol;
 use super::probe::Watch;
-use super::report::{Deadlock, NotStarted, Polled, WaitReason, Waiting};
+use super::report::{Deadlock, Limit, NotStarted, Polled, Running, WaitReason, Waiting};
 use super::warp::{SplitState, Warp};
+use super::{LaunchState, Machine};
 use crate::decode::op::KernelCode;
 use crate::memory::RankId;
 use crate::memory::address::{Target, target};
@@ -29,6 +29,19 @@ impl Machine {
         Deadlock { waiting, not_started: self.not_started(), schedule: self.schedule() }
     }
 
+    pub(super) fn limit(&self) -> Limit {
+        let mut running: Vec<&LaunchState> = self.launches.iter().flatten().collect();
+        running.sort_by_key(|state| state.id);
+        let running = running.into_iter().map(|state| Running {
+            rank: RankId(state.rank),
+            kernel: state.kernel.name().to_owned(),
+            launch: state.id,
+            finished: state.finished,
+            grid: state.ctas,
+        });
+        Limit { instructions: self.config.instruction_limit, running: running.collect(), state: self.diagnose() }
+    }
+
     fn not_started(&self) -> Vec<NotStarted> {
         let mut out = Vec::new();
         for gpu in &self.gpus {
@@ -37,17 +50,16 @@ impl Machine {
                     out.push(NotStarted::Ctas {
                         rank: RankId(state.rank),
                         kernel: state.kernel.name().to_owned(),
-                        launch: *launch,
+                        launch: state.id,
                         waiting: state.ctas - state.started,
                         grid: state.ctas,
                     });
                 }
             }
         }
-        for (number, stream) in self.streams.iter().enumerate() {
+        for (&id, stream) in &self.streams {
             if let (false, Some(super::Command::Wait(event))) = (stream.busy, stream.commands.front()) {
-                let (rank, stream) = (RankId(stream.rank), number as u32);
-                out.push(NotStarted::Stream { rank, stream, event: event.0 });
+                out.push(NotStarted::Stream { rank: RankId(stream.rank), stream: id, event: *event });
             }
         }
         out
@@ -109,8 +121,9 @@ impl Machine {
 
     fn device_place(&self, address: u64, bytes: u32) -> (String, u64, Option<RankId>) {
         let symbol = self.memory.symbol(address);
-        let Target::Device { rank, allocation, offset } = target(address) else { return (symbol, 0, None) };
-        let Some(found) = self.memory.allocation(rank, allocation) else { return (symbol, 0, None) };
+        let Target::Device { rank, slot, position } = target(address) else { return (symbol, 0, None) };
+        let Some(found) = self.memory.allocation(rank, slot) else { return (symbol, 0, None) };
+        let offset = found.offset(position);
         let writer = found.range(offset).and_then(|range| range.writer);
         if !found.segment.holds(offset, bytes.into()) {
             return (symbol, 0, writer);

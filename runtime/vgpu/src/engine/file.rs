@@ -5,6 +5,7 @@
 
 use super::warp::Warp;
 use super::{LaunchState, Machine};
+use crate::cluster::LaunchId;
 use crate::decode::op::{Constant, Reg, Special};
 use crate::memory::address::{LOCAL_WINDOW, SHARED_WINDOW};
 use crate::semantics::lanes::Row;
@@ -13,7 +14,7 @@ use crate::semantics::lanes::Row;
 #[derive(Debug, Default)]
 pub(crate) struct RegisterFile {
     rows: Vec<Row>,
-    launch: Option<u32>,
+    launch: Option<LaunchId>,
 }
 
 impl RegisterFile {
@@ -65,9 +66,9 @@ impl Machine {
         let kernel = state.kernel.clone();
         let code = kernel.code();
         file.rows.resize((code.file_bytes as usize).div_ceil(size_of::<Row>()), Row::default());
-        if file.launch != Some(warp.launch) {
+        if file.launch != Some(warp.launch_id) {
             file.rows[..state.template.rows.len()].copy_from_slice(&state.template.rows);
-            file.launch = Some(warp.launch);
+            file.launch = Some(warp.launch_id);
         } else {
             let zeroed = code.zeroed_from as usize / size_of::<Row>();
             file.rows[zeroed..state.template.rows.len()].fill(Row::default());

@@ -67,7 +67,7 @@ impl Machine {
         Site {
             rank: RankId(warp.rank),
             kernel: code.name.clone(),
-            launch: warp.launch,
+            launch: warp.launch_id,
             cta,
             warp: warp.number,
             lanes,

@@ -2,7 +2,8 @@
 //! instructions.
 //!
 //! Invariants: a warp is in a queue exactly when `queued` is set, and it is set when a split can run; the random
-//! numbers are drawn in the order of turns only, so that a seed determines the run; virtual time never goes back.
+//! numbers are drawn in the order of turns only, so that a seed determines the run; virtual time never goes back;
+//! what has finished (launches, events that were reached, streams that were closed) takes no memory.
 
 mod access;
 mod addresses;
@@ -26,8 +27,8 @@ mod together;
 pub(crate) mod warp;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::sync::{Arc, Weak};
 
 use barrier::Barriers;
 use copies::Transfer;
@@ -38,30 +39,50 @@ use schedule::Victim;
 pub(crate) use start::ctas_per_sm;
 use warp::Warp;
 
-use crate::cluster::{ClusterError, Config, EventId, Kernel, Launch, LaunchId, Module, StreamId};
+use crate::cluster::{ClusterError, Config, EventId, Kernel, LaunchId, Module, StreamId};
 use crate::decode::op::Program;
 use crate::memory::segment::Segment;
-use crate::memory::{Address, Memory, Observer, RankId};
+use crate::memory::{Address, Event, Memory, Observer, RankId};
 
 /// An element of a stream.
-#[derive(Debug, Clone, Copy)]
 pub(crate) enum Command {
-    Launch(u32),
+    Launch(Box<Request>),
     Record(EventId),
     Wait(EventId),
+    Free(Address),
+}
+
+/// A launch that has not begun.
+pub(crate) struct Request {
+    pub id: LaunchId,
+    pub kernel: Kernel,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub shared: u32,
+    pub parameters: Arc<[u8]>,
 }
 
 struct Stream {
     rank: u32,
     commands: VecDeque<Command>,
-    /// The launch in front is running.
+    /// A launch of it is running.
     busy: bool,
+    /// Ends when it is empty.
+    closed: bool,
+}
+
+impl Stream {
+    fn is_idle(&self) -> bool {
+        !self.busy && self.commands.is_empty()
+    }
 }
 
 struct LaunchState {
+    id: LaunchId,
     kernel: Kernel,
     rank: u32,
-    stream: u32,
+    stream: StreamId,
     grid: [u32; 3],
     block: [u32; 3],
     /// Bytes of a CTA's shared memory, counted from address 0.
@@ -72,6 +93,8 @@ struct LaunchState {
     ctas: u32,
     started: u32,
     finished: u32,
+    /// Asynchronous copies under way.
+    transfers: u32,
 }
 
 impl LaunchState {
@@ -94,11 +117,12 @@ struct Sm {
 
 struct Gpu {
     sms: Vec<Sm>,
-    /// Launches that have CTAs to start, in order.
+    /// Slots of launches that have CTAs to start, in order.
     queue: VecDeque<u32>,
 }
 
 pub(crate) struct Cta {
+    /// Slot of its launch.
     launch: u32,
     rank: u32,
     sm: u32,
@@ -122,10 +146,15 @@ pub(crate) struct Machine {
     turns: u64,
     random: Random,
     victim: Victim,
-    loaded: Vec<Vec<(Arc<Program>, Vec<Address>)>>,
-    streams: Vec<Stream>,
-    events: Vec<bool>,
+    loaded: Vec<Vec<Loaded>>,
+    streams: BTreeMap<StreamId, Stream>,
+    next_stream: u32,
+    /// Events that have not been reached.
+    ahead: BTreeSet<EventId>,
+    next_event: u64,
+    next_launch: u64,
     launches: Vec<Option<LaunchState>>,
+    free_launches: Vec<u32>,
     gpus: Vec<Gpu>,
     ctas: Vec<Option<Box<Cta>>>,
     free_ctas: Vec<u32>,
@@ -150,6 +179,19 @@ pub(crate) struct Machine {
     failed: Option<RunError>,
 }
 
+/// A module's variables on a rank, for as long as somebody has the module.
+struct Loaded {
+    program: Weak<Program>,
+    addresses: Vec<Address>,
+}
+
+impl Loaded {
+    fn is_of(&self, module: &Module) -> bool {
+        // A program that is gone keeps its address, as this weak reference to it lives.
+        std::ptr::eq(self.program.as_ptr(), Arc::as_ptr(&module.program))
+    }
+}
+
 /// Warp instructions that take a nanosecond: about what a large GPU issues.
 const INSTRUCTIONS_PER_NANOSECOND: u64 = 256;
 
@@ -167,9 +209,13 @@ impl Machine {
             random: Random::new(config.seed),
             victim: Victim::default(),
             loaded: (0..ranks).map(|_| Vec::new()).collect(),
-            streams: Vec::new(),
-            events: Vec::new(),
+            streams: BTreeMap::new(),
+            next_stream: 0,
+            ahead: BTreeSet::new(),
+            next_event: 0,
+            next_launch: 0,
             launches: Vec::new(),
+            free_launches: Vec::new(),
             gpus: (0..ranks).map(|_| gpu()).collect(),
             ctas: Vec::new(),
             free_ctas: Vec::new(),
@@ -192,68 +238,100 @@ impl Machine {
         }
     }
 
-    pub fn add_stream(&mut self, rank: RankId) -> StreamId {
-        self.streams.push(Stream { rank: rank.0, commands: VecDeque::new(), busy: false });
-        StreamId(self.streams.len() as u32 - 1)
+    pub fn add_stream(&mut self, rank: RankId) -> Option<StreamId> {
+        let id = StreamId(self.next_stream);
+        self.next_stream = self.next_stream.checked_add(1)?;
+        self.streams.insert(id, Stream { rank: rank.0, commands: VecDeque::new(), busy: false, closed: false });
+        Some(id)
     }
 
+    /// Lets a stream end when it is empty.
+    pub fn close_stream(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.closed = true;
+        }
+        self.remove_closed();
+    }
+
+    fn remove_closed(&mut self) {
+        self.streams.retain(|_, stream| !(stream.closed && stream.is_idle()));
+    }
+
+    /// The rank of a stream that has not been closed.
     pub fn rank_of(&self, stream: StreamId) -> Option<RankId> {
-        self.streams.get(stream.0 as usize).map(|stream| RankId(stream.rank))
+        self.streams.get(&stream).filter(|stream| !stream.closed).map(|stream| RankId(stream.rank))
     }
 
     pub fn add_event(&mut self) -> EventId {
-        self.events.push(false);
-        EventId(self.events.len() as u32 - 1)
+        let id = EventId(self.next_event);
+        self.next_event += 1;
+        self.ahead.insert(id);
+        id
     }
 
     pub fn has_event(&self, event: EventId) -> bool {
-        (event.0 as usize) < self.events.len()
+        event.0 < self.next_event
     }
 
-    pub fn push(&mut self, stream: StreamId, command: Command) {
-        self.streams[stream.0 as usize].commands.push_back(command);
+    pub fn next_launch(&mut self) -> LaunchId {
+        let id = LaunchId(self.next_launch);
+        self.next_launch += 1;
+        id
     }
 
-    pub fn add_launch(
-        &mut self,
-        stream: StreamId,
-        rank: RankId,
-        kernel: &Kernel,
-        launch: &Launch,
-        parameters: Vec<u8>,
-    ) -> Result<LaunchId, ClusterError> {
-        let globals = self.load_module(rank, &kernel.module)?;
-        let number = self.launches.len() as u32;
-        let state = self.prepare(stream, rank, kernel, launch, parameters.into(), number, &globals);
-        self.launches.push(Some(state));
-        self.push(stream, Command::Launch(number));
-        Ok(LaunchId(number))
+    /// Puts a command into a stream, and carries it out if there is nothing that it has to wait for. Launches wait for a run.
+    pub fn push(&mut self, id: StreamId, command: Command) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let now = stream.is_idle() && !matches!(command, Command::Launch(_));
+        stream.commands.push_back(command);
+        if now {
+            self.advance(id);
+        }
     }
 
     /// Addresses of a module's variables on a rank, placed there on first use.
-    pub fn load_module(&mut self, rank: RankId, module: &Module) -> Result<Vec<Address>, ClusterError> {
-        let known = self.loaded[rank.0 as usize].iter().find(|(program, _)| Arc::ptr_eq(program, &module.program));
-        if let Some((_, addresses)) = known {
-            return Ok(addresses.clone());
+    pub fn load_module(&mut self, rank: RankId, module: &Module) -> Result<&[Address], ClusterError> {
+        let known = self.loaded[rank.0 as usize].iter().position(|loaded| loaded.is_of(module));
+        let at = match known {
+            Some(at) => at,
+            None => {
+                self.unload_modules();
+                let addresses = start::place_variables(&mut self.memory, rank, &module.program)?;
+                let loaded = &mut self.loaded[rank.0 as usize];
+                loaded.push(Loaded { program: Arc::downgrade(&module.program), addresses });
+                loaded.len() - 1
+            }
+        };
+        Ok(&self.loaded[rank.0 as usize][at].addresses)
+    }
+
+    /// Frees the variables of modules that nobody has any more.
+    fn unload_modules(&mut self) {
+        // These are kept for their memory only.
+        self.spare.clear();
+        for loaded in &mut self.loaded {
+            for gone in loaded.extract_if(.., |loaded| loaded.program.strong_count() == 0) {
+                for address in gone.addresses.into_iter().filter(|address| address.0 != 0) {
+                    // Whoever freed a variable as memory of its own was before us.
+                    let _ = self.memory.free(address);
+                }
+            }
         }
-        let addresses = start::place_variables(&mut self.memory, rank, &module.program)?;
-        self.loaded[rank.0 as usize].push((Arc::clone(&module.program), addresses.clone()));
-        Ok(addresses)
     }
 
     pub fn variable(&self, rank: RankId, module: &Module, name: &str) -> Option<Address> {
-        let loaded = self.loaded.get(rank.0 as usize)?;
-        let (_, addresses) = loaded.iter().find(|(program, _)| Arc::ptr_eq(program, &module.program))?;
+        let loaded = self.loaded.get(rank.0 as usize)?.iter().find(|loaded| loaded.is_of(module))?;
         let index = module.program.variables.iter().position(|variable| variable.name == name)?;
-        addresses.get(index).copied().filter(|address| address.0 != 0)
+        loaded.addresses.get(index).copied().filter(|address| address.0 != 0)
     }
 
-    pub fn run(&mut self) -> Result<Report, RunError> {
+    /// Runs what can run; `partly` if what waits may go on waiting.
+    pub fn run(&mut self, partly: bool) -> Result<Report, RunError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
         let before = (self.finished_launches, self.finished_ctas, self.instructions, self.time);
-        if let Err(error) = self.drive() {
+        if let Err(error) = self.drive(partly) {
             self.failed = Some(error.clone());
             return Err(error);
         }
@@ -266,17 +344,23 @@ impl Machine {
     }
 
     pub fn abandon(&mut self) {
-        for stream in &mut self.streams {
-            stream.commands.clear();
+        let mut freed = Vec::new();
+        for stream in self.streams.values_mut() {
+            freed.extend(stream.commands.drain(..).filter_map(|command| match command {
+                Command::Free(address) => Some(address),
+                _ => None,
+            }));
             stream.busy = false;
         }
+        self.remove_closed();
         for gpu in &mut self.gpus {
             gpu.queue.clear();
             gpu.sms.fill(start::EMPTY_SM);
         }
         // What was to be reached never will be, and nothing may wait for it.
-        self.events.fill(true);
-        self.launches.iter_mut().for_each(|launch| *launch = None);
+        self.ahead.clear();
+        self.launches.clear();
+        self.free_launches.clear();
         self.ctas.clear();
         self.free_ctas.clear();
         self.warps.clear();
@@ -286,38 +370,64 @@ impl Machine {
         self.sleepers.clear();
         self.transfers.clear();
         self.memory.forget_waiters();
+        freed.into_iter().for_each(|address| self.memory.free_leaving(address));
+        self.memory.woken.clear();
         self.failed = None;
+        if let Some(observer) = &mut self.observer {
+            observer.event(&Event::Abandoned);
+        }
     }
 
     /// Starts what the streams allow.
     fn pump(&mut self) {
         let mut progress = true;
         while std::mem::take(&mut progress) {
-            for index in 0..self.streams.len() {
-                while !self.streams[index].busy
-                    && let Some(&command) = self.streams[index].commands.front()
-                {
-                    match command {
-                        Command::Launch(launch) => {
-                            let rank = self.streams[index].rank;
-                            self.streams[index].busy = true;
-                            self.gpus[rank as usize].queue.push_back(launch);
-                            self.start_ctas(rank);
-                        }
-                        Command::Record(event) => self.events[event.0 as usize] = true,
-                        Command::Wait(event) if self.events[event.0 as usize] => {}
-                        Command::Wait(_) => break,
-                    }
-                    if !self.streams[index].busy {
-                        self.streams[index].commands.pop_front();
-                        progress = true;
-                    }
+            let mut next = StreamId(0);
+            // A stream's number is below the next one's, so that there is a number behind it.
+            while let Some(&id) = self.streams.range(next..).next().map(|(id, _)| id) {
+                next = StreamId(id.0 + 1);
+                progress |= self.advance(id);
+            }
+        }
+        self.remove_closed();
+    }
+
+    /// Carries out the commands of a stream up to one that has to wait. Whether there was one.
+    fn advance(&mut self, id: StreamId) -> bool {
+        let mut progress = false;
+        loop {
+            let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.busy) else { return progress };
+            match stream.commands.front() {
+                None => return progress,
+                Some(Command::Wait(event)) if self.ahead.contains(event) => return progress,
+                Some(_) => {}
+            }
+            progress = true;
+            let rank = RankId(stream.rank);
+            match stream.commands.pop_front() {
+                Some(Command::Launch(request)) => {
+                    stream.busy = true;
+                    self.begin(id, rank, *request);
                 }
+                Some(Command::Record(event)) => {
+                    self.ahead.remove(&event);
+                }
+                Some(Command::Free(address)) => self.memory.free_leaving(address),
+                Some(Command::Wait(_)) | None => {}
             }
         }
     }
 
+    /// The first launch that has not finished.
+    pub fn oldest_launch(&self) -> Option<LaunchId> {
+        let queued = self.streams.values().flat_map(|stream| &stream.commands).filter_map(|command| match command {
+            Command::Launch(request) => Some(request.id),
+            _ => None,
+        });
+        self.launches.iter().flatten().map(|state| state.id).chain(queued).min()
+    }
+
     fn idle(&self) -> bool {
-        self.streams.iter().all(|stream| stream.commands.is_empty())
+        self.streams.values().all(Stream::is_idle)
     }
 }

@@ -1,6 +1,6 @@
 //! What a run tells: figures when it went well, otherwise who did what where. Everything is data; `Display` renders it.
 
-use crate::cluster::Policy;
+use crate::cluster::{EventId, LaunchId, Policy, StreamId};
 use crate::memory::{Address, MemoryFault, RankId};
 
 /// Figures of a run that went well.
@@ -39,7 +39,7 @@ pub enum RunError {
     /// Everything waits for what never comes.
     Deadlock(Box<Deadlock>),
     /// The instruction limit was reached.
-    Limit(Box<Deadlock>),
+    Limit(Box<Limit>),
 }
 
 /// Where a group of lanes is.
@@ -50,7 +50,7 @@ pub struct Site {
     /// Name of the kernel.
     pub kernel: String,
     /// Number of the launch.
-    pub launch: u32,
+    pub launch: LaunchId,
     /// CTA along x, y and z.
     pub cta: [u32; 3],
     /// Warp in its CTA.
@@ -264,7 +264,7 @@ pub enum NotStarted {
         /// Name of the kernel.
         kernel: String,
         /// Number of the launch.
-        launch: u32,
+        launch: LaunchId,
         /// How many have not started.
         waiting: u32,
         /// How many the grid has.
@@ -275,9 +275,9 @@ pub enum NotStarted {
         /// Rank.
         rank: RankId,
         /// Number of the stream.
-        stream: u32,
+        stream: StreamId,
         /// Number of the event.
-        event: u32,
+        event: EventId,
     },
 }
 
@@ -290,7 +290,7 @@ impl std::fmt::Display for NotStarted {
                  finish"
             ),
             NotStarted::Stream { rank, stream, event } => {
-                write!(f, "{rank}, stream {stream}: waits for event {event}, which has not been reached")
+                write!(f, "{rank}, stream {}: waits for event {}, which has not been reached", stream.0, event.0)
             }
         }
     }
@@ -305,6 +305,39 @@ pub struct Deadlock {
     pub not_started: Vec<NotStarted>,
     /// How to repeat it.
     pub schedule: Schedule,
+}
+
+/// A launch that had begun and not finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Rank.
+    pub rank: RankId,
+    /// Name of the kernel.
+    pub kernel: String,
+    /// Number of the launch.
+    pub launch: LaunchId,
+    /// CTAs that have finished.
+    pub finished: u32,
+    /// CTAs of the grid.
+    pub grid: u32,
+}
+
+impl std::fmt::Display for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Running { rank, kernel, finished, grid, .. } = self;
+        write!(f, "{rank}, kernel `{kernel}`: {finished} of {grid} CTAs have finished")
+    }
+}
+
+/// A run took more instructions than the configuration allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// Warp instructions that it allows.
+    pub instructions: u64,
+    /// What was running.
+    pub running: Vec<Running>,
+    /// Where everybody was. Some may have waited, but not all of them did.
+    pub state: Deadlock,
 }
 
 impl Deadlock {
@@ -347,8 +380,12 @@ impl std::fmt::Display for RunError {
                 writeln!(f, "deadlock: everything waits, and nothing is under way that could end it")?;
                 deadlock.body(f)
             }
-            RunError::Limit(state) => {
-                writeln!(f, "the instruction limit is reached; this is where the warps are")?;
+            RunError::Limit(limit) => {
+                let Limit { instructions, running, state } = &**limit;
+                writeln!(f, "no end after {instructions} warp instructions, the most that a run may take")?;
+                for launch in running {
+                    writeln!(f, "  still running: {launch}")?;
+                }
                 state.body(f)
             }
         }

@@ -7,11 +7,11 @@ use super::copies::LaneCopies;
 use super::file::RegisterFile;
 use super::probe::Probe;
 use super::warp::{Split, SplitState, Warp};
-use super::{Cta, LaunchState, Machine, Sm};
-use crate::cluster::{ClusterError, Kernel, Launch, Policy, StreamId};
+use super::{Cta, LaunchState, Machine, Request, Sm};
+use crate::cluster::{ClusterError, LaunchId, Policy, StreamId};
 use crate::decode::op::{Constant, KernelCode, Program, Special, TRUE};
 use crate::memory::segment::Segment;
-use crate::memory::{Address, Memory, RankId};
+use crate::memory::{Address, Event, Memory, RankId, ThreadId};
 use crate::ptx::ast::VariableSpace;
 use std::sync::Arc;
 
@@ -67,20 +67,14 @@ pub(super) fn place_variables(
 }
 
 impl Machine {
-    #[allow(clippy::too_many_arguments, reason = "each is one property of the launch")]
-    pub(super) fn prepare(
-        &mut self,
-        stream: StreamId,
-        rank: RankId,
-        kernel: &Kernel,
-        launch: &Launch,
-        parameters: Arc<[u8]>,
-        number: u32,
-        globals: &[Address],
-    ) -> LaunchState {
+    /// Begins a launch, whose stream is busy with it from now on.
+    pub(super) fn begin(&mut self, stream: StreamId, rank: RankId, request: Request) {
+        let Request { id, kernel, grid, block, shared: dynamic_shared, parameters } = request;
+        // The variables were placed when the launch was queued, and stay as long as the kernel is there.
+        let globals = self.load_module(rank, &kernel.module).map(<[Address]>::to_vec).unwrap_or_default();
         let code = kernel.code();
         let dynamic = code.dynamic_shared_offset();
-        let shared = dynamic + launch.shared;
+        let shared = dynamic + dynamic_shared;
         let mut template = RegisterFile::of_launch(code.initial_bytes);
         for &(reg, constant) in &code.constants {
             let value: u128 = match constant {
@@ -90,12 +84,12 @@ impl Machine {
                 }
                 Constant::DynamicShared(offset) => u128::from(u64::from(dynamic).wrapping_add_signed(offset)),
                 Constant::Special(special) => match special {
-                    Special::Ntid(axis) => launch.block[axis as usize].into(),
-                    Special::Nctaid(axis) => launch.grid[axis as usize].into(),
+                    Special::Ntid(axis) => block[axis as usize].into(),
+                    Special::Nctaid(axis) => grid[axis as usize].into(),
                     Special::WarpCount => 64,
                     Special::SmCount => self.config.sms.into(),
-                    Special::GridId => number.into(),
-                    Special::DynamicShared => launch.shared.into(),
+                    Special::GridId => id.0.into(),
+                    Special::DynamicShared => dynamic_shared.into(),
                     Special::TotalShared => (shared - crate::decode::op::SHARED_BASE).into(),
                     Special::LaneId => {
                         template.fill(reg, u128::from);
@@ -127,19 +121,27 @@ impl Machine {
             };
             template.fill(reg, |_| value);
         }
-        LaunchState {
-            kernel: kernel.clone(),
+        let slot = self.free_launches.pop().unwrap_or(self.launches.len() as u32);
+        if slot as usize == self.launches.len() {
+            self.launches.push(None);
+        }
+        self.launches[slot as usize] = Some(LaunchState {
+            id,
+            kernel,
             rank: rank.0,
-            stream: stream.0,
-            grid: launch.grid,
-            block: launch.block,
+            stream,
+            grid,
+            block,
             shared,
             parameters,
             template,
-            ctas: launch.grid.iter().product(),
+            ctas: grid.iter().product(),
             started: 0,
             finished: 0,
-        }
+            transfers: 0,
+        });
+        self.gpus[rank.0 as usize].queue.push_back(slot);
+        self.start_ctas(rank.0);
     }
 
     /// Starts CTAs of a rank, in order, as long as there is room.
@@ -201,6 +203,7 @@ impl Machine {
             let mut warp = make_warp(self.spare.pop(), state, number, index, sm, serial);
             warp.slot = slot;
             warp.launch = launch;
+            warp.launch_id = state.id;
             warp.cta = cta_slot;
             warp.held_until = hold;
             warp.queued = true;
@@ -226,8 +229,8 @@ impl Machine {
         }
         self.ctas[cta_slot as usize] = Some(cta);
         if let Some(observer) = &mut self.observer {
-            let thread = crate::memory::ThreadId { rank: RankId(state.rank), launch, cta: index, warp: 0, lane: 0 };
-            observer.event(&crate::memory::Event::CtaStart { thread });
+            let thread = ThreadId { rank: RankId(state.rank), launch: state.id, cta: index, warp: 0, lane: 0 };
+            observer.event(&Event::CtaStart { thread });
         }
     }
 
@@ -237,6 +240,9 @@ impl Machine {
         self.warps[warp.slot as usize] = None;
         self.free_warps.push(warp.slot);
         warp.copies = None;
+        if let Some((ticket, reads)) = warp.probe.armed.take() {
+            self.forget_watches(cta_slot, ticket, &reads);
+        }
         self.take_file(&mut warp);
         self.spare.push(warp);
         let Some(cta) = &mut self.ctas[cta_slot as usize] else { return };
@@ -254,18 +260,24 @@ impl Machine {
         free.shared += state.shared;
         free.ctas += 1;
         state.finished += 1;
-        if state.finished == state.ctas {
-            let stream = state.stream as usize;
-            self.launches[launch as usize] = None;
-            self.finished_launches += 1;
-            self.streams[stream].busy = false;
-            self.streams[stream].commands.pop_front();
-            if let Some(observer) = &mut self.observer {
-                observer.event(&crate::memory::Event::LaunchComplete { rank: RankId(rank), launch });
-            }
-            self.pump();
-        }
+        self.finish_launch(launch);
         self.start_ctas(rank);
+    }
+
+    /// Ends a launch if nothing of it is left: neither a CTA nor an asynchronous copy, as what comes next in the stream sees what
+    /// they wrote.
+    pub(super) fn finish_launch(&mut self, slot: u32) {
+        let done = |state: &LaunchState| state.finished == state.ctas && state.transfers == 0;
+        let Some(state) = self.launches[slot as usize].take_if(|state| done(state)) else { return };
+        self.free_launches.push(slot);
+        self.finished_launches += 1;
+        if let Some(stream) = self.streams.get_mut(&state.stream) {
+            stream.busy = false;
+        }
+        if let Some(observer) = &mut self.observer {
+            observer.event(&Event::LaunchComplete { rank: RankId(state.rank), launch: state.id });
+        }
+        self.pump();
     }
 }
 
@@ -288,6 +300,7 @@ fn make_warp(
             kernel: state.kernel.clone(),
             rank: 0,
             launch: 0,
+            launch_id: LaunchId(0),
             cta: 0,
             cta_index: 0,
             number: 0,

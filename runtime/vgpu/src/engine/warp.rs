@@ -10,7 +10,7 @@ use super::copies::LaneCopies;
 use super::file::RegisterFile;
 use super::probe::Probe;
 use super::report::FaultKind;
-use crate::cluster::Kernel;
+use crate::cluster::{Kernel, LaunchId};
 use crate::decode::op::{Place, Reg};
 use crate::memory::segment::Segment;
 use crate::memory::{Address, MemoryFault, RankId, ThreadId};
@@ -69,7 +69,9 @@ pub(crate) struct Warp {
     pub slot: u32,
     pub kernel: Kernel,
     pub rank: u32,
+    /// Slot of the launch.
     pub launch: u32,
+    pub launch_id: LaunchId,
     /// Slot of the CTA.
     pub cta: u32,
     /// Linear index of the CTA in its grid.
@@ -247,7 +249,7 @@ impl Warp {
     }
 
     pub fn thread(&self, lane: u32) -> ThreadId {
-        ThreadId { rank: RankId(self.rank), launch: self.launch, cta: self.cta_index, warp: self.number, lane }
+        ThreadId { rank: RankId(self.rank), launch: self.launch_id, cta: self.cta_index, warp: self.number, lane }
     }
 
     pub fn is_ready(&self) -> bool {

@@ -2,6 +2,7 @@
 //! through [`Observer`]; without an observer the cost is one branch per instruction.
 
 use super::address::{Address, RankId};
+use crate::cluster::LaunchId;
 
 /// Which thread, exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -9,7 +10,7 @@ pub struct ThreadId {
     /// Rank whose kernel this is.
     pub rank: RankId,
     /// Number of the launch in the cluster, in order of `launch` calls.
-    pub launch: u32,
+    pub launch: LaunchId,
     /// Linear CTA index in its grid.
     pub cta: u32,
     /// Warp in its CTA.
@@ -163,8 +164,10 @@ pub enum Event {
         /// Rank.
         rank: RankId,
         /// Launch.
-        launch: u32,
+        launch: LaunchId,
     },
+    /// Everything that was queued or has not finished has been given up.
+    Abandoned,
 }
 
 /// Sees every access and every ordering event of a run.

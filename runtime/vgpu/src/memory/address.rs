@@ -1,9 +1,9 @@
-//! An address says what it points to: rank, allocation and offset, or a window of a thread's own memory. Therefore every
+//! An address says what it points to: rank, slot and place in it, or a window of a thread's own memory. Therefore every
 //! wrong address is found, and found exactly, instead of hitting a neighbour.
 //!
-//! Device memory: `0 | rank + 1 (10 bits) | allocation (18 bits) | 2^32 + offset (34 bits)`. An allocation starts 4 GiB into
-//! its region, so that small steps below or beyond it still name it. Windows (`cvta.shared`, `.local`, `.param`): bit 62,
-//! kind in bits 60 and 61, owner in bits 32 to 59, offset below.
+//! Device memory: `0 | rank + 1 (10 bits) | slot (18 bits) | place (34 bits)`. A slot has one allocation at a time, see
+//! [`super::slots`], which lies in the middle half of its places, so that steps of less than 4 GiB below or beyond it are still in
+//! the slot. Windows (`cvta.shared`, `.local`, `.param`): bit 62, kind in bits 60 and 61, owner in bits 32 to 59, offset below.
 
 /// Number of a rank (a virtual GPU) in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,25 +34,27 @@ impl std::fmt::Display for Address {
 }
 
 pub(crate) const MAX_RANKS: u32 = 1000;
-pub(crate) const MAX_ALLOCATIONS: usize = 1 << 18;
+pub(crate) const MAX_SLOTS: usize = 1 << 18;
 pub(crate) const MAX_ALLOCATION_BYTES: u64 = 1 << 33;
-const REGION_BITS: u32 = 34;
+const PLACE_BITS: u32 = 34;
 const RANK_SHIFT: u32 = 52;
-const BASE: u64 = 1 << 32;
+/// Where allocations lie in a slot.
+pub(crate) const SLOT_START: u64 = 1 << 32;
+pub(crate) const SLOT_END: u64 = SLOT_START + MAX_ALLOCATION_BYTES;
 const WINDOW: u64 = 1 << 62;
 
 pub(crate) const SHARED_WINDOW: u64 = WINDOW;
 pub(crate) const LOCAL_WINDOW: u64 = WINDOW | 1 << 60;
 pub(crate) const PARAM_WINDOW: u64 = WINDOW | 2 << 60;
 
-pub(crate) fn device_base(rank: u32, allocation: usize) -> u64 {
-    u64::from(rank + 1) << RANK_SHIFT | (allocation as u64) << REGION_BITS | BASE
+pub(crate) fn device_address(rank: u32, slot: u32, position: u64) -> u64 {
+    u64::from(rank + 1) << RANK_SHIFT | u64::from(slot) << PLACE_BITS | position
 }
 
 /// What a generic address points to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
-    Device { rank: u32, allocation: u32, offset: i64 },
+    Device { rank: u32, slot: u32, position: u64 },
     Shared { owner: u32, offset: u32 },
     Local { owner: u32, offset: u32 },
     Param { offset: u32 },
@@ -72,9 +74,8 @@ pub(crate) fn target(address: u64) -> Target {
             if rank == 0 {
                 return Target::Nothing;
             }
-            let allocation = (address >> REGION_BITS) as u32 & 0x3_ffff;
-            let offset = (address & ((1 << REGION_BITS) - 1)).cast_signed() - BASE.cast_signed();
-            Target::Device { rank: rank - 1, allocation, offset }
+            let slot = (address >> PLACE_BITS) as u32 & 0x3_ffff;
+            Target::Device { rank: rank - 1, slot, position: address & ((1 << PLACE_BITS) - 1) }
         }
         1 => {
             let owner = (address >> 32) as u32 & 0x0fff_ffff;

@@ -1,193 +1,56 @@
-//! Device memory of all ranks. Invariant: an allocation's number is never used again, so an address outlives nothing.
+//! Device memory of all ranks. Invariant: an address is right as long as its allocation lives; [`slots`] says for how long after that
+//! it is sure to be wrong. The names of the last [`REMEMBERED`] freed allocations are kept for reports.
 //!
 //! The buffer of a freed allocation may serve a later one of the same size, which saves the host the first touch of its
 //! pages. Its bytes are then uninitialised as in a new one; without that check buffers are not used again.
 
 pub(crate) mod access;
 pub(crate) mod address;
+mod allocation;
+mod fault;
 mod initialised;
 mod races;
 pub(crate) mod segment;
+mod slots;
+mod traffic;
 
 use std::collections::VecDeque;
 
-use crate::memory::address::{MAX_ALLOCATION_BYTES, MAX_ALLOCATIONS, Target, device_base, target};
 pub use access::{Access, AccessKind, Event, Fence, Location, Observer, Order, Proxy, Scope, ThreadId};
 pub use address::{Address, RankId};
+use address::{MAX_ALLOCATION_BYTES, MAX_SLOTS, Target, device_address, target};
+pub(crate) use allocation::Allocation;
+pub use fault::MemoryFault;
 pub use races::{Race, Races, Side};
 use segment::Segment;
-
-/// What is wrong with an access.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemoryFault {
-    /// The address points to nothing.
-    NotAnAddress,
-    /// The address names a rank that the cluster does not have, or memory that only its owner may touch.
-    WrongRank {
-        /// Rank in the address.
-        owner: RankId,
-        /// Why it is wrong.
-        reason: String,
-    },
-    /// Beyond the ends of an allocation.
-    OutOfBounds {
-        /// Name of the allocation and its rank, or of another place.
-        symbol: String,
-        /// First byte of the access relative to the allocation; may be negative.
-        offset: i64,
-        /// Size of the allocation.
-        size: u64,
-    },
-    /// The allocation was freed.
-    UseAfterFree {
-        /// Name of the allocation and its rank, or of another place.
-        symbol: String,
-    },
-    /// Not a multiple of the access size.
-    Misaligned {
-        /// Required alignment.
-        align: u32,
-    },
-    /// These bytes were never written.
-    Uninitialised {
-        /// First such byte, as symbol and offset.
-        symbol: String,
-    },
-    /// A store to constant memory.
-    ReadOnly {
-        /// Name of the allocation and its rank, or of another place.
-        symbol: String,
-    },
-    /// An address of another state space than the instruction says.
-    WrongSpace {
-        /// State space of the instruction.
-        expected: &'static str,
-        /// State space of the address.
-        found: &'static str,
-    },
-    /// A generic address of another CTA's shared memory or another thread's local memory.
-    WrongOwner,
-    /// An object in memory is not what the instruction wants.
-    BadObject(String),
-}
-
-impl std::fmt::Display for MemoryFault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            MemoryFault::NotAnAddress => write!(f, "the address points to no memory"),
-            MemoryFault::WrongRank { owner, reason } => write!(f, "wrong rank: {owner} {reason}"),
-            MemoryFault::OutOfBounds { symbol, offset, size } => {
-                write!(f, "out of bounds: byte {offset} of {symbol}, which has {size} bytes")
-            }
-            MemoryFault::UseAfterFree { symbol } => write!(f, "use after free: {symbol} was freed"),
-            MemoryFault::Misaligned { align } => write!(f, "misaligned: the address is not a multiple of {align}"),
-            MemoryFault::Uninitialised { symbol } => write!(f, "use before initialisation: {symbol} was never written"),
-            MemoryFault::ReadOnly { symbol } => write!(f, "write to constant memory {symbol}"),
-            MemoryFault::WrongSpace { expected, found } => {
-                write!(f, "wrong state space: the instruction accesses .{expected}, the address is in .{found}")
-            }
-            MemoryFault::WrongOwner => {
-                write!(f, "the address belongs to another CTA's shared or another thread's local memory")
-            }
-            MemoryFault::BadObject(what) => f.write_str(what),
-        }
-    }
-}
-
-impl std::error::Error for MemoryFault {}
-
-#[derive(Debug)]
-pub(crate) struct NamedRange {
-    pub start: u64,
-    pub end: u64,
-    pub name: String,
-    pub writer: Option<RankId>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Allocation {
-    pub name: String,
-    pub segment: Segment,
-    pub size: u64,
-    pub live: bool,
-    pub read_only: bool,
-    pub private: bool,
-    pub ranges: Vec<NamedRange>,
-}
-
-impl Allocation {
-    /// Name of a place inside: the innermost named range, and what is left as an offset.
-    pub fn symbol(&self, offset: i64) -> String {
-        let inside = self
-            .range(offset)
-            .map_or((self.name.clone(), offset), |range| (range.name.clone(), offset - range.start.cast_signed()));
-        match inside {
-            (name, 0) => name,
-            (name, rest) if rest < 0 => format!("{name}{rest}"),
-            (name, rest) => format!("{name}+{rest}"),
-        }
-    }
-
-    pub fn add_range(&mut self, start: u64, end: u64, name: &str, writer: Option<RankId>) {
-        self.ranges.push(NamedRange { start, end, name: name.to_owned(), writer });
-    }
-
-    pub fn range(&self, offset: i64) -> Option<&NamedRange> {
-        self.ranges
-            .iter()
-            .filter(|range| (range.start.cast_signed()..range.end.cast_signed()).contains(&offset))
-            .min_by_key(|range| range.end - range.start)
-    }
-}
-
-/// Bytes moved from rank to rank. `[a][b]`: kernels of rank a on memory of rank b.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Traffic {
-    ranks: usize,
-    read: Vec<u64>,
-    written: Vec<u64>,
-}
-
-impl Traffic {
-    pub(crate) fn new(ranks: u32) -> Traffic {
-        let ranks = ranks as usize;
-        Traffic { ranks, read: vec![0; ranks * ranks], written: vec![0; ranks * ranks] }
-    }
-
-    #[inline]
-    pub(crate) fn add_read(&mut self, by: u32, from: u32, bytes: u64) {
-        self.read[by as usize * self.ranks + from as usize] += bytes;
-    }
-
-    #[inline]
-    pub(crate) fn add_written(&mut self, by: u32, to: u32, bytes: u64) {
-        self.written[by as usize * self.ranks + to as usize] += bytes;
-    }
-
-    /// Bytes that kernels of `by` read from memory of `from`.
-    pub fn read(&self, by: RankId, from: RankId) -> u64 {
-        self.read[by.0 as usize * self.ranks + from.0 as usize]
-    }
-
-    /// Bytes that kernels of `by` wrote to memory of `to`; an atomic counts as one write of its size.
-    pub fn written(&self, by: RankId, to: RankId) -> u64 {
-        self.written[by.0 as usize * self.ranks + to.0 as usize]
-    }
-
-    /// Number of ranks.
-    pub fn ranks(&self) -> u32 {
-        self.ranks as u32
-    }
-}
+use slots::Slots;
+pub use traffic::Traffic;
 
 /// Smaller buffers are not kept: the host's allocator has them at hand.
 const LEAST_SPARE: u64 = 1 << 16;
 /// Bytes of freed buffers that are kept.
 const MOST_SPARE: u64 = 1 << 28;
 
+/// Freed allocations whose names are kept.
+const REMEMBERED: usize = 1024;
+/// So far before its first byte an address is taken for a step out of an allocation, and not for one of freed memory.
+const NEAR: i64 = 64 << 10;
+
+/// What was freed, for reports.
+#[derive(Debug)]
+struct Freed {
+    rank: u32,
+    slot: u32,
+    start: u64,
+    end: u64,
+    name: String,
+}
+
 #[derive(Debug)]
 pub(crate) struct Memory {
-    ranks: Vec<Vec<Allocation>>,
+    ranks: Vec<Slots>,
+    /// The last ones, oldest first.
+    freed: VecDeque<Freed>,
     /// Buffers of freed allocations, oldest first.
     spare: VecDeque<Segment>,
     spare_bytes: u64,
@@ -200,7 +63,8 @@ pub(crate) struct Memory {
 impl Memory {
     pub fn new(ranks: u32, check_initialised: bool) -> Memory {
         Memory {
-            ranks: (0..ranks).map(|_| Vec::new()).collect(),
+            ranks: (0..ranks).map(|_| Slots::default()).collect(),
+            freed: VecDeque::new(),
             spare: VecDeque::new(),
             spare_bytes: 0,
             traffic: Traffic::new(ranks),
@@ -216,10 +80,10 @@ impl Memory {
         if size > MAX_ALLOCATION_BYTES {
             return Err(format!("`{name}`: {size} bytes are more than the 8 GiB that one allocation may have"));
         }
-        if list.len() == MAX_ALLOCATIONS {
-            return Err(format!("{rank} has made {MAX_ALLOCATIONS} allocations, the most a cluster can name"));
-        }
-        let base = device_base(rank.0, list.len());
+        let Some(slot) = list.take(size) else {
+            return Err(format!("{rank} has {MAX_SLOTS} allocations, the most a cluster can name"));
+        };
+        let Some(place) = list.get_mut(slot) else { return Err(format!("{rank} has no slot {slot}")) };
         let segment = match self.spare.iter().rposition(|spare| spare.len() == size) {
             Some(at) => {
                 self.spare_bytes -= size;
@@ -227,24 +91,18 @@ impl Memory {
             }
             None => Segment::new(size as usize),
         };
-        list.push(Allocation {
-            name: name.to_owned(),
-            segment,
-            size,
-            live: true,
-            read_only: false,
-            private,
-            ranges: Vec::new(),
-        });
-        Ok(Address(base))
+        let base = place.base;
+        *place =
+            Allocation { name: name.to_owned(), segment, base, size, live: true, private, ..Allocation::default() };
+        Ok(Address(device_address(rank.0, slot, base)))
     }
 
-    pub fn allocation(&self, rank: u32, allocation: u32) -> Option<&Allocation> {
-        self.ranks.get(rank as usize)?.get(allocation as usize)
+    pub fn allocation(&self, rank: u32, slot: u32) -> Option<&Allocation> {
+        self.ranks.get(rank as usize)?.get(slot)
     }
 
-    pub fn allocation_mut(&mut self, rank: u32, allocation: u32) -> Option<&mut Allocation> {
-        self.ranks.get_mut(rank as usize)?.get_mut(allocation as usize)
+    pub fn allocation_mut(&mut self, rank: u32, slot: u32) -> Option<&mut Allocation> {
+        self.ranks.get_mut(rank as usize)?.get_mut(slot)
     }
 
     /// Finds the allocation of a device access by `accessor` (`None`: the host) and checks everything but initialisation.
@@ -262,14 +120,15 @@ impl Memory {
     /// As [`Memory::locate`], without the reason why not.
     #[inline]
     fn find(&self, accessor: Option<u32>, address: u64, size: u64, write: bool) -> Option<(u32, u32, u64)> {
-        if let Target::Device { rank, allocation, offset } = target(address)
-            && let Some(found) = self.allocation(rank, allocation)
+        if let Target::Device { rank, slot, position } = target(address)
+            && let Some(found) = self.allocation(rank, slot)
+            && let offset = found.offset(position)
             && found.live
             && found.segment.holds(offset, size)
             && (!found.private || accessor.is_none_or(|accessor| accessor == rank))
             && !(write && found.read_only && accessor.is_some())
         {
-            return Some((rank, allocation, offset.cast_unsigned()));
+            return Some((rank, slot, offset.cast_unsigned()));
         }
         None
     }
@@ -281,17 +140,17 @@ impl Memory {
             Target::Shared { .. } => MemoryFault::WrongSpace { expected: "global", found: "shared" },
             Target::Local { .. } => MemoryFault::WrongSpace { expected: "global", found: "local" },
             Target::Param { .. } => MemoryFault::WrongSpace { expected: "global", found: "param" },
-            Target::Device { rank, allocation, offset } => {
+            Target::Device { rank, slot, position } => {
                 let owner = RankId(rank);
                 if rank as usize >= self.ranks.len() {
                     let reason = format!("does not exist, the cluster has {} ranks", self.ranks.len());
                     return MemoryFault::WrongRank { owner, reason };
                 }
-                let Some(found) = self.allocation(rank, allocation) else { return MemoryFault::NotAnAddress };
-                let symbol = format!("`{}` of {owner}", found.name);
-                if !found.live {
+                let Some(found) = self.allocation(rank, slot) else { return MemoryFault::NotAnAddress };
+                if let Some(symbol) = self.freed_symbol(found, rank, slot, position) {
                     return MemoryFault::UseAfterFree { symbol };
                 }
+                let (symbol, offset) = (format!("`{}` of {owner}", found.name), found.offset(position));
                 if found.private && accessor.is_some_and(|accessor| accessor != rank) {
                     let reason = format!("has not opened `{}` to its peers", found.name);
                     return MemoryFault::WrongRank { owner, reason };
@@ -304,11 +163,31 @@ impl Memory {
         }
     }
 
+    /// The name of what was freed at a place of a slot, or near it if nothing is there now; none if the place belongs to what is there.
+    fn freed_symbol(&self, found: &Allocation, rank: u32, slot: u32, position: u64) -> Option<String> {
+        let offset = found.offset(position);
+        if found.live && (0..=found.size.cast_signed()).contains(&offset) {
+            return None;
+        }
+        let named = |freed: &Freed| format!("`{}` of {}", freed.name, RankId(rank));
+        let here = || self.freed.iter().rev().filter(|freed| (freed.rank, freed.slot) == (rank, slot));
+        if let Some(freed) = here().find(|freed| (freed.start..freed.end.max(freed.start + 1)).contains(&position)) {
+            return Some(named(freed));
+        }
+        if found.live && offset >= -NEAR {
+            return None;
+        }
+        // Behind the last one that begins before it; that failing, before any of them.
+        let near = here().filter(|freed| freed.start <= position).max_by_key(|freed| freed.start);
+        let near = near.or_else(|| here().min_by_key(|freed| freed.start)).filter(|_| !found.live);
+        Some(near.map_or_else(|| format!("an allocation of {}", RankId(rank)), named))
+    }
+
     pub fn symbol(&self, address: u64) -> String {
         match target(address) {
-            Target::Device { rank, allocation, offset } => match self.allocation(rank, allocation) {
-                Some(found) => format!("`{}` of rank {rank}", found.symbol(offset)),
-                None => format!("address {address:#x}"),
+            Target::Device { rank, slot, position } => match self.allocation(rank, slot) {
+                Some(found) if found.live => format!("`{}` of rank {rank}", found.symbol(found.offset(position))),
+                _ => format!("address {address:#x}"),
             },
             _ => format!("address {address:#x}"),
         }
@@ -317,11 +196,11 @@ impl Memory {
     /// Bytes to be read by a kernel of rank `accessor`, or by the host.
     #[inline]
     pub fn read_device(&mut self, accessor: Option<u32>, address: u64, size: u64) -> Result<&[u8], MemoryFault> {
-        let (rank, allocation, offset) = self.locate(accessor, address, size, false)?;
+        let (rank, slot, offset) = self.locate(accessor, address, size, false)?;
         if let Some(accessor) = accessor {
             self.traffic.add_read(accessor, rank, size);
         }
-        let found = &self.ranks[rank as usize][allocation as usize];
+        let found = self.ranks[rank as usize].at(slot);
         if self.check_initialised
             && let Some(first) = found.segment.first_uninitialised(offset, size)
         {
@@ -333,11 +212,11 @@ impl Memory {
     /// Bytes to be overwritten by a kernel of rank `accessor`, or by the host.
     #[inline]
     pub fn write_device(&mut self, accessor: Option<u32>, address: u64, size: u64) -> Result<&mut [u8], MemoryFault> {
-        let (rank, allocation, offset) = self.locate(accessor, address, size, true)?;
+        let (rank, slot, offset) = self.locate(accessor, address, size, true)?;
         if let Some(accessor) = accessor {
             self.traffic.add_written(accessor, rank, size);
         }
-        let found = &mut self.ranks[rank as usize][allocation as usize];
+        let found = self.ranks[rank as usize].at_mut(slot);
         Ok(found.segment.span_mut(offset, size, &mut self.woken))
     }
 
@@ -349,9 +228,9 @@ impl Memory {
         size: u64,
         change: impl FnOnce(&[u8], &mut [u8]),
     ) -> Result<bool, MemoryFault> {
-        let (rank, allocation, offset) = self.locate(Some(accessor), address, size, true)?;
+        let (rank, slot, offset) = self.locate(Some(accessor), address, size, true)?;
         self.traffic.add_written(accessor, rank, size);
-        let found = &mut self.ranks[rank as usize][allocation as usize];
+        let found = self.ranks[rank as usize].at_mut(slot);
         if self.check_initialised
             && let Some(first) = found.segment.first_uninitialised(offset, size)
         {
@@ -364,39 +243,78 @@ impl Memory {
     /// nothing has been counted.
     #[inline]
     pub fn span(&self, by: u32, address: u64, size: u64) -> Option<(&Segment, u64, Option<u32>)> {
-        let (rank, allocation, offset) = self.find(Some(by), address, size, false)?;
-        Some((&self.ranks[rank as usize][allocation as usize].segment, offset, Some(rank)))
+        let (rank, slot, offset) = self.find(Some(by), address, size, false)?;
+        Some((&self.ranks[rank as usize].at(slot).segment, offset, Some(rank)))
     }
 
     /// A range that a kernel of rank `by` may write, as segment, list of the woken, offset and owner. Nothing has been counted.
     #[inline]
     pub fn span_mut(&mut self, by: u32, address: u64, size: u64) -> Option<(&mut Segment, &mut Vec<u64>, u64, u32)> {
-        let (rank, allocation, offset) = self.find(Some(by), address, size, true)?;
-        let segment = &mut self.ranks[rank as usize][allocation as usize].segment;
+        let (rank, slot, offset) = self.find(Some(by), address, size, true)?;
+        let segment = &mut self.ranks[rank as usize].at_mut(slot).segment;
         Some((segment, &mut self.woken, offset, rank))
     }
 
     /// Constant memory from now on.
     pub fn make_read_only(&mut self, address: Address) {
-        if let Ok((rank, allocation, _)) = self.locate(None, address.0, 0, false) {
-            self.ranks[rank as usize][allocation as usize].read_only = true;
+        if let Ok((rank, slot, _)) = self.locate(None, address.0, 0, false) {
+            self.ranks[rank as usize].at_mut(slot).read_only = true;
         }
     }
 
     pub fn forget_waiters(&mut self) {
         self.woken.clear();
-        self.ranks.iter_mut().flatten().for_each(|allocation| allocation.segment.waiters.clear());
+        self.ranks.iter_mut().flat_map(Slots::iter_mut).for_each(|allocation| allocation.segment.waiters.clear());
     }
 
     pub fn free(&mut self, address: Address) -> Result<(), MemoryFault> {
-        let (rank, allocation, offset) = self.locate(None, address.0, 0, true)?;
+        let (rank, slot, offset) = self.locate(None, address.0, 0, true)?;
+        self.check_free(rank, slot, offset)?;
+        self.release(rank, slot);
+        Ok(())
+    }
+
+    /// Lets a stream free an allocation later. Nobody else can any more.
+    pub fn leave(&mut self, address: Address) -> Result<(), MemoryFault> {
+        let (rank, slot, offset) = self.locate(None, address.0, 0, true)?;
+        self.check_free(rank, slot, offset)?;
+        self.ranks[rank as usize].at_mut(slot).leaving = true;
+        Ok(())
+    }
+
+    /// Frees what is leaving.
+    pub fn free_leaving(&mut self, address: Address) {
+        if let Target::Device { rank, slot, .. } = target(address.0)
+            && self.allocation(rank, slot).is_some_and(|found| found.leaving)
+        {
+            self.release(rank, slot);
+        }
+    }
+
+    fn check_free(&self, rank: u32, slot: u32, offset: u64) -> Result<(), MemoryFault> {
         if offset != 0 {
             return Err(MemoryFault::BadObject("free: the address is not the start of an allocation".into()));
         }
-        let found = &mut self.ranks[rank as usize][allocation as usize];
-        found.live = false;
-        let mut segment = std::mem::take(&mut found.segment);
-        let size = segment.len();
+        let found = self.ranks[rank as usize].at(slot);
+        if found.leaving {
+            let symbol = format!("`{}` of {}", found.name, RankId(rank));
+            return Err(MemoryFault::UseAfterFree { symbol });
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, rank: u32, slot: u32) {
+        let slots = &mut self.ranks[rank as usize];
+        let place = slots.at_mut(slot);
+        let Allocation { name, mut segment, base, size, .. } = std::mem::take(place);
+        (place.base, place.size) = (base, size);
+        slots.give_back(slot);
+        if self.freed.len() == REMEMBERED {
+            self.freed.pop_front();
+        }
+        self.freed.push_back(Freed { rank, slot, start: base, end: base + size, name });
+        // Who waits for a write here reads again, which is an error now.
+        self.woken.extend(segment.waiters.drain(..).map(|waiter| waiter.ticket));
         if self.check_initialised && (LEAST_SPARE..=MOST_SPARE).contains(&size) {
             while self.spare_bytes + size > MOST_SPARE
                 && let Some(oldest) = self.spare.pop_front()
@@ -407,7 +325,6 @@ impl Memory {
             self.spare_bytes += size;
             self.spare.push_back(segment);
         }
-        Ok(())
     }
 }
 
@@ -433,6 +350,37 @@ mod tests {
         assert_eq!(early, Err(MemoryFault::Uninitialised { symbol: "`second+8` of rank 0".into() }));
         memory.write_device(None, second.0, 4).unwrap().fill(1);
         assert_eq!(memory.read_device(None, second.0, 4), Ok([1; 4].as_slice()));
+    }
+
+    #[test]
+    fn freed_memory_is_named_and_a_step_out_of_memory_is_not_taken_for_it() {
+        let mut memory = Memory::new(1, true);
+        let [first, second] = ["first", "second"].map(|name| {
+            let address = memory.allocate(RankId(0), 100, name, false).unwrap();
+            memory.free(address).unwrap();
+            address
+        });
+        let third = memory.allocate(RankId(0), 100, "third", false).unwrap();
+        assert_eq!((first.0 >> 34, second.0 >> 34), (third.0 >> 34, third.0 >> 34), "one slot serves them all");
+        let mut fault = |address: u64| memory.read_device(None, address, 4).unwrap_err();
+        let used = |name: &str| MemoryFault::UseAfterFree { symbol: name.into() };
+        let out = |offset| MemoryFault::OutOfBounds { symbol: "`third` of rank 0".into(), offset, size: 100 };
+        assert_eq!(fault(first.0 + 96), used("`first` of rank 0"));
+        assert_eq!(fault(second.0), used("`second` of rank 0"));
+        assert_eq!(fault(third.0 - 4), out(-4));
+        assert_eq!(fault(third.0 + 100), out(100));
+        assert_eq!(fault(third.0 + (1 << 30)), out(1 << 30));
+        for _ in 0..super::REMEMBERED {
+            let address = memory.allocate(RankId(0), 8, "another", false).unwrap();
+            memory.free(address).unwrap();
+        }
+        let mut fault = |address: u64| memory.read_device(None, address, 4).unwrap_err();
+        assert_eq!(fault(first.0), used("an allocation of rank 0"), "its name is forgotten, the error is the same");
+        assert_eq!(fault(third.0 - 4), out(-4));
+        memory.free(third).unwrap();
+        let mut fault = |address: u64| memory.read_device(None, address, 4).unwrap_err();
+        assert_eq!(fault(third.0 + 100), used("`third` of rank 0"));
+        assert_eq!(fault(third.0 + (1 << 30)), used("`third` of rank 0"));
     }
 
     #[test]

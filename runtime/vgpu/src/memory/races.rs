@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::access::{Access, AccessKind, Event, Location, Observer, Order, Proxy, ThreadId};
+use crate::cluster::LaunchId;
 
 /// An [`Observer`] of races in shared memory. Its clones are one: one goes to the cluster, another tells what was found.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +48,8 @@ impl std::fmt::Display for Race {
         let ThreadId { rank, launch, cta, .. } = self.first.thread;
         write!(
             f,
-            "byte {} of the shared memory of CTA {cta} of launch {launch} on rank {}: {} and {}, with no barrier between them",
-            self.offset, rank.0, self.first, self.second
+            "byte {} of the shared memory of CTA {cta} of launch {} on rank {}: {} and {}, with no barrier between them",
+            self.offset, launch.0, rank.0, self.first, self.second
         )
     }
 }
@@ -72,7 +73,7 @@ impl Observer for Races {
 
 #[derive(Debug, Default)]
 struct State {
-    ctas: HashMap<(u32, u32), Cta>,
+    ctas: HashMap<(LaunchId, u32), Cta>,
     found: Vec<Race>,
 }
 
@@ -210,6 +211,7 @@ impl State {
                 cta.synchronise(&threads);
             }
             Event::LaunchComplete { launch, .. } => self.ctas.retain(|cta, _| cta.0 != launch),
+            Event::Abandoned => self.ctas.clear(),
             _ => {}
         }
     }
