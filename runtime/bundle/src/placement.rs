@@ -12,7 +12,12 @@
 //! The kernels know no further copies of an expert: they put experts on ranks in equal contiguous blocks. A layer whose *slots* are the
 //! experts of the kernels is therefore placed as the file says: build the kernels of a model with [`Placement::slots`] experts, choose
 //! experts with the gate of the real model, and rewrite its choice with [`LayerSlots::choose_slots`] before the dispatch.
-//! Token t of a rank takes copy t modulo the number of copies, so that each copy serves an equal share.
+//!
+//! # Whose turn it is
+//! The copies of an expert take turns, pick by pick in the order of a rank's tokens, so that on every rank they serve equally many, or one
+//! apart ([`Turns`]). A rank does not know what the others pick. It begins where the ranks before it would have ended if each of them had
+//! as many picks of the expert as it has itself: where that is so, copies serve equally many over all ranks too, or one apart, and where
+//! it is not, no copy is preferred.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -248,27 +253,58 @@ impl LayerSlots {
         RankId(slot.0 / self.slots_per_gpu)
     }
 
-    /// The copy of an expert that serves a token of a rank.
-    pub fn copy_for(&self, expert: ExpertId, token: usize) -> Option<SlotId> {
-        let copies = self.copies(expert);
-        (!copies.is_empty()).then(|| copies[token % copies.len()])
-    }
-
     /// Rewrites the choice of a gate on one rank, `[tokens, top_k]` with their weights, from experts to slots: ascending, as kernels
-    /// take them, the weights in the same order. −1 stays, and so does what is no expert.
-    pub fn choose_slots(&self, top_k: usize, indices: &mut [i32], weights: &mut [f32]) {
+    /// take them, the weights in the same order. −1 stays, and so does what is no expert. All tokens of the rank have to be there, as
+    /// copies take turns from token to token.
+    pub fn choose_slots(&self, rank: RankId, top_k: usize, indices: &mut [i32], weights: &mut [f32]) {
+        let mut turns = Turns::of_rank(rank, self.copies.len() as u32, indices);
         let rows = indices.chunks_mut(top_k.max(1)).zip(weights.chunks_mut(top_k.max(1)));
-        for (token, (indices, weights)) in rows.enumerate() {
-            let slot = |&index: &i32| {
-                let expert = u32::try_from(index).ok().map(ExpertId);
-                expert.and_then(|expert| self.copy_for(expert, token)).map_or(index, |slot| slot.0 as i32)
+        for (indices, weights) in rows {
+            let mut slot = |&index: &i32| {
+                let copies = u32::try_from(index).map_or(&[][..], |expert| self.copies(ExpertId(expert)));
+                turns.next(index, copies.len()).map_or(index, |turn| copies[turn].0 as i32)
             };
-            let mut picks: Vec<(i32, f32)> = indices.iter().map(slot).zip(weights.iter().copied()).collect();
+            let mut picks: Vec<(i32, f32)> = indices.iter().map(&mut slot).zip(weights.iter().copied()).collect();
             // What is not chosen stands behind.
             picks.sort_by_key(|&(slot, _)| slot as u32);
             for (place, (slot, weight)) in picks.into_iter().enumerate() {
                 (indices[place], weights[place]) = (slot, weight);
             }
         }
+    }
+}
+
+/// Whose turn it is among the copies of each expert, as one rank picks them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turns(Vec<u64>);
+
+impl Turns {
+    /// The first copies come first.
+    pub fn new(experts: u32) -> Turns {
+        Turns(vec![0; experts as usize])
+    }
+
+    /// Those of a rank with all its picks. What is no expert does not count.
+    pub fn of_rank(rank: RankId, experts: u32, picks: &[i32]) -> Turns {
+        let mut turns = Turns::new(experts);
+        for &pick in picks {
+            if let Some(count) = turns.expert(pick) {
+                *count += 1;
+            }
+        }
+        turns.0.iter_mut().for_each(|count| *count *= u64::from(rank.0));
+        turns
+    }
+
+    fn expert(&mut self, pick: i32) -> Option<&mut u64> {
+        usize::try_from(pick).ok().and_then(|expert| self.0.get_mut(expert))
+    }
+
+    /// Which of so many copies serves this pick; none if there is none, or the pick is no expert.
+    pub fn next(&mut self, pick: i32, copies: usize) -> Option<usize> {
+        let turn = self.expert(pick).filter(|_| copies > 0)?;
+        let copy = *turn % copies as u64;
+        *turn += 1;
+        Some(copy as usize)
     }
 }

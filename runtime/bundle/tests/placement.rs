@@ -1,7 +1,7 @@
 //! The file of a placement, and what a runtime does with it.
 
-use moe_bundle::ExpertId;
 use moe_bundle::placement::{LayerSlots, Placement, SlotId};
+use moe_bundle::{ExpertId, RankId};
 use proptest::prelude::*;
 
 /// Two nodes of two GPUs with two slots each: expert 0 has three copies, expert 1 two.
@@ -23,8 +23,13 @@ fn slots_are_on_ranks_and_copies_take_turns() {
     assert_eq!(layer.copies(ExpertId(0)), [SlotId(0), SlotId(2), SlotId(4)]);
     assert_eq!(layer.copies(ExpertId(9)), []);
     assert_eq!(layer.rank(SlotId(5)).0, 2);
-    let turns: Vec<u32> = (0..4).filter_map(|token| layer.copy_for(ExpertId(0), token)).map(|slot| slot.0).collect();
-    assert_eq!(turns, [0, 2, 4, 0]);
+    let mut indices = [0; 4];
+    layer.choose_slots(RankId(0), 1, &mut indices, &mut [1.0; 4]);
+    assert_eq!(indices, [0, 2, 4, 0]);
+    // The rank behind one with four picks of the expert.
+    let mut indices = [0; 4];
+    layer.choose_slots(RankId(1), 1, &mut indices, &mut [1.0; 4]);
+    assert_eq!(indices, [2, 4, 0, 2]);
 }
 
 /// Tokens 0 and 1 of a rank pick experts 0, 1, 4 and 0, 3 and nothing.
@@ -33,14 +38,17 @@ fn a_choice_of_experts_becomes_one_of_slots_with_the_weights_beside() {
     let placement = read(FILE);
     let mut indices = [0, 1, 4, 0, 3, -1];
     let mut weights = [0.5, 0.25, 0.125, 0.75, 0.25, 0.0];
-    placement.layers()[0].choose_slots(3, &mut indices, &mut weights);
+    placement.layers()[0].choose_slots(RankId(0), 3, &mut indices, &mut weights);
     assert_eq!(indices, [0, 1, 7, 2, 5, -1]);
     assert_eq!(weights, [0.5, 0.25, 0.125, 0.75, 0.25, 0.0]);
-    // Token 2 takes the third copy of expert 0, which stands behind the first one of expert 1.
-    let mut indices = [-1, -1, -1, -1, 0, 1];
-    let mut weights = [0.0, 0.0, 0.0, 0.0, 0.75, 0.25];
-    placement.layers()[0].choose_slots(2, &mut indices, &mut weights);
-    assert_eq!((&indices[4..], &weights[4..]), (&[1, 4][..], &[0.25, 0.75][..]));
+    // The third pick of expert 0 takes its third copy, which stands behind the first one of expert 1. Padding is no turn.
+    let mut indices = [0, -1, -1, -1, 0, -1, 0, 1];
+    let mut weights = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.75, 0.25];
+    placement.layers()[0].choose_slots(RankId(0), 2, &mut indices, &mut weights);
+    assert_eq!(
+        (&indices[..6], &indices[6..], &weights[6..]),
+        (&[0, -1, -1, -1, 2, -1][..], &[1, 4][..], &[0.25, 0.75][..])
+    );
 }
 
 #[test]
@@ -117,7 +125,7 @@ proptest! {
             picks.extend(chosen.into_iter().map(|expert| (expert, expert as f32 + 0.5)));
         }
         let (mut indices, mut weights): (Vec<i32>, Vec<f32>) = picks.iter().copied().unzip();
-        layer.choose_slots(top_k, &mut indices, &mut weights);
+        layer.choose_slots(RankId(seed), top_k, &mut indices, &mut weights);
         for (token, row) in picks.chunks(top_k).enumerate() {
             let here = token * top_k..(token + 1) * top_k;
             let mut found: Vec<(i32, f32)> =
@@ -128,6 +136,87 @@ proptest! {
             found.sort_by(|a, b| a.partial_cmp(b).expect("numbers"));
             expected.sort_by(|a, b| a.partial_cmp(b).expect("numbers"));
             prop_assert_eq!(found, expected);
+        }
+    }
+}
+
+/// How often each copy of an expert stands in some choices, counted one by one.
+fn served(layer: &LayerSlots, expert: u32, choices: &[Vec<i32>]) -> Vec<usize> {
+    let count = |slot: &SlotId| choices.iter().flatten().filter(|&&pick| pick == slot.0 as i32).count();
+    layer.copies(ExpertId(expert)).iter().map(count).collect()
+}
+
+fn apart(served: &[usize]) -> usize {
+    served.iter().max().unwrap_or(&0) - served.iter().min().unwrap_or(&0)
+}
+
+proptest! {
+    /// Any tokens, any of their picks missing, also all: on every rank the copies of every expert serve equally many, or one apart.
+    #[test]
+    fn the_copies_of_an_expert_serve_evenly_on_a_rank(
+        (placement, experts) in layers(),
+        rank in 0_u32..100,
+        tokens in prop::collection::vec(prop::collection::vec(prop::option::of(0_u32..12), 3), 0..60),
+    ) {
+        let layer = &placement.layers()[0];
+        let picks = tokens.iter().flatten().map(|pick| pick.map_or(-1, |pick| (pick % experts) as i32));
+        let mut indices: Vec<i32> = picks.collect();
+        let again = indices.clone();
+        let mut weights = vec![1.0; indices.len()];
+        layer.choose_slots(RankId(rank), 3, &mut indices, &mut weights);
+        let choices = [indices];
+        for expert in 0..experts {
+            let served = served(layer, expert, &choices);
+            prop_assert!(apart(&served) <= 1, "expert {expert} on rank {rank}: {served:?}");
+        }
+        let mut second = again;
+        layer.choose_slots(RankId(rank), 3, &mut second, &mut weights);
+        prop_assert_eq!(&choices[0], &second);
+    }
+
+    /// Ranks with equally many picks of an expert, one each for a start, in whatever tokens: over all of them too.
+    #[test]
+    fn the_copies_of_an_expert_serve_evenly_over_all_ranks(
+        (placement, experts) in layers(),
+        ranks in 1_u32..70,
+        picks in 1_usize..10,
+        expert in 0_u32..12,
+        padding in 0_usize..4,
+    ) {
+        let (layer, expert) = (&placement.layers()[0], expert % experts);
+        let choices: Vec<Vec<i32>> = (0..ranks).map(|rank| {
+            let mut indices = Vec::new();
+            for pick in 0..picks {
+                indices.resize(indices.len() + (padding * (pick + rank as usize)) % 4, -1);
+                indices.push(expert as i32);
+            }
+            let mut weights = vec![1.0; indices.len()];
+            layer.choose_slots(RankId(rank), 1, &mut indices, &mut weights);
+            indices
+        }).collect();
+        let served = served(layer, expert, &choices);
+        prop_assert_eq!(served.iter().sum::<usize>(), picks * ranks as usize);
+        prop_assert!(apart(&served) <= 1, "{served:?}");
+    }
+}
+
+/// Where ranks differ in how often they pick an expert, no copy is preferred: over as many ranks as copies, each with each count, every copy
+/// serves as many.
+#[test]
+fn no_copy_is_preferred() {
+    for copies in 1..9_u32 {
+        let slots = vec![ExpertId(0); copies as usize];
+        let placement = Placement::new(1, copies, 1, None, [(0, slots)]).expect("one expert");
+        let layer = &placement.layers()[0];
+        for picks in 1..20 {
+            let choices: Vec<Vec<i32>> = (0..copies)
+                .map(|rank| {
+                    let mut indices = vec![0; picks];
+                    layer.choose_slots(RankId(rank), 1, &mut indices, &mut vec![1.0; picks]);
+                    indices
+                })
+                .collect();
+            assert_eq!(served(layer, 0, &choices), vec![picks; copies as usize]);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! crosses no link. On one node the numbers are those of [`moe_plan::traffic::Traffic`].
 
 use moe_bundle::RankId;
+use moe_bundle::placement::Turns;
 
 use super::{NodeId, Topology, Wire};
 
@@ -36,17 +37,18 @@ impl Flow {
             picks_between: Matrix::zero(ranks, nodes),
         };
         for (source, indices) in (0..).map(RankId).zip(indices) {
-            for (token, picks) in indices.chunks(top_k as usize).enumerate() {
-                flow.add(source, token, picks);
+            let mut turns = Turns::of_rank(source, topology.experts(), indices);
+            for picks in indices.chunks(top_k as usize) {
+                flow.add(source, &mut turns, picks);
             }
         }
         flow
     }
 
-    fn add(&mut self, source: RankId, token: usize, picks: &[i32]) {
+    fn add(&mut self, source: RankId, turns: &mut Turns, picks: &[i32]) {
         let topology = &self.topology;
         let own = topology.node_of(source);
-        let mut ranks: Vec<RankId> = picks.iter().filter_map(|&pick| topology.home(pick, token)).collect();
+        let mut ranks: Vec<RankId> = picks.iter().filter_map(|&pick| topology.home(pick, turns)).collect();
         ranks.sort_unstable();
         for here in ranks.chunk_by(|a, b| topology.node_of(*a) == topology.node_of(*b)) {
             let node = topology.node_of(here[0]);

@@ -4,6 +4,7 @@
 //! with equal probability, whatever their picks; that average is taken exactly, not sampled.
 
 use moe_bundle::RankId;
+use moe_bundle::placement::Turns;
 use serde::Serialize;
 
 use super::{NodeId, Topology};
@@ -161,6 +162,7 @@ impl Moments {
 
 struct Sums {
     tokens: u64,
+    turns: Turns,
     nodes: Moments,
     ranks: Moments,
     picks: Moments,
@@ -174,6 +176,7 @@ impl Sums {
     fn new(topology: &Topology) -> Sums {
         Sums {
             tokens: 0,
+            turns: Turns::new(topology.experts()),
             nodes: Moments::default(),
             ranks: Moments::default(),
             picks: Moments::default(),
@@ -185,14 +188,13 @@ impl Sums {
     }
 
     fn add(&mut self, topology: &Topology, picks: &[i32], ranks: &mut Vec<RankId>) {
-        let token = self.tokens as usize;
         self.tokens += 1;
         ranks.clear();
         for &pick in picks {
             if let Some(count) = usize::try_from(pick).ok().and_then(|expert| self.by_expert.get_mut(expert)) {
                 *count += 1;
             }
-            if let Some(rank) = topology.home(pick, token) {
+            if let Some(rank) = topology.home(pick, &mut self.turns) {
                 self.picks_by_rank[rank.index()] += 1;
                 ranks.push(rank);
             }

@@ -2,7 +2,7 @@
 //!
 //! Invariants: every rank is of exactly one node; ranks of a node are contiguous; an expert that computes lives on at least one rank.
 
-use moe_bundle::placement::{LayerSlots, Placement};
+use moe_bundle::placement::{LayerSlots, Placement, Turns};
 use moe_bundle::{ExpertId, RankId};
 use moe_compiler::spec::Model;
 use serde::Serialize;
@@ -159,14 +159,13 @@ impl Topology {
         RankId(node.0 * self.ranks_per_node + rank.0 % self.ranks_per_node)
     }
 
-    /// The rank that a token's pick is sent to; none for −1 and for experts that compute nothing. Of several copies, the one that
-    /// [`LayerSlots::copy_for`] gives the token, by its place among those of its rank.
-    pub fn home(&self, pick: i32, token: usize) -> Option<RankId> {
+    /// The rank that a pick is sent to; none for −1 and for experts that compute nothing. Of several copies, the one whose turn it is.
+    pub fn home(&self, pick: i32, turns: &mut Turns) -> Option<RankId> {
         let copies = usize::try_from(pick).ok().and_then(|expert| self.homes.get(expert))?;
         match copies[..] {
             [] => None,
             [only] => Some(only),
-            _ => Some(copies[token % copies.len()]),
+            _ => turns.next(pick, copies.len()).map(|turn| copies[turn]),
         }
     }
 
