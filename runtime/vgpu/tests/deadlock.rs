@@ -351,3 +351,199 @@ fn an_error_says_how_to_repeat_it() {
     let error = cluster.run().unwrap_err().to_string();
     assert!(error.contains("random, seed 77"), "{error}");
 }
+
+/// Warp 0 stores what it reads of a flag in shared memory, round after round, and warp 1 polls that.
+const RELAY: &str = "
+    .shared .align 4 .b32 relayed;
+    ld.param.u64 %rd1, [flag];
+    mov.u32 %r1, %tid.x;
+    setp.eq.u32 %p1, %r1, 0;
+    @%p1 st.volatile.shared.u32 [relayed], 0;
+    bar.sync 0;
+    setp.ge.u32 %p2, %r1, 32;
+    @%p2 bra poll;
+relay:
+    ld.acquire.sys.global.u32 %r2, [%rd1];
+    st.volatile.shared.u32 [relayed], %r2;
+    setp.eq.u32 %p3, %r2, 0;
+    @%p3 bra relay;
+    bra done;
+poll:
+    ld.volatile.shared.u32 %r2, [relayed];
+    setp.eq.u32 %p3, %r2, 0;
+    @%p3 bra poll;
+done:";
+
+/// Thread 0 reads the flag, a barrier gives it to the others, and all of them look at it and meet again.
+const POLL_TOGETHER: &str = "
+    .shared .align 4 .b32 relayed;
+    ld.param.u64 %rd1, [flag];
+    mov.u32 %r1, %tid.x;
+again:
+    setp.ne.u32 %p1, %r1, 0;
+    @%p1 bra meet;
+    ld.acquire.sys.global.u32 %r2, [%rd1];
+    st.shared.u32 [relayed], %r2;
+meet:
+    bar.sync 0;
+    ld.shared.u32 %r3, [relayed];
+    bar.sync 0;
+    setp.eq.u32 %p2, %r3, 0;
+    @%p2 bra again;";
+
+/// Every thread looks, and a barrier tells whether any has seen it.
+const POLL_BY_VOTE: &str = "
+    ld.param.u64 %rd1, [flag];
+again:
+    ld.acquire.sys.global.u32 %r2, [%rd1];
+    setp.ne.u32 %p1, %r2, 0;
+    bar.red.or.pred %p2, 0, %p1;
+    @!%p2 bra again;";
+
+/// Two warps poll with a barrier of their own inside one of all; the third one only comes to that.
+const POLL_IN_PARTS: &str = "
+    ld.param.u64 %rd1, [flag];
+    mov.u32 %r1, %tid.x;
+again:
+    mov.u32 %r2, 0;
+    setp.ge.u32 %p1, %r1, 64;
+    @%p1 bra meet;
+    ld.acquire.sys.global.u32 %r2, [%rd1];
+    bar.sync 1, 64;
+meet:
+    setp.ne.u32 %p3, %r2, 0;
+    bar.red.or.pred %p2, 0, %p3;
+    @!%p2 bra again;";
+
+/// As the one with a vote, and after a second gives up and writes 7.
+const POLL_TOGETHER_IN_TIME: &str = "
+    ld.param.u64 %rd1, [flag];
+    mov.u64 %rd2, %globaltimer;
+again:
+    ld.acquire.sys.global.u32 %r2, [%rd1];
+    setp.ne.u32 %p1, %r2, 0;
+    bar.red.or.pred %p2, 0, %p1;
+    @%p2 bra done;
+    mov.u64 %rd3, %globaltimer;
+    sub.u64 %rd3, %rd3, %rd2;
+    setp.gt.u64 %p3, %rd3, 1000000000;
+    bar.red.or.pred %p4, 0, %p3;
+    @!%p4 bra again;
+    st.global.u32 [%rd1], 7;
+done:";
+
+const WAITING_TOGETHER: [(&str, &str); 4] = [
+    ("relay", RELAY),
+    ("poll_together", POLL_TOGETHER),
+    ("poll_by_vote", POLL_BY_VOTE),
+    ("poll_in_parts", POLL_IN_PARTS),
+];
+
+/// A cluster that gives up early: what is found, is found long before.
+fn brief(policy: Policy, seed: u64) -> moe_vgpu::Cluster {
+    let config = Config { ranks: 2, policy, seed, instruction_limit: 2_000_000, ..Config::default() };
+    moe_vgpu::Cluster::new(config).unwrap()
+}
+
+#[test]
+fn warps_that_wait_together_or_store_what_is_there_are_found() {
+    for (name, body) in WAITING_TOGETHER {
+        let kernel = kernel(name, ".param .u64 flag", body);
+        for policy in POLICIES {
+            for seed in 0..8 {
+                let mut cluster = brief(policy, seed);
+                let flag = zeroed(&mut cluster, 0, 4, "flag");
+                cluster.label(flag, 4, "arrived", Some(RankId(1))).unwrap();
+                let stream = stream(&mut cluster, 0);
+                cluster.launch(stream, &kernel, Launch::linear(2, 96, vec![flag.into()])).unwrap();
+                let error = cluster.run().unwrap_err();
+                assert!(matches!(error, RunError::Deadlock(_)), "{name}, {policy}, seed {seed}: {error}");
+                let report = error.to_string();
+                assert!(
+                    report.contains("polls `arrived` of rank 0: found 0"),
+                    "{name}, {policy}, seed {seed}: {report}"
+                );
+                assert!(report.contains("to be written by rank 1"), "{report}");
+            }
+        }
+    }
+}
+
+#[test]
+fn warps_that_wait_together_go_on_when_the_flag_comes() {
+    let late = kernel(
+        "late",
+        ".param .u64 flag",
+        "
+        ld.param.u64 %rd1, [flag];
+        mov.u32 %r1, 30000;
+    count:
+        add.u32 %r1, %r1, -1;
+        setp.ne.u32 %p1, %r1, 0;
+        @%p1 bra count;
+        nanosleep.u32 500000;
+        st.release.sys.global.u32 [%rd1], 1;",
+    );
+    for (name, body) in WAITING_TOGETHER {
+        let kernel = kernel(name, ".param .u64 flag", body);
+        for policy in POLICIES {
+            for seed in 0..8 {
+                let mut cluster = brief(policy, seed);
+                let flag = zeroed(&mut cluster, 0, 4, "flag");
+                let (a, b) = (stream(&mut cluster, 0), stream(&mut cluster, 1));
+                cluster.launch(a, &kernel, Launch::linear(3, 96, vec![flag.into()])).unwrap();
+                cluster.launch(b, &late, Launch::linear(1, 1, vec![flag.into()])).unwrap();
+                cluster.run().unwrap_or_else(|error| panic!("{name}, {policy}, seed {seed}: {error}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_deadline_of_warps_that_wait_together_passes_in_virtual_time() {
+    let kernel = kernel("in_time", ".param .u64 flag", POLL_TOGETHER_IN_TIME);
+    for policy in POLICIES {
+        for seed in 0..8 {
+            let mut cluster = brief(policy, seed);
+            let flag = zeroed(&mut cluster, 0, 4, "flag");
+            let stream = stream(&mut cluster, 0);
+            cluster.launch(stream, &kernel, Launch::linear(1, 64, vec![flag.into()])).unwrap();
+            let report = cluster.run().unwrap_or_else(|error| panic!("{policy}, seed {seed}: {error}"));
+            assert_eq!(words(&mut cluster, flag, 1), [7], "{policy}, seed {seed}");
+            assert!(report.nanoseconds > 1_000_000_000, "{} ns", report.nanoseconds);
+        }
+    }
+}
+
+/// One warp counts meetings with the others, which only look, and writes what they wait for after a thousand.
+#[test]
+fn a_warp_that_counts_meetings_is_not_taken_for_one_that_waits() {
+    let body = "
+        ld.param.u64 %rd1, [flag];
+        mov.u32 %r1, %tid.x;
+        setp.lt.u32 %p1, %r1, 32;
+        mov.u32 %r4, 0;
+    again:
+        MEET
+        @!%p1 bra look;
+        add.u32 %r4, %r4, 1;
+        setp.ne.u32 %p2, %r4, 1000;
+        @%p2 bra look;
+        st.release.sys.global.u32 [%rd1], 1;
+    look:
+        ld.acquire.sys.global.u32 %r2, [%rd1];
+        setp.eq.u32 %p3, %r2, 0;
+        bar.red.and.pred %p4, 1, %p3;
+        @%p4 bra again;";
+    let arrive = "@%p1 bar.arrive 2, 64; @!%p1 bar.sync 2, 64;";
+    for meet in ["bar.sync 0;", arrive] {
+        let kernel = kernel("count", ".param .u64 flag", &body.replace("MEET", meet));
+        for policy in POLICIES {
+            let mut cluster = brief(policy, 5);
+            let flag = zeroed(&mut cluster, 0, 4, "flag");
+            let stream = stream(&mut cluster, 0);
+            cluster.launch(stream, &kernel, Launch::linear(1, 64, vec![flag.into()])).unwrap();
+            cluster.run().unwrap_or_else(|error| panic!("{meet}, {policy}: {error}"));
+        }
+    }
+}

@@ -37,9 +37,8 @@ pub struct Config {
     pub policy: Policy,
     /// Whether reading bytes that nobody wrote is an error.
     pub check_initialised: bool,
-    /// Warp instructions after which a run is given up. It ends loops that change something for ever, and those that pass a
-    /// barrier of the CTA or store, even what is there already, in every round; other waiting for what never comes is found
-    /// without it.
+    /// Warp instructions after which a run is given up. It ends loops that change something for ever; waiting for what never comes is
+    /// found without it.
     pub instruction_limit: u64,
 }
 

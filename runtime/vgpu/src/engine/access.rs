@@ -248,7 +248,7 @@ impl Machine {
         pc: u32,
         code: &KernelCode,
     ) -> Outcome<()> {
-        if op.place.space != Space::Local {
+        if op.place.space != Space::Local && !warp.probe.checks_stores {
             warp.effects += 1;
             if self.observer.is_none() && self.store_together(warp, op, mask) {
                 return Ok(());
@@ -292,6 +292,15 @@ impl Machine {
     pub(super) fn put(&mut self, warp: &mut Warp, home: Home, bytes: &[u8]) -> Result<(), MemoryFault> {
         let size = bytes.len() as u64;
         match home {
+            Home::Device(address) if warp.probe.checks_stores => {
+                warp.effects += u64::from(self.memory.store_changed(warp.rank, address, bytes)?);
+            }
+            Home::Shared(offset) if warp.probe.checks_stores => {
+                if let Some(cta) = &mut self.ctas[warp.cta as usize] {
+                    let changed = cta.shared.store_changed(offset.into(), bytes, &mut self.memory.woken);
+                    warp.effects += u64::from(changed);
+                }
+            }
             Home::Device(address) => {
                 warp.effects += 1;
                 copy_element(self.memory.write_device(Some(warp.rank), address, size)?, bytes);

@@ -3,7 +3,7 @@
 //! Invariant: a barrier completes in the step in which its last thread arrives or exits, and is empty after that.
 
 use super::Machine;
-use super::warp::{Outcome, SplitState, Warp, lanes, undefined};
+use super::warp::{Outcome, Split, SplitState, Warp, lanes, undefined};
 use crate::decode::op::{BarrierMode, BarrierOp};
 use crate::memory::Event;
 
@@ -71,8 +71,9 @@ impl Barrier {
 }
 
 impl Machine {
-    /// Lanes come to a barrier. `Some` barrier number if they have to wait.
-    pub(super) fn barrier(&mut self, warp: &mut Warp, op: &BarrierOp, mask: u32) -> Outcome<Option<u32>> {
+    /// Lanes come to a barrier, with the counter behind it. What they wait for, if they have to.
+    pub(super) fn barrier(&mut self, warp: &mut Warp, op: &BarrierOp, split: Split) -> Outcome<Option<SplitState>> {
+        let mask = split.mask;
         let number = warp.uniform(op.number, mask, "the barrier number")?;
         if number as usize >= NUMBERS {
             return undefined(mask, format!("barrier {number} does not exist: a CTA has {NUMBERS}, counted from 0"));
@@ -84,7 +85,9 @@ impl Machine {
             let text = format!("barrier {number}: {count} threads are not a multiple of 32 from 32 to 1024");
             return undefined(mask, text);
         }
-        warp.effects += 1;
+        warp.arrivals += 1;
+        // Others may wait for an arrival that does not wait for them.
+        warp.effects += u64::from(op.mode == BarrierMode::Arrive);
         let Some(cta) = &mut self.ctas[warp.cta as usize] else { return Ok(None) };
         let barriers = &mut cta.barriers;
         while barriers.barriers.len() <= number as usize {
@@ -122,10 +125,39 @@ impl Machine {
             observer.event(&Event::BarrierArrive { thread, lanes: mask, barrier: number });
         }
         if complete {
+            let waits = op.mode != BarrierMode::Arrive;
+            let (warps, whole) = self.who_meets(warp, number, mask);
             self.complete(warp, number);
+            if waits && whole {
+                return Ok(self.met(warp, split, warps).map(SplitState::Watch));
+            }
+            self.met_in_part(warp, warps);
             return Ok(None);
         }
-        Ok((op.mode != BarrierMode::Arrive).then_some(number))
+        Ok((op.mode != BarrierMode::Arrive).then_some(SplitState::Barrier(number)))
+    }
+
+    /// The warps at a barrier, a bit for each, and whether all of their lanes wait there. `current` is one of them, and `mask` the lanes
+    /// of it that run.
+    fn who_meets(&self, current: &Warp, number: u32, mask: u32) -> (u32, bool) {
+        let Some(cta) = self.ctas[current.cta as usize].as_deref() else { return (0, false) };
+        let Some(barrier) = cta.barriers.barriers.get(number as usize) else { return (0, false) };
+        let (mut warps, mut whole) = (0, true);
+        for (index, arrived) in (0u32..).zip(&barrier.arrived).filter(|(_, arrived)| **arrived != 0) {
+            warps |= 1 << index;
+            let (warp, running) = if index == current.number {
+                (current, mask)
+            } else {
+                match self.warps[cta.warps[index as usize] as usize].as_deref() {
+                    Some(warp) => (warp, 0),
+                    None => return (warps, false),
+                }
+            };
+            let lanes = warp.splits.iter().fold(running, |lanes, split| lanes | split.mask);
+            let wait = warp.splits.iter().all(|split| split.state == SplitState::Barrier(number));
+            whole = whole && wait && arrived & lanes == lanes;
+        }
+        (warps, whole)
     }
 
     /// Lets everybody go who waits at a barrier, and empties it. `current` is not in its slot.
@@ -194,7 +226,9 @@ impl Machine {
             .map(|(number, _)| number as u32)
             .collect();
         for number in done {
+            let (warps, _) = self.who_meets(warp, number, 0);
             self.complete(warp, number);
+            self.met_in_part(warp, warps);
         }
     }
 }

@@ -82,8 +82,8 @@ impl Machine {
             }
             SplitState::BulkGroups { .. } | SplitState::CopyGroups { .. } => (pc.saturating_sub(1), WaitReason::Copies),
             SplitState::Watch(ticket) => {
-                let reads =
-                    warp.probe.parked.iter().find(|parked| parked.0 == ticket).map_or(&[][..], |(_, reads)| reads);
+                let parked = warp.probe.parked.iter().find(|parked| parked.ticket == ticket);
+                let reads = parked.map_or(&[][..], |parked| &parked.reads[..parked.own]);
                 match reads.first() {
                     None => (pc, WaitReason::Nothing),
                     Some(first) => (first.pc, WaitReason::Memory(self.polled(warp, code, mask, reads))),

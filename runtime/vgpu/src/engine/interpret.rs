@@ -8,7 +8,7 @@ use super::Machine;
 use super::collective::Came;
 use super::copies::{commit, groups_done};
 use super::diverge::Choice;
-use super::probe::Park;
+use super::probe::{Armed, Park};
 use super::report::{Fault, FaultKind, Schedule, Site};
 use super::warp::{Outcome, Split, SplitState, Trouble, Warp, lanes, undefined};
 use crate::cluster::Policy;
@@ -163,8 +163,7 @@ impl Machine {
                 }
                 Op::Atomic(op) => self.atomic(warp, op, mask, pc, code)?,
                 Op::Clock { target, kind } => {
-                    let time =
-                        if warp.probe.comparing { *warp.probe.clock.get_or_insert(warp.probe.time) } else { self.time };
+                    let time = warp.probe.clock(self.time);
                     let cycles = time.wrapping_mul(CYCLES_PER_NANOSECOND);
                     let value = match kind {
                         ClockKind::Clock64 | ClockKind::Clock => cycles,
@@ -260,13 +259,13 @@ impl Machine {
                                 }
                             }
                         }
-                        Op::Barrier(op) => match self.barrier(warp, op, mask)? {
-                            None => split.pc += 1,
-                            Some(number) => {
-                                split.pc += 1;
-                                return Ok(Stop::Wait(SplitState::Barrier(number)));
+                        Op::Barrier(op) => {
+                            let wait = self.barrier(warp, op, Split { pc: pc + 1, ..*split })?;
+                            split.pc += 1;
+                            if let Some(state) = wait {
+                                return Ok(Stop::Wait(state));
                             }
-                        },
+                        }
                         Op::Sleep { nanoseconds } => {
                             let longest = lanes(mask).map(|lane| warp.u32(*nanoseconds, lane)).max().unwrap_or(0);
                             split.pc += 1;
@@ -302,21 +301,23 @@ impl Machine {
     fn park(&mut self, warp: &mut Warp, park: Park) -> Option<SplitState> {
         let armed = warp.probe.armed.take();
         let ticket = match armed {
-            Some((ticket, reads)) if !park.alone && reads == park.reads => {
-                warp.probe.parked.push((ticket, reads));
+            Some(armed) if !park.alone && armed.reads == park.reads => {
+                let ticket = armed.ticket;
+                warp.probe.parked.push(armed);
                 ticket
             }
             other => {
-                if let Some((ticket, reads)) = other {
-                    self.forget_watches(warp.cta, ticket, &reads);
+                if let Some(armed) = other {
+                    self.forget_watches(warp.cta, armed.ticket, &armed.reads);
                 }
                 let ticket = self.new_ticket(warp.slot);
                 self.watch(warp.cta, ticket, &park.reads);
+                let watched = Armed { ticket, own: park.reads.len(), reads: park.reads };
                 if !park.alone {
-                    warp.probe.armed = Some((ticket, park.reads));
+                    warp.probe.armed = Some(watched);
                     return None;
                 }
-                warp.probe.parked.push((ticket, park.reads));
+                warp.probe.parked.push(watched);
                 ticket
             }
         };

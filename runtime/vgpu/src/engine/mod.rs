@@ -17,6 +17,7 @@ mod diverge;
 mod file;
 mod interpret;
 mod mbarrier;
+mod meet;
 mod probe;
 mod registers;
 pub(crate) mod report;
@@ -128,6 +129,8 @@ pub(crate) struct Cta {
     sm: u32,
     pub shared: Segment,
     pub barriers: Barriers,
+    /// Sets of warps that meet at barriers.
+    pub groups: Vec<meet::Group>,
     /// Slots of its warps, in order; those of finished warps stay.
     pub warps: Vec<u32>,
     running: u32,

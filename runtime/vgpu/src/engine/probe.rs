@@ -9,11 +9,20 @@
 //!
 //! Clocks would make every round different; they stand still for the warp between every other pair of snapshots. A loop that read one is
 //! woken by time as well.
+//!
+//! A store of what is there already changes nothing. To compare before every store would cost too much: a warp does it only for some
+//! rounds from time to time, when it has branched back again and again with an effect each time.
 
 use super::warp::Warp;
 use crate::semantics::lanes::Row;
 
 const FIRST: u32 = 8;
+/// Backward branches with an effect before stores are first compared with what is there; how many then are; and until they are again.
+const FIRST_CHECK: u32 = 64;
+const CHECKED: u32 = 8;
+const MOST_UNCHECKED: u32 = 1 << 16;
+/// Backward branches without an effect after which clocks of a warp do not stand still for others any more.
+const MOST_BETWEEN_MEETINGS: u32 = 4096;
 const MOST_READS: usize = 8192;
 /// First wait of a loop that reads a clock, as a power of two of nanoseconds.
 const FIRST_PATIENCE: u32 = 10;
@@ -36,11 +45,38 @@ pub(crate) struct Watch {
     pub lane: u32,
 }
 
+/// What is watched for a loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Armed {
+    pub ticket: u64,
+    /// What it reads; first the warp's own reads, then those of the warps that it meets.
+    pub reads: Vec<Watch>,
+    /// How many are its own.
+    pub own: usize,
+}
+
+/// What a warp read from one meeting with others to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Recorded {
+    pub reads: Vec<Watch>,
+    pub clock: bool,
+    pub overflow: bool,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
-    /// Backward branches since the last effect.
+    /// Backward branches since the last effect or barrier.
     edges: u32,
+    /// Effects, and effects and barriers, at the last one.
     effects: u64,
+    steps: u64,
+    /// Backward branches with an effect.
+    busy: u32,
+    next_check: u32,
+    /// With an effect still, until stores are no longer compared with what is there.
+    checks_left: u32,
+    /// A store of what is there already is no effect.
+    pub checks_stores: bool,
     next_snapshot: u32,
     pc: u32,
     mask: u32,
@@ -49,28 +85,32 @@ pub(crate) struct Probe {
     /// Where the last comparison failed: the place that most likely differs again.
     different: usize,
     /// The warp's state is compared with the snapshot, and clocks stand still.
-    pub comparing: bool,
-    /// The state has returned to the snapshot, and what the warp reads since then is written down.
+    comparing: bool,
+    /// What the warp reads is written down, in one of these or both.
     pub recording: bool,
-    pub reads: Vec<Watch>,
-    overflow: bool,
-    /// Clock reading since the round began.
-    pub clock: Option<u64>,
-    pub time: u64,
+    /// The state has returned to the snapshot.
+    own: Option<Recorded>,
+    /// The same for the warps that it meets.
+    group: Option<Recorded>,
+    /// Clocks have read this since the round began.
+    clock_read: bool,
+    time: u64,
+    /// Where clocks stand still while the state of the warps that it meets is compared.
+    group_time: Option<u64>,
     renew_time: bool,
     patience: u32,
     parked_effects: u64,
-    /// The watches of parked splits: ticket and locations.
-    pub parked: Vec<(u64, Vec<Watch>)>,
+    /// The watches of parked splits.
+    pub parked: Vec<Armed>,
     /// What is watched before a loop may wait.
-    pub armed: Option<(u64, Vec<Watch>)>,
+    pub armed: Option<Armed>,
     /// Turn of the warp in which the round began.
     turn: u32,
 }
 
 /// A loop that waits.
 pub(crate) struct Park {
-    /// What a round reads, in ascending order.
+    /// What a round reads, device memory first, in ascending order.
     pub reads: Vec<Watch>,
     pub reads_clock: bool,
     /// Nobody else ran during the round.
@@ -82,10 +122,11 @@ impl Probe {
     pub fn clear(&mut self) {
         self.edges = 0;
         self.effects = 0;
+        self.steps = 0;
+        (self.busy, self.next_check, self.checks_stores) = (0, FIRST_CHECK, false);
         self.comparing = false;
-        self.recording = false;
-        self.reads.clear();
-        self.clock = None;
+        (self.own, self.group, self.recording) = (None, None, false);
+        self.group_time = None;
         self.patience = 0;
         self.parked_effects = 0;
         self.parked.clear();
@@ -94,14 +135,80 @@ impl Probe {
 
     fn begin_round(&mut self, turn: u32) {
         self.turn = turn;
-        self.overflow = false;
-        self.reads.clear();
-        self.clock = None;
+        self.clock_read = false;
+    }
+
+    /// What a clock shows that is at `now`.
+    pub fn clock(&mut self, now: u64) -> u64 {
+        let stands = self.group_time.or(self.comparing.then_some(self.time));
+        self.clock_read |= stands.is_some();
+        if let Some(group) = &mut self.group {
+            group.clock = true;
+        }
+        stands.unwrap_or(now)
     }
 
     #[inline]
     pub fn read(&mut self, watch: Watch) {
-        if self.recording && self.reads.last() != Some(&watch) {
+        if self.recording {
+            for recorded in self.own.iter_mut().chain(&mut self.group) {
+                recorded.add(watch);
+            }
+        }
+    }
+
+    fn record_own(&mut self, own: Option<Recorded>) {
+        self.own = own;
+        self.recording = self.own.is_some() || self.group.is_some();
+    }
+
+    /// Clocks stand still until the group returns.
+    pub fn compare_group(&mut self, time: u64) {
+        self.leave_group();
+        self.group_time = Some(time);
+    }
+
+    pub fn record_group(&mut self) {
+        self.group = Some(Recorded::default());
+        self.recording = true;
+    }
+
+    /// What was read since the last meeting, as in [`Park`].
+    pub fn take_group(&mut self) -> Recorded {
+        let mut recorded = self.group.take().unwrap_or_default();
+        recorded.sort();
+        self.recording = self.own.is_some();
+        recorded
+    }
+
+    pub fn leave_group(&mut self) {
+        self.take_group();
+        self.group_time = None;
+    }
+
+    /// A backward branch with an effect.
+    fn worked(&mut self) {
+        self.busy = self.busy.saturating_add(1);
+        if self.checks_stores {
+            self.checks_left -= 1;
+            if self.checks_left == 0 {
+                self.checks_stores = false;
+                self.next_check = self.busy.saturating_add(self.busy.min(MOST_UNCHECKED));
+            }
+        } else if self.busy >= self.next_check {
+            (self.checks_stores, self.checks_left) = (true, CHECKED);
+        }
+    }
+}
+
+impl Recorded {
+    /// Device memory first: that is what others write.
+    fn sort(&mut self) {
+        self.reads.sort_unstable_by_key(|read| (!read.device, *read));
+    }
+
+    fn add(&mut self, watch: Watch) {
+        if self.reads.last() != Some(&watch) {
             self.record(watch);
         }
     }
@@ -114,8 +221,6 @@ impl Probe {
         }
         if self.reads.len() == MOST_READS {
             self.overflow = true;
-            self.comparing = false;
-            self.recording = false;
             return;
         }
         self.reads.push(watch);
@@ -127,17 +232,26 @@ impl Warp {
     #[inline]
     pub fn backward_branch(&mut self, pc: u32, mask: u32, now: u64) -> Option<Park> {
         let probe = &mut *self.probe;
-        if probe.effects != self.effects {
-            probe.effects = self.effects;
+        let steps = self.effects.wrapping_add(self.arrivals);
+        if probe.steps != steps {
+            probe.steps = steps;
             probe.edges = 1;
             probe.comparing = false;
-            probe.recording = false;
-            probe.clock = None;
+            if probe.own.is_some() {
+                probe.record_own(None);
+            }
+            if probe.effects != self.effects {
+                probe.effects = self.effects;
+                probe.worked();
+            }
             return None;
         }
         probe.edges = probe.edges.saturating_add(1);
         if probe.edges < FIRST {
             return None;
+        }
+        if probe.edges == MOST_BETWEEN_MEETINGS {
+            probe.leave_group();
         }
         self.probe_round(pc, mask, now)
     }
@@ -158,7 +272,8 @@ impl Warp {
     fn probe_round(&mut self, pc: u32, mask: u32, now: u64) -> Option<Park> {
         let probe = &mut *self.probe;
         if probe.edges > FIRST && probe.edges < probe.next_snapshot {
-            if probe.pc != pc || probe.mask != mask || probe.overflow {
+            let overflow = probe.own.as_ref().is_some_and(|own| own.overflow);
+            if probe.pc != pc || probe.mask != mask || overflow {
                 return None;
             }
             if self.file.rows().get(probe.different) != probe.file.get(probe.different) {
@@ -171,19 +286,22 @@ impl Warp {
             if self.predicates != probe.predicates {
                 return None;
             }
-            if !probe.recording {
+            let Some(mut recorded) = probe.own.take() else {
                 // The next round is the one to be watched. It may be as long as this one.
                 probe.next_snapshot = probe.next_snapshot.saturating_mul(2);
                 probe.begin_round(self.turns);
-                probe.recording = true;
+                probe.record_own(Some(Recorded::default()));
                 return None;
-            }
+            };
             probe.edges = 0;
             probe.comparing = false;
-            probe.recording = false;
-            let mut reads = std::mem::take(&mut probe.reads);
-            reads.sort_unstable();
-            return Some(Park { reads, reads_clock: probe.clock.take().is_some(), alone: probe.turn == self.turns });
+            probe.record_own(None);
+            recorded.sort();
+            return Some(Park {
+                reads: recorded.reads,
+                reads_clock: probe.clock_read,
+                alone: probe.turn == self.turns,
+            });
         }
         if probe.edges == FIRST {
             probe.next_snapshot = FIRST;
@@ -197,7 +315,7 @@ impl Warp {
         probe.file.extend_from_slice(self.file.rows());
         probe.predicates.clone_from(&self.predicates);
         probe.comparing = true;
-        probe.recording = false;
+        probe.record_own(None);
         // The second snapshot of a pair keeps the time of the first, so that a register that holds it can be equal.
         probe.renew_time = !probe.renew_time;
         if probe.renew_time {

@@ -203,17 +203,17 @@ impl Machine {
         let slot = (ticket >> SLOT_SHIFT) as u32;
         let Some(Some(warp)) = self.warps.get_mut(slot as usize) else { return };
         let Some(split) = warp.splits.iter_mut().find(|split| holds_ticket(split.state, ticket)) else {
-            if let Some((_, reads)) = warp.probe.armed.take_if(|armed| armed.0 == ticket) {
+            if let Some(armed) = warp.probe.armed.take_if(|armed| armed.ticket == ticket) {
                 let cta = warp.cta;
-                self.forget_watches(cta, ticket, &reads);
+                self.forget_watches(cta, ticket, &armed.reads);
             }
             return;
         };
         split.state = SplitState::Ready;
         let cta = warp.cta;
-        if let Some(at) = warp.probe.parked.iter().position(|parked| parked.0 == ticket) {
-            let (_, reads) = warp.probe.parked.swap_remove(at);
-            self.forget_watches(cta, ticket, &reads);
+        if let Some(at) = warp.probe.parked.iter().position(|parked| parked.ticket == ticket) {
+            let parked = warp.probe.parked.swap_remove(at);
+            self.forget_watches(cta, ticket, &parked.reads);
         }
         self.enqueue(slot);
     }

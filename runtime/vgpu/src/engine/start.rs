@@ -220,6 +220,7 @@ impl Machine {
             sm,
             shared: Segment::new(state.shared as usize),
             barriers: Barriers::new(count),
+            groups: Vec::new(),
             warps,
             running: count,
             copies_pending: 0,
@@ -240,8 +241,8 @@ impl Machine {
         self.warps[warp.slot as usize] = None;
         self.free_warps.push(warp.slot);
         warp.copies = None;
-        if let Some((ticket, reads)) = warp.probe.armed.take() {
-            self.forget_watches(cta_slot, ticket, &reads);
+        if let Some(armed) = warp.probe.armed.take() {
+            self.forget_watches(cta_slot, armed.ticket, &armed.reads);
         }
         self.take_file(&mut warp);
         self.spare.push(warp);
@@ -317,6 +318,9 @@ fn make_warp(
             local_bytes: 0,
             parameters: Arc::clone(&state.parameters),
             effects: 0,
+            arrivals: 0,
+            group: 0,
+            narrower: 0,
             probe: Box::<Probe>::default(),
             copies: None::<Box<[LaneCopies; 32]>>,
             serial: 0,
@@ -338,7 +342,7 @@ fn make_warp(
     warp.local = Segment::new(code.local_bytes as usize * 32);
     warp.local_bytes = code.local_bytes;
     warp.parameters = Arc::clone(&state.parameters);
-    warp.effects = 0;
+    (warp.effects, warp.arrivals, warp.group, warp.narrower) = (0, 0, 0, 0);
     warp.probe.clear();
     warp.serial = serial << 6 | u64::from(number);
     warp

@@ -96,8 +96,14 @@ pub(crate) struct Warp {
     pub local: Segment,
     pub local_bytes: u32,
     pub parameters: Arc<[u8]>,
-    /// Steps that other threads could notice, or that change what is not in registers.
+    /// Steps that other threads could notice, or that change what is not in registers; barriers apart.
     pub effects: u64,
+    /// Arrivals at barriers.
+    pub arrivals: u64,
+    /// The warps that it meets at barriers, a bit for each.
+    pub group: u32,
+    /// Meetings with a part of them since the last one with all.
+    pub narrower: u32,
     pub probe: Box<Probe>,
     pub copies: Option<Box<[LaneCopies; 32]>>,
     /// Number of its CTA in the cluster's history, and its own in that.

@@ -220,6 +220,15 @@ impl Memory {
         Ok(found.segment.span_mut(offset, size, &mut self.woken))
     }
 
+    /// Writes bytes of a kernel of rank `accessor`. Whether that changed anything; only then waiters are woken.
+    pub fn store_changed(&mut self, accessor: u32, address: u64, bytes: &[u8]) -> Result<bool, MemoryFault> {
+        let size = bytes.len() as u64;
+        let (rank, slot, offset) = self.locate(Some(accessor), address, size, true)?;
+        self.traffic.add_written(accessor, rank, size);
+        let found = self.ranks[rank as usize].at_mut(slot);
+        Ok(found.segment.store_changed(offset, bytes, &mut self.woken))
+    }
+
     /// Replaces bytes by a function of them, as one write. Whether they changed; only then waiters are woken.
     pub fn update_device(
         &mut self,

@@ -81,6 +81,16 @@ impl Segment {
         &mut self.buffer[self.start..][..self.size][offset as usize..(offset + size) as usize]
     }
 
+    /// Writes bytes. Whether they or their initialisation changed; only then waiters are woken.
+    pub fn store_changed(&mut self, offset: u64, bytes: &[u8], woken: &mut Vec<u64>) -> bool {
+        let size = bytes.len() as u64;
+        if self.span(offset, size) == bytes && self.first_uninitialised(offset, size).is_none() {
+            return false;
+        }
+        self.span_mut(offset, size, woken).copy_from_slice(bytes);
+        true
+    }
+
     /// Replaces bytes by a function of them. Whether they changed; only then waiters are woken.
     pub fn update(
         &mut self,
