@@ -159,12 +159,14 @@ fn registers() -> Outcome<String> {
 }
 
 fn plan_one() -> Outcome<String> {
-    let times = (0..5).map(|_| moec(&["plan", "dsl-examples/deepseek_v3.moe"]).map(|(_, time)| time));
+    let times =
+        (0..5).map(|_| moec(&["plan", "dsl-examples/deepseek_v3.moe", "--deploy", "pretrain"]).map(|(_, time)| time));
     Ok(milliseconds(median(times.collect::<Outcome<_>>()?)))
 }
 
 fn plan_search() -> Outcome<String> {
-    let (stdout, time) = moec(&["plan", "dsl-examples/deepseek_v3.moe", "--search", "--format", "json"])?;
+    let (stdout, time) =
+        moec(&["plan", "dsl-examples/deepseek_v3.moe", "--deploy", "pretrain", "--search", "--format", "json"])?;
     let report: serde_json::Value = serde_json::from_slice(&stdout)?;
     let plans = report["search"]["tried"].as_u64().ok_or("no number of plans in the report")?;
     Ok(format!("{plans} plans in {:.1} s", time.as_secs_f64()))

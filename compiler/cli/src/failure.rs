@@ -56,6 +56,7 @@ messages! {
     crate::files::OutputError,
     crate::tensors::TensorError,
     moe_host::CompileError,
+    moe_planner::setting::OutOfRange,
     moe_runtime::DeviceError,
     moe_runtime::Error,
 }

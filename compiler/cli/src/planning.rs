@@ -3,11 +3,12 @@
 use clap::Args;
 use moe_bundle::placement::Placement;
 use moe_compiler::spec::{Cluster, DeployId, Model, Spec};
+use moe_lower::choose_deploy;
 use moe_planner::calibrate::{self, Hardware};
 use moe_planner::placement::Load;
 use moe_planner::sample::Observed;
 use moe_planner::time::Profile;
-use moe_planner::{Change, Logits, Options};
+use moe_planner::{Change, Logits, Options, setting};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::failure::Failure;
@@ -25,8 +26,8 @@ pub struct Evidence {
     #[arg(long, value_name = "DEVIATION")]
     pub skew: Option<f32>,
     /// Tokens that the gate is asked about
-    #[arg(long, default_value_t = 32768, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
-    pub sample: u32,
+    #[arg(long, default_value_t = 32768)]
+    pub sample: u64,
     /// Seed of every random number
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -38,7 +39,8 @@ pub struct Evidence {
 impl Evidence {
     /// For a planner of deploys on `cluster`.
     pub fn options(&self, cluster: &Cluster) -> Result<Options, Failure> {
-        let mut options = Options { sampled_tokens: self.sample as usize, seed: self.seed, ..Options::default() };
+        let sampled_tokens = setting::SAMPLE.narrow(self.sample)?;
+        let mut options = Options { sampled_tokens, seed: self.seed, ..Options::default() };
         if let Some(deviation) = self.skew {
             options.logits = Logits::Skewed(deviation);
         }
@@ -62,54 +64,84 @@ impl Evidence {
     }
 }
 
-/// The deploy of that name, or the first.
+/// The deploy of that name, or the only one.
 pub fn select(source: &Source, spec: &Spec, name: Option<&str>) -> Result<DeployId, Failure> {
-    let known = || spec.deploys.iter().map(|(_, deploy)| format!("`{}`", deploy.name)).collect::<Vec<_>>().join(", ");
-    match name {
-        Some(name) => spec
-            .deploy(name)
-            .ok_or_else(|| Failure::Message(format!("{} has no deploy `{name}`; it has {}", source.name, known()))),
-        None => spec.deploys.iter().next().map(|(id, _)| id).ok_or_else(|| {
-            Failure::Message(format!("{} has no deploy: add `deploy NAME of MODEL on CLUSTER {{ … }}`", source.name))
-        }),
-    }
+    choose_deploy(spec, name).map_err(|error| Failure::of_lowering(source, error))
 }
 
 /// The changes that `--set` asks for.
 pub fn change(fixed: &[String]) -> Result<Change, Failure> {
     let mut change = Change::default();
     for text in fixed {
-        let (name, numbers) = numbers(text)?;
-        let [number] = numbers[..] else {
+        let asked = Asked::read("--set", text)?;
+        let [number] = asked.numbers[..] else {
             return Err(Failure::Message(format!("`--set {text}` has several numbers; use `--compare {text}`")));
         };
-        set(&mut change, name, number)?;
+        asked.set(&mut change, number);
     }
     Ok(change)
 }
 
-/// Reads `NAME=NUMBER,NUMBER…`.
-pub fn numbers(text: &str) -> Result<(&str, Vec<u32>), Failure> {
-    let wrong = || Failure::Message(format!("`{text}` is not NAME=NUMBER, such as `ep=64` or `ep=64,128`"));
-    let (name, list) = text.split_once('=').ok_or_else(wrong)?;
-    let numbers: Result<Vec<u32>, _> = list.split(',').map(|number| number.trim().parse()).collect();
-    Ok((name.trim(), numbers.map_err(|_| wrong())?))
+/// What `NAME=NUMBER,NUMBER…` asks for, each number within its setting.
+pub struct Asked {
+    name: Name,
+    /// In the order of the text, each once.
+    pub numbers: Vec<u32>,
 }
 
-/// Changes one number of a deploy.
-pub fn set(change: &mut Change, name: &str, number: u32) -> Result<(), Failure> {
-    match name {
-        "ep" => change.ep = Some(number),
-        "pp" => change.pp = Some(number),
-        "dp" => change.dp = Some(number),
-        "sms" => change.sms = Some(number),
-        "tokens" => change.tokens = Some(number),
-        "zero" => change.zero = Some(u8::try_from(number).unwrap_or(u8::MAX)),
-        _ => {
-            return Err(Failure::Message(format!("`{name}` cannot be changed: use ep, pp, dp, zero, sms or tokens")));
+/// The numbers of a deploy that can be changed.
+#[derive(Clone, Copy)]
+enum Name {
+    Ep,
+    Pp,
+    Dp,
+    Zero,
+    Sms,
+    Tokens,
+}
+
+impl Asked {
+    /// Reads the value of an option.
+    pub fn read(option: &str, text: &str) -> Result<Asked, Failure> {
+        let (name, list) = text.split_once('=').ok_or_else(|| {
+            Failure::Message(format!("`{option} {text}` is not NAME=NUMBER, such as `ep=64` or `ep=64,128`"))
+        })?;
+        let (name, setting) = match name.trim() {
+            "ep" => (Name::Ep, setting::EP),
+            "pp" => (Name::Pp, setting::PP),
+            "dp" => (Name::Dp, setting::DP),
+            "zero" => (Name::Zero, setting::ZERO),
+            "sms" => (Name::Sms, setting::SMS),
+            "tokens" => (Name::Tokens, setting::TOKENS),
+            other => {
+                return Err(Failure::Message(format!(
+                    "`{option} {text}`: `{other}` cannot be changed: use ep, pp, dp, zero, sms or tokens"
+                )));
+            }
+        };
+        let mut numbers = Vec::new();
+        for number in list.split(',') {
+            let number =
+                setting.read(number).map_err(|error| Failure::Message(format!("`{option} {text}`: {error}")))?;
+            if !numbers.contains(&number) {
+                numbers.push(number);
+            }
+        }
+        Ok(Asked { name, numbers })
+    }
+
+    /// Changes the number that was asked for.
+    pub fn set(&self, change: &mut Change, number: u32) {
+        match self.name {
+            Name::Ep => change.ep = Some(number),
+            Name::Pp => change.pp = Some(number),
+            Name::Dp => change.dp = Some(number),
+            // Within its setting, 0 to 3.
+            Name::Zero => change.zero = u8::try_from(number).ok(),
+            Name::Sms => change.sms = Some(number),
+            Name::Tokens => change.tokens = Some(number),
         }
     }
-    Ok(())
 }
 
 /// The counts of a model's experts.

@@ -62,16 +62,29 @@ fn every_name_is_on_the_page() {
     let golden = path("tests/data/gates/deepseek_v3_256_8_4_8.safetensors");
     let (v3, qwen3) = (path("dsl-examples/deepseek_v3.moe"), path("dsl-examples/qwen3_moe.moe"));
     let plans: [&[&str]; 4] = [
-        &["plan", &v3],
-        &["plan", &v3, "--input", &golden],
-        &["plan", &v3, "--search"],
+        &["plan", &v3, "--deploy", "pretrain"],
+        &["plan", &v3, "--deploy", "pretrain", "--input", &golden],
+        &["plan", &v3, "--deploy", "pretrain", "--search"],
         &["plan", &qwen3, "--deploy", "serve"],
     ];
     assert_same(&page, "`moec plan FILE`", &plans);
     let simulations: [&[&str]; 3] = [
-        &["simulate", &v3, "--slow-nic", "13=0.5", "--straggler", "7=100", "--slow-experts", "5=2", "--skew", "1"],
-        &["simulate", &v3],
-        &["simulate", &v3, "--nodes-per-pod", "12", "--oversubscription", "2"],
+        &[
+            "simulate",
+            &v3,
+            "--deploy",
+            "pretrain",
+            "--slow-nic",
+            "13=0.5",
+            "--straggler",
+            "7=100",
+            "--slow-experts",
+            "5=2",
+            "--skew",
+            "1",
+        ],
+        &["simulate", &v3, "--deploy", "pretrain"],
+        &["simulate", &v3, "--deploy", "pretrain", "--nodes-per-pod", "12", "--oversubscription", "2"],
     ];
     assert_same(&page, "`moec simulate FILE`", &simulations);
 }

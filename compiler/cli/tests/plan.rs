@@ -33,7 +33,7 @@ const V3: &str = "dsl-examples/deepseek_v3.moe";
 /// The pages hold the verdict and the numbers of the same report as JSON, and ask nothing of the network.
 #[test]
 fn a_comparison_is_a_page_and_a_picture() {
-    let arguments = [V3, "--compare", "ep=64,128", "--format"];
+    let arguments = [V3, "--deploy", "pretrain", "--compare", "ep=64,128", "--format"];
     let page = answers(&[&arguments[..], &["html"]].concat());
     assert!(page.starts_with("<!DOCTYPE html>") && page.trim_end().ends_with("</html>"), "{}", &page[..200]);
     assert!(page.contains("keep ep 64 pp 16"), "the verdict");
@@ -47,20 +47,21 @@ fn a_comparison_is_a_page_and_a_picture() {
 
 #[test]
 fn the_first_question_is_answered_in_words() {
-    let text = answers(&[V3, "--compare", "ep=64,128"]);
+    let text = answers(&[V3, "--deploy", "pretrain", "--compare", "ep=64,128"]);
     for expected in
         ["each of the 8 groups spans 2 nodes", "×2 at worst", "• keep ep 64 pp 16", "or give the gate 16 groups"]
     {
         assert!(text.contains(expected), "{expected}: {text}");
     }
-    let kimi = answers(&["dsl-examples/kimi_k2.moe", "--compare", "ep=64,128"]);
+    let kimi = answers(&["dsl-examples/kimi_k2.moe", "--deploy", "pretrain", "--compare", "ep=64,128"]);
     assert!(kimi.contains("nothing limits the nodes of a token but its 8 picks"), "{kimi}");
     assert!(kimi.contains("• keep ep 128 pp 16"), "{kimi}");
 }
 
 #[test]
 fn json_holds_what_the_table_says() {
-    let json: serde_json::Value = serde_json::from_str(&answers(&[V3, "--format", "json"])).expect("JSON");
+    let json: serde_json::Value =
+        serde_json::from_str(&answers(&[V3, "--deploy", "pretrain", "--format", "json"])).expect("JSON");
     assert_eq!(json["schema"], 1);
     assert_eq!(json["deploy"], "pretrain");
     assert_eq!(json["nodes"], 8);
@@ -71,7 +72,7 @@ fn json_holds_what_the_table_says() {
     let bytes = json["phases"][0]["rdma_bytes"].as_f64().expect("a number");
     assert!((bytes / (4096.0 * remote * 7464.0) - 1.0).abs() < 1e-9, "{bytes}");
 
-    let both = answers(&[V3, "--compare", "ep=64,128", "--set", "zero=2", "--format", "json"]);
+    let both = answers(&[V3, "--deploy", "pretrain", "--compare", "ep=64,128", "--set", "zero=2", "--format", "json"]);
     let both: serde_json::Value = serde_json::from_str(&both).expect("JSON");
     assert_eq!(both["plans"].as_array().map(Vec::len), Some(2));
     assert_eq!(both["plans"][1]["parallel"]["zero"], 2);
@@ -79,7 +80,8 @@ fn json_holds_what_the_table_says() {
 
 #[test]
 fn a_search_prints_a_front() {
-    let json: serde_json::Value = serde_json::from_str(&answers(&[V3, "--search", "--format", "json"])).expect("JSON");
+    let json: serde_json::Value =
+        serde_json::from_str(&answers(&[V3, "--deploy", "pretrain", "--search", "--format", "json"])).expect("JSON");
     assert!(json["search"]["tried"].as_u64() > Some(1000));
     assert!(json["search"]["front"].as_array().is_some_and(|front| !front.is_empty()));
 }
@@ -87,7 +89,7 @@ fn a_search_prints_a_front() {
 #[test]
 fn recorded_logits_are_used() {
     let file = "tests/data/gates/deepseek_v3_256_8_4_8.safetensors";
-    let json = answers(&[V3, "--input", file, "--sample", "64", "--format", "json"]);
+    let json = answers(&[V3, "--deploy", "pretrain", "--input", file, "--sample", "64", "--format", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json["source"], "observed");
     assert_eq!(json["gate"]["expected"]["tokens"], 64);
@@ -112,7 +114,8 @@ fn recorded_logits_give_exact_bytes() {
     }
 
     let json: serde_json::Value =
-        serde_json::from_str(&answers(&[V3, "--input", file, "--format", "json"])).expect("JSON");
+        serde_json::from_str(&answers(&[V3, "--deploy", "pretrain", "--input", file, "--format", "json"]))
+            .expect("JSON");
     let number = |value: &serde_json::Value| value.as_u64().expect("a number");
     assert_eq!(number(&json["given"]["tokens"]), tokens as u64);
     let dispatch = &json["given"]["phases"][0];
@@ -121,7 +124,7 @@ fn recorded_logits_give_exact_bytes() {
     let sent: u64 = rows.flatten().map(number).sum();
     let once = number(&json["wire"]["count"]) + number(&json["wire"]["flag"]);
     assert_eq!(sent, copies * 7464 + 64 * 7 * once);
-    let table = answers(&[V3, "--input", file]);
+    let table = answers(&[V3, "--deploy", "pretrain", "--input", file]);
     assert!(
         table.contains(&format!("exactly, the {tokens} recorded tokens split over 64 ranks, each once")),
         "{table}"
@@ -130,7 +133,7 @@ fn recorded_logits_give_exact_bytes() {
 
 #[test]
 fn a_deploy_that_does_not_fit_says_where_and_what_to_change() {
-    let said = fails(&[V3, "--set", "pp=1"]);
+    let said = fails(&[V3, "--deploy", "pretrain", "--set", "pp=1"]);
     for expected in ["error[M0607]", "deepseek_v3.moe:", "the memory of a GPU", "help: raise `pp` or `tp`"] {
         assert!(said.contains(expected), "{expected}: {said}");
     }
@@ -153,18 +156,22 @@ fn bad_input_is_one_clear_error() {
         write("empty.csv", "node_num,hidden_size,num_token,num_topk,num_experts,dispatch_avg_t_us,combine_avg_t_us\n");
     let damaged = write("damaged.safetensors", "no tensors");
     for (arguments, expected) in [
-        (vec![V3, "--calibrate", &negative], "line 2, column `combine_avg_t_us`: -3 is not possible"),
-        (vec![V3, "--calibrate", &column], "there is no column `num_token`"),
-        (vec![V3, "--calibrate", &empty], "0 usable measurements"),
-        (vec![V3, "--input", &damaged], "damaged.safetensors is not a valid safetensors file"),
-        (vec![V3, "--set", "ep=12"], "ep 12 does not divide dp 128"),
-        (vec![V3, "--set", "ep"], "`ep` is not NAME=NUMBER"),
-        (vec![V3, "--set", "ep=64,128"], "use `--compare ep=64,128`"),
-        (vec![V3, "--set", "experts=64"], "`experts` cannot be changed"),
+        (
+            vec![V3, "--deploy", "pretrain", "--calibrate", &negative],
+            "line 2, column `combine_avg_t_us`: -3 is not possible; it must be a number from 0.001 to 1000000000 µs",
+        ),
+        (vec![V3, "--deploy", "pretrain", "--calibrate", &column], "there is no column `num_token`"),
+        (vec![V3, "--deploy", "pretrain", "--calibrate", &empty], "0 usable measurements"),
+        (vec![V3, "--deploy", "pretrain", "--input", &damaged], "damaged.safetensors: "),
+        (vec![V3, "--deploy", "pretrain", "--set", "ep=12"], "ep 12 does not divide dp 128"),
+        (vec![V3, "--deploy", "pretrain", "--set", "ep"], "`--set ep` is not NAME=NUMBER"),
+        (vec![V3, "--deploy", "pretrain", "--set", "ep=64,128"], "use `--compare ep=64,128`"),
+        (vec![V3, "--deploy", "pretrain", "--set", "experts=64"], "`experts` cannot be changed"),
         (vec![V3, "--deploy", "nowhere"], "it has `pretrain`, `one_node`"),
+        (vec![V3], "the file has 2 deploys: choose one with `--deploy`, `pretrain`, `one_node`"),
         (vec![V3, "--deploy", "one_node", "--search"], "no plan of"),
-        (vec![V3, "--efficiency", "2"], "the efficiency is 2"),
-        (vec![V3, "--skew", "nan"], "the skew is NaN"),
+        (vec![V3, "--deploy", "pretrain", "--efficiency", "2"], "efficiency is `2`: give a number from 0.01 to 1"),
+        (vec![V3, "--deploy", "pretrain", "--skew", "nan"], "skew is `NaN`: give a number from 0 to 100"),
     ] {
         let said = fails(&arguments);
         assert!(said.contains(expected), "{expected}: {said}");
@@ -186,7 +193,7 @@ fn a_plan_knows_load_and_placement() {
     std::fs::write(&load, counts()).expect("a file");
     let output = Command::new(env!("CARGO_BIN_EXE_moec"))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .args(["place", V3, "--load", &load, "--policy", "global", "-o", &placed])
+        .args(["place", V3, "--deploy", "pretrain", "--load", &load, "--policy", "global", "-o", &placed])
         .output()
         .expect("moec starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -194,7 +201,9 @@ fn a_plan_knows_load_and_placement() {
         serde_json::from_slice(&std::fs::read(&placed).expect("it was written")).expect("JSON");
     let layer = &written["layers"][0];
     let plan = |arguments: &[&str]| -> serde_json::Value {
-        let all = [&[V3, "--load", &load, "--sample", "131072", "--format", "json"][..], arguments].concat();
+        let all =
+            [&[V3, "--deploy", "pretrain", "--load", &load, "--sample", "131072", "--format", "json"][..], arguments]
+                .concat();
         serde_json::from_str(&answers(&all)).expect("JSON")
     };
     for (arguments, balance) in [(&[][..], "before"), (&["--placement", &placed], "after")] {
@@ -215,11 +224,11 @@ fn a_plan_knows_load_and_placement() {
     let before = layer["before"]["max_over_mean"].as_f64().expect("a number");
     assert!(before > 1.1, "{before}: nothing to balance");
 
-    let page = answers(&[V3, "--load", &load, "--placement", &placed, "--format", "html"]);
+    let page = answers(&[V3, "--deploy", "pretrain", "--load", &load, "--placement", &placed, "--format", "html"]);
     for expected in ["Load per copy of an expert, layer 3", "Load per GPU, layer 3"] {
         assert!(page.contains(expected), "{expected}");
     }
-    let text = answers(&[V3, "--load", &load, "--placement", &placed]);
+    let text = answers(&[V3, "--deploy", "pretrain", "--load", &load, "--placement", &placed]);
     assert!(text.contains("experts lie as the placement of layer 3 says, 5 slots on a GPU"), "{text}");
     assert!(text.contains("so that picks are those of the given counts"), "{text}");
 
@@ -229,7 +238,8 @@ fn a_plan_knows_load_and_placement() {
         assert!(text.contains(from), "{from}");
         std::fs::write(&damaged, text.replacen(from, to, 1)).expect("a file");
     };
-    let refused = |arguments: &[&str]| fails(&[&[V3, "--placement", &damaged][..], arguments].concat());
+    let refused =
+        |arguments: &[&str]| fails(&[&[V3, "--deploy", "pretrain", "--placement", &damaged][..], arguments].concat());
     write("\"nodes\": 8", "\"nodes\": 4");
     assert!(refused(&[]).contains("damaged.json: layer 3 has 320 slots, and 4 nodes × 8 GPUs × 5 slots are 160"));
     write("\"experts\": 256", "\"experts\": 300");
@@ -239,6 +249,6 @@ fn a_plan_knows_load_and_placement() {
     std::fs::copy(&placed, &damaged).expect("a file");
     assert!(refused(&["--set", "ep=128"]).contains("place for these ranks with `moec place`, or plan `ep=64`"));
     assert!(refused(&["--layer", "4"]).contains("damaged.json: there is no layer 4; it has 3"));
-    let other = fails(&["dsl-examples/kimi_k2.moe", "--placement", &damaged]);
+    let other = fails(&["dsl-examples/kimi_k2.moe", "--deploy", "pretrain", "--placement", &damaged]);
     assert!(other.contains("the placement is of 256 experts, and the model has 384"), "{other}");
 }

@@ -21,7 +21,8 @@ fn v3() -> String {
 }
 
 fn json(arguments: &[&str]) -> Value {
-    let shown = Folder::new().succeeds(&[&["simulate", &v3(), "--format", "json"][..], arguments].concat());
+    let shown = Folder::new()
+        .succeeds(&[&["simulate", &v3(), "--deploy", "pretrain", "--format", "json"][..], arguments].concat());
     serde_json::from_str(&shown).expect("JSON")
 }
 

@@ -47,7 +47,7 @@ impl Layer {
     /// # Errors
     /// When there is no such deploy, or there are no kernels for it yet.
     pub fn select(spec: &Spec, choice: &Choice) -> Result<Layer, LowerError> {
-        let id = find(spec, choice.deploy.as_deref())?;
+        let id = choose_deploy(spec, choice.deploy.as_deref())?;
         let deploy = &spec.deploys[id];
         let (model, cluster) = (&spec.models[deploy.model], &spec.clusters[deploy.cluster]);
 
@@ -115,7 +115,11 @@ fn drop_rule(model: &Model) -> Option<Drop> {
     })
 }
 
-fn find(spec: &Spec, name: Option<&str>) -> Result<DeployId, LowerError> {
+/// The deploy of that name, or the only one.
+///
+/// # Errors
+/// If there is none of that name, or if there are several and no name.
+pub fn choose_deploy(spec: &Spec, name: Option<&str>) -> Result<DeployId, LowerError> {
     let known = || {
         let mut text = String::new();
         for (id, deploy) in spec.deploys.iter() {

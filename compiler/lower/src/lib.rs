@@ -23,6 +23,6 @@ pub use compile::{Compiled, compile, compile_spec};
 pub use error::LowerError;
 pub use images::{Images, KernelUsage};
 pub use kernels::{KernelCode, Kernels};
-pub use layer::Layer;
+pub use layer::{Layer, choose_deploy};
 pub use plan::Planned;
 pub use stage::{Stage, Timings};

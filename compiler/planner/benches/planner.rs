@@ -12,14 +12,14 @@ fn main() {
     let spec = moe_compiler::check_source(&source).spec.expect("the example has no error");
     let (deploy, _) = spec.deploys.iter().next().expect("the example has a deploy");
     let mut planner = Planner::new(&spec, deploy, Options::default()).expect("a planner");
-    let parallel = planner.parallel(Change::default());
+    let parallel = planner.parallel(Change::default()).unwrap();
     let report = planner.report(&parallel).expect("a report");
     let seconds = start.elapsed().as_secs_f64();
     let remote = report.gate.expected.remote_nodes;
     println!(
         "plan of one deploy, deepseek_v3, from text to report: {:.0} ms, remote nodes ± {:.2} %",
         seconds * 1e3,
-        remote.half_width / remote.mean * 100.0
+        remote.half_width.unwrap() / remote.mean * 100.0
     );
 
     let start = Instant::now();

@@ -120,9 +120,10 @@ fn gate(report: &Report) -> String {
             expected.distinct_ranks.mean, report.parallel.ep, expected.nvlink_copies.mean
         );
     }
+    let within = nodes.half_width.map_or_else(String::new, |half| format!(" ± {half:.2}"));
     let reach = format!(
-        "a token reaches {:.2} ± {:.2} of {} nodes ({:.2} over RDMA), at most {}",
-        nodes.mean, nodes.half_width, report.nodes, remote.mean, report.gate.most_nodes
+        "a token reaches {:.2}{within} of {} nodes ({:.2} over RDMA), at most {}",
+        nodes.mean, report.nodes, remote.mean, report.gate.most_nodes
     );
     match report.gate.groups {
         Some((chosen, groups)) => {

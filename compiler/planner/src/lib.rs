@@ -16,6 +16,7 @@ pub mod placement;
 pub mod report;
 pub mod sample;
 pub mod search;
+pub mod setting;
 pub mod simulate;
 pub mod step;
 pub mod time;

@@ -143,6 +143,12 @@ impl Sample {
         self.indices.len() / self.top_k as usize
     }
 
+    /// Tokens that do not repeat others.
+    pub fn independent(&self) -> usize {
+        let recorded = self.given.as_ref().map(|given| given.len() / self.top_k as usize);
+        recorded.map_or(self.tokens(), |recorded| recorded.min(self.tokens()))
+    }
+
     /// `i32[tokens, top_k]`
     pub fn indices(&self) -> &[i32] {
         &self.indices

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::report::{Change, PlanError, Planner};
+use crate::setting;
 use crate::step::{Parallel, Schedule};
 
 /// One plan.
@@ -46,7 +47,7 @@ impl Planner<'_> {
     /// # Errors
     /// If nothing fits.
     pub fn search(&mut self) -> Result<Found, PlanError> {
-        let plans = self.candidates();
+        let plans = self.candidates()?;
         if plans.is_empty() {
             let reason = "no ep, pp and dp divide the GPUs, the nodes and the layers".to_owned();
             return Err(PlanError::NothingFits { tried: 0, reason });
@@ -82,54 +83,44 @@ impl Planner<'_> {
         Ok(Found { tried: all.len(), fitting: fitting.len(), front: front(&fitting), all })
     }
 
-    fn candidates(&self) -> Vec<Parallel> {
+    fn candidates(&self) -> Result<Vec<Parallel>, PlanError> {
         let (gpus, tp) = (self.cluster.gpus(), self.deploy.tp);
-        let asked = self.written(Change::default());
-        let batch = u64::from(asked.micro_batches) * u64::from(asked.dp) * u64::from(asked.tokens);
+        let asked = self.written(Change::default())?;
+        let batch = [asked.micro_batches, asked.dp, asked.tokens].map(u128::from).into_iter().product::<u128>();
         let schedules = self.options.schedule.map_or(Schedule::ALL.to_vec(), |schedule| vec![schedule]);
         let divisors = |number: u32, most: u32| (1..=most.min(number)).filter(move |part| number.is_multiple_of(*part));
         let mut plans = Vec::new();
-        for pp in divisors(gpus / tp.max(1), self.model.moe_layers) {
-            let dp = gpus / tp.max(1) / pp;
-            let step = u64::from(dp) * u64::from(asked.tokens);
+        if !gpus.is_multiple_of(tp) {
+            return Ok(plans);
+        }
+        for pp in divisors(gpus / tp, self.model.moe_layers) {
+            let dp = gpus / tp / pp;
+            let step = u128::from(dp) * u128::from(asked.tokens);
             if !batch.is_multiple_of(step) {
                 continue;
             }
-            let micro_batches = u32::try_from(batch / step).unwrap_or(u32::MAX);
+            let micro_batches = u64::try_from(batch / step).unwrap_or(u64::MAX);
+            let Ok(micro_batches) = setting::MICRO_BATCHES.narrow(micro_batches) else { continue };
             for ep in divisors(dp * tp, self.model.stored_experts()) {
                 let local = self.cluster.gpus_per_node;
                 let divides = self.model.stored_experts().is_multiple_of(ep);
-                if !divides || !(ep.is_multiple_of(local) || local.is_multiple_of(ep)) {
+                let joined = ep <= local || self.cluster.rdma.is_some();
+                if !divides || !joined || !(ep.is_multiple_of(local) || local.is_multiple_of(ep)) {
                     continue;
                 }
                 for zero in 0..=3 {
                     for sms in SMS.into_iter().filter(|&sms| sms < self.cluster.gpu.sms) {
-                        for &schedule in &schedules {
-                            // DualPipe needs two directions of whole stages; without stages all schedules are one.
-                            let possible = match schedule {
-                                Schedule::DualPipe => pp > 1 && pp.is_multiple_of(2),
-                                Schedule::ZeroBubble => pp > 1,
-                                Schedule::OneForwardOneBackward => true,
-                            };
-                            if possible {
-                                plans.push(Parallel {
-                                    ep,
-                                    pp,
-                                    dp,
-                                    tp,
-                                    zero,
-                                    sms,
-                                    tokens: asked.tokens,
-                                    micro_batches,
-                                    schedule,
-                                });
-                            }
+                        // Without stages all schedules are one.
+                        let alike = |schedule: Schedule| pp == 1 && schedule == Schedule::ZeroBubble;
+                        for &schedule in schedules.iter().filter(|schedule| schedule.fits(pp) && !alike(**schedule)) {
+                            let tokens = asked.tokens;
+                            plans.push(Parallel { ep, pp, dp, tp, zero, sms, tokens, micro_batches, schedule });
                         }
                     }
                 }
             }
         }
-        plans
+        Ok(plans)
     }
 }
 

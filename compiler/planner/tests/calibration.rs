@@ -173,6 +173,10 @@ fn tables_that_cannot_be_used_say_where_and_why() {
     );
     refused(&format!("{header}1,7168,8,8,256,20,-3\n"), "line 2, column `combine_avg_t_us`: -3 is not possible");
     refused(&format!("{header}1,7168,8,8,256,fast,3\n"), "line 2, column `dispatch_avg_t_us`: `fast` is not a number");
-    refused(&format!("{header}1,7168,8,300,256,20,3\n"), "line 2: 300 picks of 256 experts");
+    refused(&format!("{header}1,7168,8,30,16,20,3\n"), "line 2: 30 picks of 16 experts");
+    refused(
+        &format!("{header}1,7168,8,300,256,20,3\n"),
+        "line 2, column `num_topk`: 300 is not possible; it must be a whole number from 1 to 32",
+    );
     refused(&format!("{header}1,7168,8\n"), "table of comma-separated values");
 }

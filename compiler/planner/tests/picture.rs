@@ -22,7 +22,7 @@ fn reports(spec: &Spec, deploy: &str, ranks: &[u32]) -> Vec<Report> {
     let options = Options { sampled_tokens: 4096, ..Options::default() };
     let mut planner = Planner::new(spec, spec.deploy(deploy).unwrap(), options).unwrap();
     let plan = |&ep: &u32| {
-        let parallel = planner.parallel(Change { ep: Some(ep), ..Change::default() });
+        let parallel = planner.parallel(Change { ep: Some(ep), ..Change::default() }).unwrap();
         planner.report(&parallel).unwrap()
     };
     ranks.iter().map(plan).collect()
@@ -33,7 +33,7 @@ fn simulated(gpus: u32) -> Simulation {
     let spec = spec("deepseek_v3");
     let options = Options { sampled_tokens: 4096, logits: Logits::Skewed(0.5), ..Options::default() };
     let mut planner = Planner::new(&spec, spec.deploy("pretrain").unwrap(), options).unwrap();
-    let parallel = planner.parallel(Change { tokens: Some(512), ..Change::default() });
+    let parallel = planner.parallel(Change { tokens: Some(512), ..Change::default() }).unwrap();
     let report = planner.report(&parallel).unwrap();
     let conditions = Conditions {
         gpus: Some(gpus),

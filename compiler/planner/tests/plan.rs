@@ -19,7 +19,7 @@ fn deepseek_v3_keeps_ep_64() {
     let spec = spec("deepseek_v3");
     let mut planner = planner(&spec, "pretrain");
     let reports: Vec<_> = [64, 128]
-        .map(|ep| planner.parallel(Change { ep: Some(ep), ..Change::default() }))
+        .map(|ep| planner.parallel(Change { ep: Some(ep), ..Change::default() }).unwrap())
         .iter()
         .map(|parallel| planner.report(parallel).unwrap())
         .collect();
@@ -49,7 +49,7 @@ fn deepseek_v3_keeps_ep_64() {
 fn the_prediction_by_hand_is_the_prediction() {
     let spec = spec("deepseek_v3");
     let mut planner = planner(&spec, "pretrain");
-    let parallel = planner.parallel(Change::default());
+    let parallel = planner.parallel(Change::default()).unwrap();
     let dispatch = planner.report(&parallel).unwrap().phases[0].time;
     let volume = 4096.0 * 7464.0 / 1e3;
     let moved = 4096.0 * (7464.0 + 11_369.0) / 1e3;
@@ -80,7 +80,7 @@ fn kimi_k2_answers_differently() {
     let spec = spec("kimi_k2");
     let mut planner = planner(&spec, "pretrain");
     let mut report = |ep| {
-        let parallel = planner.parallel(Change { ep: Some(ep), ..Change::default() });
+        let parallel = planner.parallel(Change { ep: Some(ep), ..Change::default() }).unwrap();
         planner.report(&parallel).unwrap()
     };
     let (few, many) = (report(64), report(128));
@@ -127,7 +127,7 @@ fn every_deploy_of_every_example_is_reported() {
         for (deploy, _) in spec.deploys.iter() {
             let options = Options { sampled_tokens: 2048, ..Options::default() };
             let mut planner = Planner::new(&spec, deploy, options).unwrap();
-            let parallel = planner.parallel(Change::default());
+            let parallel = planner.parallel(Change::default()).unwrap();
             let report = planner.report(&parallel).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert!(
                 report.phases.iter().all(|phase| phase.time.total().0.is_finite() && phase.time.total().0 > 0.0),
@@ -144,14 +144,16 @@ fn plans_that_cannot_be_say_what_to_write() {
     let spec = spec("deepseek_v3");
     let mut planner = planner(&spec, "pretrain");
     let mut refused = |change: Change, expected: &str| {
-        let parallel = planner.parallel(change);
-        let error = planner.report(&parallel).unwrap_err().to_string();
+        let error = planner.parallel(change).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     };
     refused(Change { ep: Some(12), dp: Some(132), ..Change::default() }, "lower one of them");
     refused(Change { ep: Some(12), ..Change::default() }, "does not divide dp 128 × tp 1");
-    refused(Change { ep: Some(0), ..Change::default() }, "does not divide");
+    refused(Change { ep: Some(0), ..Change::default() }, "ep is `0`: give a whole number from 1 to 16777216");
+    refused(Change { pp: Some(0), ..Change::default() }, "pp is `0`");
+    refused(Change { dp: Some(0), ..Change::default() }, "dp is `0`");
+    refused(Change { tokens: Some(0), ..Change::default() }, "tokens is `0`");
     refused(Change { pp: Some(64), ep: Some(32), ..Change::default() }, "use at most pp 58");
-    refused(Change { sms: Some(132), ..Change::default() }, "use 1 to 131");
-    refused(Change { zero: Some(4), ..Change::default() }, "use 0 to 3");
+    refused(Change { sms: Some(132), ..Change::default() }, "132 SMs for communication of 132 leave none to compute");
+    refused(Change { zero: Some(4), ..Change::default() }, "zero is `4`: give a whole number from 0 to 3");
 }

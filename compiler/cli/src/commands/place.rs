@@ -5,6 +5,7 @@ use moe_compiler::spec::{Deploy, Model, Spec};
 use moe_compiler::units::Bytes;
 use moe_planner::picture::Page;
 use moe_planner::placement::{self, Options, Shape};
+use moe_planner::setting;
 
 use crate::arguments::output_file;
 use crate::failure::Failure;
@@ -20,18 +21,18 @@ pub struct Place {
     /// How often each expert was picked: CSV with the columns layer, expert, count; or JSON, an array of counts per layer
     #[arg(long, value_name = "FILE")]
     pub load: InputPath,
-    /// Which deploy of the file [default: the first]
+    /// Which deploy of the file [default: the only one]
     #[arg(long)]
     pub deploy: Option<String>,
     /// Nodes over which the ranks are spread [default: as the deploy says]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    pub nodes: Option<u32>,
+    #[arg(long)]
+    pub nodes: Option<u64>,
     /// GPUs of each node [default: as the deploy says]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    pub gpus_per_node: Option<u32>,
+    #[arg(long)]
+    pub gpus_per_node: Option<u64>,
     /// Slots of all GPUs in a layer: experts and their further copies [default: at least one further copy on each GPU]
     #[arg(long)]
-    pub replicas: Option<u32>,
+    pub replicas: Option<u64>,
     /// What is kept together [default: hierarchical if the gate has groups that fit the nodes, else global]
     #[arg(long, value_enum)]
     pub policy: Option<Policy>,
@@ -90,7 +91,7 @@ pub fn place(arguments: &Place, terminal: &Terminal) -> Result<(), Failure> {
             source.name, model.name
         )));
     }
-    let shape = shape(arguments, &spec, deploy, model);
+    let shape = shape(arguments, &spec, deploy, model)?;
     let options = options(arguments, model, &shape)?;
     let placement = placement::place(&load, &shape, &options)
         .map_err(|error| Failure::Message(format!("{}: deploy `{}`: {error}", source.name, deploy.name)))?;
@@ -107,15 +108,25 @@ pub fn place(arguments: &Place, terminal: &Terminal) -> Result<(), Failure> {
     }
 }
 
-fn shape(arguments: &Place, spec: &Spec, deploy: &Deploy, model: &Model) -> Shape {
-    let gpus_per_node =
-        arguments.gpus_per_node.unwrap_or_else(|| spec.clusters[deploy.cluster].gpus_per_node.min(deploy.ep).max(1));
-    let nodes = arguments.nodes.unwrap_or_else(|| deploy.ep.div_ceil(gpus_per_node));
-    let replicas = arguments.replicas.unwrap_or_else(|| {
-        let gpus = nodes.saturating_mul(gpus_per_node);
-        model.experts.div_ceil(gpus).saturating_add(1).saturating_mul(gpus)
-    });
-    Shape { nodes, gpus_per_node, groups: model.groups.unwrap_or(1), replicas }
+fn shape(arguments: &Place, spec: &Spec, deploy: &Deploy, model: &Model) -> Result<Shape, Failure> {
+    let written = spec.clusters[deploy.cluster].gpus_per_node.min(deploy.ep).max(1);
+    let gpus_per_node = match arguments.gpus_per_node {
+        Some(number) => setting::GPUS_PER_NODE.narrow(number)?,
+        None => written,
+    };
+    let nodes = match arguments.nodes {
+        Some(number) => setting::NODES.narrow(number)?,
+        None => deploy.ep.div_ceil(gpus_per_node),
+    };
+    let replicas = match arguments.replicas {
+        Some(number) => setting::REPLICAS.narrow(number)?,
+        None => {
+            let gpus = u64::from(nodes) * u64::from(gpus_per_node);
+            // At most 2^52: the settings above are narrow.
+            setting::REPLICAS.narrow((u64::from(model.experts).div_ceil(gpus) + 1) * gpus)?
+        }
+    };
+    Ok(Shape { nodes, gpus_per_node, groups: model.groups.unwrap_or(1), replicas })
 }
 
 fn options(arguments: &Place, model: &Model, shape: &Shape) -> Result<Options, Failure> {
@@ -126,7 +137,7 @@ fn options(arguments: &Place, model: &Model, shape: &Shape) -> Result<Options, F
     let current = arguments.current.as_ref().map(planning::placement).transpose()?;
     let mut options = Options::of(model);
     options.policy = if hierarchical { placement::Policy::Hierarchical } else { placement::Policy::Global };
-    options.expert_bytes = arguments.expert_bytes.map_or(options.expert_bytes, Bytes);
+    options.expert_bytes = arguments.expert_bytes.map(Bytes).or(options.expert_bytes);
     options.gpu_memory = arguments.memory.map(Bytes);
     options.current = current;
     options.slack = arguments.slack;

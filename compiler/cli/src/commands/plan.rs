@@ -10,11 +10,11 @@ use moe_planner::picture::Page;
 use moe_planner::placement::{self, Load};
 use moe_planner::report::{Placed, SCHEMA, compare_table, front_table, human_bytes};
 use moe_planner::step::Schedule;
-use moe_planner::{Change, Logits, Options, Planner, Report};
+use moe_planner::{Change, Logits, Options, Planner, Report, setting};
 
 use crate::failure::Failure;
 use crate::files::InputPath;
-use crate::planning::{self, Evidence, at, pretty};
+use crate::planning::{self, Asked, Evidence, at, pretty};
 use crate::source::Source;
 use crate::terminal::{self, Terminal};
 
@@ -22,7 +22,7 @@ use crate::terminal::{self, Terminal};
 pub struct Plan {
     /// The .moe file, `-` for standard input
     pub file: InputPath,
-    /// Which deploy of the file [default: the first]
+    /// Which deploy of the file [default: the only one]
     #[arg(long)]
     pub deploy: Option<String>,
     /// Change a number of the deploy: ep, pp, dp, zero, sms or tokens
@@ -49,8 +49,8 @@ pub struct Plan {
     #[arg(long, value_enum)]
     pub schedule: Option<ScheduleName>,
     /// Micro-batches of a step [default: 8 for each pipeline stage]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
-    pub micro_batches: Option<u32>,
+    #[arg(long)]
+    pub micro_batches: Option<u64>,
     /// What is recomputed in the backward pass [default: as little as the memory allows]
     #[arg(long, value_enum)]
     pub recompute: Option<RecomputeName>,
@@ -113,10 +113,11 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
             PlanFormat::Json => pretty(&serde_json::json!({ "schema": SCHEMA, "search": found })),
             PlanFormat::Svg | PlanFormat::Html => {
                 // The fastest that fits beside the deploy as it is written, if that is a plan.
-                let written = planner.parallel(Change::default());
+                let written = planner.parallel(Change::default()).ok();
                 let fastest = found.front.first().map(|candidate| candidate.parallel);
-                let mut plans: Vec<Report> = planner.report(&written).into_iter().collect();
-                if let Some(parallel) = fastest.filter(|fastest| *fastest != written) {
+                let mut plans: Vec<Report> =
+                    written.iter().filter_map(|written| planner.report(written).ok()).collect();
+                if let Some(parallel) = fastest.filter(|fastest| Some(*fastest) != written) {
                     plans.push(planner.report(&parallel).map_err(|error| failed(&error))?);
                 }
                 let comparison: Vec<String> = plans.iter().skip(1).flat_map(|plan| compared(&plans[0], plan)).collect();
@@ -132,7 +133,7 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     let changes = combinations(&arguments.changes, &arguments.compare)?;
     let mut reports = Vec::new();
     for change in changes {
-        let parallel = planner.parallel(change);
+        let parallel = planner.parallel(change).map_err(|error| failed(&error))?;
         reports.push(planner.report(&parallel).map_err(|error| failed(&error))?);
     }
     match (&reports[..], arguments.format) {
@@ -266,7 +267,7 @@ fn options(arguments: &Plan, cluster: &Cluster) -> Result<Options, Failure> {
             RecomputeName::Selective => Recompute::Selective,
             RecomputeName::Full => Recompute::Full,
         }),
-        micro_batches: arguments.micro_batches,
+        micro_batches: arguments.micro_batches.map(|number| setting::MICRO_BATCHES.narrow(number)).transpose()?,
         efficiency: arguments.efficiency,
         ..arguments.evidence.options(cluster)?
     })
@@ -276,22 +277,19 @@ fn options(arguments: &Plan, cluster: &Cluster) -> Result<Options, Failure> {
 fn combinations(fixed: &[String], compare: &[String]) -> Result<Vec<Change>, Failure> {
     let mut all = vec![planning::change(fixed)?];
     for text in compare {
-        let (name, numbers) = planning::numbers(text)?;
-        let mut next = Vec::new();
-        for change in all {
-            for &number in &numbers {
-                let mut change = change;
-                planning::set(&mut change, name, number)?;
-                next.push(change);
-            }
+        let asked = Asked::read("--compare", text)?;
+        if all.len() * asked.numbers.len() > MOST_COMPARED {
+            return Err(Failure::Message(format!(
+                "`--compare {text}` makes more than {MOST_COMPARED} plans: compare fewer side by side, or use `--search`"
+            )));
         }
-        all = next;
-    }
-    if all.len() > MOST_COMPARED {
-        return Err(Failure::Message(format!(
-            "{} plans are too many side by side: at most {MOST_COMPARED}, or use `--search`",
-            all.len()
-        )));
+        let with = |change: Change| {
+            asked.numbers.iter().map(move |&number| (change, number)).map(|(mut change, number)| {
+                asked.set(&mut change, number);
+                change
+            })
+        };
+        all = all.into_iter().flat_map(with).collect();
     }
     Ok(all)
 }

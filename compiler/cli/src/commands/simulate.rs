@@ -2,9 +2,9 @@
 
 use clap::{Args, ValueEnum};
 use moe_compiler::units::Microseconds;
-use moe_planner::Planner;
 use moe_planner::picture::Page;
 use moe_planner::simulate::{self, Conditions, Fault, Gpu, Spine};
+use moe_planner::{Planner, setting};
 
 use crate::failure::Failure;
 use crate::files::InputPath;
@@ -17,7 +17,7 @@ use crate::terminal::{self, Terminal};
 pub struct Simulate {
     /// The .moe file, `-` for standard input
     pub file: InputPath,
-    /// Which deploy of the file [default: the first]
+    /// Which deploy of the file [default: the only one]
     #[arg(long)]
     pub deploy: Option<String>,
     /// Change a number of the deploy: ep, pp, dp, zero, sms or tokens
@@ -25,18 +25,18 @@ pub struct Simulate {
     pub changes: Vec<String>,
     /// GPUs that send at the same time, whole groups of ranks [default: all of the deploy]
     #[arg(long)]
-    pub gpus: Option<u32>,
+    pub gpus: Option<u64>,
     /// Tokens of each GPU [default: as the deploy says]
     #[arg(long)]
-    pub tokens: Option<u32>,
+    pub tokens: Option<u64>,
     #[command(flatten)]
     pub evidence: Evidence,
     /// Tokens of a chunk: finer is closer to the truth and takes longer
     #[arg(long, default_value_t = 64, value_name = "TOKENS")]
-    pub chunk_tokens: u32,
+    pub chunk_tokens: u64,
     /// Most chunks of one sender on the way, to other nodes and inside the node each
     #[arg(long, default_value_t = 16, value_name = "CHUNKS")]
-    pub window: u32,
+    pub window: u64,
     /// In which order a GPU sends its chunks
     #[arg(long, value_enum, default_value_t = OrderName::Shuffled)]
     pub order: OrderName,
@@ -57,7 +57,7 @@ pub struct Simulate {
     pub oversubscription: Option<f64>,
     /// Nodes below one leaf switch of each rail
     #[arg(long, value_name = "NODES", requires = "oversubscription")]
-    pub nodes_per_pod: Option<u32>,
+    pub nodes_per_pod: Option<u64>,
     /// What a chunk that changes pods waits more
     #[arg(long, default_value_t = 1.0, value_name = "MICROSECONDS", requires = "oversubscription")]
     pub spine_latency: f64,
@@ -109,33 +109,32 @@ fn of_gpu(text: &str) -> Result<OfGpu, String> {
 }
 
 impl Simulate {
-    fn conditions(&self) -> Conditions {
-        let spine = |(oversubscription, nodes_per_pod)| Spine {
-            nodes_per_pod,
-            oversubscription,
-            latency: Microseconds(self.spine_latency),
+    fn conditions(&self) -> Result<Conditions, Failure> {
+        let spine = |(oversubscription, nodes_per_pod)| -> Result<Spine, Failure> {
+            let nodes_per_pod = setting::NODES_PER_POD.narrow(nodes_per_pod)?;
+            Ok(Spine { nodes_per_pod, oversubscription, latency: Microseconds(self.spine_latency) })
         };
         let slow_nic = self.slow_nic.iter().map(|of| Fault::SlowNic { gpu: of.gpu, rate: of.number });
         let slow_nvlink = self.slow_nvlink.iter().map(|of| Fault::SlowNvlink { gpu: of.gpu, rate: of.number });
         let late = self.straggler.iter().map(|of| Fault::Late { gpu: of.gpu, by: Microseconds(of.number) });
         let slow_experts = self.slow_experts.iter().map(|of| Fault::SlowExperts { gpu: of.gpu, factor: of.number });
-        Conditions {
-            gpus: self.gpus,
+        Ok(Conditions {
+            gpus: self.gpus.map(|number| setting::GPUS.narrow(number)).transpose()?,
             nvlink_latency: Microseconds(self.nvlink_latency),
             nic_latency: Microseconds(self.nic_latency),
-            spine: self.oversubscription.zip(self.nodes_per_pod).map(spine),
+            spine: self.oversubscription.zip(self.nodes_per_pod).map(spine).transpose()?,
             expert_time: self.expert_time.map(Microseconds),
             faults: slow_nic.chain(slow_nvlink).chain(late).chain(slow_experts).collect(),
             options: simulate::Options {
-                chunk_tokens: self.chunk_tokens,
-                window: self.window,
+                chunk_tokens: setting::CHUNK_TOKENS.narrow(self.chunk_tokens)?,
+                window: setting::WINDOW.narrow(self.window)?,
                 order: match self.order {
                     OrderName::Shuffled => simulate::Order::Shuffled,
                     OrderName::Rotated => simulate::Order::Rotated,
                 },
                 seed: self.evidence.seed,
             },
-        }
+        })
     }
 }
 
@@ -147,12 +146,14 @@ pub fn simulate(arguments: &Simulate, terminal: &Terminal) -> Result<(), Failure
     let deploy = &spec.deploys[id];
     let failed = |error| Failure::Message(format!("{}: deploy `{}`: {error}", source.name, deploy.name));
     let mut change = planning::change(&arguments.changes)?;
-    change.tokens = arguments.tokens.or(change.tokens);
+    if let Some(tokens) = arguments.tokens {
+        change.tokens = Some(setting::TOKENS.narrow(tokens)?);
+    }
     let options = arguments.evidence.options(&spec.clusters[deploy.cluster])?;
     let mut planner = Planner::new(&spec, id, options).map_err(failed)?;
-    let parallel = planner.parallel(change);
+    let parallel = planner.parallel(change).map_err(failed)?;
     let report = planner.report(&parallel).map_err(failed)?;
-    let conditions = arguments.conditions();
+    let conditions = arguments.conditions()?;
     let runs = if conditions.faults.is_empty() { 1 } else { 2 };
     let chunks = planner.scenario(&report, &conditions).map_err(failed)?.chunks();
     let progress = Progress::new(terminal, 2 * runs * chunks);

@@ -4,7 +4,7 @@ use moe_compiler::spec::Mode;
 
 use super::evaluate::{Held, hold_out};
 use super::table::{CalibrationError, Measurement, Table};
-use crate::time::{Call, Model, Profile, Trust};
+use crate::time::{Call, Model, Parameters as _, Profile, Trust};
 
 /// Noise of a measurement: relative errors are weighed against priors with it.
 const NOISE: f64 = 0.03;
@@ -105,7 +105,7 @@ pub(super) fn rows_of(table: &Table, notify: bool) -> Vec<Measurement> {
 /// Moves the parameters of one mode as far as a table says. A table without notify times leaves those.
 ///
 /// # Errors
-/// If the table has no rows.
+/// If the table has no rows, or times that nothing fits.
 pub fn refit(profile: &mut Profile, table: &Table) -> Result<(), CalibrationError> {
     let rows = rows_of(table, false);
     if rows.is_empty() {
@@ -122,6 +122,11 @@ pub fn refit(profile: &mut Profile, table: &Table) -> Result<(), CalibrationErro
             profile.latency = fit(table.mode, profile.latency, &rows);
             profile.latency_trust = trust;
         }
+    }
+    let fitted = [profile.throughput.numbers(), profile.notify.numbers(), profile.latency.numbers()].concat();
+    let usable = |number: &f64| number.is_finite() && *number >= 0.0;
+    if !fitted.iter().all(usable) || !usable(&trust.error) || !usable(&trust.error_of_few) {
+        return Err(CalibrationError::NoFit);
     }
     Ok(())
 }

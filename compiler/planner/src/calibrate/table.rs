@@ -10,6 +10,7 @@ use moe_compiler::spec::{Mode, Payload, Scale};
 use thiserror::Error;
 
 use crate::sample::{Logits, Sample, SampleError};
+use crate::setting::{self, Real, Whole};
 use crate::time::{Call, Demand, Direction};
 use crate::traffic::{Expected, Topology, TopologyError, expected_distinct};
 
@@ -100,8 +101,11 @@ pub enum CalibrationError {
         /// What stands there.
         value: f64,
         /// What could.
-        needed: &'static str,
+        needed: String,
     },
+    /// Times that no parameters of the model give.
+    #[error("no kernel has these times: the fit does not come to an end; are they of this cluster?")]
+    NoFit,
     /// No rows.
     #[error("the table has 0 usable measurements; there must be at least one")]
     Empty,
@@ -139,24 +143,38 @@ impl Columns<'_> {
     }
 
     fn number(&self, record: &csv::StringRecord, column: &'static str) -> Result<f64, CalibrationError> {
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = line_of(record);
         let text = record.get(self.find(column)?).unwrap_or("").trim();
-        let value: f64 =
-            text.parse().map_err(|_| CalibrationError::NotANumber { line, column, text: text.to_owned() })?;
-        if value.is_finite() && value >= 0.0 {
-            return Ok(value);
-        }
-        Err(CalibrationError::Impossible { line, column, value, needed: "a number of at least 0" })
+        text.parse().map_err(|_| CalibrationError::NotANumber { line, column, text: text.to_owned() })
     }
 
-    fn count(&self, record: &csv::StringRecord, column: &'static str) -> Result<u32, CalibrationError> {
+    fn count(
+        &self,
+        record: &csv::StringRecord,
+        column: &'static str,
+        setting: &Whole,
+    ) -> Result<u32, CalibrationError> {
         let value = self.number(record, column)?;
-        if value.fract() == 0.0 && (1.0..=1e8).contains(&value) {
-            return Ok(value as u32);
+        // What is no whole number becomes another one; what is too large stays so.
+        let whole = value as u64;
+        if whole as f64 == value
+            && let Ok(count) = setting.narrow(whole)
+        {
+            return Ok(count);
         }
-        let line = record.position().map_or(0, csv::Position::line);
-        Err(CalibrationError::Impossible { line, column, value, needed: "a whole number of at least 1" })
+        Err(CalibrationError::Impossible { line: line_of(record), column, value, needed: setting.range() })
     }
+
+    fn time(&self, record: &csv::StringRecord, column: &'static str, setting: &Real) -> Result<f64, CalibrationError> {
+        let value = self.number(record, column)?;
+        let impossible =
+            |_| CalibrationError::Impossible { line: line_of(record), column, value, needed: setting.range() };
+        setting.check(value).map_err(impossible).map(|()| value)
+    }
+}
+
+fn line_of(record: &csv::StringRecord) -> u64 {
+    record.position().map_or(0, csv::Position::line)
 }
 
 /// Reads a table of measurements of a library that sends fp8 rows with f32 scales per 128 out and bf16 rows back.
@@ -172,10 +190,15 @@ pub fn read(bytes: &[u8], hardware: &Hardware) -> Result<Table, CalibrationError
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let [nodes, hidden, tokens, picks, experts] =
-            ["node_num", "hidden_size", "num_token", "num_topk", "num_experts"]
-                .map(|name| columns.count(&record, name));
+        let line = line_of(&record);
+        let [nodes, hidden, tokens, picks, experts] = [
+            ("node_num", setting::MEASURED_NODES),
+            ("hidden_size", setting::HIDDEN),
+            ("num_token", setting::TOKENS),
+            ("num_topk", setting::PICKS),
+            ("num_experts", setting::EXPERTS),
+        ]
+        .map(|(name, setting)| columns.count(&record, name, &setting));
         let (nodes, hidden, tokens, picks, experts) = (nodes?, hidden?, tokens?, picks?, experts?);
         let key = (nodes, picks, experts);
         let shape = match shapes.get(&key) {
@@ -197,24 +220,24 @@ pub fn read(bytes: &[u8], hardware: &Hardware) -> Result<Table, CalibrationError
             };
             let dispatch = direction == Direction::Dispatch;
             let mut add = |column, notify, sms| -> Result<(), CalibrationError> {
-                let us = columns.number(&record, column)?;
-                // A kernel that was not launched took no time; one that was, did.
+                // A notify kernel that was not launched took no time; what was launched, did.
+                let setting = if notify { setting::MEASURED_NOTIFY } else { setting::MEASURED_TIME };
+                let us = columns.time(&record, column, &setting)?;
                 if us > 0.0 {
                     rows.push(Measurement { line, direction, notify, call: call(sms), us });
-                    return Ok(());
                 }
-                if notify {
-                    Ok(())
-                } else {
-                    Err(CalibrationError::Impossible { line, column, value: us, needed: "above 0" })
-                }
+                Ok(())
             };
             match mode {
                 Mode::Latency => {
                     add(if dispatch { "dispatch_avg_t_us" } else { "combine_avg_t_us" }, false, 1)?;
                 }
                 Mode::Throughput => {
-                    let sms = columns.count(&record, if dispatch { "dispatch_sms" } else { "combine_sms" })?;
+                    let sms = columns.count(
+                        &record,
+                        if dispatch { "dispatch_sms" } else { "combine_sms" },
+                        &setting::MEASURED_SMS,
+                    )?;
                     let (transfer, notify) = if dispatch {
                         ("dispatch_transmit_us", "dispatch_notify_us")
                     } else {

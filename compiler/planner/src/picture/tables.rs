@@ -170,7 +170,8 @@ pub(super) fn gate(report: &Report) -> String {
     ]
     .into_iter()
     .map(|(what, estimate)| {
-        let half_width = number(estimate.half_width, format!("± {:.3}", estimate.half_width));
+        let half_width =
+            estimate.half_width.map_or_else(|| "–".to_owned(), |half| number(half, format!("± {half:.3}")));
         vec![escape(what), decimals(estimate.mean), half_width, count(estimate.largest)]
     })
     .collect();

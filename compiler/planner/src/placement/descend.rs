@@ -2,7 +2,7 @@
 //!
 //! Invariant: no step raises the largest load of a GPU. A step is an exchange of two slots, or a copy of one expert turned into a copy of
 //! another, after which every GPU that it touches is below the largest load before; the steps end because each takes a GPU away from the
-//! largest load and adds none.
+//! largest load and adds none, or with the work of the layer.
 
 use moe_random::Random;
 
@@ -22,7 +22,7 @@ pub(super) fn descend(layout: &mut Layout, target: f64) {
     loop {
         let fullest = layout.fullest();
         let most = layout.max_load();
-        if most <= target {
+        if most <= target || layout.work.is_used_up() {
             return;
         }
         match best_step(layout, fullest, most - tolerance) {
@@ -36,7 +36,8 @@ pub(super) fn descend(layout: &mut Layout, target: f64) {
 fn best_step(layout: &Layout, gpu: usize, mut limit: f64) -> Option<Change> {
     let mut best = None;
     let mut consider = |change: Change| {
-        if layout.allows(change)
+        if !layout.work.is_used_up()
+            && layout.allows(change)
             && let Some(most) = layout.after(change, limit)
         {
             limit = most;
@@ -71,7 +72,7 @@ pub(super) fn search<'a>(mut layout: Layout<'a>, bound: f64, rounds: u32, random
     descend(&mut layout, bound);
     let mut best = layout;
     for _ in 0..rounds {
-        if best.max_load() <= bound * (1.0 + CLOSE_ENOUGH) {
+        if best.max_load() <= bound * (1.0 + CLOSE_ENOUGH) || best.work.is_used_up() {
             break;
         }
         let mut trial = best.clone();

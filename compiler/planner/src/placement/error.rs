@@ -3,17 +3,19 @@
 use moe_compiler::units::Bytes;
 use thiserror::Error;
 
+use crate::setting::OutOfRange;
+
 /// A placement that cannot be, with what to write instead.
 #[derive(Debug, Error)]
 pub enum PlacementError {
-    /// None of something.
-    #[error("there must be at least one {0}")]
-    None(&'static str),
+    /// A number outside of its setting.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// Beyond what is searched.
-    #[error("{what}: {found} is more than {most}")]
+    #[error("{what} are {found}, and experts are placed on at most {most}: use fewer")]
     TooMany {
         /// Of what.
-        what: &'static str,
+        what: String,
         /// Asked for.
         found: u64,
         /// The limit.
@@ -67,9 +69,11 @@ pub enum PlacementError {
         /// Of the load.
         experts: u32,
     },
-    /// Not a part.
-    #[error("the slack is {0}, and must be 0 or more, such as 0.01 for one per cent")]
-    Slack(f64),
+    /// A memory that nothing can be compared with.
+    #[error(
+        "the memory of a GPU is given, and the size of an expert is not known: write `expert_ffn` in the model, or give the bytes of an expert"
+    )]
+    UnknownBytes,
     /// Too much for the GPU.
     #[error(
         "{layers} layers of {per_gpu} experts of {expert_bytes} take {needed} of a GPU, and {available} are given: {fix}"

@@ -59,14 +59,14 @@ pub(super) fn exchange<'a>(
                     if groups.loads[light] >= groups.loads[heavy] {
                         continue;
                     }
-                    if left == 0 || best.max_load() <= bound {
+                    if left == 0 || best.max_load() <= bound || best.work.is_used_up() {
                         return best;
                     }
                     left -= 1;
                     let mut trial = groups.clone();
                     trial.of_node[fullest][own] = light;
                     trial.of_node[node][other] = heavy;
-                    let Some(mut layout) = Layout::packed(grid, loads, &trial.parts()) else { continue };
+                    let Some(mut layout) = Layout::packed(grid, loads, &trial.parts(), best.work) else { continue };
                     descend(&mut layout, bound);
                     if layout.max_load() < best.max_load() {
                         (best, groups) = (layout, trial);

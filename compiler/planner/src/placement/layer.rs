@@ -9,7 +9,7 @@ use moe_random::Random;
 
 use super::descend::{TOLERANCE, descend, search};
 use super::groups::{self, Groups};
-use super::layout::{Grid, Layout};
+use super::layout::{Grid, Layout, Work};
 use super::moves::{Held, Limits, relabel, settle};
 use super::network::Network;
 use super::pack::pack;
@@ -25,6 +25,8 @@ pub(super) struct Task<'a> {
     pub options: &'a Options,
     pub loads: &'a [f64],
     pub held: Option<Held>,
+    /// What the search may still cost.
+    pub work: &'a Work,
     /// Stream of random numbers.
     pub stream: u64,
 }
@@ -61,7 +63,7 @@ pub(super) fn place_layer(task: &Task) -> Vec<usize> {
     let groups = confined.then(|| Groups::packed(loads, task.shape.groups as usize, grid.nodes));
     let parts = groups.as_ref().map_or_else(|| vec![(0..loads.len()).collect()], Groups::parts);
     // The shape was checked: every part has slots for its experts.
-    let Some(greedy) = Layout::packed(*grid, loads, &parts) else { return Vec::new() };
+    let Some(greedy) = Layout::packed(*grid, loads, &parts, task.work) else { return Vec::new() };
 
     let mut searched = greedy.clone();
     descend(&mut searched, bound);
@@ -127,13 +129,18 @@ fn homed<'a>(task: &Task<'a>, layout: Layout<'a>, held: &Held, limits: Limits) -
     let mut fewest = (held.moves(task.grid, layout.slots()), layout);
     loop {
         let slots = relabel(task.grid, fewest.1.slots(), held);
-        let Some(mut renamed) = Layout::new(task.grid, fewest.1.confined, task.loads, slots) else { return fewest };
+        let Some(mut renamed) = Layout::new(task.grid, fewest.1.confined, task.loads, slots, task.work) else {
+            return fewest;
+        };
         settle(&mut renamed, task.loads, held, limits);
         let moves = held.moves(task.grid, renamed.slots());
         if moves >= fewest.0 {
             return fewest;
         }
         fewest = (moves, renamed);
+        if task.work.is_used_up() {
+            return fewest;
+        }
     }
 }
 
@@ -174,7 +181,7 @@ fn grown<'a>(task: &Task<'a>, held: &Held, confined: bool) -> Option<Layout<'a>>
             return None;
         }
     }
-    Layout::new(*grid, confined, loads, by_gpu.concat())
+    Layout::new(*grid, confined, loads, by_gpu.concat(), task.work)
 }
 
 /// Copies of a token between nodes when each GPU holds these experts.

@@ -3,8 +3,29 @@
 //! Invariants: every GPU has equally many slots and none is empty; every expert has a copy; all copies of an expert carry the same share
 //! of its load; when experts are confined to nodes, a change moves no copy to a node that has none of its expert.
 
+use std::cell::Cell;
+
 use super::pack::pack;
 use super::replicate::extra_copies;
+
+/// What the search for one layer may still cost, in shares of experts that are looked at. When nothing is left, every search stays with what it
+/// has, so that a mistyped number of GPUs ends too.
+#[derive(Debug)]
+pub(super) struct Work(Cell<u64>);
+
+impl Work {
+    pub fn new(units: u64) -> Work {
+        Work(Cell::new(units))
+    }
+
+    pub fn spend(&self, units: usize) {
+        self.0.set(self.0.get().saturating_sub(units as u64));
+    }
+
+    pub fn is_used_up(&self) -> bool {
+        self.0.get() == 0
+    }
+}
 
 /// Slots of a layer: those of a GPU are contiguous, and so are the GPUs of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +76,8 @@ pub(super) struct Layout<'a> {
     pub grid: Grid,
     /// Whether every expert stays on its node.
     pub confined: bool,
+    /// Of this layer.
+    pub work: &'a Work,
     loads: &'a [f64],
     slots: Vec<usize>,
     /// Slots of each expert.
@@ -64,7 +87,7 @@ pub(super) struct Layout<'a> {
 
 impl<'a> Layout<'a> {
     /// Of the experts by slot; none if an expert has no slot.
-    pub fn new(grid: Grid, confined: bool, loads: &'a [f64], slots: Vec<usize>) -> Option<Self> {
+    pub fn new(grid: Grid, confined: bool, loads: &'a [f64], slots: Vec<usize>, work: &'a Work) -> Option<Self> {
         let mut copies = vec![Vec::new(); loads.len()];
         for (slot, &expert) in slots.iter().enumerate() {
             copies[expert].push(slot);
@@ -72,7 +95,7 @@ impl<'a> Layout<'a> {
         if copies.iter().any(Vec::is_empty) {
             return None;
         }
-        let mut layout = Self { grid, confined, loads, slots, copies, gpu_load: vec![0.0; grid.gpus()] };
+        let mut layout = Self { grid, confined, work, loads, slots, copies, gpu_load: vec![0.0; grid.gpus()] };
         for gpu in 0..grid.gpus() {
             layout.gpu_load[gpu] = layout.load_of(gpu);
         }
@@ -80,7 +103,8 @@ impl<'a> Layout<'a> {
     }
 
     /// Water filling, then balanced packing: of all experts over all GPUs, or of the experts of each node over its GPUs.
-    pub fn packed(grid: Grid, loads: &'a [f64], parts: &[Vec<usize>]) -> Option<Self> {
+    pub fn packed(grid: Grid, loads: &'a [f64], parts: &[Vec<usize>], work: &'a Work) -> Option<Self> {
+        work.spend(grid.slots() * (grid.gpus() + loads.len()) / parts.len());
         let gpus = grid.gpus() / parts.len();
         let mut slots = Vec::with_capacity(grid.slots());
         for experts in parts {
@@ -97,7 +121,7 @@ impl<'a> Layout<'a> {
             slots.extend(order.into_iter().map(|index| experts[things[index]]));
         }
         // Parts that are nodes are what confines.
-        Layout::new(grid, parts.len() > 1, loads, slots)
+        Layout::new(grid, parts.len() > 1, loads, slots, work)
     }
 
     pub fn slots(&self) -> &[usize] {
@@ -169,6 +193,7 @@ impl<'a> Layout<'a> {
     pub fn after(&self, change: Change, limit: f64) -> Option<f64> {
         match change {
             Change::Exchange(a, b) => {
+                self.work.spend(2);
                 let (gpu_a, gpu_b) = (self.grid.gpu(a), self.grid.gpu(b));
                 let moved = self.share(self.slots[a]) - self.share(self.slots[b]);
                 let most = (self.gpu_load[gpu_a] - moved).max(self.gpu_load[gpu_b] + moved);
@@ -179,6 +204,7 @@ impl<'a> Layout<'a> {
                 let old_share = self.loads[old] / (self.copies[old].len() - 1) as f64;
                 let new_share = self.loads[new] / (self.copies[new].len() + 1) as f64;
                 let load = |gpu: usize| -> f64 {
+                    self.work.spend(self.grid.per_gpu);
                     let share = |other: usize| match self.slots[other] {
                         _ if other == slot => new_share,
                         expert if expert == old => old_share,
@@ -201,6 +227,7 @@ impl<'a> Layout<'a> {
 
     /// Makes an allowed change.
     pub fn apply(&mut self, change: Change) {
+        self.work.spend(self.grid.per_gpu);
         match change {
             Change::Exchange(a, b) => {
                 let (expert_a, expert_b) = (self.slots[a], self.slots[b]);

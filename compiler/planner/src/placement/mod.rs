@@ -41,9 +41,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use layer::{Task, place_layer};
-use layout::Grid;
+use layout::{Grid, Work};
 use moves::Held;
 
+use crate::setting;
 use crate::traffic::Wire;
 
 /// The GPUs of an expert-parallel group, and what they hold.
@@ -78,8 +79,8 @@ pub struct Options {
     pub top_k: u32,
     /// Bytes of a token's copy, out and back.
     pub copy_bytes: Bytes,
-    /// Bytes of an expert's parameters.
-    pub expert_bytes: Bytes,
+    /// Bytes of an expert's parameters, where they are known.
+    pub expert_bytes: Option<Bytes>,
     /// What a GPU has for experts, if that is a limit.
     pub gpu_memory: Option<Bytes>,
     /// Where the experts are now.
@@ -88,6 +89,8 @@ pub struct Options {
     pub slack: f64,
     /// How often the local search starts again near its best.
     pub rounds: u32,
+    /// Most that the search for one layer may cost, in shares of experts that are looked at: some seconds.
+    pub work: u64,
     /// Seed of those restarts.
     pub seed: u64,
 }
@@ -99,7 +102,7 @@ impl Options {
         Options {
             top_k: model.top_k(),
             copy_bytes: Bytes(wire.dispatch_copy() + wire.combine_row),
-            expert_bytes: Bytes(2 * model.expert_parameters().unwrap_or(0)),
+            expert_bytes: model.expert_parameters().map(|parameters| Bytes(2 * parameters)),
             ..Options::default()
         }
     }
@@ -112,19 +115,19 @@ impl Default for Options {
             policy: Policy::Hierarchical,
             top_k: 8,
             copy_bytes: Bytes(7168 + 56 * 4 + 72 + 2 * 7168),
-            expert_bytes: Bytes(3 * 7168 * 2048),
+            expert_bytes: Some(Bytes(3 * 7168 * 2048)),
             gpu_memory: None,
             current: None,
             slack: 0.0,
             rounds: 128,
+            work: 1 << 29,
             seed: 0,
         }
     }
 }
 
-/// Slots of a layer and nodes beyond which nothing is placed: no cluster has them, and a mistyped number ends quickly.
-const MOST_REPLICAS: u32 = 1 << 16;
-const MOST_NODES: u32 = 1 << 10;
+/// GPUs and experts beyond which nothing is placed: no cluster has them, and a mistyped number ends quickly.
+const MOST: u64 = 1 << 12;
 
 impl Shape {
     fn gpus(&self) -> u64 {
@@ -133,22 +136,23 @@ impl Shape {
 
     fn check(&self, load: &Load, options: &Options) -> Result<Grid, PlacementError> {
         let experts = load.experts();
-        for (count, what) in [(self.nodes, "node"), (self.gpus_per_node, "GPU per node"), (self.groups, "group")] {
-            if count == 0 {
-                return Err(PlacementError::None(what));
+        setting::NODES.check(self.nodes)?;
+        setting::GPUS_PER_NODE.check(self.gpus_per_node)?;
+        setting::REPLICAS.check(self.replicas)?;
+        setting::SLACK.check(options.slack)?;
+        if let Some(bytes) = options.expert_bytes {
+            setting::EXPERT_BYTES.check(bytes.0)?;
+        }
+        if let Some(bytes) = options.gpu_memory {
+            setting::MEMORY.check(bytes.0)?;
+        }
+        let gpus = format!("{} nodes × {} GPUs", self.nodes, self.gpus_per_node);
+        for (what, found) in [(gpus, self.gpus()), ("the experts of the load".to_owned(), u64::from(experts))] {
+            if found > MOST {
+                return Err(PlacementError::TooMany { what, found, most: MOST });
             }
         }
-        for (what, found, most) in [
-            ("nodes", u64::from(self.nodes), MOST_NODES),
-            ("GPUs", self.gpus(), MOST_REPLICAS),
-            ("replicas", u64::from(self.replicas), MOST_REPLICAS),
-            ("experts", u64::from(experts), MOST_REPLICAS),
-        ] {
-            if found > u64::from(most) {
-                return Err(PlacementError::TooMany { what, found, most: u64::from(most) });
-            }
-        }
-        // At most 2^16, as just checked.
+        // At most 2^12, as just checked.
         let gpus = self.gpus() as u32;
         let least = experts.div_ceil(gpus) * gpus;
         if self.replicas < experts {
@@ -161,7 +165,7 @@ impl Shape {
             return Err(PlacementError::Uneven { replicas: self.replicas, gpus, below, above });
         }
         if options.policy == Policy::Hierarchical {
-            if !experts.is_multiple_of(self.groups) {
+            if self.groups == 0 || !experts.is_multiple_of(self.groups) {
                 return Err(PlacementError::GroupSize { experts, groups: self.groups });
             }
             if !self.groups.is_multiple_of(self.nodes) {
@@ -170,9 +174,6 @@ impl Shape {
         }
         if options.top_k == 0 || options.top_k > experts {
             return Err(PlacementError::TopK { top_k: options.top_k, experts });
-        }
-        if !(options.slack >= 0.0 && options.slack.is_finite()) {
-            return Err(PlacementError::Slack(options.slack));
         }
         let per_gpu = self.replicas / gpus;
         self.check_memory(load, options, per_gpu, least / gpus)?;
@@ -186,11 +187,13 @@ impl Shape {
         per_gpu: u32,
         least_per_gpu: u32,
     ) -> Result<(), PlacementError> {
-        let slot = u128::from(options.expert_bytes.0) * load.layers().len() as u128;
+        let Some(available) = options.gpu_memory else { return Ok(()) };
+        let expert_bytes = options.expert_bytes.ok_or(PlacementError::UnknownBytes)?;
+        let slot = u128::from(expert_bytes.0) * load.layers().len() as u128;
         let needed = slot * u128::from(per_gpu);
-        let Some(available) = options.gpu_memory.filter(|available| needed > u128::from(available.0)) else {
+        if needed <= u128::from(available.0) {
             return Ok(());
-        };
+        }
         // `needed` is above a limit, so that a slot is not free.
         let fitting = u128::from(available.0) / slot;
         let fix = if fitting >= u128::from(least_per_gpu) {
@@ -201,7 +204,7 @@ impl Shape {
         Err(PlacementError::Memory {
             layers: load.layers().len(),
             per_gpu,
-            expert_bytes: options.expert_bytes,
+            expert_bytes,
             needed: Bytes(u64::try_from(needed).unwrap_or(u64::MAX)),
             available,
             fix,
@@ -227,7 +230,8 @@ pub fn place(load: &Load, shape: &Shape, options: &Options) -> Result<Placement,
         .map(|index| {
             let loads = &load.counts()[index];
             let held = held[index].clone().map(Held::new);
-            let task = Task { grid, shape, options, loads, held, stream: index as u64 };
+            let work = Work::new(options.work);
+            let task = Task { grid, shape, options, loads, held, work: &work, stream: index as u64 };
             let slots = place_layer(&task);
             LayerPlacement::describe(load.layers()[index], &task, &slots)
         })
@@ -246,7 +250,8 @@ pub fn describe(load: &Load, placed: &Current, options: &Options) -> Result<Plac
     let grid = shape.check(load, &options)?;
     let layer = |index: usize| {
         let slots = current::by_gpu(placed, &shape, load.layers()[index], load.experts())?.concat();
-        let task = Task { grid, shape: &shape, options: &options, loads: &load.counts()[index], held: None, stream: 0 };
+        let (work, loads) = (Work::new(0), &load.counts()[index]);
+        let task = Task { grid, shape: &shape, options: &options, loads, held: None, work: &work, stream: 0 };
         Ok(LayerPlacement::describe(load.layers()[index], &task, &slots))
     };
     let layers = (0..load.layers().len()).map(layer).collect::<Result<_, PlacementError>>()?;

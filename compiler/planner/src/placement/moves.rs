@@ -81,8 +81,12 @@ pub(super) struct Limits {
 
 /// Exchanges that bring experts back to GPUs that hold them, as long as there are any that keep the limits.
 pub(super) fn settle(layout: &mut Layout, loads: &[f64], held: &Held, limits: Limits) {
-    while let Some(change) = (0..layout.grid.gpus()).find_map(|gpu| homeward(layout, loads, held, gpu, limits)) {
-        layout.apply(change);
+    while !layout.work.is_used_up() {
+        let change = (0..layout.grid.gpus()).find_map(|gpu| homeward(layout, loads, held, gpu, limits));
+        match change {
+            Some(change) => layout.apply(change),
+            None => return,
+        }
     }
 }
 
@@ -95,10 +99,14 @@ fn homeward(layout: &Layout, loads: &[f64], held: &Held, gpu: usize, limits: Lim
         for &from in layout.copies(expert).iter().filter(|slot| scope.contains(slot)) {
             for to in grid.slots_of_gpu(gpu) {
                 let change = Change::Exchange(from, to);
+                if layout.work.is_used_up() {
+                    return None;
+                }
                 if !layout.allows(change) || layout.after(change, f64::INFINITY).is_none_or(|most| most > limits.load) {
                     continue;
                 }
                 let there = grid.gpu(from);
+                layout.work.spend(4 * grid.per_gpu);
                 let exchanged = |gpu: usize, slot: usize, expert: usize| {
                     let mut experts = here(gpu).to_vec();
                     experts[slot - grid.slots_of_gpu(gpu).start] = expert;
@@ -113,6 +121,7 @@ fn homeward(layout: &Layout, loads: &[f64], held: &Held, gpu: usize, limits: Lim
                 if grid.node(from) == grid.node(to) {
                     return Some(change);
                 }
+                layout.work.spend(layout.slots().len() + layout.experts() * grid.nodes);
                 let mut trial = layout.clone();
                 trial.apply(change);
                 if Network::of(&trial, limits.top_k, loads).copies() <= limits.copies * (1.0 + TOLERANCE) {

@@ -4,6 +4,7 @@
 
 use moe_bundle::ExpertId;
 use moe_bundle::placement::{FORMAT, VERSION};
+use moe_compiler::units::Bytes;
 use serde::Serialize;
 
 use super::layer::{Task, bound, copies_between_nodes, gpu_loads};
@@ -28,8 +29,8 @@ pub struct Placement {
     pub experts: u32,
     /// Slots of all GPUs together.
     pub replicas: u32,
-    /// What it takes of each GPU.
-    pub memory: Memory,
+    /// What it takes of each GPU; none where the size of an expert is not known.
+    pub memory: Option<Memory>,
     /// In the order of the load.
     pub layers: Vec<LayerPlacement>,
 }
@@ -126,11 +127,12 @@ impl Placement {
         slots_per_gpu: u32,
         layers: Vec<LayerPlacement>,
     ) -> Placement {
-        let expert = options.expert_bytes.0;
         let count = layers.len() as u64;
         let moves: u64 = layers.iter().filter_map(|layer| layer.moves).map(u64::from).sum();
         let extra = u64::from(shape.replicas - load.experts()) * count;
         let gpus = u64::from(shape.replicas / slots_per_gpu);
+        // At most 2^40 bytes, and far fewer than 2^24 experts.
+        let of = |expert: u64, experts: u64| expert.saturating_mul(experts);
         Placement {
             format: FORMAT,
             version: VERSION,
@@ -140,12 +142,12 @@ impl Placement {
             slots_per_gpu,
             experts: load.experts(),
             replicas: shape.replicas,
-            memory: Memory {
+            memory: options.expert_bytes.map(|Bytes(expert)| Memory {
                 expert_bytes: expert,
-                per_gpu: expert.saturating_mul(u64::from(slots_per_gpu) * count),
-                redundant_per_gpu: expert.saturating_mul(extra) / gpus,
-                moved: expert.saturating_mul(moves),
-            },
+                per_gpu: of(expert, u64::from(slots_per_gpu) * count),
+                redundant_per_gpu: of(expert, extra) / gpus,
+                moved: of(expert, moves),
+            }),
             layers,
         }
     }

@@ -16,7 +16,8 @@ pub(super) fn doubled<'a>(layout: &'a Layout) -> impl Iterator<Item = usize> + '
 
 /// Exchanges second copies, or turns them into copies of other experts.
 pub(super) fn separate(layout: &mut Layout, limit: f64) {
-    loop {
+    while !layout.work.is_used_up() {
+        layout.work.spend(layout.slots().len() * layout.grid.per_gpu);
         let change = doubled(layout).find_map(|slot| way_out(layout, slot, limit));
         match change {
             Some(change) => layout.apply(change),

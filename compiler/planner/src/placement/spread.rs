@@ -31,8 +31,9 @@ pub(super) fn spread(
     let slots = layout.slots().len();
     let mut trials = slots * TRIALS_PER_SLOT * 64 / (layout.grid.nodes * layout.grid.nodes).max(64);
     let mut draws = trials * DRAWS;
-    while trials > 0 && draws > 0 && copies > target {
+    while trials > 0 && draws > 0 && copies > target && !layout.work.is_used_up() {
         draws -= 1;
+        layout.work.spend(1);
         let (a, b) = (random.index(slots), random.index(slots));
         let change = Change::Exchange(a, b);
         if layout.grid.node(a) == layout.grid.node(b)
@@ -44,6 +45,7 @@ pub(super) fn spread(
             continue;
         }
         trials -= 1;
+        layout.work.spend(layout.grid.nodes * layout.grid.nodes);
         let exchanged = [(layout.slots()[a], a, b), (layout.slots()[b], b, a)];
         let mut trial = network.clone();
         for (expert, from, to) in exchanged {

@@ -25,15 +25,18 @@ fn write(text: &mut String, placement: &Placement) -> std::fmt::Result {
         "{} experts in {} slots on {} nodes × {} GPUs, {} per GPU ({policy})",
         placement.experts, placement.replicas, placement.nodes, placement.gpus_per_node, placement.slots_per_gpu
     )?;
-    let memory = placement.memory;
-    // Unknown for a model that does not say how wide its experts are.
-    if memory.expert_bytes > 0 {
+    if let Some(memory) = placement.memory {
         let (all, further) = (Bytes(memory.per_gpu), Bytes(memory.redundant_per_gpu));
         write!(text, "experts take {all} of each GPU, {further} of it for further copies")?;
         if placement.layers.iter().any(|layer| layer.moves.is_some()) {
             write!(text, "; {} move", Bytes(memory.moved))?;
         }
         writeln!(text)?;
+    } else {
+        writeln!(
+            text,
+            "memory is not known: the model does not say `expert_ffn`, nor `--expert-bytes` the size of an expert"
+        )?;
     }
     writeln!(text)?;
     let mut rows =

@@ -3,7 +3,9 @@
 use thiserror::Error;
 
 use crate::sample::SampleError;
+use crate::setting::OutOfRange;
 use crate::simulate::ScenarioError;
+use crate::step::Schedule;
 use crate::traffic::TopologyError;
 
 /// A plan that cannot be, with what to write instead.
@@ -15,11 +17,18 @@ pub enum PlanError {
     /// Ranks, nodes and experts do not fit.
     #[error(transparent)]
     Topology(#[from] TopologyError),
+    /// A number outside of its setting.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// More GPUs than there are.
-    #[error("pp × dp × tp is {needed}, the cluster has {gpus} GPUs: lower one of them")]
+    #[error("pp {pp} × dp {dp} × tp {tp} is {} GPUs, and the cluster has {gpus}: lower one of them", product([*pp, *dp, *tp]))]
     TooFewGpus {
-        /// The product.
-        needed: u64,
+        /// Stages.
+        pp: u32,
+        /// Replicas.
+        dp: u32,
+        /// Ranks of a matrix.
+        tp: u32,
         /// Of the cluster.
         gpus: u32,
     },
@@ -41,23 +50,34 @@ pub enum PlanError {
         /// Layers.
         layers: u32,
     },
-    /// No multiprocessor left, or none used.
-    #[error("{sms} SMs for communication of {available}: use 1 to {}", available - 1)]
+    /// A schedule of other stages.
+    #[error("the schedule {} needs an even number of stages, and pp is {pp}: use another schedule, or another pp", schedule.name())]
+    Schedule {
+        /// Which.
+        schedule: Schedule,
+        /// Stages.
+        pp: u32,
+    },
+    /// No multiprocessor left for anything but communication.
+    #[error("{sms} SMs for communication of {available} leave none to compute: use fewer")]
     Sms {
         /// Asked for.
         sms: u32,
         /// Of the GPU.
         available: u32,
     },
-    /// No such stage.
-    #[error("there is no ZeRO stage {0}: use 0 to 3")]
-    Zero(u8),
-    /// Nothing to send.
-    #[error("a call needs at least one token")]
-    Tokens,
-    /// Not a part of the peak.
-    #[error("the efficiency is {0}, and must be above 0 and at most 1")]
-    Efficiency(f64),
+    /// Nodes that nothing joins.
+    #[error(
+        "ep {ep} spans {nodes} nodes, and the cluster has no `rdma`: write `rdma 50 GB/s per gpu`, or use at most ep {most}"
+    )]
+    NoRdma {
+        /// Ranks.
+        ep: u32,
+        /// Nodes.
+        nodes: u32,
+        /// Ranks of one node.
+        most: u32,
+    },
     /// A layer that the placement does not have.
     #[error("the placement has no layer {0}")]
     NoLayer(u32),
@@ -80,4 +100,9 @@ pub enum PlanError {
         /// What they lack.
         reason: String,
     },
+}
+
+/// Of any three numbers.
+fn product(numbers: [u32; 3]) -> u128 {
+    numbers.into_iter().map(u128::from).product()
 }

@@ -19,6 +19,7 @@ pub use table::{compare_table, front_table, human_bytes};
 use crate::explain;
 use crate::memory::{Inputs, Memory, Parameters, Precision, Recompute, Share, Thrift, score_operations};
 use crate::sample::{Logits, Sample, Source};
+use crate::setting::{self, OutOfRange};
 use crate::step::{Parallel, Replicas, Schedule, StageWork, Step};
 use crate::time::{Call, Demand, Direction, Prediction, Profile};
 use crate::traffic::{Expected, Given, Topology, Wire};
@@ -51,6 +52,20 @@ pub struct Options {
     pub sequence: u32,
     /// Which GPU holds which experts; in order in equal blocks when it is not given.
     pub placed: Option<Placed>,
+}
+
+impl Options {
+    fn check(&self) -> Result<(), OutOfRange> {
+        if let Logits::Skewed(deviation) = self.logits {
+            setting::SKEW.check(deviation)?;
+        }
+        setting::SAMPLE.check(self.sampled_tokens as u64)?;
+        if let Some(micro_batches) = self.micro_batches {
+            setting::MICRO_BATCHES.check(micro_batches)?;
+        }
+        setting::EFFICIENCY.check(self.efficiency)?;
+        setting::SEQUENCE.check(self.sequence)
+    }
 }
 
 /// A layer of a placement, which stands for all.
@@ -95,6 +110,22 @@ pub struct Change {
     pub sms: Option<u32>,
     /// Tokens of a GPU.
     pub tokens: Option<u32>,
+}
+
+impl Change {
+    /// That every number is within its setting.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        let Change { ep, pp, dp, zero, sms, tokens } = *self;
+        let numbers = [ep, pp, dp, zero.map(u32::from), sms, tokens];
+        let settings = [setting::EP, setting::PP, setting::DP, setting::ZERO, setting::SMS, setting::TOKENS];
+        settings
+            .iter()
+            .zip(numbers)
+            .try_for_each(|(setting, number)| number.map_or(Ok(()), |number| setting.check(number)))
+    }
 }
 
 /// Answers questions about one deploy.
@@ -211,9 +242,7 @@ impl<'a> Planner<'a> {
     pub fn new(spec: &'a Spec, deploy: DeployId, options: Options) -> Result<Planner<'a>, PlanError> {
         let deploy = &spec.deploys[deploy];
         let (model, cluster) = (&spec.models[deploy.model], &spec.clusters[deploy.cluster]);
-        if !(options.efficiency > 0.0 && options.efficiency <= 1.0) {
-            return Err(PlanError::Efficiency(options.efficiency));
-        }
+        options.check()?;
         let sample = Sample::of(&model.gate, &options.logits, options.sampled_tokens, options.seed)?;
         let parameters = Parameters::of(model);
         let rate = |link: Link| link.bandwidth.0 as f64;
@@ -224,29 +253,36 @@ impl<'a> Planner<'a> {
     }
 
     /// The plan as it is written, with a change. Where neither says how many multiprocessors, the fewest that saturate the slower link.
-    pub fn parallel(&mut self, change: Change) -> Parallel {
-        let mut parallel = self.written(change);
-        if change.sms.or(self.deploy.sms).is_none() && self.prepare(parallel.ep).is_ok() {
-            parallel.sms =
-                self.enough_sms(&parallel).unwrap_or(parallel.sms).min(self.cluster.gpu.sms.saturating_sub(1));
+    ///
+    /// # Errors
+    /// If a number makes no sense, or the plan does not fit the cluster or the model.
+    pub fn parallel(&mut self, change: Change) -> Result<Parallel, PlanError> {
+        let mut parallel = self.written(change)?;
+        self.check(&parallel)?;
+        if change.sms.or(self.deploy.sms).is_none() {
+            self.prepare(parallel.ep)?;
+            if let Some(enough) = self.enough_sms(&parallel) {
+                parallel.sms = enough.min(self.cluster.gpu.sms.saturating_sub(1)).max(1);
+            }
         }
-        parallel
+        Ok(parallel)
     }
 
-    pub(crate) fn written(&self, change: Change) -> Parallel {
+    /// The plan as it is written, with a change whose numbers are within their settings; ranks and nodes need not fit yet.
+    pub(crate) fn written(&self, change: Change) -> Result<Parallel, PlanError> {
+        change.check()?;
         let deploy = self.deploy;
         let (pp, tp) = (change.pp.unwrap_or(deploy.pp), deploy.tp);
         // Fewer stages leave more GPUs to replicas, unless that was said too.
-        let all = (self.cluster.gpus() / pp.max(1) / tp.max(1)).max(1);
+        let all = (self.cluster.gpus() / pp / tp).max(1);
         let dp = change.dp.unwrap_or(if change.pp.is_some() { all } else { deploy.dp });
-        let even = pp > 1 && pp.is_multiple_of(2);
-        let default = if even { Schedule::DualPipe } else { Schedule::OneForwardOneBackward };
+        let default = if Schedule::DualPipe.fits(pp) { Schedule::DualPipe } else { Schedule::OneForwardOneBackward };
         let micro_batches = self.options.micro_batches.unwrap_or(8 * deploy.pp);
-        // The batch of a step stays what it is.
-        let batch = u64::from(micro_batches) * u64::from(deploy.dp) * u64::from(deploy.tokens.0);
+        // The batch of a step stays what it is, as far as calls of whole tokens allow.
+        let batch = [micro_batches, deploy.dp, deploy.tokens.0].map(u128::from).into_iter().product::<u128>();
         let tokens = change.tokens.unwrap_or(deploy.tokens.0);
-        let micro_batches = (batch / (u64::from(dp) * u64::from(tokens)).max(1)).max(1);
-        Parallel {
+        let micro_batches = (batch / (u128::from(dp) * u128::from(tokens).max(1))).max(1);
+        Ok(Parallel {
             ep: change.ep.unwrap_or(deploy.ep),
             pp,
             dp,
@@ -254,9 +290,9 @@ impl<'a> Planner<'a> {
             zero: change.zero.unwrap_or(deploy.zero),
             sms: change.sms.or(deploy.sms).unwrap_or(DEFAULT_SMS.min(self.cluster.gpu.sms / 2).max(1)),
             tokens,
-            micro_batches: u32::try_from(micro_batches).unwrap_or(u32::MAX),
+            micro_batches: setting::MICRO_BATCHES.narrow(u64::try_from(micro_batches).unwrap_or(u64::MAX))?,
             schedule: self.options.schedule.unwrap_or(default),
-        }
+        })
     }
 
     /// Asks once where the tokens go with `ep` ranks.
@@ -349,26 +385,33 @@ impl<'a> Planner<'a> {
         Ok(report)
     }
 
+    /// Whether a plan fits cluster and model, whoever made it.
     fn check(&self, parallel: &Parallel) -> Result<(), PlanError> {
-        let gpus = u64::from(parallel.pp) * u64::from(parallel.dp) * u64::from(parallel.tp);
-        if gpus > u64::from(self.cluster.gpus()) {
-            return Err(PlanError::TooFewGpus { needed: gpus, gpus: self.cluster.gpus() });
+        let Parallel { ep, pp, dp, tp, zero, sms, tokens, micro_batches, schedule } = *parallel;
+        let change =
+            Change { ep: Some(ep), pp: Some(pp), dp: Some(dp), zero: Some(zero), sms: Some(sms), tokens: Some(tokens) };
+        change.check()?;
+        setting::TP.check(tp)?;
+        setting::MICRO_BATCHES.check(micro_batches)?;
+        let (gpus, local) = (self.cluster.gpus(), self.cluster.gpus_per_node);
+        // Three numbers of at most 2^24 each.
+        if u128::from(pp) * u128::from(dp) * u128::from(tp) > u128::from(gpus) {
+            return Err(PlanError::TooFewGpus { pp, dp, tp, gpus });
         }
-        let replicas = u64::from(parallel.dp) * u64::from(parallel.tp);
-        if parallel.ep == 0 || !replicas.is_multiple_of(u64::from(parallel.ep)) {
-            return Err(PlanError::Replicas { ep: parallel.ep, dp: parallel.dp, tp: parallel.tp });
+        if !(u64::from(dp) * u64::from(tp)).is_multiple_of(u64::from(ep)) {
+            return Err(PlanError::Replicas { ep, dp, tp });
         }
-        if parallel.pp > self.model.moe_layers {
-            return Err(PlanError::Stages { pp: parallel.pp, layers: self.model.moe_layers });
+        if pp > self.model.moe_layers {
+            return Err(PlanError::Stages { pp, layers: self.model.moe_layers });
         }
-        if parallel.sms >= self.cluster.gpu.sms || parallel.sms == 0 {
-            return Err(PlanError::Sms { sms: parallel.sms, available: self.cluster.gpu.sms });
+        if !schedule.fits(pp) {
+            return Err(PlanError::Schedule { schedule, pp });
         }
-        if parallel.zero > 3 {
-            return Err(PlanError::Zero(parallel.zero));
+        if sms >= self.cluster.gpu.sms {
+            return Err(PlanError::Sms { sms, available: self.cluster.gpu.sms });
         }
-        if parallel.tokens == 0 {
-            return Err(PlanError::Tokens);
+        if ep > local && self.cluster.rdma.is_none() {
+            return Err(PlanError::NoRdma { ep, nodes: ep.div_ceil(local), most: local });
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{Phase, Report};
 use crate::memory::Parameters;
+use crate::sample::Source;
 use crate::search::{Candidate, Found};
 use crate::traffic::GivenPhase;
 
@@ -100,7 +101,8 @@ impl fmt::Display for Report {
         writeln!(f, "{}", parameters(&self.parameters))?;
 
         let expected = &self.gate.expected;
-        writeln!(f, "\nwhere a token goes ({} sampled, 95 % confidence)", expected.tokens)?;
+        let how = if self.source == Source::Observed { "recorded" } else { "sampled" };
+        writeln!(f, "\nwhere a token goes ({} {how}, 95 % confidence)", expected.independent)?;
         let mut rows = vec![row(["", "mean", "±", "most"])];
         for (name, estimate) in [
             ("distinct nodes", expected.distinct_nodes),
@@ -111,7 +113,7 @@ impl fmt::Display for Report {
             rows.push(vec![
                 name.to_owned(),
                 format!("{:.3}", estimate.mean),
-                format!("{:.3}", estimate.half_width),
+                estimate.half_width.map_or_else(|| "–".to_owned(), |half| format!("{half:.3}")),
                 format!("{:.0}", estimate.largest),
             ]);
         }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::demand::Spread;
 use super::links::Links;
-use super::{Link, LinkKind, Scenario};
+use super::{Link, LinkKind, Scenario, ScenarioError};
 
 /// The bounds of both phases.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,6 +25,22 @@ pub struct PhaseBound {
     pub time: Microseconds,
     /// The busiest link.
     pub bottleneck: Link,
+}
+
+/// Seconds for which a link may carry the bytes of one call: longer is a mistyped rate, and picoseconds in a `u64` hold 200 days.
+const LONGEST: f64 = 1000.0;
+
+impl Bounds {
+    /// That nothing takes longer than can be counted.
+    pub(super) fn check(&self) -> Result<(), ScenarioError> {
+        for PhaseBound { time, bottleneck } in [&self.dispatch, &self.combine] {
+            let seconds = time.0 / 1e6;
+            if seconds.is_nan() || seconds > LONGEST {
+                return Err(ScenarioError::TooLong { link: *bottleneck, seconds, most: LONGEST });
+            }
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn closed_form(scenario: &Scenario, spread: &Spread, links: &Links) -> Bounds {

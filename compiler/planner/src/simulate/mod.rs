@@ -60,10 +60,11 @@ pub fn simulate(scenario: &Scenario) -> Result<Outcome, ScenarioError> {
 pub fn simulate_watched(scenario: &Scenario, watch: &(dyn Fn(u64) + Sync)) -> Result<Outcome, ScenarioError> {
     scenario.check()?;
     let demand = demand::Spread::new(scenario);
-    let records: Vec<Record> =
-        parts(scenario).into_par_iter().map(|part| simulate_part(&part, &demand, watch)).collect();
     let links = Links::new(scenario);
     let bounds = bounds::closed_form(scenario, &demand, &links);
+    bounds.check()?;
+    let records: Vec<Record> =
+        parts(scenario).into_par_iter().map(|part| simulate_part(&part, &demand, watch)).collect();
     Ok(report::summarise(scenario, &links, &Record::joined(records), bounds))
 }
 

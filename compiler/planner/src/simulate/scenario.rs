@@ -1,13 +1,15 @@
 //! What is simulated, as plain typed values.
 //!
-//! Invariant: after [`Scenario::check`] every count is positive, every rate and factor is finite and positive, every GPU
-//! that a fault names exists, and the number of chunks fits a `u32`.
+//! Invariant: after [`Scenario::check`] every number is within its [`setting`](crate::setting), every GPU that a fault names exists, and the
+//! number of chunks fits a `u32`.
 
 use std::fmt;
 
 use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
 use serde::Serialize;
 use thiserror::Error;
+
+use crate::setting::{self, OutOfRange};
 
 /// The number of a GPU in the cluster: `node × gpus per node + local index`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -283,21 +285,22 @@ impl fmt::Display for Link {
 /// What makes a scenario impossible, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum ScenarioError {
-    /// A count that must be positive.
+    /// A number outside of its setting.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// A link without a rate, or rows without bytes.
     #[error("{what} is 0; give at least 1")]
     Zero {
         /// Which.
         what: &'static str,
     },
-    /// A rate, time or factor outside its range.
-    #[error("{what} is {value}; give {range}")]
-    Range {
-        /// Which.
-        what: &'static str,
+    /// Ranks that a copy reaches.
+    #[error("ranks_per_copy is {ranks}; give a number from 1 to the {most} GPUs of a node")]
+    RanksPerCopy {
         /// What was given.
-        value: f64,
-        /// What is allowed.
-        range: &'static str,
+        ranks: f64,
+        /// GPUs of a node.
+        most: u32,
     },
     /// Groups do not consist of whole nodes.
     #[error(
@@ -354,6 +357,19 @@ pub enum ScenarioError {
         /// The last GPU.
         last: u64,
     },
+    /// Longer than times are counted.
+    #[error(
+        "the busiest link, {link}, carries bytes for {seconds:.0} s in one call, and at most {most} s are simulated; give its rate as it \
+         can be achieved, or fewer tokens"
+    )]
+    TooLong {
+        /// Which link.
+        link: Link,
+        /// How long it takes.
+        seconds: f64,
+        /// How long it may.
+        most: f64,
+    },
     /// Too fine.
     #[error("{chunks} chunks are more than {limit}; raise chunk_tokens to at least {suggestion}")]
     TooManyChunks {
@@ -400,31 +416,29 @@ impl Scenario {
     /// The first value that is impossible.
     pub fn check(&self) -> Result<(), ScenarioError> {
         let (network, demand, options) = (&self.network, &self.demand, &self.options);
+        setting::NODES_PER_POD.check(network.nodes)?;
+        setting::GPUS.check(u64::from(network.nodes) * u64::from(network.gpus_per_node))?;
+        setting::EP.check(demand.group_ranks)?;
+        setting::TOKENS.check(demand.tokens_per_gpu)?;
+        setting::CHUNK_TOKENS.check(options.chunk_tokens)?;
+        setting::WINDOW.check(options.window)?;
+        setting::NVLINK_LATENCY.check(network.nvlink_latency.0)?;
+        setting::NIC_LATENCY.check(network.nic_latency.0)?;
+        setting::EXPERT_TIME.check(demand.expert_time.0)?;
         for (what, value) in [
-            ("nodes", u64::from(network.nodes)),
-            ("gpus_per_node", u64::from(network.gpus_per_node)),
             ("nvlink", network.nvlink.0),
             ("nic", network.nic.0),
-            ("group_ranks", u64::from(demand.group_ranks)),
-            ("tokens_per_gpu", u64::from(demand.tokens_per_gpu)),
             ("dispatch_bytes", demand.dispatch_bytes.0),
             ("combine_bytes", demand.combine_bytes.0),
-            ("chunk_tokens", u64::from(options.chunk_tokens)),
-            ("window", u64::from(options.window)),
         ] {
             if value == 0 {
                 return Err(ScenarioError::Zero { what });
             }
         }
-        time("nvlink_latency", network.nvlink_latency)?;
-        time("nic_latency", network.nic_latency)?;
-        time("expert_time", demand.expert_time)?;
         if let Some(spine) = &network.spine {
-            if spine.nodes_per_pod == 0 {
-                return Err(ScenarioError::Zero { what: "nodes_per_pod" });
-            }
-            range("oversubscription", spine.oversubscription, 1.0, 1e6, "a number of at least 1")?;
-            time("spine latency", spine.latency)?;
+            setting::NODES_PER_POD.check(spine.nodes_per_pod)?;
+            setting::OVERSUBSCRIPTION.check(spine.oversubscription)?;
+            setting::SPINE_LATENCY.check(spine.latency.0)?;
         }
         if demand.group_ranks % network.gpus_per_node != 0 {
             return Err(ScenarioError::PartialNode { ranks: demand.group_ranks, gpus_per_node: network.gpus_per_node });
@@ -434,13 +448,10 @@ impl Scenario {
             return Err(ScenarioError::PartialGroup { gpus, ranks: demand.group_ranks });
         }
         self.check_load()?;
-        range(
-            "ranks_per_copy",
-            demand.ranks_per_copy,
-            1.0,
-            f64::from(network.gpus_per_node),
-            "at least 1 and at most the GPUs of a node",
-        )?;
+        let (ranks, most) = (demand.ranks_per_copy, network.gpus_per_node);
+        if !(ranks >= 1.0 && ranks <= f64::from(most)) {
+            return Err(ScenarioError::RanksPerCopy { ranks, most });
+        }
         for fault in &self.faults {
             check_fault(fault, gpus)?;
         }
@@ -482,27 +493,12 @@ impl Scenario {
 
 fn check_fault(fault: &Fault, gpus: u64) -> Result<(), ScenarioError> {
     match *fault {
-        Fault::SlowNic { rate, .. } | Fault::SlowNvlink { rate, .. } => {
-            range("the rate of a fault", rate, f64::MIN_POSITIVE, 1.0, "a fraction above 0 and at most 1")?;
-        }
-        Fault::Late { by, .. } => time("the delay of a fault", by)?,
-        Fault::SlowExperts { factor, .. } => {
-            range("the factor of a fault", factor, 1.0, 1e6, "a number of at least 1")?;
-        }
+        Fault::SlowNic { rate, .. } | Fault::SlowNvlink { rate, .. } => setting::SLOW_LINK.check(rate)?,
+        Fault::Late { by, .. } => setting::LATE.check(by.0)?,
+        Fault::SlowExperts { factor, .. } => setting::SLOW_EXPERTS.check(factor)?,
     }
     if u64::from(fault.gpu().0) >= gpus {
         return Err(ScenarioError::NoSuchGpu { fault: *fault, last: gpus - 1 });
     }
     Ok(())
-}
-
-/// A day: longer times would not be a communication phase, and picoseconds in a `u64` hold 200 days.
-const LONGEST: f64 = 86_400e6;
-
-fn time(what: &'static str, value: Microseconds) -> Result<(), ScenarioError> {
-    range(what, value.0, 0.0, LONGEST, "a time from 0 µs to one day")
-}
-
-fn range(what: &'static str, value: f64, low: f64, high: f64, range: &'static str) -> Result<(), ScenarioError> {
-    if value >= low && value <= high { Ok(()) } else { Err(ScenarioError::Range { what, value, range }) }
 }

@@ -47,6 +47,11 @@ impl Schedule {
         }
     }
 
+    /// Whether so many stages can alternate like this: DualPipe goes through them from both ends.
+    pub fn fits(self, stages: u32) -> bool {
+        self != Schedule::DualPipe || (stages > 1 && stages.is_multiple_of(2))
+    }
+
     /// The idle time of a step.
     pub fn bubble(self, stages: u32, forward: f64, backward: f64, weights: f64) -> f64 {
         let stages = f64::from(stages.max(1));

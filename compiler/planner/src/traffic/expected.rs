@@ -1,6 +1,7 @@
 //! What a sampled gate means for the links, per token.
 //!
-//! Invariant: every mean has the half width of its 95 % confidence interval, from the spread of the tokens. Tokens start on every rank
+//! Invariant: every mean has the half width of its 95 % confidence interval, from the spread of the tokens; recorded tokens that are repeated
+//! make it no narrower. Tokens start on every rank
 //! with equal probability, whatever their picks; that average is taken exactly, not sampled.
 
 use moe_bundle::RankId;
@@ -15,8 +16,8 @@ use crate::sample::Sample;
 pub struct Estimate {
     /// The mean over the sampled tokens.
     pub mean: f64,
-    /// Half width of the 95 % confidence interval of the mean.
-    pub half_width: f64,
+    /// Half width of the 95 % confidence interval of the mean; none with one token, which says nothing of the spread.
+    pub half_width: Option<f64>,
     /// The largest that a sampled token had.
     pub largest: f64,
 }
@@ -26,7 +27,7 @@ impl Estimate {
     /// that starts where it does not go; nothing where there is no other place.
     fn scaled(self, factor: f64) -> Estimate {
         let largest = if factor > 0.0 { self.largest } else { 0.0 };
-        Estimate { mean: self.mean * factor, half_width: self.half_width * factor, largest }
+        Estimate { mean: self.mean * factor, half_width: self.half_width.map(|half| half * factor), largest }
     }
 }
 
@@ -44,8 +45,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// `counts` events on each place, from `tokens` tokens; the numbers are per token.
-    fn of(counts: &[u64], tokens: f64) -> Load {
+    /// `counts` events on each place, from `tokens` tokens, of which so many are not repeated; the numbers are per token.
+    fn of(counts: &[u64], tokens: f64, independent: f64) -> Load {
         let places = counts.len() as f64;
         let sum: u64 = counts.iter().sum();
         let largest = counts.iter().copied().max().unwrap_or(0);
@@ -53,7 +54,7 @@ impl Load {
             mean: sum as f64 / places / tokens,
             largest: largest as f64 / tokens,
             places: counts.len() as u32,
-            events: sum as f64 / places,
+            events: sum as f64 / places / tokens * independent,
         }
     }
 
@@ -86,6 +87,8 @@ impl Load {
 pub struct Expected {
     /// Sampled tokens.
     pub tokens: u64,
+    /// Those that do not repeat others: recorded ones are repeated where more were asked for.
+    pub independent: u64,
     /// Ranks of the group.
     pub ranks: u32,
     /// Ranks of a node.
@@ -130,7 +133,7 @@ impl Expected {
         for picks in sample.indices().chunks(sample.top_k() as usize) {
             sums.add(topology, picks, &mut ranks);
         }
-        sums.finish(topology)
+        sums.finish(topology, sample.independent() as u64)
     }
 }
 
@@ -150,12 +153,11 @@ impl Moments {
         self.largest = self.largest.max(value);
     }
 
-    fn estimate(self, tokens: u64) -> Estimate {
+    fn estimate(self, tokens: u64, independent: u64) -> Estimate {
         let n = tokens.max(1) as f64;
         let mean = self.sum as f64 / n;
         let variance = (self.squares as f64 / n - mean * mean).max(0.0);
-        // With one token nothing is known of the spread.
-        let half_width = if tokens > 1 { 1.96 * (variance / (n - 1.0)).sqrt() } else { f64::INFINITY };
+        let half_width = (independent > 1).then(|| 1.96 * (variance / (independent as f64 - 1.0)).sqrt());
         Estimate { mean, half_width, largest: self.largest as f64 }
     }
 }
@@ -218,18 +220,20 @@ impl Sums {
         self.nodes.add(nodes);
     }
 
-    fn finish(self, topology: &Topology) -> Expected {
+    fn finish(self, topology: &Topology, independent: u64) -> Expected {
         let (ranks, local, nodes) =
             [topology.ranks(), topology.ranks_per_node(), topology.nodes()].map(f64::from).into();
-        let distinct_nodes = self.nodes.estimate(self.tokens);
-        let distinct_ranks = self.ranks.estimate(self.tokens);
-        let picks = self.picks.estimate(self.tokens);
+        let distinct_nodes = self.nodes.estimate(self.tokens, independent);
+        let distinct_ranks = self.ranks.estimate(self.tokens, independent);
+        let picks = self.picks.estimate(self.tokens, independent);
         let most_remote = distinct_nodes.largest.min(nodes - 1.0);
         let remote_nodes = Estimate { largest: most_remote, ..distinct_nodes.scaled(1.0 - 1.0 / nodes) };
         let tokens = self.tokens as f64;
+        let load = |counts: &[u64]| Load::of(counts, tokens, independent as f64);
         let per_token = |counts: &[u64]| counts.iter().map(|&count| count as f64 / tokens).collect();
         Expected {
             tokens: self.tokens,
+            independent,
             ranks: topology.ranks(),
             ranks_per_node: topology.ranks_per_node(),
             distinct_nodes,
@@ -239,10 +243,10 @@ impl Sums {
             picks,
             remote_picks: picks.scaled(1.0 - 1.0 / nodes),
             crossing_picks: picks.scaled(1.0 - 1.0 / ranks),
-            rank_picks: Load::of(&self.picks_by_rank, tokens),
-            rank_copies: Load::of(&self.by_rank, tokens),
-            node_copies: Load::of(&self.by_node, tokens),
-            expert_picks: Load::of(&self.by_expert, tokens),
+            rank_picks: load(&self.picks_by_rank),
+            rank_copies: load(&self.by_rank),
+            node_copies: load(&self.by_node),
+            expert_picks: load(&self.by_expert),
             experts: per_token(&self.by_expert),
             picks_by_rank: per_token(&self.picks_by_rank),
             copies_by_rank: per_token(&self.by_rank),

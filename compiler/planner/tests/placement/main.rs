@@ -364,8 +364,9 @@ fn what_a_placement_looks_like() {
     assert_eq!(json["format"], "moe-placement");
     assert_eq!(json["layers"][1]["experts_by_slot"].as_array().map(Vec::len), Some(16));
     // 2 layers × 2 slots of 44 040 192 B; 4 of 16 slots are further copies.
-    assert_eq!(placement.memory.per_gpu, 2 * 2 * 44_040_192);
-    assert_eq!(placement.memory.redundant_per_gpu, 44_040_192);
+    let memory = placement.memory.expect("the size of an expert is known");
+    assert_eq!(memory.per_gpu, 2 * 2 * 44_040_192);
+    assert_eq!(memory.redundant_per_gpu, 44_040_192);
 }
 
 /// The size of DeepSeek-V3 in production: that it takes no longer than anybody waits.
