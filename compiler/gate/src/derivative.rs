@@ -3,8 +3,13 @@
 //! The backward program computes the values of the gate that it needs again, then walks over the gate from its weights to its logits.
 //! For every value that depends on the logits it collects the *gradient*: the derivative of Σ weights · grad_weights with respect to
 //! that value. Choices and masks are constants: they change nowhere continuously.
+//!
+//! Invariant: where a logit has no influence its gradient is +0, whatever else the token holds: an expert that was not chosen, a masked
+//! logit (−1e9, −∞) at which every function is flat. Two rules see to that. A gradient of chosen experts is computed for those alone
+//! and scattered at the end, so that nothing of the others is ever multiplied by its 0. And in a product one factor of which is 0
+//! the other counts for nothing (`simplify`).
 
-use crate::ir::{Backward, Binary, Gate, InputKind, Op, Reduction, Type, Unary, ValueId};
+use crate::ir::{Backward, Binary, Gate, InputKind, Op, Reduction, Type, ValueId};
 use crate::simplify::Builder;
 
 /// The name of the additional input of a backward program.
@@ -12,29 +17,37 @@ pub const WEIGHT_GRADIENT: &str = "grad_weights";
 
 /// The backward gate: its inputs are those of the gate, followed by [`WEIGHT_GRADIENT`]. `None` if the gate has no logits.
 ///
-/// Where a function has a corner (|x|, min, max, relu at the corner) the derivative is one of the two sides; the derivative of a
-/// maximum goes to the first of those that tie.
+/// Where a function has a corner the derivative is that of one side: of the operand that min and max take, 0 for relu and |x|; the
+/// derivative of a maximum goes to the first of those that tie.
 pub fn derivative(gate: &Gate) -> Option<Backward> {
     let program = &gate.program;
     let (logits, depends) = dependence_on_logits(gate)?;
-    let mut rules = Rules { to: Builder::new(program.clone()), gradients: vec![None; program.ops().len()] };
+    let mut rules = Rules { to: Builder::new(gate), gradients: vec![Vec::new(); program.ops().len()] };
     let input = rules.to.declare(WEIGHT_GRADIENT, InputKind::WeightGradient(gate.top_k()));
-    rules.gradients[gate.weights.0 as usize] = Some(rules.to.push(Op::Input(input)));
+    let input = rules.to.push(Op::Input(input));
+    rules.add(gate.weights, Part::All(input));
 
     let operations: Vec<(ValueId, &Op)> = program.ops().collect();
     for (id, op) in operations.into_iter().rev() {
         if depends[id.0 as usize]
-            && let Some(gradient) = rules.gradients[id.0 as usize]
             && !matches!(op, Op::Input(_))
+            && let Some(gradient) = rules.gradient(&[id])
         {
             rules.propagate(id, op, gradient, &depends);
         }
     }
 
-    // A program may read the logits more than once.
-    let parts: Vec<ValueId> = logits.iter().filter_map(|read| rules.gradients[read.0 as usize]).collect();
-    let result = match parts.into_iter().reduce(|sum, part| rules.to.binary(Binary::Add, sum, part)) {
-        Some(gradient) => rules.spread_over(gradient, logits[0]),
+    // Adding 0 makes −0 to +0.
+    let zero = rules.to.constant(0.0);
+    let result = match rules.gradient(&logits) {
+        Some(Part::Chosen { of, at }) => {
+            let of = rules.to.plus(of, zero);
+            rules.to.push(Op::Scatter { of, at })
+        }
+        Some(Part::All(gradient)) => {
+            let gradient = rules.spread_over(gradient, logits[0]);
+            rules.to.plus(gradient, zero)
+        }
         None => {
             let (ones, one) = (rules.ones(logits[0]), rules.to.constant(1.0));
             rules.to.binary(Binary::Subtract, ones, one)
@@ -44,7 +57,7 @@ pub fn derivative(gate: &Gate) -> Option<Backward> {
     Some(Backward { program, logits })
 }
 
-/// The operations that read the logits, and for every operation whether its result changes continuously with them.
+/// The operations that read the logits, and for every operation whether its result is computed from them, choices and masks aside.
 fn dependence_on_logits(gate: &Gate) -> Option<(Vec<ValueId>, Vec<bool>)> {
     let program = &gate.program;
     let mut logits = Vec::new();
@@ -59,29 +72,63 @@ fn dependence_on_logits(gate: &Gate) -> Option<(Vec<ValueId>, Vec<bool>)> {
             | Op::ChooseExperts { .. }
             | Op::LookUp { .. }
             | Op::LargestMask { .. }
-            | Op::GroupLargestMask { .. }
-            | Op::Unary(Unary::IsPositive | Unary::Sign, _)
-            | Op::Binary(Binary::AtLeast, ..) => false,
+            | Op::GroupLargestMask { .. } => false,
             op => op.operands().any(|operand| depends[operand.0 as usize]),
         });
     }
     (!logits.is_empty()).then_some((logits, depends))
 }
 
+/// What one reader of a value adds to its gradient.
+#[derive(Clone, Copy)]
+enum Part {
+    /// Of every element. A scalar for a vector counts for each of its elements.
+    All(ValueId),
+    /// Of the chosen experts; of the others it is 0.
+    Chosen { of: ValueId, at: ValueId },
+}
+
 struct Rules {
     to: Builder,
-    /// The gradient of each value of the gate as far as it is known. A scalar for a vector counts for each of its elements.
-    gradients: Vec<Option<ValueId>>,
+    /// The parts of the gradient of each value of the gate, as far as they are known.
+    gradients: Vec<Vec<Part>>,
 }
 
 impl Rules {
     /// Adds to the gradient of a value.
-    fn add(&mut self, value: ValueId, gradient: ValueId) {
-        let so_far = self.gradients[value.0 as usize];
-        self.gradients[value.0 as usize] = Some(match so_far {
-            None => gradient,
-            Some(sum) => self.to.binary(Binary::Add, sum, gradient),
-        });
+    fn add(&mut self, value: ValueId, part: Part) {
+        self.gradients[value.0 as usize].push(part);
+    }
+
+    /// The sum of the parts of values that are one. Of one choice of experts, if all parts are.
+    fn gradient(&mut self, values: &[ValueId]) -> Option<Part> {
+        let parts: Vec<Part> = values.iter().flat_map(|value| self.gradients[value.0 as usize].clone()).collect();
+        let choice = |part: &Part| match *part {
+            Part::Chosen { at, .. } => Some(at),
+            Part::All(_) => None,
+        };
+        let common = parts.first().and_then(choice);
+        let common = common.filter(|_| parts.iter().all(|part| choice(part) == common));
+        let numbers: Vec<ValueId> = parts
+            .into_iter()
+            .map(|part| match (common, part) {
+                (Some(_), Part::Chosen { of, .. }) => of,
+                (_, part) => self.all(part),
+            })
+            .collect();
+        let sum = numbers.into_iter().reduce(|sum, part| self.to.plus(sum, part))?;
+        Some(match common {
+            Some(at) => Part::Chosen { of: sum, at },
+            None => Part::All(sum),
+        })
+    }
+
+    /// The gradient of every element.
+    fn all(&mut self, part: Part) -> ValueId {
+        match part {
+            Part::All(gradient) => gradient,
+            Part::Chosen { of, at } => self.to.push(Op::Scatter { of, at }),
+        }
     }
 
     /// 1 for each element of a vector.
@@ -96,25 +143,7 @@ impl Rules {
             return gradient;
         }
         let ones = self.ones(like);
-        self.to.binary(Binary::Multiply, ones, gradient)
-    }
-
-    fn sum(&mut self, of: ValueId) -> ValueId {
-        self.to.push(Op::Reduce(Reduction::Sum, of))
-    }
-
-    fn times(&mut self, a: ValueId, b: ValueId) -> ValueId {
-        self.to.binary(Binary::Multiply, a, b)
-    }
-
-    fn negated(&mut self, a: ValueId) -> ValueId {
-        self.to.unary(Unary::Negate, a)
-    }
-
-    /// 1 − a
-    fn complement(&mut self, a: ValueId) -> ValueId {
-        let one = self.to.constant(1.0);
-        self.to.binary(Binary::Subtract, one, a)
+        self.to.times(ones, gradient)
     }
 
     /// a / n
@@ -123,36 +152,93 @@ impl Rules {
         self.to.binary(Binary::Divide, a, n)
     }
 
-    fn propagate(&mut self, value: ValueId, op: &Op, gradient: ValueId, depends: &[bool]) {
+    /// What a maximum looks at: −∞ in the place of NaN.
+    fn without_nan(&mut self, of: ValueId) -> ValueId {
+        if self.to.is_number(of) {
+            return of;
+        }
+        let lowest = self.to.constant(f32::NEG_INFINITY);
+        self.to.binary(Binary::Max, of, lowest)
+    }
+
+    fn propagate(&mut self, value: ValueId, op: &Op, part: Part, depends: &[bool]) {
         match *op {
-            Op::Unary(function, of) => {
-                let gradient = self.unary(function, of, value, gradient);
-                self.add(of, gradient);
+            Op::Unary(function, x) => {
+                let slope =
+                    |to: &mut Builder, [x]: [ValueId; 1], value, gradient| function.slope(0, to, [x], value, gradient);
+                self.elements([x], 0, value, part, slope);
             }
             Op::Binary(function, a, b) => {
-                for (operand, is_first) in [(a, true), (b, false)] {
+                for (place, operand) in [a, b].into_iter().enumerate() {
                     if depends[operand.0 as usize] {
-                        self.binary(function, (a, b), is_first, value, gradient);
+                        let slope = |to: &mut Builder, [a, b]: [ValueId; 2], value, gradient| {
+                            function.slope(place, to, [a, b], value, gradient)
+                        };
+                        self.elements([a, b], place, value, part, slope);
                     }
                 }
             }
+            _ => {
+                let gradient = self.all(part);
+                self.whole(value, op, gradient);
+            }
+        }
+    }
+
+    /// Element by element, of chosen experts where no others matter: passes the gradient of `value` on to one of the operands.
+    fn elements<const N: usize>(
+        &mut self,
+        operands: [ValueId; N],
+        place: usize,
+        value: ValueId,
+        part: Part,
+        slope: impl FnOnce(&mut Builder, [ValueId; N], ValueId, ValueId) -> Option<ValueId>,
+    ) {
+        let operand = operands[place];
+        let slope = match part {
+            Part::All(gradient) => slope(&mut self.to, operands, value, gradient).map(Part::All),
+            Part::Chosen { of, at } => {
+                let mut chosen = |value| match self.to.type_of(value) {
+                    Type::Experts => self.to.push(Op::Gather { of: value, at }),
+                    _ => value,
+                };
+                let (operands, value) = (operands.map(&mut chosen), chosen(value));
+                slope(&mut self.to, operands, value, of).map(|of| Part::Chosen { of, at })
+            }
+        };
+        let Some(slope) = slope else { return };
+        let repeats = self.to.type_of(operand) == Type::Scalar && self.to.type_of(value) != Type::Scalar;
+        if repeats {
+            let each = self.all(slope);
+            let each = self.spread_over(each, value);
+            let sum = self.to.sum(each);
+            self.add(operand, Part::All(sum));
+        } else {
+            self.add(operand, slope);
+        }
+    }
+
+    /// An operation that mixes elements.
+    fn whole(&mut self, value: ValueId, op: &Op, gradient: ValueId) {
+        match *op {
             Op::Softmax(of) => {
-                let product = self.times(gradient, value);
-                let mean = self.sum(product);
+                let product = self.to.product(gradient, value);
+                let mean = self.to.sum(product);
                 let difference = self.to.binary(Binary::Subtract, gradient, mean);
-                let gradient = self.times(value, difference);
-                self.add(of, gradient);
+                let gradient = self.to.product(difference, value);
+                self.add(of, Part::All(gradient));
             }
             Op::Reduce(reduction, of) => {
                 let gradient = match reduction {
                     Reduction::Sum => gradient,
                     Reduction::Mean => self.fraction(gradient, self.to.length_of(of)),
                     Reduction::Max => {
+                        let of = self.without_nan(of);
                         let mask = self.to.push(Op::LargestMask { of, count: 1 });
-                        self.times(mask, gradient)
+                        self.to.kept(gradient, mask)
                     }
                 };
-                self.add(of, gradient);
+                self.add(of, Part::All(gradient));
             }
             Op::GroupReduce { of, top, reduction } => {
                 let group_size = self.to.length_of(of) / self.to.length_of(value);
@@ -164,109 +250,35 @@ impl Rules {
                 let mut gradient = self.to.push(Op::Spread(gradient));
                 let count = if reduction == Reduction::Max { Some(1) } else { top };
                 if let Some(count) = count {
+                    let of = if reduction == Reduction::Max { self.without_nan(of) } else { of };
                     let mask = self.to.push(Op::GroupLargestMask { of, count });
-                    gradient = self.times(mask, gradient);
+                    gradient = self.to.kept(gradient, mask);
                 }
-                self.add(of, gradient);
+                self.add(of, Part::All(gradient));
             }
             Op::Gather { of, at } => {
                 let gradient = self.spread_over(gradient, value);
-                let gradient = self.to.push(Op::Scatter { of: gradient, at });
-                self.add(of, gradient);
+                self.add(of, Part::Chosen { of: gradient, at });
             }
             Op::Scatter { of, at } => {
                 let gradient = self.spread_over(gradient, value);
                 let gradient = self.to.push(Op::Gather { of: gradient, at });
-                self.add(of, gradient);
+                self.add(of, Part::All(gradient));
             }
             Op::Spread(of) => {
                 let gradient = self.spread_over(gradient, value);
                 let gradient = self.to.push(Op::GroupReduce { of: gradient, top: None, reduction: Reduction::Sum });
-                self.add(of, gradient);
+                self.add(of, Part::All(gradient));
             }
-            Op::Input(_)
+            Op::Unary(..)
+            | Op::Binary(..)
+            | Op::Input(_)
             | Op::Constant(_)
             | Op::ChooseGroups { .. }
             | Op::ChooseExperts { .. }
             | Op::LookUp { .. }
             | Op::LargestMask { .. }
-            | Op::GroupLargestMask { .. } => unreachable!("has no gradient to pass on"),
+            | Op::GroupLargestMask { .. } => unreachable!("is element by element, or has no gradient to pass on"),
         }
-    }
-
-    /// The gradient of `of`, where `value` = function(of).
-    fn unary(&mut self, function: Unary, of: ValueId, value: ValueId, gradient: ValueId) -> ValueId {
-        match function {
-            Unary::Negate => self.negated(gradient),
-            Unary::Sigmoid => {
-                let complement = self.complement(value);
-                let slope = self.times(value, complement);
-                self.times(gradient, slope)
-            }
-            Unary::Exp => self.times(gradient, value),
-            Unary::Log => self.to.binary(Binary::Divide, gradient, of),
-            Unary::Sqrt => {
-                let two = self.to.constant(2.0);
-                let doubled = self.times(two, value);
-                self.to.binary(Binary::Divide, gradient, doubled)
-            }
-            Unary::Softplus => {
-                let slope = self.to.unary(Unary::Sigmoid, of);
-                self.times(gradient, slope)
-            }
-            Unary::Relu => {
-                let slope = self.to.unary(Unary::IsPositive, of);
-                self.times(gradient, slope)
-            }
-            Unary::Tanh => {
-                let square = self.times(value, value);
-                let slope = self.complement(square);
-                self.times(gradient, slope)
-            }
-            Unary::Abs => {
-                let slope = self.to.unary(Unary::Sign, of);
-                self.times(gradient, slope)
-            }
-            Unary::IsPositive | Unary::Sign => unreachable!("constant almost everywhere"),
-        }
-    }
-
-    /// Adds to the gradient of the first or the second operand, where `value` = function(a, b).
-    fn binary(&mut self, function: Binary, (a, b): (ValueId, ValueId), first: bool, value: ValueId, gradient: ValueId) {
-        let gradient = match (function, first) {
-            (Binary::Add, _) | (Binary::Subtract, true) => gradient,
-            (Binary::Subtract, false) => self.negated(gradient),
-            (Binary::Multiply, true) => self.times(gradient, b),
-            (Binary::Multiply, false) => self.times(gradient, a),
-            (Binary::Divide, true) => self.to.binary(Binary::Divide, gradient, b),
-            (Binary::Divide, false) => {
-                let quotient = self.to.binary(Binary::Divide, gradient, b);
-                let product = self.times(quotient, value);
-                self.negated(product)
-            }
-            (Binary::Min, _) => {
-                let takes_first = self.to.binary(Binary::AtLeast, b, a);
-                self.one_side(gradient, takes_first, first)
-            }
-            (Binary::Max, _) => {
-                let takes_first = self.to.binary(Binary::AtLeast, a, b);
-                self.one_side(gradient, takes_first, first)
-            }
-            (Binary::AtLeast, _) => unreachable!("constant almost everywhere"),
-        };
-        let operand = if first { a } else { b };
-        let repeats = self.to.type_of(operand) == Type::Scalar && self.to.type_of(value) != Type::Scalar;
-        let gradient = if repeats {
-            let each = self.spread_over(gradient, value);
-            self.sum(each)
-        } else {
-            gradient
-        };
-        self.add(operand, gradient);
-    }
-
-    fn one_side(&mut self, gradient: ValueId, takes_first: ValueId, first: bool) -> ValueId {
-        let mask = if first { takes_first } else { self.complement(takes_first) };
-        self.times(gradient, mask)
     }
 }

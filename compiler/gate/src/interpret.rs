@@ -6,7 +6,7 @@
 //! choice, and the operand of a largest n of each group), or a row of a table that is no choice; a NaN in its weights.
 
 use crate::inputs::Inputs;
-use crate::ir::{Backward, Binary, Gate, InputId, InputKind, Masked, Op, Program, Reduction, Type, Unary, ValueId};
+use crate::ir::{Backward, Gate, InputId, InputKind, Masked, Op, Program, Reduction, Type, ValueId};
 use crate::math::{self, Native};
 use crate::order::{self, Lanes};
 
@@ -212,11 +212,11 @@ impl<'a> Step<'a> {
                 self.inputs.row(input, row).to_vec()
             }
             Op::Constant(number) => vec![number],
-            Op::Unary(unary, x) => self.numbers(x).iter().map(|&x| apply(unary, x)).collect(),
+            Op::Unary(unary, x) => self.numbers(x).iter().map(|&x| unary.apply(&mut Native, x)).collect(),
             Op::Binary(binary, a, b) => {
                 let (a, b) = (self.numbers(a), self.numbers(b));
                 let of = |numbers: &[f32], index: usize| if numbers.len() == 1 { numbers[0] } else { numbers[index] };
-                (0..length).map(|index| combine(binary, of(a, index), of(b, index))).collect()
+                (0..length).map(|index| binary.apply(&mut Native, of(a, index), of(b, index))).collect()
             }
             Op::Softmax(x) => {
                 let numbers = self.numbers(x);
@@ -351,76 +351,6 @@ pub fn choice_of_row(row: &[i32], experts: u32) -> Result<Vec<u32>, Fault> {
     match ids.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(twice) => Err(Fault::ExpertTwice { expert: twice[0] }),
         None => Ok(ids),
-    }
-}
-
-/// One element.
-fn apply(unary: Unary, x: f32) -> f32 {
-    let a = &mut Native;
-    match unary {
-        Unary::Negate => -x,
-        Unary::Sigmoid => math::sigmoid(a, x),
-        Unary::Exp => math::exp(a, x),
-        Unary::Log => math::log(a, x),
-        Unary::Sqrt => x.sqrt(),
-        Unary::Softplus => math::softplus(a, x),
-        // A NaN is kept.
-        Unary::Relu => {
-            if x <= 0.0 {
-                0.0
-            } else {
-                x
-            }
-        }
-        Unary::Tanh => math::tanh(a, x),
-        Unary::Abs => x.abs(),
-        Unary::IsPositive => {
-            if x > 0.0 {
-                1.0
-            } else {
-                0.0
-            }
-        }
-        Unary::Sign => {
-            if x > 0.0 {
-                1.0
-            } else if x < 0.0 {
-                -1.0
-            } else {
-                0.0
-            }
-        }
-    }
-}
-
-/// One element of each.
-fn combine(binary: Binary, a: f32, b: f32) -> f32 {
-    match binary {
-        Binary::Add => a + b,
-        Binary::Subtract => a - b,
-        Binary::Multiply => a * b,
-        Binary::Divide => a / b,
-        Binary::Min => {
-            if a <= b {
-                a
-            } else {
-                b
-            }
-        }
-        Binary::Max => {
-            if a >= b {
-                a
-            } else {
-                b
-            }
-        }
-        Binary::AtLeast => {
-            if a >= b {
-                1.0
-            } else {
-                0.0
-            }
-        }
     }
 }
 

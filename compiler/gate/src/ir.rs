@@ -16,6 +16,8 @@
 
 use std::fmt;
 
+pub use crate::functions::{Binary, Unary};
+
 /// A value of a [`Program`]: the result of its n-th operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ValueId(pub u32);
@@ -79,52 +81,6 @@ pub struct Input {
     pub name: String,
     /// Shape and role.
     pub kind: InputKind,
-}
-
-/// Element by element, of a scalar or of any vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Unary {
-    /// −x
-    Negate,
-    /// 1 / (1 + exp(−x))
-    Sigmoid,
-    /// [`crate::math::exp`]
-    Exp,
-    /// [`crate::math::log`]
-    Log,
-    /// Correctly rounded square root.
-    Sqrt,
-    /// log(1 + exp(x)): [`crate::math::softplus`]
-    Softplus,
-    /// 0 where x < 0, else x
-    Relu,
-    /// [`crate::math::tanh`]
-    Tanh,
-    /// |x|
-    Abs,
-    /// 1 where x > 0, else 0.
-    IsPositive,
-    /// 1 where x > 0, −1 where x < 0, else 0.
-    Sign,
-}
-
-/// Element by element, of two values of one type, or of a scalar and a vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Binary {
-    /// a + b
-    Add,
-    /// a − b
-    Subtract,
-    /// a × b
-    Multiply,
-    /// a / b, correctly rounded
-    Divide,
-    /// a if a ≤ b else b
-    Min,
-    /// a if a ≥ b else b
-    Max,
-    /// 1 where a ≥ b, else 0.
-    AtLeast,
 }
 
 /// From many numbers to one.

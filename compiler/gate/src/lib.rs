@@ -1,13 +1,16 @@
 //! Gate IR, its meaning and its derivative.
 //!
 //! A gate maps a row of logits to a choice of experts and their weights. [`ir`] is the one form of it that every consumer shares.
-//! [`interpret`] is its meaning, of which [`math`] and [`order`] are part; [`derivative`] makes the backward gate.
+//! [`interpret`] is its meaning, of which [`functions`], [`math`] and [`order`] are part; [`derivative`] makes the backward gate;
+//! [`range`] says which numbers a value can be.
 
 pub mod derivative;
+pub mod functions;
 pub mod inputs;
 pub mod interpret;
 pub mod ir;
 pub mod math;
 pub mod order;
 pub mod print;
+pub mod range;
 mod simplify;

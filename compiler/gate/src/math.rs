@@ -32,12 +32,16 @@ pub trait Arithmetic {
     fn multiply(&mut self, a: Self::F, b: Self::F) -> Self::F;
     /// a / b, correctly rounded
     fn divide(&mut self, a: Self::F, b: Self::F) -> Self::F;
+    /// √a, correctly rounded
+    fn square_root(&mut self, a: Self::F) -> Self::F;
     /// −a
     fn negate(&mut self, a: Self::F) -> Self::F;
     /// |a|
     fn absolute(&mut self, a: Self::F) -> Self::F;
     /// a < b; false when one is NaN
     fn less(&mut self, a: Self::F, b: Self::F) -> Self::B;
+    /// a ≤ b; false when one is NaN
+    fn at_most(&mut self, a: Self::F, b: Self::F) -> Self::B;
     /// a = b; false when one is NaN
     fn equal(&mut self, a: Self::F, b: Self::F) -> Self::B;
     /// `yes` where `condition` holds, else `no`
@@ -267,6 +271,9 @@ impl Arithmetic for Native {
     fn divide(&mut self, a: f32, b: f32) -> f32 {
         a / b
     }
+    fn square_root(&mut self, a: f32) -> f32 {
+        a.sqrt()
+    }
     fn negate(&mut self, a: f32) -> f32 {
         -a
     }
@@ -275,6 +282,9 @@ impl Arithmetic for Native {
     }
     fn less(&mut self, a: f32, b: f32) -> bool {
         a < b
+    }
+    fn at_most(&mut self, a: f32, b: f32) -> bool {
+        a <= b
     }
     fn equal(&mut self, a: f32, b: f32) -> bool {
         a == b

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ir::{Backward, Binary, Gate, InputKind, Masked, Op, Program, Reduction, Unary, ValueId};
+use crate::ir::{Backward, Gate, InputKind, Masked, Op, Program, Reduction, ValueId};
 
 impl fmt::Display for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,9 +65,9 @@ impl fmt::Display for Shown<'_> {
         match *self.op {
             Op::Input(id) => write!(f, "{}", input(id)),
             Op::Constant(number) => write!(f, "{number:?}"),
-            Op::Unary(function, of) => write!(f, "{}({of})", unary(function)),
-            Op::Binary(function @ (Binary::Min | Binary::Max), a, b) => write!(f, "{}({a}, {b})", binary(function)),
-            Op::Binary(function, a, b) => write!(f, "{a} {} {b}", binary(function)),
+            Op::Unary(function, of) => write!(f, "{}({of})", function.text()),
+            Op::Binary(function, a, b) if function.is_call() => write!(f, "{}({a}, {b})", function.text()),
+            Op::Binary(function, a, b) => write!(f, "{a} {} {b}", function.text()),
             Op::Softmax(of) => write!(f, "softmax({of})"),
             Op::Reduce(reduction, of) => write!(f, "{}({of})", self::reduction(reduction)),
             Op::GroupReduce { of, top: count, reduction } => {
@@ -88,34 +88,6 @@ impl fmt::Display for Shown<'_> {
             Op::LargestMask { of, count } => write!(f, "1 for the {count} largest of {of}"),
             Op::GroupLargestMask { of, count } => write!(f, "1 for the {count} largest of each group of {of}"),
         }
-    }
-}
-
-fn unary(function: Unary) -> &'static str {
-    match function {
-        Unary::Negate => "-",
-        Unary::Sigmoid => "sigmoid",
-        Unary::Exp => "exp",
-        Unary::Log => "log",
-        Unary::Sqrt => "sqrt",
-        Unary::Softplus => "softplus",
-        Unary::Relu => "relu",
-        Unary::Tanh => "tanh",
-        Unary::Abs => "abs",
-        Unary::IsPositive => "positive",
-        Unary::Sign => "sign",
-    }
-}
-
-fn binary(function: Binary) -> &'static str {
-    match function {
-        Binary::Add => "+",
-        Binary::Subtract => "-",
-        Binary::Multiply => "*",
-        Binary::Divide => "/",
-        Binary::Min => "min",
-        Binary::Max => "max",
-        Binary::AtLeast => ">=",
     }
 }
 

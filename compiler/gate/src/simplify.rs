@@ -1,17 +1,23 @@
-//! Building a program without waste: equal operations become one, neutral operations disappear, and what no result needs is dropped.
+//! Building a derivative behind its gate, without waste: equal operations become one, neutral operations disappear, and what no result
+//! needs is dropped. What the user wrote is never changed: it is the meaning.
 //!
-//! This is for code that the compiler writes (derivatives). What the user wrote is never changed: it is the meaning.
+//! Invariant: a product of the chain rule in which one factor is 0 is 0 ([`Builder::product`], [`Builder::quotient`]). In f32 the other
+//! factor can be infinite or NaN: a number of an expert that nobody chose, or a slope where a function saturates. Which factors can be
+//! that is known ([`crate::range`]), and code is made for those only.
 
-use crate::ir::{Binary, InputId, InputKind, Op, Program, Type, Unary, ValueId};
+use crate::ir::{Binary, Gate, InputId, InputKind, Op, Program, Reduction, Type, Unary, ValueId};
+use crate::range::{Nan, Ranges};
 
-/// Appends operations to a program, which keeps its own as they are.
+/// Appends operations to the program of a gate, which keeps its own as they are.
 pub(crate) struct Builder {
     program: Program,
+    ranges: Ranges,
 }
 
 impl Builder {
-    pub(crate) fn new(program: Program) -> Builder {
-        Builder { program }
+    pub(crate) fn new(gate: &Gate) -> Builder {
+        let ranges = Ranges::routed(gate);
+        Builder { program: gate.program.clone(), ranges }
     }
 
     pub(crate) fn declare(&mut self, name: &str, kind: InputKind) -> InputId {
@@ -34,10 +40,13 @@ impl Builder {
         if let Some(value) = self.neutral(&op) {
             return value;
         }
-        if let Some((existing, _)) = self.program.ops().find(|&(_, other)| *other == op) {
+        if let Some((existing, _)) = self.program.ops().find(|&(_, other)| is_same(other, &op)) {
             return existing;
         }
-        self.program.push(op).unwrap_or_else(|error| panic!("the compiler made an ill-formed operation: {error}"))
+        let pushed = self.program.push(op.clone());
+        let value = pushed.unwrap_or_else(|error| panic!("the compiler made an ill-formed operation: {error}"));
+        self.ranges.push(&self.program, &op);
+        value
     }
 
     pub(crate) fn constant(&mut self, number: f32) -> ValueId {
@@ -52,17 +61,70 @@ impl Builder {
         self.push(Op::Binary(function, a, b))
     }
 
+    pub(crate) fn plus(&mut self, a: ValueId, b: ValueId) -> ValueId {
+        self.binary(Binary::Add, a, b)
+    }
+
+    pub(crate) fn times(&mut self, a: ValueId, b: ValueId) -> ValueId {
+        self.binary(Binary::Multiply, a, b)
+    }
+
+    pub(crate) fn negated(&mut self, a: ValueId) -> ValueId {
+        self.unary(Unary::Negate, a)
+    }
+
+    /// 1 − a
+    pub(crate) fn complement(&mut self, a: ValueId) -> ValueId {
+        let one = self.constant(1.0);
+        self.binary(Binary::Subtract, one, a)
+    }
+
+    pub(crate) fn sum(&mut self, of: ValueId) -> ValueId {
+        self.push(Op::Reduce(Reduction::Sum, of))
+    }
+
+    /// `a` where the mask is not 0, else +0.
+    pub(crate) fn kept(&mut self, a: ValueId, mask: ValueId) -> ValueId {
+        self.binary(Binary::Where, a, mask)
+    }
+
+    /// gradient × slope, which is 0 where one of them is.
+    pub(crate) fn product(&mut self, gradient: ValueId, slope: ValueId) -> ValueId {
+        let mut product = self.times(gradient, slope);
+        if !self.is_finite(slope) {
+            product = self.kept(product, gradient);
+        }
+        if !self.is_finite(gradient) && self.ranges.get(slope).holds(0.0) {
+            product = self.kept(product, slope);
+        }
+        product
+    }
+
+    /// gradient / divisor, which is 0 where the gradient is.
+    pub(crate) fn quotient(&mut self, gradient: ValueId, divisor: ValueId) -> ValueId {
+        let quotient = self.binary(Binary::Divide, gradient, divisor);
+        let is_safe = self.is_number(divisor) && !self.ranges.get(divisor).holds(0.0);
+        if is_safe { quotient } else { self.kept(quotient, gradient) }
+    }
+
+    /// Whether a value is never NaN, as far as is known, in a token without a fault.
+    pub(crate) fn is_number(&self, value: ValueId) -> bool {
+        self.ranges.get(value).nan == Nan::Never
+    }
+
+    fn is_finite(&self, value: ValueId) -> bool {
+        self.is_number(value) && !self.ranges.get(value).may_be_infinite()
+    }
+
     fn neutral(&self, op: &Op) -> Option<ValueId> {
-        let is = |value: ValueId, number: f32| *self.program.op(value) == Op::Constant(number);
+        let is_one = |value: ValueId| *self.program.op(value) == Op::Constant(1.0);
         match *op {
             Op::Unary(Unary::Negate, of) => match *self.program.op(of) {
                 Op::Unary(Unary::Negate, value) => Some(value),
                 _ => None,
             },
-            Op::Binary(Binary::Multiply | Binary::Divide, a, b) if is(b, 1.0) => Some(a),
-            Op::Binary(Binary::Multiply, a, b) if is(a, 1.0) => Some(b),
-            Op::Binary(Binary::Add | Binary::Subtract, a, b) if is(b, 0.0) => Some(a),
-            Op::Binary(Binary::Add, a, b) if is(a, 0.0) => Some(b),
+            Op::Binary(Binary::Multiply | Binary::Divide, a, b) if is_one(b) => Some(a),
+            Op::Binary(Binary::Multiply, a, b) if is_one(a) => Some(b),
             _ => None,
         }
     }
@@ -89,5 +151,13 @@ impl Builder {
             renumbered[id.0 as usize] = new.push(op).expect("renumbering keeps operations well-formed");
         }
         (new, renumbered[result.0 as usize])
+    }
+}
+
+/// The same operation. Unlike numbers, constants are told apart by their bits: −0 is not +0.
+fn is_same(a: &Op, b: &Op) -> bool {
+    match (a, b) {
+        (Op::Constant(a), Op::Constant(b)) => a.to_bits() == b.to_bits(),
+        _ => a == b,
     }
 }

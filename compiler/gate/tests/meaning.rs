@@ -181,3 +181,72 @@ fn the_gradient_of_logits_that_do_not_matter_is_zero() {
     let inputs = Inputs::new(&backward.program, 1, tensors).expect("they fit");
     assert_eq!(interpret::differentiate(&backward, &inputs), Ok(vec![0.0; 4]));
 }
+
+/// The gradient of the logits, of one token.
+fn gradient(gate: &Gate, tensors: Vec<Tensor>) -> Vec<f32> {
+    let backward = derivative(gate).expect("it has logits");
+    let inputs = Inputs::new(&backward.program, 1, tensors).expect("they fit");
+    interpret::differentiate(&backward, &inputs).expect("no fault")
+}
+
+/// √softplus is 0 at −1e9, and its slope 1 / (2 × 0).
+#[test]
+fn the_gradient_of_a_masked_logit_under_a_square_root_is_zero_and_not_nan() {
+    let gate = gate(
+        "experts 4",
+        "logits: f32[experts]) {
+            let score  = sqrt(softplus(logits))
+            let chosen = top(2, experts, by: score)
+            weights normalize(score[chosen], eps: 1e-20)",
+    );
+    for mask in [-1e9, f32::NEG_INFINITY] {
+        let gradient = gradient(&gate, vec![Tensor::F32(&[0.5, mask, 1.5, mask]), Tensor::F32(&[1.0, -1.0])]);
+        assert_eq!([gradient[1].to_bits(), gradient[3].to_bits()], [0, 0]);
+        // w₀ = s₀ / (s₀ + s₁) and its gradient times s₁ / (s₀ + s₁)² · 2 (for both weights), by hand: s = √ln(1 + eˣ).
+        let (s, slope) = (|x: f64| x.exp().ln_1p().sqrt(), |x: f64| 0.5 / x.exp().ln_1p().sqrt() / (1.0 + (-x).exp()));
+        let sum = s(0.5) + s(1.5);
+        let expected = [2.0 * s(1.5) / sum / sum * slope(0.5), -2.0 * s(0.5) / sum / sum * slope(1.5)];
+        for (found, expected) in [gradient[0], gradient[2]].into_iter().zip(expected) {
+            assert!((f64::from(found) - expected).abs() < 1e-6, "{found} instead of {expected}");
+        }
+        // Also where a masked expert had to be chosen: at −1e9 and at −∞ the function is flat.
+        let gradient = self::gradient(&gate, vec![Tensor::F32(&[mask, mask, 1.5, mask]), Tensor::F32(&[1.0, -1.0])]);
+        assert_eq!([gradient[0], gradient[1], gradient[3]].map(f32::to_bits), [0; 3]);
+    }
+}
+
+/// All logits are −∞, so that their softmax is NaN; a maximum takes the other number. Nothing that the logits do matters.
+#[test]
+fn the_gradient_through_a_softmax_that_a_maximum_hides_is_zero() {
+    let gate = gate(
+        "experts 4",
+        "logits: f32[experts], bias: f32[experts]) {
+            let chosen = top(2, experts, by: bias)
+            weights max(softmax(logits), 0.25)[chosen]",
+    );
+    let (low, bias) = ([f32::NEG_INFINITY; 4], [1.0, 2.0, 3.0, 4.0]);
+    let routing = route(&gate, vec![Tensor::F32(&low), Tensor::F32(&bias)]).expect("no fault");
+    assert_eq!((routing.indices, routing.weights), (vec![2, 3], vec![0.25, 0.25]));
+    let found = gradient(&gate, vec![Tensor::F32(&low), Tensor::F32(&bias), Tensor::F32(&[1.0, -2.0])]);
+    assert_eq!(found.iter().map(|number| number.to_bits()).collect::<Vec<_>>(), [0; 4]);
+}
+
+/// log(−1) is NaN, which a maximum skips and a choice by something else does not see.
+#[test]
+fn the_gradient_of_a_maximum_over_numbers_with_nan_is_that_of_the_others() {
+    let gate = gate(
+        "experts 4 in 2 groups",
+        "logits: f32[experts], bias: f32[experts]) {
+            let chosen = top(1, experts, by: bias)
+            weights logits[chosen] * max(log(logits)) * sum(max(group(log(logits))))",
+    );
+    let (logits, bias) = ([4.0, -1.0, -1.0, 2.0], [1.0, 0.0, 0.0, 0.0]);
+    let found = gradient(&gate, vec![Tensor::F32(&logits), Tensor::F32(&bias), Tensor::F32(&[1.0])]);
+    // 4 · ln 4 · (ln 4 + ln 2) by x₀ and x₃, by hand.
+    let (a, b) = (4f64.ln(), 2f64.ln());
+    let expected = [a * (a + b) + (a + b) + a, 0.0, 0.0, 4.0 * a / 2.0];
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} instead of {expected}");
+    }
+    assert_eq!([found[1].to_bits(), found[2].to_bits()], [0, 0]);
+}

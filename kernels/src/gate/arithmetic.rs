@@ -1,9 +1,8 @@
-//! The transcendental functions of a gate on a device: those of [`moe_gate::math`], emitted operation by operation.
+//! The functions of a gate on a device: those of [`moe_gate::functions`], emitted operation by operation.
 //!
 //! Invariant: every method is one exact operation of the device, so that the bits are those of every other execution.
 
-use moe_gate::ir::{Binary, Unary};
-use moe_gate::math::{self, Arithmetic};
+use moe_gate::math::Arithmetic;
 
 use crate::device::{Builder, F32, Pred, U32, Value};
 
@@ -33,6 +32,9 @@ impl<'k> Arithmetic for Emitted<'k> {
     fn divide(&mut self, a: Self::F, b: Self::F) -> Self::F {
         a / b
     }
+    fn square_root(&mut self, a: Self::F) -> Self::F {
+        a.sqrt()
+    }
     fn negate(&mut self, a: Self::F) -> Self::F {
         -a
     }
@@ -41,6 +43,9 @@ impl<'k> Arithmetic for Emitted<'k> {
     }
     fn less(&mut self, a: Self::F, b: Self::F) -> Self::B {
         a.less(b)
+    }
+    fn at_most(&mut self, a: Self::F, b: Self::F) -> Self::B {
+        b.at_least(a)
     }
     fn equal(&mut self, a: Self::F, b: Self::F) -> Self::B {
         a.equals(b)
@@ -65,40 +70,6 @@ impl<'k> Arithmetic for Emitted<'k> {
     }
     fn from_bits(&mut self, a: Self::I) -> Self::F {
         a.bits_to_f32()
-    }
-}
-
-/// One element.
-pub(super) fn apply<'k>(unary: Unary, x: Value<'k, F32>) -> Value<'k, F32> {
-    let k = x.builder();
-    let a = &mut Emitted(k);
-    let (zero, one) = (k.f32(0.0), k.f32(1.0));
-    match unary {
-        Unary::Negate => -x,
-        Unary::Sigmoid => math::sigmoid(a, x),
-        Unary::Exp => math::exp(a, x),
-        Unary::Log => math::log(a, x),
-        Unary::Sqrt => x.sqrt(),
-        Unary::Softplus => math::softplus(a, x),
-        Unary::Relu => zero.when(zero.at_least(x), x),
-        Unary::Tanh => math::tanh(a, x),
-        Unary::Abs => x.abs(),
-        Unary::IsPositive => one.when(zero.less(x), zero),
-        Unary::Sign => one.when(zero.less(x), k.f32(-1.0).when(x.less(zero), zero)),
-    }
-}
-
-/// One element of each.
-pub(super) fn combine<'k>(binary: Binary, a: Value<'k, F32>, b: Value<'k, F32>) -> Value<'k, F32> {
-    let k = a.builder();
-    match binary {
-        Binary::Add => a + b,
-        Binary::Subtract => a - b,
-        Binary::Multiply => a * b,
-        Binary::Divide => a / b,
-        Binary::Min => a.when(b.at_least(a), b),
-        Binary::Max => a.when(a.at_least(b), b),
-        Binary::AtLeast => k.f32(1.0).when(a.at_least(b), k.f32(0.0)),
     }
 }
 

@@ -6,10 +6,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use moe_gate::ir::{InputId, InputKind, Masked, Op, Program, Reduction, Type, Unary, ValueId};
+use moe_gate::ir::{InputId, InputKind, Masked, Op, Program, Reduction, Type, ValueId};
 use moe_gate::math;
+use moe_gate::range::{Nan, Ranges};
 
-use super::arithmetic::{Emitted, apply, combine};
+use super::arithmetic::Emitted;
 use super::fault::Fault;
 use super::memory::{Exchange, last_if_none, load_row};
 use super::network;
@@ -59,6 +60,7 @@ impl<'k> Lane<'k> {
 /// What the operations of one token read.
 pub(super) struct Token<'a, 'k> {
     pub program: &'a Program,
+    pub ranges: &'a Ranges,
     pub warp: &'a Warp<'k>,
     pub exchange: &'a Exchange<'k>,
     pub fault: &'a Fault<'k>,
@@ -133,10 +135,12 @@ impl<'k> Token<'_, 'k> {
         Lane::Numbers(match *op {
             Op::Input(id) => self.input(id, logits),
             Op::Constant(number) => vec![k.f32(number)],
-            Op::Unary(unary, x) => numbers(x).iter().map(|&x| apply(unary, x)).collect(),
+            Op::Unary(unary, x) => numbers(x).iter().map(|&x| unary.apply(&mut Emitted(k), x)).collect(),
             Op::Binary(binary, a, b) => {
                 let (a, b) = (numbers(a), numbers(b));
-                (0..a.len().max(b.len())).map(|i| combine(binary, a[i % a.len()], b[i % b.len()])).collect()
+                (0..a.len().max(b.len()))
+                    .map(|i| binary.apply(&mut Emitted(k), a[i % a.len()], b[i % b.len()]))
+                    .collect()
             }
             Op::Softmax(x) => self.softmax(numbers(x), type_of(x)),
             Op::Reduce(reduction, x) => vec![self.reduce(reduction, numbers(x), type_of(x))],
@@ -204,25 +208,11 @@ impl<'k> Token<'_, 'k> {
 
     /// The numbers by which something is chosen: a NaN is a fault.
     fn checked(&self, id: ValueId, numbers: &[Value<'k, F32>], over: &Distribution<'k>) -> Vec<Value<'k, F32>> {
-        if self.is_number(id) {
+        if self.ranges.get(id).nan == Nan::Never {
             return numbers.to_vec();
         }
         let check = || self.fault.nan(self.warp, numbers, over);
         self.checked.borrow_mut().entry(id).or_insert_with(check).clone()
-    }
-
-    /// Whether a value of a token without a fault can hold no NaN, for all that is known here.
-    fn is_number(&self, id: ValueId) -> bool {
-        match *self.program.op(id) {
-            Op::Input(input) => self.program.input(input).kind == InputKind::Logits,
-            Op::Constant(number) => !number.is_nan(),
-            Op::Unary(
-                Unary::Negate | Unary::Sigmoid | Unary::Exp | Unary::Softplus | Unary::Relu | Unary::Tanh | Unary::Abs,
-                of,
-            ) => self.is_number(of),
-            Op::Unary(Unary::IsPositive | Unary::Sign, _) => true,
-            _ => false,
-        }
     }
 
     fn softmax(&self, numbers: &[Value<'k, F32>], ty: Type) -> Vec<Value<'k, F32>> {

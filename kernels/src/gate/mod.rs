@@ -34,6 +34,7 @@ use moe_bundle::Kernel;
 use moe_bundle::exchange::status;
 use moe_bundle::manifest::Grid;
 use moe_gate::ir::{Backward, Gate, InputKind, Op, Program, Type, ValueId};
+use moe_gate::range::{Ranges, Reading};
 
 use crate::device::{Builder, DeviceCode, Global, Parameters, Pointer, Pred, U8, U32, U64, Value};
 use evaluate::{Lane, Token};
@@ -146,6 +147,7 @@ fn kernel(
     arguments: impl for<'k> FnOnce(&mut Parameters<'k>) -> Arguments<'k>,
 ) -> Result<GateKernel, GateLimit> {
     check(program)?;
+    let ranges = Ranges::of(program, Reading::Computed);
     let mut tokens_of_warp = 1;
     let code = Builder::kernel(kind.name(), THREADS, |k, parameters| {
         let words: Pointer<Global, U64> = parameters.pointer();
@@ -181,6 +183,7 @@ fn kernel(
             let fault = Fault::none(&warp);
             let token = Token {
                 program,
+                ranges: &ranges,
                 warp: &warp,
                 exchange: &exchange,
                 fault: &fault,

@@ -17,21 +17,6 @@ impl Draws<'_> {
     }
 }
 
-const UNARY: [Unary; 11] = [
-    Unary::Negate,
-    Unary::Sigmoid,
-    Unary::Exp,
-    Unary::Log,
-    Unary::Sqrt,
-    Unary::Softplus,
-    Unary::Relu,
-    Unary::Tanh,
-    Unary::Abs,
-    Unary::IsPositive,
-    Unary::Sign,
-];
-const BINARY: [Binary; 7] =
-    [Binary::Add, Binary::Subtract, Binary::Multiply, Binary::Divide, Binary::Min, Binary::Max, Binary::AtLeast];
 const REDUCTION: [Reduction; 3] = [Reduction::Sum, Reduction::Max, Reduction::Mean];
 
 /// A gate with `steps` random operations. Those that are not legal are left out.
@@ -92,8 +77,8 @@ fn operation(draws: &mut Draws, program: &Program, values: &[ValueId], (table, t
     let size = program.group_size().unwrap_or(1);
     let all = program.experts();
     match draws.below(16) {
-        0..=3 => Op::Unary(draws.of(&UNARY), value(draws)),
-        4..=6 => Op::Binary(draws.of(&BINARY), value(draws), value(draws)),
+        0..=3 => Op::Unary(draws.of(Unary::ALL), value(draws)),
+        4..=6 => Op::Binary(draws.of(Binary::ALL), value(draws), value(draws)),
         7 => Op::Softmax(value(draws)),
         8 => Op::Reduce(draws.of(&REDUCTION), value(draws)),
         9 => {

@@ -413,6 +413,9 @@ impl Arithmetic for Emitter<'_> {
     fn divide(&mut self, a: Value, b: Value) -> Value {
         self.b.ins().fdiv(a, b)
     }
+    fn square_root(&mut self, a: Value) -> Value {
+        self.b.ins().sqrt(a)
+    }
     fn negate(&mut self, a: Value) -> Value {
         let sign = self.float(-0.0);
         self.b.ins().bxor(a, sign)
@@ -423,6 +426,9 @@ impl Arithmetic for Emitter<'_> {
     }
     fn less(&mut self, a: Value, b: Value) -> Value {
         self.compare(FloatCC::LessThan, a, b)
+    }
+    fn at_most(&mut self, a: Value, b: Value) -> Value {
+        self.compare(FloatCC::LessThanOrEqual, a, b)
     }
     fn equal(&mut self, a: Value, b: Value) -> Value {
         self.compare(FloatCC::Equal, a, b)

@@ -6,7 +6,6 @@
 //! the interpreter says.
 
 mod choose;
-mod elements;
 mod emit;
 mod layout;
 mod program;

@@ -10,11 +10,11 @@ use moe_gate::ir::{InputId, InputKind, Masked, Op, Program, Reduction, Type, Val
 use moe_gate::math::{self, Arithmetic};
 use moe_gate::order::Lanes;
 
+use super::Results;
 use super::choose::list_bytes;
 use super::emit::{Address, Emitter, Needs, Step};
 use super::layout::{Layout, NUMBER, REGISTER};
 use super::wide::{Registers, Wide};
-use super::{Results, elements};
 
 /// Where the result of an operation is.
 #[derive(Clone, Copy)]
@@ -281,11 +281,11 @@ impl Translation<'_, '_> {
             Op::Constant(number) => Place::Scalar(self.e.float(number)),
             Op::Unary(function, x) if is_scalar => {
                 let x = self.scalar(x);
-                Place::Scalar(elements::unary(&mut self.e, function, x))
+                Place::Scalar(function.apply(&mut self.e, x))
             }
             Op::Binary(function, a, b) if is_scalar => {
                 let (a, b) = (self.scalar(a), self.scalar(b));
-                Place::Scalar(elements::binary(&mut self.e, function, a, b))
+                Place::Scalar(function.apply(&mut self.e, a, b))
             }
             Op::Unary(..) | Op::Binary(..) => Place::Pending,
             Op::Input(_) => unreachable!("inputs have their place, and tables are read by a look-up"),
@@ -614,11 +614,11 @@ impl Pass<'_> {
             let registers = match *self.program.op(id) {
                 Op::Unary(function, x) => {
                     let x = operand(e, x);
-                    elements::unary(&mut Wide::new(e), function, x)
+                    function.apply(&mut Wide::new(e), x)
                 }
                 Op::Binary(function, a, b) => {
                     let (a, b) = (operand(e, a), operand(e, b));
-                    elements::binary(&mut Wide::new(e), function, a, b)
+                    function.apply(&mut Wide::new(e), a, b)
                 }
                 _ => unreachable!("only these are ever pending"),
             };

@@ -8,7 +8,6 @@ use cranelift_codegen::ir::condcodes::FloatCC;
 use cranelift_codegen::ir::{InstBuilder, Type, Value, types};
 use moe_gate::math::Arithmetic;
 
-use super::elements::Elements;
 use super::emit::Emitter;
 
 /// `N` registers of f32 or i32.
@@ -116,6 +115,12 @@ impl<const N: usize> Arithmetic for Wide<'_, '_, N> {
     fn divide(&mut self, a: Self::F, b: Self::F) -> Self::F {
         self.floats(a, b, Emitter::divide)
     }
+    fn square_root(&mut self, a: Self::F) -> Self::F {
+        self.each(|w, place| {
+            let a = w.float_at(a, place);
+            w.e.b.ins().sqrt(a)
+        })
+    }
     fn negate(&mut self, a: Self::F) -> Self::F {
         self.floats(a, Registers::Constant((-0.0f32).to_bits()), |e, a, sign| e.b.ins().bxor(a, sign))
     }
@@ -124,6 +129,9 @@ impl<const N: usize> Arithmetic for Wide<'_, '_, N> {
     }
     fn less(&mut self, a: Self::F, b: Self::F) -> Self::B {
         self.compare(FloatCC::LessThan, a, b)
+    }
+    fn at_most(&mut self, a: Self::F, b: Self::F) -> Self::B {
+        self.compare(FloatCC::LessThanOrEqual, a, b)
     }
     fn equal(&mut self, a: Self::F, b: Self::F) -> Self::B {
         self.compare(FloatCC::Equal, a, b)
@@ -163,17 +171,5 @@ impl<const N: usize> Arithmetic for Wide<'_, '_, N> {
             let a = w.integer_at(a, place);
             w.e.from_bits(a)
         })
-    }
-}
-
-impl<const N: usize> Elements for Wide<'_, '_, N> {
-    fn square_root(&mut self, a: Self::F) -> Self::F {
-        self.each(|w, place| {
-            let a = w.float_at(a, place);
-            w.e.b.ins().sqrt(a)
-        })
-    }
-    fn at_most(&mut self, a: Self::F, b: Self::F) -> Self::B {
-        self.compare(FloatCC::LessThanOrEqual, a, b)
     }
 }
