@@ -2,7 +2,7 @@
 
 use moe_compiler::check_source;
 use moe_compiler::diagnostics::Code;
-use moe_plan::{Payload, Request, RowLayout};
+use moe_contract::{Exchange, Format, RowLayout};
 
 /// The diagnostics of a model on one node whose GPUs have so much memory.
 fn codes(hidden: u32, picks: u32, dispatch: &str, combine: &str, ranks: u32, tokens: u32, memory: u64) -> Vec<Code> {
@@ -21,9 +21,9 @@ fn codes(hidden: u32, picks: u32, dispatch: &str, combine: &str, ranks: u32, tok
 
 #[test]
 fn what_the_plan_places_is_what_the_checker_counts() {
-    let fp8 = ("fp8_e4m3 scale f32 per 128", Payload::Fp8E4m3ScaleF32Per128);
-    let bf16 = ("bf16", Payload::Bf16);
-    let f32 = ("f32", Payload::F32);
+    let fp8 = ("fp8_e4m3 scale f32 per 128", Format::FP8_F32_128);
+    let bf16 = ("bf16", Format::BF16);
+    let f32 = ("f32", Format::F32);
     let cases = [
         (7168, 8, fp8, bf16, 8, 4096),
         (7168, 8, bf16, bf16, 64, 1024),
@@ -32,7 +32,7 @@ fn what_the_plan_places_is_what_the_checker_counts() {
         (128, 5, fp8, bf16, 8, 65_536),
     ];
     for (hidden, top_k, dispatch, combine, ranks, tokens) in cases {
-        let request = Request {
+        let request = Exchange {
             ranks,
             experts: 64,
             zero_experts: 0,
@@ -47,7 +47,7 @@ fn what_the_plan_places_is_what_the_checker_counts() {
             ctas: 20,
             threads: 512,
         };
-        let placed = request.plan().expect("the request keeps every limit").symmetric.bytes;
+        let placed = request.checked().expect("the request keeps every limit").symmetric_bytes();
         let codes = |memory| codes(hidden, top_k, dispatch.0, combine.0, ranks, tokens, memory);
         assert_eq!(codes(placed), [], "{request:?}");
         // Flags and counters, and the gaps between regions, are the only thing that the checker leaves out.

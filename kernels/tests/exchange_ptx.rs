@@ -3,22 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use moe_bundle::{Exchange, Kernel};
+use moe_contract::{Drop, Exchange, Format, Kernel, RowLayout};
 use moe_kernels::exchange::{device_code, kernels};
 use moe_kernels::ptx::{Chip, Target};
-use moe_plan::{Drop, Payload, Request, RowLayout};
 
 /// One node of DeepSeek-V3.
-const DEEPSEEK_V3: Request = Request {
+const DEEPSEEK_V3: Exchange = Exchange {
     ranks: 8,
     experts: 256,
     zero_experts: 0,
     top_k: 8,
     hidden: 7168,
     max_tokens: 4096,
-    dispatch: Payload::Fp8E4m3ScaleF32Per128,
+    dispatch: Format::FP8_F32_128,
     layout: RowLayout::ExpertMajor { align: 128 },
-    combine: Payload::Bf16,
+    combine: Format::BF16,
     weighted: true,
     drop: None,
     ctas: 24,
@@ -48,8 +47,8 @@ fn assemble(kernel: Kernel, exchange: &Exchange, chip: Chip) -> String {
     report
 }
 
-fn assemble_all(request: &Request) {
-    let exchange = request.plan().expect("it keeps its limits");
+fn assemble_all(request: &Exchange) {
+    let exchange = request.checked().expect("it keeps its limits");
     for chip in Chip::ALL {
         for kernel in kernels(&exchange) {
             let report = assemble(kernel, &exchange, chip);
@@ -64,29 +63,29 @@ fn assemble_all(request: &Request) {
 #[test]
 fn deepseek_v3_with_every_size_of_cta() {
     for threads in [32, 256, 512, 768, 1024] {
-        assemble_all(&Request { threads, ..DEEPSEEK_V3 });
+        assemble_all(&Exchange { threads, ..DEEPSEEK_V3 });
     }
 }
 
 #[test]
 fn most_ranks_and_picks() {
-    let request = Request { ranks: 72, experts: 1000, zero_experts: 24, top_k: 32, ..DEEPSEEK_V3 };
-    assemble_all(&Request { max_tokens: 512, drop: Some(Drop::Lowest), threads: 1024, ..request });
+    let request = Exchange { ranks: 72, experts: 1000, zero_experts: 24, top_k: 32, ..DEEPSEEK_V3 };
+    assemble_all(&Exchange { max_tokens: 512, drop: Some(Drop::Lowest), threads: 1024, ..request });
 }
 
 #[test]
 fn rank_major_without_weights() {
-    let request = Request { layout: RowLayout::RankMajor, weighted: false, drop: Some(Drop::Position), ..DEEPSEEK_V3 };
-    for (dispatch, combine) in [(Payload::F16, Payload::F16), (Payload::F32, Payload::F32)] {
-        assemble_all(&Request { dispatch, combine, hidden: 2880, top_k: 5, threads: 1024, ..request.clone() });
+    let request = Exchange { layout: RowLayout::RankMajor, weighted: false, drop: Some(Drop::Position), ..DEEPSEEK_V3 };
+    for (dispatch, combine) in [(Format::F16, Format::F16), (Format::F32, Format::F32)] {
+        assemble_all(&Exchange { dispatch, combine, hidden: 2880, top_k: 5, threads: 1024, ..request.clone() });
     }
 }
 
 #[test]
 fn rows_of_one_chunk() {
-    let request = Request { hidden: 8, ranks: 1, experts: 3, top_k: 1, ctas: 1, ..DEEPSEEK_V3 };
-    for payload in [Payload::Bf16, Payload::F16, Payload::F32] {
-        assemble_all(&Request { dispatch: payload, combine: payload, ..request.clone() });
+    let request = Exchange { hidden: 8, ranks: 1, experts: 3, top_k: 1, ctas: 1, ..DEEPSEEK_V3 };
+    for payload in [Format::BF16, Format::F16, Format::F32] {
+        assemble_all(&Exchange { dispatch: payload, combine: payload, ..request.clone() });
     }
 }
 
@@ -94,8 +93,8 @@ fn rows_of_one_chunk() {
 #[test]
 fn what_small_kernels_look_like() {
     let exchange =
-        Request { ranks: 4, experts: 8, top_k: 2, hidden: 8, max_tokens: 16, threads: 64, ctas: 2, ..DEEPSEEK_V3 };
-    let exchange = Request { dispatch: Payload::Bf16, ..exchange }.plan().expect("it keeps its limits");
+        Exchange { ranks: 4, experts: 8, top_k: 2, hidden: 8, max_tokens: 16, threads: 64, ctas: 2, ..DEEPSEEK_V3 };
+    let exchange = Exchange { dispatch: Format::BF16, ..exchange }.checked().expect("it keeps its limits");
     for kernel in [Kernel::Barrier, Kernel::WeightGradientCollect] {
         let ptx = device_code(kernel, &exchange).ptx(Target::of(Chip::Sm90a)).unwrap_or_else(|error| panic!("{error}"));
         insta::assert_snapshot!(kernel.name(), ptx);

@@ -8,7 +8,7 @@ mod virtual_gpu;
 
 mod common;
 
-use moe_bundle::exchange::{Kernel, status};
+use moe_contract::{Kernel, status};
 use moe_gate::derivative::derivative;
 use moe_gate::inputs::{Inputs, Tensor};
 use moe_gate::interpret;
@@ -37,7 +37,7 @@ impl Expected<'_> {
             let (outcome, races) = kernel.run_watched(schedule, TOKENS, self.tensors, &self.widths);
             let problem = match outcome {
                 Err(error) => Some(error.to_string()),
-                Ok(outcome) if outcome.status != [status::OK; 4] => Some(format!("status {:?}", outcome.status)),
+                Ok(outcome) if outcome.status != [status::FINE; 4] => Some(format!("status {:?}", outcome.status)),
                 Ok(outcome) if outcome.results != self.rows => Some("wrong numbers".into()),
                 Ok(_) => races.found().first().map(ToString::to_string),
             };

@@ -12,7 +12,7 @@ mod virtual_gpu;
 mod common;
 
 use golden::Golden;
-use moe_bundle::exchange::{Kernel, status};
+use moe_contract::{Kernel, status};
 use moe_gate::derivative::derivative;
 use moe_gate::inputs::Inputs;
 use moe_gate::interpret::{self, Fault};
@@ -36,21 +36,21 @@ fn number_bits(bits: u32) -> u32 {
 fn words_of(token: usize, fault: Fault, row: impl Fn() -> Vec<i32>) -> [u64; 4] {
     let token = token as u64;
     match fault {
-        Fault::NanLogit { expert } => [status::GATE_NAN, token, u64::from(expert), 0],
+        Fault::NanLogit { expert } => [moe_contract::Fault::GateNan.code(), token, u64::from(expert), 0],
         Fault::NanKey { .. } | Fault::NanGroupKey { .. } | Fault::NanWeight { .. } => {
-            [status::GATE_NAN, token, u64::MAX, 0]
+            [moe_contract::Fault::GateNan.code(), token, u64::MAX, 0]
         }
         Fault::TokenId { id, vocabulary } => {
-            [status::TOKEN_ID_OUT_OF_RANGE, token, u64::from(vocabulary), u64::from(id as u32)]
+            [moe_contract::Fault::TokenIdOutOfRange.code(), token, u64::from(vocabulary), u64::from(id as u32)]
         }
         Fault::NoSuchExpert { found, .. } => {
             let position = row().iter().position(|&pick| pick == found).expect("it is in the row");
-            [status::PICK_OUT_OF_RANGE, token, position as u64, u64::from(found as u32)]
+            [moe_contract::Fault::PickOutOfRange.code(), token, position as u64, u64::from(found as u32)]
         }
         Fault::ExpertTwice { expert } => {
             let picks: Vec<usize> =
                 (0..).zip(row()).filter(|(_, pick)| *pick == expert as i32).map(|(at, _)| at).collect();
-            [status::PICK_TWICE, token, picks[1] as u64, u64::from(expert)]
+            [moe_contract::Fault::PickTwice.code(), token, picks[1] as u64, u64::from(expert)]
         }
     }
 }
@@ -78,7 +78,7 @@ fn check(
 ) {
     let [code, token, ..] = outcome.status;
     let faulty = expected.iter().any(Result::is_err);
-    assert_eq!(code != status::OK, faulty, "status {:x?}\n{program}", outcome.status);
+    assert_eq!(code != status::FINE, faulty, "status {:x?}\n{program}", outcome.status);
     if faulty {
         let token = token as usize;
         let fault = expected[token].as_ref().expect_err("the status names a token with a fault");
@@ -305,7 +305,7 @@ fn any_schedule_is_right() {
 fn after_an_error_nothing_is_done() {
     let gate = common::group_limited(64, Some(8), 4);
     let numbers = Numbers::draw(&gate.program, 9, Mood::Tame, 3);
-    let earlier = [status::PICK_TWICE, 3, 1, 9];
+    let earlier = [moe_contract::Fault::PickTwice.code(), 3, 1, 9];
     let outcome = forward(&gate).expect("it fits").run_from(earlier, 3, 9, &numbers.tensors(&gate.program), &[4, 4]);
     assert_eq!(outcome.status, earlier);
     assert!(outcome.results.iter().flatten().all(|&word| word == UNTOUCHED));

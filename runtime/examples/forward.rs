@@ -1,7 +1,8 @@
 //! The program of `docs/runtime.md`: loads a bundle and runs one layer, gate to result, on virtual GPUs.
 use std::{path::Path, sync::Arc};
 
-use moe_bundle::{Bundle, ExpertId, Tensor};
+use moe_bundle::Bundle;
+use moe_contract::{ExpertId, Tensor};
 use moe_runtime::{Communicator, Device, Options, Parameters, Result, VirtualDevice, VirtualOptions};
 
 /// An expert of your own: here each multiplies by its id.

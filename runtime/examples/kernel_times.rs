@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moe_bundle::manifest::ParameterKind;
-use moe_bundle::{Bundle, GateDescription, Kernel, Tensor};
+use moe_bundle::{Bundle, GateDescription};
+use moe_contract::{Kernel, Tensor};
 use moe_random::Random;
 use moe_runtime::communicator::{ExpertRows, together};
 use moe_runtime::{Communicator, CudaDevice, CudaOptions, Options, Parameters};

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use moe_bundle::exchange::status;
-use moe_bundle::{Kernel, RankId};
+use moe_contract::{Fault, Flag, Kernel, RankId, Status};
 
 use crate::device::DeviceError;
 
@@ -219,38 +218,13 @@ impl fmt::Display for InputProblem {
     }
 }
 
-/// What a rank waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Rows of a dispatch.
-    Dispatch,
-    /// Partial sums of a combine.
-    Combine,
-    /// Gradients of weights.
-    Gradient,
-    /// A barrier.
-    Barrier,
-}
-
-impl Phase {
-    /// As in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Dispatch => "dispatch.arrive",
-            Phase::Combine => "combine.arrive",
-            Phase::Gradient => "gradient.arrive",
-            Phase::Barrier => "barrier.arrive",
-        }
-    }
-}
-
 /// One rank that waited for another too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
     /// Who waited.
     pub rank: RankId,
-    /// In which phase.
-    pub phase: Phase,
+    /// For which flag.
+    pub flag: Flag,
     /// For whom.
     pub culprit: RankId,
     /// The flag that would have been enough.
@@ -266,7 +240,7 @@ impl fmt::Display for Wait {
         // Earlier calls are of no interest to a reader: of this call's steps, so many have come.
         let missing = self.expected.saturating_sub(self.found);
         let has = self.per_call.saturating_sub(missing);
-        let (rank, phase, culprit) = (self.rank, self.phase.name(), self.culprit);
+        let (rank, phase, culprit) = (self.rank, self.flag.name(), self.culprit);
         write!(formatter, "{rank}, {phase}, waits for {culprit}: has {has} of {}", self.per_call)?;
         if missing > self.per_call {
             write!(formatter, ", and {} of earlier calls are missing", missing - self.per_call)?;
@@ -301,26 +275,24 @@ impl fmt::Display for Stuck {
     }
 }
 
-/// The meaning of a rank's status words; `None` when all is well. `per_call` is the steps of a flag of the phase in one call.
-pub(crate) fn read_status(rank: RankId, words: [u64; 4], per_call: impl Fn(Phase) -> u64) -> Option<Failure> {
+/// The meaning of a rank's status words; `None` when all is well. `per_call` is the steps of a flag in one call.
+pub(crate) fn read_status(rank: RankId, words: [u64; 4], per_call: impl Fn(Flag) -> u64) -> Option<Failure> {
     let [code, who, expected, found] = words;
     let input = |problem| Failure::Input(InputFault { rank, token: who, problem });
-    let wait = |phase| {
-        let culprit = RankId(who as u32);
-        Failure::Wait(Wait { rank, phase, culprit, expected, found, per_call: per_call(phase) })
-    };
     let value = found as u32 as i32;
-    Some(match code {
-        status::OK => return None,
-        status::GATE_NAN => input(InputProblem::Nan { expert: (expected != u64::MAX).then_some(expected) }),
-        status::PICK_OUT_OF_RANGE => input(InputProblem::PickOutOfRange { position: expected, value }),
-        status::PICK_TWICE => input(InputProblem::PickTwice { position: expected, expert: value }),
-        status::TOKEN_ID_OUT_OF_RANGE => input(InputProblem::TokenId { rows: expected, id: value }),
-        status::DISPATCH_DEADLINE => wait(Phase::Dispatch),
-        status::COMBINE_DEADLINE => wait(Phase::Combine),
-        status::GRADIENT_DEADLINE => wait(Phase::Gradient),
-        status::BARRIER_DEADLINE => wait(Phase::Barrier),
-        _ => Failure::Unknown(rank, words),
+    Some(match Status::of(code) {
+        Some(Status::Fine) => return None,
+        Some(Status::Fault(Fault::GateNan)) => {
+            input(InputProblem::Nan { expert: (expected != u64::MAX).then_some(expected) })
+        }
+        Some(Status::Fault(Fault::PickOutOfRange)) => input(InputProblem::PickOutOfRange { position: expected, value }),
+        Some(Status::Fault(Fault::PickTwice)) => input(InputProblem::PickTwice { position: expected, expert: value }),
+        Some(Status::Fault(Fault::TokenIdOutOfRange)) => input(InputProblem::TokenId { rows: expected, id: value }),
+        Some(Status::Deadline(flag)) => {
+            let culprit = RankId(who as u32);
+            Failure::Wait(Wait { rank, flag, culprit, expected, found, per_call: per_call(flag) })
+        }
+        None => Failure::Unknown(rank, words),
     })
 }
 
@@ -370,7 +342,7 @@ pub(crate) fn diagnose(failures: &[Failure], device: Option<DeviceError>, deadli
 mod tests {
     use super::*;
 
-    const PER_CALL: fn(Phase) -> u64 = |_| 4;
+    const PER_CALL: fn(Flag) -> u64 = |_| 4;
 
     fn failure(rank: u32, words: [u64; 4]) -> Failure {
         read_status(RankId(rank), words, PER_CALL).expect("a failure")
@@ -378,13 +350,13 @@ mod tests {
 
     #[test]
     fn a_deadline_names_who_waits_for_whom() {
-        let failures = [failure(3, [status::DISPATCH_DEADLINE, 5, 12, 10])];
+        let failures = [failure(3, [Flag::Dispatch.deadline_code(), 5, 12, 10])];
         let error = diagnose(&failures, None, Some(Duration::from_secs(10))).expect_err("stuck");
         assert_eq!(error.to_string(), "rank 3, dispatch.arrive, waits for rank 5: has 2 of 4 after 10s");
-        let failures = [failures[0], failure(4, [status::COMBINE_DEADLINE, 5, 12, 0])];
+        let failures = [failures[0], failure(4, [Flag::Combine.deadline_code(), 5, 12, 0])];
         let error = diagnose(&failures, None, None).expect_err("stuck");
         assert_eq!(error.to_string(), "rank 3, dispatch.arrive, waits for rank 5: has 2 of 4; 1 other rank waits too");
-        let late = failure(4, [status::BARRIER_DEADLINE, 5, 12, 0]);
+        let late = failure(4, [Flag::Barrier.deadline_code(), 5, 12, 0]);
         let error = diagnose(&[late], None, None).expect_err("stuck");
         assert_eq!(
             error.to_string(),
@@ -394,8 +366,8 @@ mod tests {
 
     #[test]
     fn wrong_numbers_come_before_their_consequences() {
-        let wait = failure(0, [status::DISPATCH_DEADLINE, 2, 4, 0]);
-        let twice = failure(2, [status::PICK_TWICE, 7, 1, 9]);
+        let wait = failure(0, [Flag::Dispatch.deadline_code(), 2, 4, 0]);
+        let twice = failure(2, [Fault::PickTwice.code(), 7, 1, 9]);
         let deadlock = DeviceError::Deadlock { report: "all wait".into() };
         let error = diagnose(&[wait, twice], Some(deadlock.clone()), None).expect_err("wrong");
         assert_eq!(error.to_string(), "rank 2, token 7: pick 1 is expert 9, which the token has picked before");
@@ -409,10 +381,10 @@ mod tests {
             Failure::Input(fault) => fault.to_string(),
             other => format!("{other:?}"),
         };
-        assert_eq!(text([status::GATE_NAN, 3, 17, 0]), "rank 1, token 3: the logit of expert 17 is NaN");
-        assert_eq!(text([status::GATE_NAN, 3, u64::MAX, 0]), "rank 1, token 3: the gate computes a NaN");
+        assert_eq!(text([Fault::GateNan.code(), 3, 17, 0]), "rank 1, token 3: the logit of expert 17 is NaN");
+        assert_eq!(text([Fault::GateNan.code(), 3, u64::MAX, 0]), "rank 1, token 3: the gate computes a NaN");
         assert_eq!(
-            text([status::PICK_OUT_OF_RANGE, 3, 0, 0xffff_fffe]),
+            text([Fault::PickOutOfRange.code(), 3, 0, 0xffff_fffe]),
             "rank 1, token 3: pick 0 is -2, which is not an expert"
         );
         assert_eq!(read_status(RankId(1), [0; 4], PER_CALL), None);

@@ -1,9 +1,10 @@
 //! Experts that run on the host: for tests, demonstrations, and to try a function before it becomes a kernel.
 //!
 //! Invariant: the order of arithmetic is that of a kernel for the same layout. A row of a rank-major layout is the sum over its picks in
-//! ascending expert, in f32, each weighted; the result is rounded once, and a NaN is that of a GPU ([`codec::NAN`]).
+//! ascending expert, in f32, each weighted; the result is rounded once, and a NaN is that of a GPU ([`moe_contract::codec::NAN`]).
 
-use moe_bundle::{Exchange, ExpertId, LocalBuffer, Payload, RankId, RowLayout, Tensor, codec};
+use moe_contract::codec::canonical;
+use moe_contract::{Buffer, Exchange, ExpertId, Format, RankId, Tensor};
 
 use crate::communicator::{Communicator, Dispatched, Handle, Received};
 use crate::error::Result;
@@ -49,9 +50,9 @@ impl Communicator {
         mut expert: impl FnMut(ExpertId, &[f32], &mut [f32]),
     ) -> Result<Distributed> {
         let exchange = self.exchange().clone();
-        let payload = if rows.kind() == Tensor::ExpertInput { exchange.dispatch } else { exchange.combine };
+        let format = if rows.kind() == Tensor::ExpertInput { exchange.dispatch } else { exchange.combine };
         let inputs: Vec<Vec<u8>> = self.download(rows)?;
-        let scales: Vec<Vec<f32>> = match scales {
+        let scales: Vec<Vec<u8>> = match scales {
             Some(scales) => self.download(scales)?,
             None => inputs.iter().map(|_| vec![]).collect(),
         };
@@ -65,13 +66,11 @@ impl Communicator {
                 if picks.is_empty() {
                     continue;
                 }
-                let values = decode_row(&exchange, payload, input, scales, row);
+                let values = decode_row(&exchange, format, input, scales, row);
                 let sum = picks.iter().map(|pick| apply(&mut expert, pick, &values, order)).reduce(add);
-                let mut encoded = Vec::with_capacity(row_bytes);
-                sum.into_iter()
-                    .flatten()
-                    .for_each(|value| codec::encode(exchange.combine, codec::canonical(value), &mut encoded));
-                output[row * row_bytes..(row + 1) * row_bytes].copy_from_slice(&encoded);
+                let sum =
+                    exchange.combine.store(&sum.unwrap_or_default().into_iter().map(canonical).collect::<Vec<f32>>());
+                output[row * row_bytes..(row + 1) * row_bytes].copy_from_slice(&sum.elements);
             }
             outputs.push(output);
         }
@@ -84,9 +83,9 @@ impl Communicator {
         let (k, first) = (exchange.top_k as usize, exchange.experts_of(rank.0).start);
         let rows = received.rows as usize;
         let mut work = vec![vec![]; rows];
-        if exchange.layout == RowLayout::RankMajor {
-            let experts: Vec<i32> = self.inspect(handle, rank, LocalBuffer::RowPicks, 0..rows * k)?;
-            let weights: Vec<f32> = self.inspect(handle, rank, LocalBuffer::RowWeights, 0..rows * k)?;
+        if !exchange.layout.by_expert() {
+            let experts: Vec<i32> = self.inspect(handle, rank, Buffer::RowPicks, 0..rows * k)?;
+            let weights: Vec<f32> = self.inspect(handle, rank, Buffer::RowWeights, 0..rows * k)?;
             for (place, (&local, &weight)) in experts.iter().zip(&weights).enumerate() {
                 if let Ok(local) = u32::try_from(local) {
                     work[place / k].push(Pick { expert: ExpertId(first + local), weight: Some(weight) });
@@ -103,8 +102,8 @@ impl Communicator {
             for (source, &copies) in received.copies.iter().enumerate() {
                 let start = source * exchange.max_tokens as usize * k;
                 let range = start..start + copies as usize * k;
-                let rows: Vec<i32> = self.inspect(handle, rank, LocalBuffer::CopyRows, range.clone())?;
-                let weights: Vec<f32> = self.inspect(handle, rank, LocalBuffer::CopyWeights, range)?;
+                let rows: Vec<i32> = self.inspect(handle, rank, Buffer::CopyRows, range.clone())?;
+                let weights: Vec<f32> = self.inspect(handle, rank, Buffer::CopyWeights, range)?;
                 for (&row, &weight) in rows.iter().zip(&weights) {
                     if let Ok(row) = usize::try_from(row) {
                         work[row].iter_mut().for_each(|pick| pick.weight = Some(weight));
@@ -151,8 +150,8 @@ fn add(mut sum: Vec<f32>, row: Vec<f32>) -> Vec<f32> {
 }
 
 /// The numbers that a row stands for.
-fn decode_row(exchange: &Exchange, payload: Payload, input: &[u8], scales: &[f32], row: usize) -> Vec<f32> {
-    let (bytes, per_row) = (exchange.row_bytes(payload) as usize, payload.scales(exchange.hidden) as usize);
-    let scales = scales.get(row * per_row..(row + 1) * per_row).unwrap_or_default();
-    codec::decode_row(payload, &input[row * bytes..][..bytes], scales)
+fn decode_row(exchange: &Exchange, format: Format, input: &[u8], scales: &[u8], row: usize) -> Vec<f32> {
+    let part = |all: &[u8], bytes: u64| all[row * bytes as usize..][..bytes as usize].to_vec();
+    let elements = part(input, format.row_bytes(exchange.hidden));
+    format.values(&elements, &part(scales, if scales.is_empty() { 0 } else { format.scale_bytes(exchange.hidden) }))
 }

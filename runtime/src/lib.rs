@@ -14,11 +14,9 @@ pub mod error;
 pub mod experts;
 pub mod symmetric;
 pub mod tensor;
-pub mod traffic;
 
 pub use communicator::{Communicator, Dispatched, Handle, KernelTime, Options, Parameters, Routing};
 pub use device::{CudaDevice, CudaOptions, Device, DeviceError, Policy, VirtualDevice, VirtualOptions, VirtualWork};
 pub use error::{Error, Result};
-pub use moe_bundle::exchange::Tensor;
+pub use moe_contract::{LinkBytes, Tensor};
 pub use tensor::Distributed;
-pub use traffic::LinkBytes;

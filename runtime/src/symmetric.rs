@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use moe_bundle::{Exchange, LocalBuffer, RankId};
+use moe_contract::{Buffer, Exchange, Part, Place, RankId};
 
 use crate::device::{Address, Device, DeviceError, Memory};
 
@@ -21,12 +21,12 @@ impl SymmetricMemory {
     /// When a device has not enough memory.
     pub fn new(device: &Arc<dyn Device>, exchange: &Exchange) -> Result<SymmetricMemory, DeviceError> {
         let ranks = || (0..exchange.ranks).map(RankId);
-        let allocate = |rank| Memory::new(device, rank, exchange.symmetric.bytes, "symmetric memory");
+        let allocate = |rank| Memory::new(device, rank, exchange.symmetric_bytes(), "symmetric memory");
         let parts: Vec<Memory> = ranks().map(allocate).collect::<Result<_, _>>()?;
         let table: Vec<u64> = parts.iter().map(|part| part.address().0).collect();
         let peers = ranks().map(|rank| {
-            let bytes = exchange.buffer_bytes(LocalBuffer::Peers);
-            let memory = Memory::new(device, rank, bytes, LocalBuffer::Peers.name())?;
+            let bytes = exchange.buffer_bytes(Buffer::Peers);
+            let memory = Memory::new(device, rank, bytes, Buffer::Peers.name())?;
             memory.write(bytemuck::cast_slice(&table))?;
             Ok(memory)
         });
@@ -55,42 +55,32 @@ impl SymmetricMemory {
     }
 }
 
-/// Names every region; what only one rank writes is named for that rank too, so that a report can say who is late.
-fn label(device: &Arc<dyn Device>, exchange: &Exchange, part: &Memory) {
-    let tokens = u64::from(exchange.max_tokens);
+/// Names every part; what only one rank writes is named for that rank too, so that a report can say who is late.
+fn label(device: &Arc<dyn Device>, exchange: &Exchange, memory: &Memory) {
     let name = |start: u64, bytes: u64, label: &str, writer: Option<RankId>| {
-        device.label(part.rank(), part.address().offset(start), bytes, label, writer);
+        device.label(memory.rank(), memory.address().offset(start), bytes, label, writer);
     };
-    for region in exchange.symmetric.regions(exchange).into_iter().filter(|region| region.bytes > 0) {
-        let flag = match region.name {
-            "dispatch_arrival" => Some("dispatch.arrive"),
-            "combine_arrival" => Some("combine.arrive"),
-            "gradient_arrival" => Some("gradient.arrive"),
-            "barrier_arrival" => Some("barrier.arrive"),
-            _ => None,
-        };
-        if let Some(phase) = flag {
-            for writer in (0..exchange.ranks).map(RankId) {
-                name(region.start + 8 * u64::from(writer.0), 8, &format!("{phase}[{writer}]"), Some(writer));
+    for Place { part, start, bytes } in exchange.symmetric_places().filter(|place| place.bytes > 0) {
+        match part {
+            Part::Flag(flag) => {
+                let word = bytes / u64::from(exchange.ranks);
+                for writer in exchange.topology().all() {
+                    let label = format!("{}[{writer}]", flag.name());
+                    name(start + u64::from(writer.0) * word, word, &label, Some(writer));
+                }
             }
-            continue;
-        }
-        let of_source = match region.name {
-            "counts" => 4,
-            "rows" => tokens * exchange.symmetric.row_bytes,
-            "scales" => tokens * exchange.symmetric.scale_bytes,
-            "records" => tokens * exchange.symmetric.record_bytes,
-            other => {
-                name(region.start, region.bytes, other, None);
-                continue;
+            Part::Region(region) if region.by_source() => {
+                let shape = region.shape(exchange);
+                let of_source = shape.entries * shape.stride;
+                for half in 0..2 {
+                    for writer in exchange.topology().all() {
+                        let place = half * shape.lists + u64::from(writer.0);
+                        let label = format!("{}[half {half}, from {writer}]", region.name());
+                        name(start + place * of_source, of_source, &label, Some(writer));
+                    }
+                }
             }
-        };
-        for half in 0..2 {
-            for writer in (0..exchange.ranks).map(RankId) {
-                let place = half * u64::from(exchange.ranks) + u64::from(writer.0);
-                let label = format!("{}[half {half}, from {writer}]", region.name);
-                name(region.start + place * of_source, of_source, &label, Some(writer));
-            }
+            Part::Region(region) => name(start, bytes, region.name(), None),
         }
     }
 }

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use moe_bundle::exchange::Tensor;
-use moe_bundle::{Exchange, RankId};
+use moe_contract::{Exchange, RankId, Tensor};
 
 use crate::device::{Address, Device, Memory};
 use crate::error::{Error, Result};

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use moe_bundle::RankId;
+use moe_contract::RankId;
 use moe_runtime::device::{Launch, Memory, Value};
 use moe_runtime::{Device, VirtualDevice, VirtualOptions};
 

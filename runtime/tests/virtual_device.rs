@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use moe_bundle::RankId;
+use moe_contract::RankId;
 use moe_runtime::device::{Address, FunctionId, Launch, Memory, StreamId, Value};
 use moe_runtime::{Device, DeviceError, VirtualDevice, VirtualOptions};
 

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use moe_bundle::{RankId, Tensor};
 use moe_compiler::check_source;
 use moe_compiler::spec::Model;
+use moe_contract::{RankId, Tensor};
 use moe_gate::interpret::{self, Routing};
 use moe_host::HostGate;
 use moe_lower::{Choice, compile};
@@ -54,7 +54,7 @@ fn every_example_routes_alike_on_every_back_end_and_moves_the_predicted_bytes() 
         }
 
         let before = moe.traffic().expect("virtual GPUs count");
-        let width = exchange.hidden as usize * exchange.dispatch.source().element_bytes() as usize;
+        let width = exchange.hidden as usize * exchange.dispatch.source().element.bytes() as usize;
         let rows: Vec<Vec<u8>> = TOKENS.iter().map(|&tokens| vec![0; tokens * width]).collect();
         let rows = moe.upload(Tensor::Tokens, &rows).expect("rows of every rank");
         moe.dispatch(&rows, &routing).expect("it is launched");

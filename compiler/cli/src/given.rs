@@ -3,7 +3,8 @@
 //! Invariant of [`Given`]: there is one entry per rank; every tensor has the shape and type that the manifest asks for.
 
 use moe_bundle::manifest::{Parameter, ParameterKind};
-use moe_bundle::{Exchange, GateDescription, Manifest, Payload};
+use moe_bundle::{GateDescription, Manifest};
+use moe_contract::{Element, Exchange, Format};
 use moe_gate::inputs::{Inputs, Tensor};
 use moe_gate::ir::{InputKind, Program};
 use moe_judge::Rows;
@@ -181,12 +182,12 @@ fn cut<T: Clone>(all: &[T], tokens: &[usize], width: usize) -> Vec<Vec<T>> {
 }
 
 /// The element type of a row format in a file.
-pub fn dtype(payload: Payload) -> Dtype {
-    match payload {
-        Payload::Bf16 => Dtype::BF16,
-        Payload::F16 => Dtype::F16,
-        Payload::F32 => Dtype::F32,
-        Payload::Fp8E4m3ScaleF32Per128 => Dtype::F8_E4M3,
+pub fn dtype(format: Format) -> Dtype {
+    match format.element {
+        Element::Bf16 => Dtype::BF16,
+        Element::F16 => Dtype::F16,
+        Element::F32 => Dtype::F32,
+        Element::E4m3 => Dtype::F8_E4M3,
     }
 }
 

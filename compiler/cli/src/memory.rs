@@ -3,7 +3,6 @@
 #![allow(clippy::disallowed_methods, reason = "the system's own files")]
 
 use moe_bundle::Manifest;
-use moe_plan::Sizes;
 
 use crate::failure::Failure;
 use crate::picture::human;
@@ -12,7 +11,7 @@ use crate::picture::human;
 /// even load (input, output, gradient).
 pub fn enough_for(manifest: &Manifest) -> Result<(), Failure> {
     let exchange = &manifest.exchange;
-    let sizes = Sizes::of(exchange);
+    let sizes = exchange.sizes();
     let picks = u64::from(exchange.max_tokens) * u64::from(exchange.top_k);
     let rows = (2 * picks).min(exchange.output_rows_max());
     let row = exchange.row_bytes(exchange.dispatch) + 4 * exchange.row_bytes(exchange.combine);

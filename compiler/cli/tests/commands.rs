@@ -2,7 +2,8 @@
 
 mod support;
 
-use moe_bundle::{Bundle, Kernel, KernelImage};
+use moe_bundle::{Bundle, KernelImage};
+use moe_contract::Kernel;
 use moe_lower::{Choice, compile};
 use safetensors::SafeTensors;
 use support::{EXPERTS, Folder, HIDDEN, PICKS, SMALL, f32s, input, numbers, safetensors, workspace};

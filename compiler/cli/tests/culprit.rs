@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use moe_bundle::{Bundle, RankId, Tensor};
+use moe_bundle::Bundle;
+use moe_contract::{RankId, Tensor};
 use moe_lower::{Choice, compile};
 use moe_runtime::device::{Address, EventId, FunctionId, Launch, Residency, StreamId};
 use moe_runtime::{

@@ -5,8 +5,8 @@
 
 use std::ops::Mul;
 
-use moe_bundle::codec::canonical;
-use moe_bundle::{Exchange, ExpertId, RowLayout};
+use moe_contract::codec::canonical;
+use moe_contract::{Exchange, ExpertId, RowLayout};
 
 use crate::reference::Handle;
 use crate::rows::Rows;

@@ -1,38 +1,36 @@
 //! The reference against expectations worked out by hand.
 
-use moe_bundle::{Drop, Exchange, Payload, RankId, RowLayout};
+use moe_contract::{Drop, Exchange, Flow, Format, RankId, RowLayout};
 use moe_judge::Rows;
 use moe_judge::reference::{
     Handle, Input, PickProblem, Weighting, combine, combine_backward, dispatch, dispatch_backward, dispatch_cached,
     keep_within_capacity, weight_gradient,
 };
-use moe_plan::Request;
-use moe_plan::traffic::Flow;
 use proptest::prelude::*;
 
 /// Rank 0 owns experts 0 and 1, rank 1 owns expert 2; expert 3 computes nothing.
-fn exchange(change: impl FnOnce(&mut Request)) -> Exchange {
-    let mut request = Request {
+fn exchange(change: impl FnOnce(&mut Exchange)) -> Exchange {
+    let mut request = Exchange {
         ranks: 2,
         experts: 3,
         zero_experts: 1,
         top_k: 2,
         hidden: 8,
         max_tokens: 4,
-        dispatch: Payload::Bf16,
+        dispatch: Format::BF16,
         layout: RowLayout::ExpertMajor { align: 2 },
-        combine: Payload::Bf16,
+        combine: Format::BF16,
         weighted: true,
         drop: None,
         ctas: 2,
         threads: 64,
     };
     change(&mut request);
-    request.plan().expect("sound")
+    request.checked().expect("sound")
 }
 
 /// Rows whose elements are all the same.
-fn rows(payload: Payload, values: &[f32]) -> Rows {
+fn rows(payload: Format, values: &[f32]) -> Rows {
     let elements: Vec<f32> = values.iter().flat_map(|&value| [value; 8]).collect();
     Rows::from_values(payload, 8, &elements)
 }
@@ -51,12 +49,12 @@ fn values(rows: &Rows) -> Vec<f32> {
 fn inputs() -> Vec<Input> {
     vec![
         Input {
-            tokens: rows(Payload::Bf16, &[1.0, 2.0]),
+            tokens: rows(Format::BF16, &[1.0, 2.0]),
             indices: vec![0, 2, 1, -1],
             weights: vec![0.5, 0.25, 1.0, 9.0],
         },
         Input {
-            tokens: rows(Payload::Bf16, &[11.0, 12.0, 13.0, 14.0]),
+            tokens: rows(Format::BF16, &[11.0, 12.0, 13.0, 14.0]),
             indices: vec![0, 1, -1, -1, 1, 2, 3, -1],
             weights: vec![0.75, 0.25, 9.0, 9.0, 0.5, 0.5, 1.0, 9.0],
         },
@@ -108,7 +106,7 @@ fn rank_major_keeps_one_row_per_copy() {
     assert_eq!(values(&inputs[1]), [1.0, 13.0]);
     assert_eq!(handles[1].row_picks(&exchange), [-1, 0, -1, 0]);
     // Rows come back as the expert function made them; rank 1's third token is 100 + 300.
-    let outputs = [rows(Payload::Bf16, &[10.0, 20.0, 30.0, 100.0]), rows(Payload::Bf16, &[5.0, 300.0])];
+    let outputs = [rows(Format::BF16, &[10.0, 20.0, 30.0, 100.0]), rows(Format::BF16, &[5.0, 300.0])];
     let combined = combine(&exchange, &handles, &outputs, Weighting::Unweighted);
     assert_eq!(values(&combined[0]), [15.0, 20.0]);
     assert_eq!(values(&combined[1]), [30.0, 0.0, 400.0, 0.0]);
@@ -119,7 +117,7 @@ fn combine_weighs_and_sums() {
     let exchange = exchange(|_| ());
     let (handles, _) = dispatched(&exchange);
     // Expert e multiplies by e + 1; the padding row is never read.
-    let outputs = [rows(Payload::Bf16, &[1.0, 11.0, 4.0, 22.0, 26.0, f32::NAN]), rows(Payload::Bf16, &[3.0, 39.0])];
+    let outputs = [rows(Format::BF16, &[1.0, 11.0, 4.0, 22.0, 26.0, f32::NAN]), rows(Format::BF16, &[3.0, 39.0])];
     let combined = combine(&exchange, &handles, &outputs, Weighting::of(&exchange));
     assert_eq!(values(&combined[0]), [0.5 * 1.0 + 0.25 * 3.0, 4.0]);
     assert_eq!(values(&combined[1]), [0.75 * 11.0 + 0.25 * 22.0, 0.0, 0.5 * 26.0 + 0.5 * 39.0, 0.0]);
@@ -132,13 +130,13 @@ fn combine_weighs_and_sums() {
 #[test]
 fn partial_sums_are_added_in_ascending_rank_and_rounded_on_the_way() {
     let exchange = exchange(|request| {
-        (request.ranks, request.top_k, request.combine, request.weighted) = (3, 3, Payload::F32, false);
+        (request.ranks, request.top_k, request.combine, request.weighted) = (3, 3, Format::F32, false);
     });
-    let token = Input { tokens: rows(Payload::Bf16, &[1.0]), indices: vec![0, 1, 2], weights: vec![1.0; 3] };
-    let none = Input { tokens: rows(Payload::Bf16, &[]), indices: vec![], weights: vec![] };
+    let token = Input { tokens: rows(Format::BF16, &[1.0]), indices: vec![0, 1, 2], weights: vec![1.0; 3] };
+    let none = Input { tokens: rows(Format::BF16, &[]), indices: vec![], weights: vec![] };
     let picked = dispatch(&exchange, &[token, none.clone(), none]).expect("sound picks");
     let handles: Vec<Handle> = picked.into_iter().map(|(handle, _)| handle).collect();
-    let output = |value| rows(Payload::F32, &[value, 0.0]);
+    let output = |value| rows(Format::F32, &[value, 0.0]);
     let sum = |a, b, c| {
         let outputs = [output(a), output(b), output(c)];
         values(&combine(&exchange, &handles, &outputs, Weighting::Unweighted)[0])
@@ -148,30 +146,32 @@ fn partial_sums_are_added_in_ascending_rank_and_rounded_on_the_way() {
 
     // On one rank two terms, 1 and 2⁻⁸, make a partial sum that bf16 rounds to 1; the f32 of the source adds another 2⁻⁸.
     let exchange = self::exchange(|request| (request.top_k, request.weighted) = (3, false));
-    let token = Input { tokens: rows(Payload::Bf16, &[1.0]), indices: vec![0, 1, 2], weights: vec![1.0; 3] };
-    let none = Input { tokens: rows(Payload::Bf16, &[]), indices: vec![], weights: vec![] };
+    let token = Input { tokens: rows(Format::BF16, &[1.0]), indices: vec![0, 1, 2], weights: vec![1.0; 3] };
+    let none = Input { tokens: rows(Format::BF16, &[]), indices: vec![], weights: vec![] };
     let picked = dispatch(&exchange, &[token, none]).expect("sound picks");
     let handles: Vec<Handle> = picked.into_iter().map(|(handle, _)| handle).collect();
     let small = 2f32.powi(-8);
-    let outputs = [rows(Payload::Bf16, &[1.0, 0.0, small, 0.0]), rows(Payload::Bf16, &[small, 0.0])];
+    let outputs = [rows(Format::BF16, &[1.0, 0.0, small, 0.0]), rows(Format::BF16, &[small, 0.0])];
     assert_eq!(values(&combine(&exchange, &handles, &outputs, Weighting::Unweighted)[0]), [1.0]);
 }
 
 #[test]
 fn a_token_is_quantised_once_at_its_source() {
     let exchange = exchange(|request| {
-        (request.hidden, request.dispatch) = (128, Payload::Fp8E4m3ScaleF32Per128);
+        (request.hidden, request.dispatch) = (128, Format::FP8_F32_128);
     });
     let mut elements = vec![1.0; 128];
     elements[5] = 896.0;
-    let token = Rows::from_values(Payload::Bf16, 128, &elements);
+    let token = Rows::from_values(Format::BF16, 128, &elements);
     let tokens = Input { tokens: token, indices: vec![1, 2], weights: vec![0.5; 2] };
-    let none = Input { tokens: Rows::zeros(Payload::Bf16, 128, 0), indices: vec![], weights: vec![] };
+    let none = Input { tokens: Rows::zeros(Format::BF16, 128, 0), indices: vec![], weights: vec![] };
     let received = dispatch(&exchange, &[tokens, none]).expect("sound picks");
     for (handle, input) in &received {
-        assert_eq!(input.payload(), Payload::Fp8E4m3ScaleF32Per128);
+        assert_eq!(input.format(), Format::FP8_F32_128);
         assert_eq!(input.values(0), elements, "{}", handle.rank);
-        assert_eq!((input.scales()[0], input.scales()[1]), (2.0, 0.0), "the padding row has no scale");
+        let scales: Vec<f32> =
+            input.scales().chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("4"))).collect();
+        assert_eq!((scales[0], scales[1]), (2.0, 0.0), "the padding row has no scale");
     }
 }
 
@@ -179,7 +179,7 @@ fn a_token_is_quantised_once_at_its_source() {
 fn cached_dispatch_repeats_the_routing() {
     let exchange = exchange(|_| ());
     let (handles, _) = dispatched(&exchange);
-    let (a, b) = (rows(Payload::Bf16, &[5.0, 6.0]), rows(Payload::Bf16, &[7.0, 8.0, 9.0, 10.0]));
+    let (a, b) = (rows(Format::BF16, &[5.0, 6.0]), rows(Format::BF16, &[7.0, 8.0, 9.0, 10.0]));
     let inputs = dispatch_cached(&exchange, &handles, &[&a, &b]);
     assert_eq!(values(&inputs[0]), [5.0, 7.0, 6.0, 7.0, 9.0, 0.0]);
     assert_eq!(values(&inputs[1]), [5.0, 9.0]);
@@ -189,8 +189,8 @@ fn cached_dispatch_repeats_the_routing() {
 fn combine_backward_gives_rows_and_weights_their_gradients() {
     let exchange = exchange(|_| ());
     let (handles, _) = dispatched(&exchange);
-    let outputs = [rows(Payload::Bf16, &[1.0, 11.0, 4.0, 22.0, 26.0, 7.0]), rows(Payload::Bf16, &[3.0, 39.0])];
-    let gradients = [rows(Payload::Bf16, &[1.0, 2.0]), rows(Payload::Bf16, &[4.0, 99.0, -1.0, 99.0])];
+    let outputs = [rows(Format::BF16, &[1.0, 11.0, 4.0, 22.0, 26.0, 7.0]), rows(Format::BF16, &[3.0, 39.0])];
+    let gradients = [rows(Format::BF16, &[1.0, 2.0]), rows(Format::BF16, &[4.0, 99.0, -1.0, 99.0])];
     let backward = combine_backward(&exchange, &handles, &outputs, &gradients);
     assert_eq!(values(&backward[0].expert_output), [0.5, 3.0, 2.0, 1.0, -0.5, 0.0]);
     assert_eq!(values(&backward[1].expert_output), [0.25, -0.5]);
@@ -203,8 +203,8 @@ fn combine_backward_gives_rows_and_weights_their_gradients() {
 fn combine_backward_without_weights_copies() {
     let exchange = exchange(|request| request.weighted = false);
     let (handles, _) = dispatched(&exchange);
-    let outputs = [rows(Payload::Bf16, &[1.0; 6]), rows(Payload::Bf16, &[1.0; 2])];
-    let gradients = [rows(Payload::Bf16, &[1.0, 2.0]), rows(Payload::Bf16, &[4.0, 99.0, -1.0, 99.0])];
+    let outputs = [rows(Format::BF16, &[1.0; 6]), rows(Format::BF16, &[1.0; 2])];
+    let gradients = [rows(Format::BF16, &[1.0, 2.0]), rows(Format::BF16, &[4.0, 99.0, -1.0, 99.0])];
     let backward = combine_backward(&exchange, &handles, &outputs, &gradients);
     assert_eq!(values(&backward[0].expert_output), [1.0, 4.0, 2.0, 4.0, -1.0, 0.0]);
     assert_eq!(values(&backward[1].expert_output), [1.0, -1.0]);
@@ -217,14 +217,14 @@ fn weight_gradients_are_summed_by_lane_and_then_by_butterfly() {
     let sum = |terms: &[(usize, f32)]| {
         let mut gradient = vec![0.0; 256];
         terms.iter().for_each(|&(place, value)| gradient[place] = value);
-        weight_gradient(Payload::F32, &[1.0; 256], &gradient)
+        weight_gradient(Format::F32, &[1.0; 256], &gradient)
     };
     assert_eq!(sum(&[(0, 1e8), (1, 1.0), (128, -1e8), (4, 1.0)]), 1.0, "lane 0 loses its 1, lane 1 keeps its own");
     assert_eq!(sum(&[(0, 1e8), (4, 1.0), (64, -1e8)]), 1.0, "lanes 0 and 16 meet before lane 1");
     // bf16: a chunk is 8 elements, so that 0 and 4 are of one lane, and 1 is lost.
     let mut gradient = vec![0.0; 256];
     (gradient[0], gradient[4], gradient[128]) = (1e8, 1.0, -1e8);
-    assert_eq!(weight_gradient(Payload::Bf16, &[1.0; 256], &gradient), 0.0);
+    assert_eq!(weight_gradient(Format::BF16, &[1.0; 256], &gradient), 0.0);
 }
 
 #[test]
@@ -278,7 +278,7 @@ proptest! {
             request.layout = RowLayout::ExpertMajor { align };
         });
         let inputs: Vec<Input> = picks.iter().map(|indices| Input {
-            tokens: rows(Payload::Bf16, &vec![1.0; indices.len() / 3]),
+            tokens: rows(Format::BF16, &vec![1.0; indices.len() / 3]),
             indices: indices.clone(),
             weights: vec![1.0; indices.len()],
         }).collect();

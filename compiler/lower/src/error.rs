@@ -1,7 +1,8 @@
 //! Why there is no bundle.
 
-use moe_bundle::{Kernel, LimitError, ManifestError};
+use moe_bundle::ManifestError;
 use moe_compiler::diagnostics::Diagnostics;
+use moe_contract::{Kernel, LimitError};
 use moe_kernels::assemble::AssembleError;
 use moe_kernels::gate::GateLimit;
 use moe_kernels::ptx::PtxError;

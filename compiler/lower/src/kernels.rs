@@ -1,7 +1,7 @@
 //! From a plan to device code.
 
-use moe_bundle::{Grid, Kernel};
 use moe_compiler::spec::Target;
+use moe_contract::{Call, Grid, Kernel};
 use moe_gate::derivative::derivative;
 use moe_kernels::device::DeviceCode;
 use moe_kernels::gate::GateKernel;
@@ -40,8 +40,7 @@ impl Planned {
     /// # Errors
     /// When the gate exceeds what a kernel holds, which the check of a file finds before.
     pub fn kernels(self) -> Result<Kernels, LowerError> {
-        let mut needed = vec![Kernel::Gate, Kernel::GateBackward];
-        needed.extend(exchange::kernels(&self.exchange));
+        let needed = Kernel::ALL.iter().copied().filter(|kernel| kernel.is_of(&self.exchange)).collect();
         self.generate(needed)
     }
 
@@ -50,13 +49,11 @@ impl Planned {
     /// # Errors
     /// As [`Planned::kernels`].
     pub fn gate_kernels(self) -> Result<Kernels, LowerError> {
-        let capacity = self.exchange.drop.map(|_| Kernel::Capacity);
-        let needed = [Kernel::Gate, Kernel::GateBackward].into_iter().chain(capacity).collect();
+        let needed = [Call::Gate, Call::GateBackward].iter().flat_map(|call| call.kernels(&self.exchange)).collect();
         self.generate(needed)
     }
 
-    fn generate(self, mut needed: Vec<Kernel>) -> Result<Kernels, LowerError> {
-        needed.sort_unstable();
+    fn generate(self, needed: Vec<Kernel>) -> Result<Kernels, LowerError> {
         let codes: Vec<Option<KernelCode>> =
             needed.into_par_iter().map(|kernel| self.code(kernel)).collect::<Result<_, _>>()?;
         Ok(Kernels { codes: codes.into_iter().flatten().collect(), planned: self })
@@ -65,20 +62,15 @@ impl Planned {
     /// Nothing for the gradient of a gate that reads no logits.
     fn code(&self, kernel: Kernel) -> Result<Option<KernelCode>, LowerError> {
         let of_gate = |GateKernel { code, block, grid }| KernelCode { kernel, code, block, grid };
-        let found = match kernel {
-            Kernel::Gate => Some(of_gate(gate::device_code(&self.layer.gate)?)),
-            Kernel::GateBackward => match derivative(&self.layer.gate) {
-                Some(backward) => Some(of_gate(gate::backward_device_code(&backward)?)),
-                None => None,
-            },
-            _ => Grid::of(kernel, &self.exchange).map(|grid| KernelCode {
-                kernel,
-                code: exchange::device_code(kernel, &self.exchange),
-                block: self.exchange.threads,
-                grid,
-            }),
-        };
-        Ok(found)
+        if let Some(grid) = kernel.grid(&self.exchange) {
+            let code = exchange::device_code(kernel, &self.exchange);
+            return Ok(Some(KernelCode { kernel, code, block: self.exchange.threads, grid }));
+        }
+        if kernel == Kernel::Gate {
+            return Ok(Some(of_gate(gate::device_code(&self.layer.gate)?)));
+        }
+        let backward = derivative(&self.layer.gate);
+        Ok(backward.map(|backward| gate::backward_device_code(&backward)).transpose()?.map(of_gate))
     }
 }
 

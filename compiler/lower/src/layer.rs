@@ -5,14 +5,14 @@
 
 use std::fmt::Write as _;
 
-use moe_bundle::{Capacity, Drop, Payload, RowLayout};
+use moe_bundle::Capacity;
 use moe_compiler::diagnostics::Diagnostics;
 use moe_compiler::spec::{
     self, CapacityLimit, Cluster, Deploy, DeployId, DropRule, Layout, Mode, Model, Scale, Spec, Target,
 };
 use moe_compiler::{not_built_yet, several_nodes_not_built_yet};
+use moe_contract::{Drop, Exchange, Format, RowLayout};
 use moe_gate::ir::Gate;
-use moe_plan::Request;
 
 use crate::choice::Choice;
 use crate::error::LowerError;
@@ -34,7 +34,7 @@ pub struct Layer {
     /// The gate.
     pub gate: Gate,
     /// What the kernels are specialised to.
-    pub request: Request,
+    pub request: Exchange,
     /// How many picks an expert may keep.
     pub capacity: Option<Capacity>,
     /// What is compiled for.
@@ -75,16 +75,16 @@ impl Layer {
 impl Layer {
     /// The gate of a model alone, for some tokens on one rank. Rows are as short as rows can be: nothing is sent.
     pub fn gate_alone(model: &Model, tokens: u32, target: Target) -> Layer {
-        let request = Request {
+        let request = Exchange {
             ranks: 1,
             experts: model.experts,
             zero_experts: 0,
             top_k: model.top_k(),
             hidden: 8,
             max_tokens: tokens.max(1),
-            dispatch: Payload::Bf16,
+            dispatch: Format::BF16,
             layout: RowLayout::RankMajor,
-            combine: Payload::Bf16,
+            combine: Format::BF16,
             weighted: false,
             drop: drop_rule(model),
             ctas: 1,
@@ -151,7 +151,7 @@ fn distinct(targets: &[Target]) -> Vec<Target> {
 }
 
 /// What is asked of the kernels; `None` for a format or layout that they do not know.
-fn request(model: &Model, deploy: &Deploy, cluster: &Cluster, choice: &Choice) -> Result<Option<Request>, LowerError> {
+fn request(model: &Model, deploy: &Deploy, cluster: &Cluster, choice: &Choice) -> Result<Option<Exchange>, LowerError> {
     let overridden = choice.nodes.is_some() || choice.gpus_per_node.is_some();
     let nodes = choice.nodes.unwrap_or(deploy.ep.div_ceil(cluster.gpus_per_node));
     let gpus_per_node = choice.gpus_per_node.unwrap_or(deploy.ep.min(cluster.gpus_per_node));
@@ -169,7 +169,7 @@ fn request(model: &Model, deploy: &Deploy, cluster: &Cluster, choice: &Choice) -
         return Ok(None);
     };
     let ctas = deploy.sms.unwrap_or(SMS).clamp(1, cluster.gpu.sms);
-    Ok(Some(Request {
+    Ok(Some(Exchange {
         ranks: gpus_per_node,
         experts: model.stored_experts(),
         zero_experts: model.experts - model.stored_experts(),
@@ -196,12 +196,12 @@ fn warps(mode: Mode, tokens: u32, ctas: u32) -> u32 {
     }
 }
 
-fn payload(payload: spec::Payload) -> Option<Payload> {
+fn payload(payload: spec::Payload) -> Option<Format> {
     match payload {
-        spec::Payload::Bf16 => Some(Payload::Bf16),
-        spec::Payload::F16 => Some(Payload::F16),
-        spec::Payload::F32 => Some(Payload::F32),
-        spec::Payload::Fp8E4m3(Scale::F32Per128) => Some(Payload::Fp8E4m3ScaleF32Per128),
+        spec::Payload::Bf16 => Some(Format::BF16),
+        spec::Payload::F16 => Some(Format::F16),
+        spec::Payload::F32 => Some(Format::F32),
+        spec::Payload::Fp8E4m3(Scale::F32Per128) => Some(Format::FP8_F32_128),
         spec::Payload::Fp8E4m3(Scale::Ue8m0Per128 | Scale::Ue8m0Per32) | spec::Payload::Fp4E2m1 => None,
     }
 }

@@ -1,7 +1,8 @@
 //! From a layer to its plan.
 
+use moe_bundle::GateDescription;
 use moe_bundle::manifest::{Parameter, ParameterKind};
-use moe_bundle::{Exchange, GateDescription};
+use moe_contract::Exchange;
 use moe_gate::ir::InputKind;
 
 use crate::error::LowerError;
@@ -25,7 +26,7 @@ impl Layer {
     /// When a number exceeds what the kernels can be made for.
     pub fn plan(self) -> Result<Planned, LowerError> {
         let limit = |limit| LowerError::Limit { model: self.model.clone(), limit };
-        let exchange = self.request.plan().map_err(limit)?;
+        let exchange = self.request.clone().checked().map_err(limit)?;
         let gate = self.describe_gate();
         Ok(Planned { layer: self, exchange, gate })
     }

@@ -2,15 +2,14 @@
 
 use std::fmt;
 
-use moe_bundle::{LocalBuffer, RowLayout};
-use moe_plan::Sizes;
+use moe_contract::{Buffer, Format, RowLayout};
 
 use crate::plan::Planned;
 
 impl fmt::Display for Planned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (exchange, layer) = (&self.exchange, &self.layer);
-        let sizes = Sizes::of(exchange);
+        let sizes = exchange.sizes();
         match &layer.deploy {
             Some(deploy) => writeln!(f, "plan of {deploy} of {}", layer.model)?,
             None => writeln!(f, "plan of the gate of {}", layer.model)?,
@@ -29,18 +28,16 @@ impl fmt::Display for Planned {
             RowLayout::RankMajor => "rank_major".into(),
             RowLayout::ExpertMajor { align } => format!("expert_major align {align}"),
         };
-        writeln!(f, "  dispatch          {:?}, {layout}", exchange.dispatch)?;
+        writeln!(f, "  dispatch          {}, {layout}", name(exchange.dispatch))?;
         let weighted = if exchange.weighted { "weighted" } else { "unweighted" };
-        writeln!(f, "  combine           {:?}, {weighted}", exchange.combine)?;
+        writeln!(f, "  combine           {}, {weighted}", name(exchange.combine))?;
         writeln!(f, "  launches          {} CTAs of {} threads", exchange.ctas, exchange.threads)?;
-        writeln!(f, "symmetric memory, the same on every rank: {} bytes", exchange.symmetric.bytes)?;
-        for region in exchange.symmetric.regions(exchange) {
-            if region.bytes > 0 {
-                writeln!(f, "  {:<18} at {:>12}  {:>12} bytes", region.name, region.start, region.bytes)?;
-            }
+        writeln!(f, "symmetric memory, the same on every rank: {} bytes", exchange.symmetric_bytes())?;
+        for place in exchange.symmetric_places().filter(|place| place.bytes > 0) {
+            writeln!(f, "  {:<18} at {:>12}  {:>12} bytes", place.part.name(), place.start, place.bytes)?;
         }
         writeln!(f, "arrays of a handle, on every rank: {} bytes", sizes.handle)?;
-        for buffer in LocalBuffer::OF_HANDLE {
+        for buffer in Buffer::of_handle() {
             match exchange.buffer_bytes(buffer) {
                 0 => {}
                 bytes => writeln!(f, "  {:<18}    {:>12}  {bytes:>12} bytes", buffer.name(), "")?,
@@ -50,4 +47,9 @@ impl fmt::Display for Planned {
         writeln!(f, "  experts' input    {} bytes in {} rows", sizes.expert_input, exchange.output_rows_max())?;
         writeln!(f, "  experts' output   {} bytes", sizes.expert_output)
     }
+}
+
+/// As in a `.moe` file; a plan has formats with a name alone.
+fn name(format: Format) -> &'static str {
+    format.name().unwrap_or_default()
 }

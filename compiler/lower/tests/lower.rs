@@ -1,8 +1,8 @@
 //! From files to plans, kernels and bundles; what cannot be built is said before anything is generated.
 
-use moe_bundle::{Drop, Kernel, Payload, RowLayout};
 use moe_compiler::check_source;
 use moe_compiler::spec::{Spec, Target};
+use moe_contract::{Drop, Format, Kernel, RowLayout};
 use moe_lower::{Choice, Layer, LowerError, Planned, compile};
 
 fn spec(source: &str) -> Spec {
@@ -44,7 +44,7 @@ fn the_file_decides_formats_and_layouts() {
     let dispatch = "dispatch { payload f16 layout rank_major } combine { payload f32 reduce f32 unweighted }";
     let planned = plan(&file(dispatch, "ep 4 tokens 16 per gpu sms 3"), &Choice::default()).expect("a plan");
     let exchange = planned.exchange;
-    assert_eq!((exchange.dispatch, exchange.combine), (Payload::F16, Payload::F32));
+    assert_eq!((exchange.dispatch, exchange.combine), (Format::F16, Format::F32));
     assert_eq!(exchange.layout, RowLayout::RankMajor);
     assert!(!exchange.weighted);
     assert_eq!((exchange.ranks, exchange.max_tokens, exchange.ctas), (4, 16, 3));
@@ -116,7 +116,7 @@ fn a_bundle_has_the_kernels_that_its_plan_needs() {
     let expert_major = "dispatch { payload bf16 layout expert_major align 8 }";
     let deploy = "ep 4 tokens 16 per gpu";
     let without = |left_out: &[Kernel]| -> Vec<Kernel> {
-        Kernel::ALL.into_iter().filter(|kernel| !left_out.contains(kernel)).collect()
+        Kernel::ALL.iter().copied().filter(|kernel| !left_out.contains(kernel)).collect()
     };
     assert_eq!(kernels(&file(&format!("capacity 2 drop position {expert_major}"), deploy)), without(&[]));
     assert_eq!(kernels(&file(expert_major, deploy)), without(&[Kernel::Capacity]));

@@ -124,22 +124,22 @@ fn the_bubble_of_1f1b_is_that_of_a_simulated_pipeline() {
 #[test]
 fn receive_regions_are_those_of_the_plan() {
     let model = deepseek_v3();
-    let request = moe_plan::Request {
+    let request = moe_contract::Exchange {
         ranks: 8,
         experts: 256,
         zero_experts: 0,
         top_k: 8,
         hidden: 7168,
         max_tokens: 128,
-        dispatch: moe_plan::Payload::Fp8E4m3ScaleF32Per128,
-        layout: moe_plan::RowLayout::ExpertMajor { align: 128 },
-        combine: moe_plan::Payload::Bf16,
+        dispatch: moe_contract::Format::FP8_F32_128,
+        layout: moe_contract::RowLayout::ExpertMajor { align: 128 },
+        combine: moe_contract::Format::BF16,
         weighted: true,
         drop: None,
         ctas: 20,
         threads: 256,
     };
-    let placed = moe_plan::Sizes::of(&request.plan().unwrap()).symmetric as f64;
+    let placed = request.checked().unwrap().sizes().symmetric as f64;
     let parallel = Parallel { ep: 8, tokens: 128, ..plan(8) };
     let counted = communication(&model, &Wire::of(&model, 20), &parallel, 8, 2).0 as f64;
     assert!(counted <= placed && placed / counted < 1.001, "{counted} counted, {placed} placed");

@@ -4,9 +4,9 @@
 
 use std::ops::Range;
 
-use moe_bundle::placement::Placement;
 use moe_compiler::spec::Spec;
 use moe_compiler::units::{Bytes, Microseconds};
+use moe_contract::placement::Placement;
 use moe_planner::calibrate::{self, Hardware};
 use moe_planner::memory::Recompute;
 use moe_planner::picture::Page;

@@ -1,9 +1,8 @@
 //! Traffic against arithmetic done elsewhere: the plan of one node, a small cluster counted by hand, published Monte-Carlo means.
 
-use moe_bundle::placement::Placement;
-use moe_bundle::{ExpertId, Payload, RankId, RowLayout};
 use moe_compiler::spec::{Model, Spec};
-use moe_plan::{Request, traffic};
+use moe_contract::placement::Placement;
+use moe_contract::{Call, Exchange, ExpertId, Format, RankId, RowLayout, wire};
 use moe_planner::traffic::{Expected, Flow, LinkBytes, NodeId, Topology, Wire, expected_distinct};
 use moe_planner::{Logits, Sample};
 
@@ -118,30 +117,30 @@ fn one_node_is_the_plan_byte_for_byte() {
     picks[5].iter_mut().step_by(3).for_each(|pick| *pick = -1);
     let picks: Vec<&[i32]> = picks.iter().map(Vec::as_slice).collect();
 
-    let request = Request {
+    let request = Exchange {
         ranks: 8,
         experts: 256,
         zero_experts: 0,
         top_k: 8,
         hidden: 7168,
         max_tokens: 100,
-        dispatch: Payload::Fp8E4m3ScaleF32Per128,
+        dispatch: Format::FP8_F32_128,
         layout: RowLayout::ExpertMajor { align: 128 },
-        combine: Payload::Bf16,
+        combine: Format::BF16,
         weighted: true,
         drop: None,
         ctas: 20,
         threads: 256,
     };
-    let exchange = request.plan().unwrap();
-    let planned = traffic::Flow::of(&exchange, &picks);
+    let exchange = request.checked().unwrap();
+    let planned = wire::Flow::of(&exchange, &picks);
     let topology = topology(&model, 8);
     let (flow, wire) = (Flow::of(&topology, 8, &picks), Wire::of(&model, 20));
     let pairs = [
-        (LinkBytes::dispatch(&flow, &wire), traffic::Traffic::dispatch(&exchange, &planned)),
-        (LinkBytes::dispatch_cached(&flow, &wire), traffic::Traffic::dispatch_cached(&exchange, &planned)),
-        (LinkBytes::combine(&flow, &wire), traffic::Traffic::combine(&exchange, &planned)),
-        (LinkBytes::combine_backward(&flow, &wire), traffic::Traffic::combine_backward(&exchange, &planned)),
+        (LinkBytes::dispatch(&flow, &wire), wire::LinkBytes::of(Call::Dispatch, &exchange, &planned)),
+        (LinkBytes::dispatch_cached(&flow, &wire), wire::LinkBytes::of(Call::DispatchCached, &exchange, &planned)),
+        (LinkBytes::combine(&flow, &wire), wire::LinkBytes::of(Call::Combine, &exchange, &planned)),
+        (LinkBytes::combine_backward(&flow, &wire), wire::LinkBytes::of(Call::CombineBackward, &exchange, &planned)),
     ];
     for (bytes, plan) in pairs {
         let mut crossing = 0;

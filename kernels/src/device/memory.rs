@@ -153,6 +153,15 @@ impl<'k> Pointer<'k, Global, U64> {
         self.builder.inline(text, "l,l,~{memory}", &[self.raw, value.raw], None);
     }
 
+    /// Adds and gives what was there. What this thread wrote, or saw, before precedes; what it does afterwards follows, and sees what the
+    /// other threads of this GPU did before their adds.
+    pub fn fetch_add_acq_rel_gpu(self, value: Value<'k, U64>) -> Value<'k, U64> {
+        let result = Some(U64::mlir(self.builder.context()));
+        let text = "atom.acq_rel.gpu.global.add.u64 $0, [$1], $2;";
+        let raw = self.builder.inline(text, "=l,l,l,~{memory}", &[self.raw, value.raw], result);
+        Value::new(self.builder, raw.expect("it has a result"))
+    }
+
     /// Stores `value` if the memory holds `expected`; gives what it held. Relaxed, among the threads of this GPU.
     pub fn compare_and_swap_relaxed_gpu(self, expected: Value<'k, U64>, value: Value<'k, U64>) -> Value<'k, U64> {
         let text = "atom.relaxed.gpu.global.cas.b64 $0, [$1], $2, $3;";

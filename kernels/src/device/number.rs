@@ -235,6 +235,11 @@ impl<'k> Value<'k, U32> {
         self.builder.unary("llvm.bitcast", self)
     }
 
+    /// The lower 8 bits.
+    pub fn low_byte(self) -> Value<'k, U8> {
+        self.builder.unary("llvm.trunc", self)
+    }
+
     /// The lower 16 bits.
     pub fn low_half(self) -> Value<'k, U16> {
         self.builder.unary("llvm.trunc", self)

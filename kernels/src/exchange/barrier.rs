@@ -6,13 +6,12 @@
 //!   everything a rank launched before its barrier is visible to what any rank launches after its own.
 //! * Cost: 8 bytes to every rank.
 
-use moe_bundle::exchange::status;
+use moe_contract::Flag;
 
-use super::frame::{Frame, Wait};
+use super::frame::Frame;
 
 pub(super) fn body(frame: &Frame<'_, '_>) {
-    frame.k.exit_when(frame.sees_error());
-    let flags = frame.exchange.symmetric.barrier_arrival;
-    frame.publish(flags);
-    frame.wait(&Wait { flags, at_least: frame.epoch(), code: status::BARRIER_DEADLINE });
+    frame.end_together_on_error();
+    frame.publish(Flag::Barrier);
+    frame.wait(Flag::Barrier);
 }

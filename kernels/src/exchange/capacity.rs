@@ -9,7 +9,7 @@
 //!   at GPU scope are enough. Within the CTA barriers order the histogram.
 //! * Cost: each CTA reads the indices 3 times (position), 7 times (lowest), tokens × K × 4 bytes each.
 
-use moe_bundle::{Drop, Tensor};
+use moe_contract::{Drop, Tensor};
 
 use super::frame::Frame;
 use super::order;

@@ -8,44 +8,40 @@
 //!   adds the lanes. The order is part of the contract.
 //! * Memory order: each CTA acquires every flag itself; weight gradients are weak stores before the CTA barrier and
 //!   [`Frame::publish`].
-//! * Cost, per source rank: 4 × local picks (weighted) + 8 × CTAs bytes.
+//! * Cost, per source rank: what the table says ([`moe_contract::kernel`]).
 
-use moe_bundle::exchange::status;
-use moe_bundle::{LocalBuffer, RowLayout, Tensor};
+use moe_contract::{Buffer, Flag, Region, Tensor};
 
 use super::copies::{Copies, Copy};
 use super::dispatch_place::{Rows, copy_rows, zero_padding};
 use super::dispatch_send::pieces;
-use super::frame::{Frame, Wait};
+use super::frame::{Frame, Slot};
+use super::link::Remote;
 use super::payload;
 use super::row::for_each_batch;
 use crate::device::{Chunk, F32, Global, Pointer, U8, U32, Value};
 
 pub(super) fn body(frame: &Frame<'_, '_>) {
     let (k, exchange) = (frame.k, frame.exchange);
-    let layout = &exchange.symmetric;
-    let at_least = frame.arrivals(frame.epoch());
-    frame.wait_together(&Wait { flags: layout.dispatch_arrival, at_least, code: status::DISPATCH_DEADLINE });
-    if exchange.layout != RowLayout::RankMajor {
-        let offsets: Pointer<Global, U32> = frame.buffer(LocalBuffer::ExpertOffsets);
+    frame.wait_together(Flag::Dispatch);
+    if exchange.layout.pads() {
+        let offsets: Pointer<Global, U32> = frame.buffer(Buffer::ExpertOffsets);
         zero_padding(frame, offsets, Tensor::ExpertOutputGradient);
     }
     Copies::for_each_of_handle(frame, |copy| {
-        let slot = frame.slot(copy.source, copy.slot);
-        let gradient = frame.symmetric(layout.rows).bytes(slot * layout.row_bytes);
-        match exchange.layout {
-            RowLayout::RankMajor => copy_gradient(frame, gradient, &Rows::One(copy.number)),
-            RowLayout::ExpertMajor { .. } if exchange.weighted => weigh(frame, copy, gradient),
-            RowLayout::ExpertMajor { .. } => {
-                copy_gradient(frame, gradient, &Rows::of_lanes(frame, copy_rows(frame, copy)));
-            }
+        let gradient = frame.own(Region::Rows, copy.place_of_slot());
+        if exchange.weighted {
+            weigh(frame, copy, gradient);
+        } else if exchange.layout.by_expert() {
+            copy_gradient(frame, gradient, &Rows::of_lanes(frame, copy_rows(frame, copy)));
+        } else {
+            copy_gradient(frame, gradient, &Rows::One(copy.number));
         }
     });
     if exchange.weighted {
         k.cta_barrier();
+        frame.publish(Flag::Gradient);
     }
-    // Without weights it only counts the call: nothing was written to a peer.
-    frame.publish(layout.gradient_arrival);
 }
 
 fn copy_gradient<'k>(frame: &Frame<'k, '_>, gradient: Pointer<'k, Global, U8>, rows: &Rows<'k>) {
@@ -64,13 +60,13 @@ fn copy_gradient<'k>(frame: &Frame<'k, '_>, gradient: Pointer<'k, Global, U8>, r
 /// Gradients of the rows and weights of all local picks of a copy.
 fn weigh<'k>(frame: &Frame<'k, '_>, copy: Copy<'k>, gradient: Pointer<'k, Global, U8>) {
     let (k, exchange) = (frame.k, frame.exchange);
-    let (payload, top_k) = (exchange.combine, exchange.top_k);
+    let (format, top_k) = (exchange.combine, exchange.top_k);
     let rows = copy_rows(frame, copy);
     let pick = k.lane().min(k.u32(top_k - 1));
-    let weights = frame.buffer::<F32>(LocalBuffer::CopyWeights).at(copy.place * top_k + pick).load();
-    let token = frame.buffer::<U32>(LocalBuffer::CopyTokens).at(copy.place).load();
-    let entry = (frame.half() * exchange.max_tokens + token).wide() * u64::from(top_k);
-    let home = (frame.peer(copy.source) + entry * 4u64 + exchange.symmetric.weight_gradients).to_pointer::<F32>();
+    let weights = frame.buffer::<F32>(Buffer::CopyWeights).at(copy.place * top_k + pick).load();
+    let token = frame.buffer::<U32>(Buffer::CopyTokens).at(copy.place).load();
+    let slot = Slot { list: k.u32(0), index: token };
+    let home = frame.place(Remote { peer: frame.peer(copy.source), region: Region::WeightGradients, slot });
 
     let left = k.variable(k.ballot(!rows.is_negative()));
     k.repeat_while(
@@ -82,14 +78,14 @@ fn weigh<'k>(frame: &Frame<'k, '_>, copy: Copy<'k>, gradient: Pointer<'k, Global
             let (output, to) =
                 (frame.tensor_row(Tensor::ExpertOutput, row), frame.tensor_row(Tensor::ExpertOutputGradient, row));
             let sum = k.variable(k.f32(0.0));
-            for_each_batch(k, pieces(frame, payload), payload::in_flight(exchange.threads), |pieces| {
+            for_each_batch(k, pieces(frame, format), payload::in_flight(exchange.threads), |pieces| {
                 let chunks: Vec<[Value<Chunk>; 2]> =
                     pieces.iter().map(|piece| [gradient, output].map(|row| piece.load_from(row.cast()))).collect();
                 for (piece, chunks) in pieces.iter().zip(chunks) {
-                    let [gradients, outputs] = chunks.map(|chunk| payload::numbers(payload, chunk));
+                    let [gradients, outputs] = chunks.map(|chunk| payload::numbers(format, chunk));
                     piece.when_active(|| {
                         let weighted: Vec<_> = gradients.iter().map(|&gradient| weight * gradient).collect();
-                        piece.place_in(to.cast()).store(payload::chunk(k, payload, &weighted));
+                        piece.place_in(to.cast()).store(payload::chunk(k, format, &weighted));
                         for (&output, &gradient) in outputs.iter().zip(&gradients) {
                             sum.set(sum.get() + output * gradient);
                         }
@@ -99,7 +95,7 @@ fn weigh<'k>(frame: &Frame<'k, '_>, copy: Copy<'k>, gradient: Pointer<'k, Global
             for distance in [16, 8, 4, 2, 1] {
                 sum.set(sum.get() + sum.get().of_lane_xor(distance));
             }
-            k.when(k.lane().equals(k.u32(0)), || home.at(lane).store(sum.get()));
+            k.when(k.lane().equals(k.u32(0)), || home.store(lane, sum.get()));
         },
     );
 }

@@ -7,33 +7,29 @@
 //! * Memory order: each CTA acquires every flag itself.
 //! * Cost: no bytes on links; reads each partial sum once.
 
-use moe_bundle::exchange::status;
-use moe_bundle::{LocalBuffer, Tensor};
+use moe_contract::{Buffer, Flag, Region, Tensor};
 
 use super::combine_send::Sums;
 use super::dispatch_send::pieces;
-use super::frame::{Frame, Wait};
+use super::frame::{Frame, Slot};
 use super::payload;
 use super::row::{Piece, for_each_batch};
-use crate::device::{Chunk, F32, Global, Pointer, U8, U32, Value};
+use crate::device::{Chunk, F32, Global, Pointer, U32, Value};
 
 pub(super) fn body<'k>(frame: &Frame<'k, '_>) {
     let (k, exchange) = (frame.k, frame.exchange);
-    let (layout, payload) = (&exchange.symmetric, exchange.combine);
-    let at_least = frame.arrivals(frame.epoch());
-    frame.wait_together(&Wait { flags: layout.combine_arrival, at_least, code: status::COMBINE_DEADLINE });
+    let format = exchange.combine;
+    frame.wait_together(Flag::Combine);
 
     frame.for_each_by_warps(frame.tokens(), |token| {
         let count = destinations(frame, token);
         let to = frame.tensor_row(Tensor::Combined, token);
         let term = |ordinal: Value<'k, U32>, pieces: &[Piece<'k>]| -> Vec<Vec<Value<'k, F32>>> {
-            let list = frame.half() * exchange.destinations_max() + ordinal;
-            let partial = list.wide() * u64::from(exchange.max_tokens) + token.wide();
-            let from: Pointer<Global, U8> = frame.symmetric(layout.partials).bytes(partial * layout.partial_bytes);
+            let from = frame.own(Region::Partials, Slot { list: ordinal, index: token });
             let chunks: Vec<_> = pieces.iter().map(|piece| piece.load_from::<Chunk>(from.cast())).collect();
-            chunks.into_iter().map(|chunk| payload::numbers(payload, chunk)).collect()
+            chunks.into_iter().map(|chunk| payload::numbers(format, chunk)).collect()
         };
-        for_each_batch(k, pieces(frame, payload), payload::sums_in_flight(exchange.threads), |pieces| {
+        for_each_batch(k, pieces(frame, format), payload::sums_in_flight(exchange.threads), |pieces| {
             k.when_else(
                 count.equals(k.u32(0)),
                 || {
@@ -45,7 +41,7 @@ pub(super) fn body<'k>(frame: &Frame<'k, '_>) {
                     let sums = Sums::start(k, term(k.u32(0), pieces));
                     k.for_each(k.u32(1), count, k.u32(1), |ordinal| sums.add(&term(ordinal, pieces)));
                     for (piece, sum) in pieces.iter().zip(sums.get()) {
-                        let chunk = payload::chunk(k, payload, &sum);
+                        let chunk = payload::chunk(k, format, &sum);
                         piece.when_active(|| piece.place_in(to.cast()).store(chunk));
                     }
                 },
@@ -57,7 +53,7 @@ pub(super) fn body<'k>(frame: &Frame<'k, '_>) {
 /// To how many ranks a token was sent. All lanes run it.
 fn destinations<'k>(frame: &Frame<'k, '_>, token: Value<'k, U32>) -> Value<'k, U32> {
     let (k, ranks) = (frame.k, frame.exchange.ranks);
-    let slots = frame.buffer::<U32>(LocalBuffer::Slots).bytes(token.wide() * (4 * u64::from(ranks)));
+    let slots = frame.buffer::<U32>(Buffer::Slots).bytes(token.wide() * (4 * u64::from(ranks)));
     let slots: Pointer<Global, U32> = slots.cast();
     let mut count = k.u32(0);
     for group in 0..frame.rank_groups() {

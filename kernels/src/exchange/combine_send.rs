@@ -5,17 +5,18 @@
 //! * `ctas` CTAs; one warp per copy, a lane for each of its picks. For each batch of chunks the local picks are added in ascending position
 //!   in f32, the first starts the sum, and the sum is rounded once. In a rank-major layout a copy is one row.
 //! * Memory order: stores are weak; the CTA barrier and [`Frame::publish`] make them visible before the flag.
-//! * Cost, per source rank: received copies × h × c + 8 × CTAs bytes.
+//! * Cost, per source rank: what the table says ([`moe_contract::kernel`]); each row of the output is read once.
 
-use moe_bundle::{Exchange, LocalBuffer, RowLayout, Tensor};
+use moe_contract::{Buffer, Exchange, Flag, Region, Tensor};
 
 use super::copies::{Copies, Copy};
 use super::dispatch_place::copy_rows;
 use super::dispatch_send::pieces;
-use super::frame::Frame;
+use super::frame::{Frame, Slot};
+use super::link::Remote;
 use super::payload;
 use super::row::{Piece, for_each_batch};
-use crate::device::{Builder, Chunk, F32, U8, U32, Value, Variable};
+use crate::device::{Builder, Chunk, F32, U32, Value, Variable};
 
 /// Whether rows are multiplied by their weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,27 +33,25 @@ impl Weighting {
 
 pub(super) fn body(frame: &Frame<'_, '_>, weighting: Weighting) {
     frame.end_on_error();
-    let (k, layout) = (frame.k, &frame.exchange.symmetric);
     Copies::for_each_of_handle(frame, |copy| send(frame, weighting, copy));
-    k.cta_barrier();
-    frame.publish(layout.combine_arrival);
+    frame.k.cta_barrier();
+    frame.publish(Flag::Combine);
 }
 
 fn send<'k>(frame: &Frame<'k, '_>, weighting: Weighting, copy: Copy<'k>) {
     let (k, exchange) = (frame.k, frame.exchange);
-    let (layout, payload) = (&exchange.symmetric, exchange.combine);
-    let token = frame.buffer::<U32>(LocalBuffer::CopyTokens).at(copy.place).load();
-    let ordinal = frame.buffer::<U32>(LocalBuffer::CopyOrdinals).at(copy.place).load();
-    let list = frame.half() * exchange.destinations_max() + ordinal;
-    let partial = list.wide() * u64::from(exchange.max_tokens) + token.wide();
-    let to = (frame.peer(copy.source) + partial * layout.partial_bytes + layout.partials).to_pointer::<U8>();
+    let format = exchange.combine;
+    let token = frame.buffer::<U32>(Buffer::CopyTokens).at(copy.place).load();
+    let ordinal = frame.buffer::<U32>(Buffer::CopyOrdinals).at(copy.place).load();
+    let slot = Slot { list: ordinal, index: token };
+    let to = frame.place(Remote { peer: frame.peer(copy.source), region: Region::Partials, slot });
 
     let rows = copy_rows(frame, copy);
     let lanes = k.ballot(!rows.is_negative());
     let weights = match weighting {
         Weighting::Weighted => {
             let pick = k.lane().min(k.u32(exchange.top_k - 1));
-            Some(frame.buffer::<F32>(LocalBuffer::CopyWeights).at(copy.place * exchange.top_k + pick).load())
+            Some(frame.buffer::<F32>(Buffer::CopyWeights).at(copy.place * exchange.top_k + pick).load())
         }
         Weighting::Unweighted => None,
     };
@@ -62,11 +61,11 @@ fn send<'k>(frame: &Frame<'k, '_>, weighting: Weighting, copy: Copy<'k>) {
         let weight = weights.map(|weights| weights.of_lane(lane));
         let chunks: Vec<_> = pieces.iter().map(|piece| piece.load_from::<Chunk>(row.cast())).collect();
         let weigh = |number| weight.map_or(number, |weight| weight * number);
-        chunks.into_iter().map(|chunk| payload::numbers(payload, chunk).into_iter().map(weigh).collect()).collect()
+        chunks.into_iter().map(|chunk| payload::numbers(format, chunk).into_iter().map(weigh).collect()).collect()
     };
-    for_each_batch(k, pieces(frame, payload), payload::sums_in_flight(exchange.threads), |pieces| {
+    for_each_batch(k, pieces(frame, format), payload::sums_in_flight(exchange.threads), |pieces| {
         let sums = Sums::start(k, term(lanes.lowest_set(), pieces));
-        if exchange.layout != RowLayout::RankMajor {
+        if exchange.layout.by_expert() {
             let left = k.variable(lanes.without_lowest_set());
             k.repeat_while(
                 || left.get().differs(k.u32(0)),
@@ -77,8 +76,8 @@ fn send<'k>(frame: &Frame<'k, '_>, weighting: Weighting, copy: Copy<'k>) {
             );
         }
         for (piece, sum) in pieces.iter().zip(sums.get()) {
-            let chunk = payload::chunk(k, payload, &sum);
-            piece.when_active(|| piece.place_in(to.cast()).store(chunk));
+            let chunk = payload::chunk(k, format, &sum);
+            piece.when_active(|| to.store_piece(*piece, chunk));
         }
     });
 }

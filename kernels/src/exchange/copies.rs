@@ -2,10 +2,17 @@
 //!
 //! A lane stands for the sources lane, lane + 32 and lane + 64: what a warp knows of all sources is three registers, whatever their number.
 
-use moe_bundle::LocalBuffer;
+use moe_contract::Buffer;
 
-use super::frame::Frame;
+use super::frame::{Frame, Slot};
 use crate::device::{Global, Pointer, Shared, U32, Value};
+
+impl<'k> Copy<'k> {
+    /// Where it lies in the regions by source.
+    pub fn place_of_slot(self) -> Slot<'k> {
+        Slot { list: self.source, index: self.slot }
+    }
+}
 
 /// How many copies have come from the sources of each lane.
 pub(super) struct Copies<'k> {
@@ -77,7 +84,7 @@ impl<'k> Copies<'k> {
 
     /// Runs `body` for every copy that the handle lists, a warp for each.
     pub fn for_each_of_handle(frame: &Frame<'k, '_>, body: impl FnOnce(Copy<'k>)) {
-        let copies = Copies::of(frame, frame.buffer(LocalBuffer::ReceivedCounts));
+        let copies = Copies::of(frame, frame.buffer(Buffer::ReceivedCounts));
         frame.for_each_by_warps(copies.total, |number| body(copies.find(frame, number)));
     }
 }

@@ -7,24 +7,21 @@
 //! * Memory order: each CTA acquires every flag itself.
 //! * Cost: no bytes on links; each CTA reads the picks of all received copies twice, and takes two barriers.
 
-use moe_bundle::exchange::status;
-use moe_bundle::{LocalBuffer, RowLayout};
+use moe_contract::{Buffer, Flag, Region};
 
 use super::copies::Copies;
-use super::frame::{Frame, Wait};
+use super::frame::{Frame, Slot};
 use super::order;
 use crate::device::{Builder, Chunk, Global, Pointer, Shared, U32, Value};
 
 pub(super) fn body(frame: &Frame<'_, '_>) {
     let (k, exchange) = (frame.k, frame.exchange);
-    let layout = &exchange.symmetric;
-    let at_least = frame.arrivals(frame.epoch());
-    frame.wait_together(&Wait { flags: layout.dispatch_arrival, at_least, code: status::DISPATCH_DEADLINE });
+    frame.wait_together(Flag::Dispatch);
 
-    let counts: Pointer<Global, U32> = frame.symmetric(layout.counts).cast().at(frame.half() * exchange.ranks);
+    let counts: Pointer<Global, U32> = frame.own_first(Region::Counts).cast();
     k.when(k.cta().equals(k.u32(0)), || {
         k.for_each(k.thread(), k.u32(exchange.ranks), k.u32(exchange.threads), |source| {
-            frame.buffer(LocalBuffer::ReceivedCounts).at(source).store(counts.at(source).load());
+            frame.buffer(Buffer::ReceivedCounts).at(source).store(counts.at(source).load());
         });
     });
 
@@ -37,10 +34,10 @@ pub(super) fn body(frame: &Frame<'_, '_>) {
     let exists = k.cta().less(experts);
     // A CTA without an expert looks for none: no pick is so large.
     let expert = (first + k.cta()).when(exists, k.u32(u32::MAX - 1));
-    let rows = frame.buffer::<U32>(LocalBuffer::CopyRows);
+    let rows = frame.buffer::<U32>(Buffer::CopyRows);
     let find = |number| {
         let (source, slot) = find_source(k, starts, exchange.ranks, number);
-        let record = frame.symmetric(layout.records).bytes(frame.slot(source, slot) * layout.record_bytes);
+        let record = frame.own(Region::Records, Slot { list: source, index: slot });
         let (mut found, mut place) = (k.truth(false), k.u32(0));
         for (pick, word) in (0..).zip(picks(record.cast(), exchange.top_k)) {
             let same = word.equals(expert);
@@ -49,11 +46,12 @@ pub(super) fn body(frame: &Frame<'_, '_>) {
         // Entry of the pick in an array [source][max_tokens][K].
         (found, (source * exchange.max_tokens + slot) * exchange.top_k + place)
     };
-    let total = order::places(k, exchange.threads, copies.total, exchange.top_k, find, |entry| match exchange.layout {
-        RowLayout::RankMajor => {}
-        RowLayout::ExpertMajor { .. } => k.when(entry.listed, || rows.at(entry.detail).store(entry.place)),
+    let total = order::places(k, exchange.threads, copies.total, exchange.top_k, find, |entry| {
+        if exchange.layout.by_expert() {
+            k.when(entry.listed, || rows.at(entry.detail).store(entry.place));
+        }
     });
-    k.when(k.thread().equals(k.u32(0)), || frame.buffer(LocalBuffer::ExpertCounts).at(k.cta()).store(total));
+    k.when(k.thread().equals(k.u32(0)), || frame.buffer(Buffer::ExpertCounts).at(k.cta()).store(total));
 }
 
 /// The picks of a record, in 16-byte loads: they start at its third word, and what follows them is in the record as well.

@@ -8,44 +8,40 @@
 //! * Memory order: dispatch_count, earlier in the stream, has acquired every flag; the cached kernel acquires them itself.
 //! * Cost: no bytes on links; reads each received copy once, writes each row once.
 
-use moe_bundle::exchange::status;
-use moe_bundle::{LocalBuffer, RowLayout, Tensor};
+use moe_contract::{Buffer, Flag, Region, RowLayout, Tensor};
 
 use super::copies::{Copies, Copy};
-use super::dispatch_send::pieces;
-use super::frame::{Frame, Wait};
+use super::frame::Frame;
 use super::payload;
-use super::row::for_each_batch;
-use crate::device::{Chunk, F32, Global, Pointer, Shared, Space, U8, U32, U64, Value};
+use super::row::{Piece, for_each_batch};
+use crate::device::{Chunk, Element, Global, Pointer, Shared, Space, U8, U32, U64, Value};
 
 /// For a new handle.
 pub(super) fn body(frame: &Frame<'_, '_>) {
     frame.end_on_error();
-    match frame.exchange.layout {
-        RowLayout::RankMajor => Copies::for_each_of_handle(frame, |copy| {
+    if !frame.exchange.layout.by_expert() {
+        Copies::for_each_of_handle(frame, |copy| {
             complete_rank_major(frame, copy);
             place(frame, copy, Rows::One(copy.number));
-        }),
-        RowLayout::ExpertMajor { align } => {
-            let offsets = offsets(frame, align);
-            zero_padding(frame, offsets, Tensor::ExpertInput);
-            Copies::for_each_of_handle(frame, |copy| {
-                let rows = complete_expert_major(frame, copy, offsets);
-                place(frame, copy, Rows::of_lanes(frame, rows));
-            });
-        }
+        });
+        // The epoch ends when all warps have looked at it.
+        return frame.k.cta_barrier();
     }
+    let offsets = offsets(frame);
+    zero_padding(frame, offsets, Tensor::ExpertInput);
+    Copies::for_each_of_handle(frame, |copy| {
+        let rows = complete_by_expert(frame, copy, offsets);
+        place(frame, copy, Rows::of_lanes(frame, rows));
+    });
 }
 
 /// For a handle that is complete.
 pub(super) fn cached_body(frame: &Frame<'_, '_>) {
-    let flags = frame.exchange.symmetric.dispatch_arrival;
-    let at_least = frame.arrivals(frame.epoch());
-    frame.wait_together(&Wait { flags, at_least, code: status::DISPATCH_DEADLINE });
-    if frame.exchange.layout == RowLayout::RankMajor {
+    frame.wait_together(Flag::Dispatch);
+    if !frame.exchange.layout.by_expert() {
         return Copies::for_each_of_handle(frame, |copy| place(frame, copy, Rows::One(copy.number)));
     }
-    zero_padding(frame, frame.buffer(LocalBuffer::ExpertOffsets), Tensor::ExpertInput);
+    zero_padding(frame, frame.buffer(Buffer::ExpertOffsets), Tensor::ExpertInput);
     Copies::for_each_of_handle(frame, |copy| place(frame, copy, Rows::of_lanes(frame, copy_rows(frame, copy))));
 }
 
@@ -87,39 +83,64 @@ impl<'k> Rows<'k> {
 pub(super) fn copy_rows<'k>(frame: &Frame<'k, '_>, copy: Copy<'k>) -> Value<'k, U32> {
     let (k, top_k) = (frame.k, frame.exchange.top_k);
     let pick = k.lane().min(k.u32(top_k - 1));
-    let row = frame.buffer::<U32>(LocalBuffer::CopyRows).at(copy.place * top_k + pick).load();
+    let row = frame.buffer::<U32>(Buffer::CopyRows).at(copy.place * top_k + pick).load();
     row.when(k.lane().less(k.u32(top_k)), k.u32(u32::MAX))
 }
 
 /// A copy, and its scales, to its rows.
 fn place<'k>(frame: &Frame<'k, '_>, copy: Copy<'k>, rows: Rows<'k>) {
-    let (k, exchange) = (frame.k, frame.exchange);
-    let layout = &exchange.symmetric;
-    let slot = frame.slot(copy.source, copy.slot);
-    let from = frame.symmetric(layout.rows).bytes(slot * layout.row_bytes);
-    for_each_batch(k, pieces(frame, exchange.dispatch), payload::in_flight(exchange.threads), |pieces| {
-        let chunks: Vec<_> = pieces.iter().map(|piece| piece.load_from::<Chunk>(from.cast())).collect();
-        rows.for_each(frame, |row| {
-            let to = frame.tensor_row(Tensor::ExpertInput, row).cast();
-            for (piece, &chunk) in pieces.iter().zip(&chunks) {
-                piece.when_active(|| piece.place_in(to).store(chunk));
+    let exchange = frame.exchange;
+    let in_flight = payload::in_flight(exchange.threads);
+    let slot = copy.place_of_slot();
+    copy_to_rows::<Chunk>(frame, frame.own(Region::Rows, slot), &rows, Tensor::ExpertInput, in_flight);
+    match ScaleWords::of(frame) {
+        None => {}
+        Some(words) => {
+            let from = frame.own(Region::Scales, slot);
+            match words {
+                ScaleWords::Words => copy_to_rows::<U32>(frame, from, &rows, Tensor::ExpertInputScales, 2),
+                ScaleWords::Bytes => copy_to_rows::<U8>(frame, from, &rows, Tensor::ExpertInputScales, 2),
             }
-        });
-    });
-    let scales = exchange.dispatch.scales(exchange.hidden);
-    if scales == 0 {
-        return;
+        }
     }
-    let from = frame.symmetric(layout.scales).bytes(slot * layout.scale_bytes);
-    for_each_batch(k, scales, 2, |pieces| {
-        let words: Vec<_> = pieces.iter().map(|piece| piece.load_from::<F32>(from.cast())).collect();
+}
+
+/// One row of a tensor, in pieces of `T`, to several rows of it.
+fn copy_to_rows<'k, T: Element>(
+    frame: &Frame<'k, '_>,
+    from: Pointer<'k, Global, U8>,
+    rows: &Rows<'k>,
+    tensor: Tensor,
+    in_flight: u32,
+) {
+    let pieces = frame.exchange.tensor_row_bytes(tensor) as u32 / T::BYTES;
+    for_each_batch(frame.k, pieces, in_flight, |pieces: &[Piece<'k>]| {
+        let words: Vec<_> = pieces.iter().map(|piece| piece.load_from::<T>(from.cast())).collect();
         rows.for_each(frame, |row| {
-            let to = frame.tensor_row(Tensor::ExpertInputScales, row).cast();
+            let to = frame.tensor_row(tensor, row).cast();
             for (piece, &word) in pieces.iter().zip(&words) {
                 piece.when_active(|| piece.place_in(to).store(word));
             }
         });
     });
+}
+
+/// In which words the scales of a row move: a row of them is as aligned as its length.
+#[derive(Clone, Copy)]
+enum ScaleWords {
+    Words,
+    Bytes,
+}
+
+impl ScaleWords {
+    /// `None` for a format without scales.
+    fn of(frame: &Frame<'_, '_>) -> Option<ScaleWords> {
+        match frame.exchange.tensor_row_bytes(Tensor::ExpertInputScales) {
+            0 => None,
+            bytes if bytes.is_multiple_of(u64::from(U32::BYTES)) => Some(ScaleWords::Words),
+            _ => Some(ScaleWords::Bytes),
+        }
+    }
 }
 
 /// What a record says about the pick of each lane.
@@ -134,18 +155,17 @@ struct Pick<'k> {
 /// Token, ordinal and weights of a copy to the handle.
 fn complete<'k>(frame: &Frame<'k, '_>, copy: Copy<'k>) -> Pick<'k> {
     let (k, exchange) = (frame.k, frame.exchange);
-    let (layout, top_k) = (&exchange.symmetric, exchange.top_k);
-    let slot = frame.slot(copy.source, copy.slot);
-    let record: Pointer<Global, U32> = frame.symmetric(layout.records).bytes(slot * layout.record_bytes).cast();
+    let top_k = exchange.top_k;
+    let record = frame.own(Region::Records, copy.place_of_slot()).cast::<U32>();
     let has_pick = k.lane().less(k.u32(top_k));
     let picks: Pointer<Global, U32> = record.at_constant(2).at(k.lane().min(k.u32(top_k - 1)));
     let head = record.cast::<U64>().load();
     let (pick, weight) = (picks.load(), picks.at_constant(top_k).load());
     k.when(k.lane().equals(k.u32(0)), || {
-        frame.buffer(LocalBuffer::CopyTokens).at(copy.place).store(head.low_word());
-        frame.buffer(LocalBuffer::CopyOrdinals).at(copy.place).store((head >> 32u64).low_word());
+        frame.buffer(Buffer::CopyTokens).at(copy.place).store(head.low_word());
+        frame.buffer(Buffer::CopyOrdinals).at(copy.place).store((head >> 32u64).low_word());
     });
-    let weights = frame.buffer::<U32>(LocalBuffer::CopyWeights);
+    let weights = frame.buffer::<U32>(Buffer::CopyWeights);
     k.when(has_pick, || weights.at(copy.place * top_k + k.lane()).store(weight));
     let (first, count) = frame.experts_of(frame.rank());
     let expert = pick - first;
@@ -153,17 +173,16 @@ fn complete<'k>(frame: &Frame<'k, '_>, copy: Copy<'k>) -> Pick<'k> {
 }
 
 /// Gives every local pick its row; the row of each lane's pick.
-fn complete_expert_major<'k>(
-    frame: &Frame<'k, '_>,
-    copy: Copy<'k>,
-    offsets: Pointer<'k, Shared, U32>,
-) -> Value<'k, U32> {
+fn complete_by_expert<'k>(frame: &Frame<'k, '_>, copy: Copy<'k>, offsets: Pointer<'k, Shared, U32>) -> Value<'k, U32> {
     let (k, top_k) = (frame.k, frame.exchange.top_k);
     let pick = complete(frame, copy);
-    let rows = frame.buffer::<U32>(LocalBuffer::CopyRows).at(copy.place * top_k + k.lane());
+    let rows = frame.buffer::<U32>(Buffer::CopyRows).at(copy.place * top_k + k.lane());
     let row = k.variable(k.u32(u32::MAX));
     k.when(pick.local, || row.set(offsets.at(pick.expert).load() + rows.load()));
     k.when(k.lane().less(k.u32(top_k)), || rows.store(row.get()));
+    if !frame.exchange.weighted {
+        k.when(pick.local, || frame.buffer::<U32>(Buffer::RowWeights).at(row.get()).store(pick.weight));
+    }
     row.get()
 }
 
@@ -175,16 +194,16 @@ fn complete_rank_major<'k>(frame: &Frame<'k, '_>, copy: Copy<'k>) {
         let store = |buffer, row: Value<'k, U32>, value| {
             frame.buffer::<U32>(buffer).at(row * top_k + k.lane()).store(value);
         };
-        store(LocalBuffer::CopyRows, copy.place, copy.number.when(pick.local, none));
-        store(LocalBuffer::RowPicks, copy.number, pick.expert.when(pick.local, none));
-        store(LocalBuffer::RowWeights, copy.number, pick.weight);
+        store(Buffer::CopyRows, copy.place, copy.number.when(pick.local, none));
+        store(Buffer::RowPicks, copy.number, pick.expert.when(pick.local, none));
+        store(Buffer::RowWeights, copy.number, pick.weight);
     });
 }
 
 /// First row of each local expert, and the number of rows; CTA 0 stores them in the handle as well. All threads of the CTA run it.
-fn offsets<'k>(frame: &Frame<'k, '_>, align: u32) -> Pointer<'k, Shared, U32> {
+fn offsets<'k>(frame: &Frame<'k, '_>) -> Pointer<'k, Shared, U32> {
     let (k, experts) = (frame.k, frame.exchange.local_experts_max());
-    let counts = frame.buffer::<U32>(LocalBuffer::ExpertCounts);
+    let counts = frame.buffer::<U32>(Buffer::ExpertCounts);
     let offsets = k.shared::<U32>(experts + 1);
     k.when(k.warp().equals(k.u32(0)), || {
         let total = k.variable(k.u32(0));
@@ -193,7 +212,7 @@ fn offsets<'k>(frame: &Frame<'k, '_>, align: u32) -> Pointer<'k, Shared, U32> {
             let expert = first + k.lane();
             let exists = expert.less(k.u32(experts));
             let count = counts.at(expert.min(k.u32(experts - 1))).load();
-            let rows = ((count + (align - 1)) / align * align).when(exists, k.u32(0));
+            let rows = group_rows(frame, count).when(exists, k.u32(0));
             let mut sum = rows;
             for distance in [1, 2, 4, 8, 16] {
                 let below = sum.of_lane_below(distance);
@@ -207,19 +226,27 @@ fn offsets<'k>(frame: &Frame<'k, '_>, align: u32) -> Pointer<'k, Shared, U32> {
     k.cta_barrier();
     k.when(k.cta().equals(k.u32(0)), || {
         k.for_each(k.thread(), k.u32(experts + 1), k.u32(frame.exchange.threads), |expert| {
-            frame.buffer(LocalBuffer::ExpertOffsets).at(expert).store(offsets.at(expert).load());
+            frame.buffer(Buffer::ExpertOffsets).at(expert).store(offsets.at(expert).load());
         });
     });
     offsets
 }
 
+/// Rows from the start of an expert's group to the next.
+fn group_rows<'k>(frame: &Frame<'k, '_>, count: Value<'k, U32>) -> Value<'k, U32> {
+    match frame.exchange.layout {
+        RowLayout::ExpertMajor { align } => (count + (align - 1)) / align * align,
+        RowLayout::RankMajor => unreachable!("its rows are not by expert"),
+    }
+}
+
 /// Zeros in the rows between the end of an expert and the next, and in their scales. The warps of all CTAs take one row each in turn.
 pub(super) fn zero_padding<'k, S: Space>(frame: &Frame<'k, '_>, offsets: Pointer<'k, S, U32>, tensor: Tensor) {
     let (k, exchange) = (frame.k, frame.exchange);
-    if exchange.layout == (RowLayout::ExpertMajor { align: 1 }) {
+    if !exchange.layout.pads() {
         return;
     }
-    let counts = frame.buffer::<U32>(LocalBuffer::ExpertCounts);
+    let counts = frame.buffer::<U32>(Buffer::ExpertCounts);
     let warps = k.u32(exchange.ctas * frame.warps());
     // The first padding row of the expert that is this warp's.
     let next = k.variable(k.warp() * exchange.ctas + k.cta());
@@ -238,21 +265,27 @@ pub(super) fn zero_padding<'k, S: Space>(frame: &Frame<'k, '_>, offsets: Pointer
 }
 
 fn zero_row<'k>(frame: &Frame<'k, '_>, tensor: Tensor, row: Value<'k, U32>) {
-    let (k, exchange) = (frame.k, frame.exchange);
-    let to: Pointer<Global, U8> = frame.tensor_row(tensor, row);
-    let chunks = exchange.tensor_row_bytes(tensor) as u32 / 16;
-    for_each_batch(k, chunks, payload::in_flight(exchange.threads), |pieces| {
-        for piece in pieces {
-            piece.when_active(|| piece.place_in(to.cast()).store(k.zero_chunk()));
+    let k = frame.k;
+    zero::<Chunk>(frame, tensor, row, k.zero_chunk(), payload::in_flight(frame.exchange.threads));
+    if tensor == Tensor::ExpertInput {
+        match ScaleWords::of(frame) {
+            None => {}
+            Some(ScaleWords::Words) => zero::<U32>(frame, Tensor::ExpertInputScales, row, k.u32(0), 1),
+            Some(ScaleWords::Bytes) => zero::<U8>(frame, Tensor::ExpertInputScales, row, k.u32(0).low_byte(), 1),
         }
-    });
-    let scales = exchange.dispatch.scales(exchange.hidden);
-    if tensor == Tensor::ExpertInput && scales > 0 {
-        let to = frame.tensor_row(Tensor::ExpertInputScales, row);
-        for_each_batch(k, scales, 1, |pieces| {
-            for piece in pieces {
-                piece.when_active(|| piece.place_in(to.cast::<F32>()).store(k.f32(0.0)));
-            }
-        });
     }
+}
+
+fn zero<'k, T: Element>(
+    frame: &Frame<'k, '_>,
+    tensor: Tensor,
+    row: Value<'k, U32>,
+    zero: Value<'k, T>,
+    in_flight: u32,
+) {
+    let to = frame.tensor_row(tensor, row).cast::<T>();
+    let pieces = frame.exchange.tensor_row_bytes(tensor) as u32 / T::BYTES;
+    for_each_batch(frame.k, pieces, in_flight, |pieces| {
+        pieces.iter().for_each(|piece| piece.when_active(|| piece.place_in(to).store(zero)));
+    });
 }

@@ -2,20 +2,20 @@
 //!
 //! * Reads the rows of this rank's tokens in the source format, `slots` i32 `[tokens][R]`; with records the indices, weights and
 //!   `send_counts`. Writes, at every destination, rows, scales and records of its slots in the half of this epoch, the count of this
-//!   source, and `dispatch_arrival`.
+//!   source, and the flag of dispatch.
 //! * `ctas` CTAs; one warp per token. A row is loaded and converted once, in batches of a few chunks per lane, and each batch is stored
 //!   to all destinations before the next is loaded. A lane stands for up to three ranks, so that no array has the size of the ranks.
 //! * Memory order: stores are weak; the CTA barrier and [`Frame::publish`] make them visible before the flag. CTA 0 stores the counts
 //!   by the threads that then add to the flag of the same rank. The half is free: see [`super`].
-//! * Cost, per destination rank: copies × (h × d + 4 × scales + 8 + 8 × K) + 4 + 8 × CTAs bytes; without records
-//!   copies × (h × d + 4 × scales) + 8 × CTAs.
+//! * Cost, per destination rank: what the table says ([`moe_contract::kernel`]); each row is loaded once.
 
-use moe_bundle::{LocalBuffer, Payload, Tensor};
+use moe_contract::{Buffer, Flag, Format, Region, Tensor};
 
-use super::frame::Frame;
+use super::frame::{Frame, Slot};
+use super::link::{Peer, Remote};
 use super::payload;
 use super::row::for_each_batch;
-use crate::device::{Global, Pointer, U8, U32, U64, Value};
+use crate::device::{Global, Pointer, U32, U64, Value};
 
 /// What travels.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(super) enum Sent {
 
 /// Ranks of one group, one for each lane, and the slots of a token there.
 struct Group<'k> {
-    peers: Value<'k, U64>,
+    peers: Peer<'k>,
     slots: Value<'k, U32>,
     /// Lanes whose rank the token goes to.
     lanes: Value<'k, U32>,
@@ -37,16 +37,15 @@ struct Group<'k> {
 pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
     frame.end_on_error();
     let (k, exchange) = (frame.k, frame.exchange);
-    let layout = &exchange.symmetric;
-    let payload = if rows == Tensor::CombinedGradient { exchange.combine } else { exchange.dispatch };
+    let format = if rows == Tensor::CombinedGradient { exchange.combine } else { exchange.dispatch };
 
     let ranks = exchange.ranks;
     let of_lane = |group: u32| k.lane() + 32 * group;
-    let peers: Vec<Value<U64>> =
+    let peers: Vec<Peer> =
         (0..frame.rank_groups()).map(|group| frame.peer(of_lane(group).min(k.u32(ranks - 1)))).collect();
 
     frame.for_each_by_warps(frame.tokens(), |token| {
-        let slots = frame.buffer::<U32>(LocalBuffer::Slots).bytes(token.wide() * (4 * u64::from(ranks)));
+        let slots = frame.buffer::<U32>(Buffer::Slots).bytes(token.wide() * (4 * u64::from(ranks)));
         let slots: Pointer<Global, U32> = slots.cast();
         let groups: Vec<Group> = (0..)
             .zip(&peers)
@@ -60,12 +59,11 @@ pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
             send_records(frame, token, &groups);
         }
         let row = frame.tensor_row(rows, token);
-        for_each_batch(k, pieces(frame, payload), payload::in_flight(exchange.threads), |pieces| {
-            let pieces = payload::load(k, payload, row, pieces);
+        for_each_batch(k, pieces(frame, format), payload::in_flight(exchange.threads), |pieces| {
+            let pieces = payload::load(k, format, row, pieces);
             for_each_destination(frame, &groups, |peer, slot| {
-                let slot = frame.slot(frame.rank(), slot);
-                let row = (peer + slot * layout.row_bytes + layout.rows).to_pointer::<U8>();
-                let scales = (peer + slot * layout.scale_bytes + layout.scales).to_pointer();
+                let [row, scales] =
+                    [Region::Rows, Region::Scales].map(|region| frame.place(Remote { peer, region, slot }));
                 pieces.iter().for_each(|piece| piece.store(k, row, scales));
             });
         });
@@ -75,20 +73,16 @@ pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
         send_counts(frame);
     }
     k.cta_barrier();
-    frame.publish(layout.dispatch_arrival);
+    frame.publish(Flag::Dispatch);
 }
 
 /// 16-byte chunks of a row.
-pub(super) fn pieces(frame: &Frame<'_, '_>, payload: Payload) -> u32 {
-    frame.exchange.row_bytes(payload) as u32 / 16
+pub(super) fn pieces(frame: &Frame<'_, '_>, format: Format) -> u32 {
+    frame.exchange.row_bytes(format) as u32 / 16
 }
 
-/// Runs `body` with the symmetric memory of each destination, and the slot there, in ascending rank order. All lanes run it.
-fn for_each_destination<'k>(
-    frame: &Frame<'k, '_>,
-    groups: &[Group<'k>],
-    body: impl Fn(Value<'k, U64>, Value<'k, U32>),
-) {
+/// Runs `body` with each destination, and the slot of this rank's copy there, in ascending rank order. All lanes run it.
+fn for_each_destination<'k>(frame: &Frame<'k, '_>, groups: &[Group<'k>], body: impl Fn(Peer<'k>, Slot<'k>)) {
     let k = frame.k;
     for group in groups {
         let left = k.variable(group.lanes);
@@ -97,7 +91,8 @@ fn for_each_destination<'k>(
             || {
                 let lane = left.get().lowest_set();
                 left.set(left.get().without_lowest_set());
-                body(group.peers.of_lane(lane), group.slots.of_lane(lane));
+                let slot = Slot { list: frame.rank(), index: group.slots.of_lane(lane) };
+                body(group.peers.of_lane(lane), slot);
             },
         );
     }
@@ -105,22 +100,21 @@ fn for_each_destination<'k>(
 
 /// Source token, ordinal, picks and weights to each destination: a lane for each pick.
 fn send_records<'k>(frame: &Frame<'k, '_>, token: Value<'k, U32>, groups: &[Group<'k>]) {
-    let (k, layout, top_k) = (frame.k, &frame.exchange.symmetric, frame.exchange.top_k);
+    let (k, top_k) = (frame.k, frame.exchange.top_k);
     let has_pick = k.lane().less(k.u32(top_k));
     let place = k.lane().min(k.u32(top_k - 1));
     let [pick, weight] =
         [Tensor::Indices, Tensor::Weights].map(|tensor| frame.tensor_row(tensor, token).cast::<U32>().at(place).load());
     let ordinal = k.variable(k.u32(0));
     for_each_destination(frame, groups, |peer, slot| {
-        let slot = frame.slot(frame.rank(), slot);
-        let record = (peer + slot * layout.record_bytes + layout.records).to_pointer::<U32>();
-        let picks: Pointer<Global, U32> = record.at_constant(2);
+        let record = frame.place(Remote { peer, region: Region::Records, slot });
+        let picks = record.behind::<U64>(1);
         k.when(has_pick, || {
-            picks.at(k.lane()).store(pick);
-            picks.at_constant(top_k).at(k.lane()).store(weight);
+            picks.store(k.lane(), pick);
+            picks.behind::<U32>(top_k).store(k.lane(), weight);
         });
         k.when(k.lane().equals(k.u32(0)), || {
-            record.cast::<U64>().store(token.wide() | (ordinal.get().wide() << 32));
+            record.store_first::<U64>(token.wide() | (ordinal.get().wide() << 32));
         });
         ordinal.set(ordinal.get() + 1);
     });
@@ -129,12 +123,12 @@ fn send_records<'k>(frame: &Frame<'k, '_>, token: Value<'k, U32>, groups: &[Grou
 /// How many copies go to each rank. By CTA 0, and by the threads that publish to that rank.
 fn send_counts(frame: &Frame<'_, '_>) {
     let (k, exchange) = (frame.k, frame.exchange);
-    let list = frame.half() * exchange.ranks + frame.rank();
-    let counts = frame.buffer::<U32>(LocalBuffer::SendCounts);
+    let slot = Slot { list: frame.rank(), index: k.u32(0) };
+    let counts = frame.buffer::<U32>(Buffer::SendCounts);
     k.when(k.cta().equals(k.u32(0)), || {
         k.for_each(k.thread(), k.u32(exchange.ranks), k.u32(exchange.threads), |rank| {
-            let count = (frame.peer(rank) + exchange.symmetric.counts).to_pointer::<U32>().at(list);
-            count.store(counts.at(rank).load());
+            let count = frame.place(Remote { peer: frame.peer(rank), region: Region::Counts, slot });
+            count.store_first::<U32>(counts.at(rank).load());
         });
     });
 }

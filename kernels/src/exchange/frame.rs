@@ -1,6 +1,6 @@
-//! What every kernel of an exchange has: its arguments by meaning, places in symmetric memory, status, publish and wait.
+//! What every kernel of an exchange has: its arguments by meaning, places in symmetric memory, epochs, status, wait.
 
-use moe_bundle::{Argument, Exchange, Kernel, LocalBuffer, Tensor};
+use moe_contract::{Argument, Buffer, Exchange, Fault, Flag, Grid, Kernel, Region, Tensor};
 
 use crate::device::{Builder, Element, Global, Parameters, Pointer, Pred, U8, U32, U64, Value};
 
@@ -11,7 +11,10 @@ const PAUSE: u32 = 64;
 pub(super) struct Frame<'k, 'x> {
     pub k: &'k Builder,
     pub exchange: &'x Exchange,
+    kernel: Kernel,
     arguments: Vec<(Argument, Bound<'k>)>,
+    /// The epoch of this call, of each flag that the kernel uses.
+    epochs: Vec<(Flag, Value<'k, U64>)>,
 }
 
 #[derive(Clone, Copy)]
@@ -21,29 +24,31 @@ enum Bound<'k> {
     Long(Value<'k, U64>),
 }
 
-/// A wait with a name: what is waited for, and how it is reported.
-pub(super) struct Wait<'k> {
-    /// Offset of u64 `[ranks]` in symmetric memory.
-    pub flags: u64,
-    /// What each flag must reach.
-    pub at_least: Value<'k, U64>,
-    /// Code in [`LocalBuffer::Status`] when the deadline passes.
-    pub code: u64,
+/// An entry of a region: [`moe_contract::memory`].
+#[derive(Clone, Copy)]
+pub(super) struct Slot<'k> {
+    pub list: Value<'k, U32>,
+    pub index: Value<'k, U32>,
 }
 
 impl<'k, 'x> Frame<'k, 'x> {
+    /// Binds the arguments, and loads the epochs: one load for each flag.
     pub fn bind(k: &'k Builder, parameters: &mut Parameters<'k>, kernel: Kernel, exchange: &'x Exchange) -> Self {
-        let bind = |argument: Argument| {
+        let bind = |&argument: &Argument| {
             let bound = match argument {
-                Argument::Buffer(_) | Argument::Symmetric | Argument::Tensor(_) | Argument::GateParameter(_) => {
+                Argument::Buffer(_) | Argument::Symmetric | Argument::Tensor(_) | Argument::GateParameters => {
                     Bound::Pointer(parameters.pointer())
                 }
                 Argument::Rank | Argument::Tokens | Argument::Capacity => Bound::Word(parameters.value()),
-                Argument::Epoch | Argument::GradientEpoch | Argument::Deadline => Bound::Long(parameters.value()),
+                Argument::Deadline => Bound::Long(parameters.value()),
             };
             (argument, bound)
         };
-        Frame { k, exchange, arguments: kernel.arguments().into_iter().map(bind).collect() }
+        let arguments = kernel.row().arguments.iter().map(bind).collect();
+        let mut frame = Frame { k, exchange, kernel, arguments, epochs: vec![] };
+        let epoch = |flag: Flag| frame.buffer::<U64>(Buffer::Calls).at_constant(flag.epoch_word()).load() + 1u64;
+        frame.epochs = kernel.epochs(exchange).map(|flag| (flag, epoch(flag))).collect();
+        frame
     }
 
     fn find(&self, argument: Argument) -> Bound<'k> {
@@ -66,7 +71,7 @@ impl<'k, 'x> Frame<'k, 'x> {
         long
     }
 
-    pub fn buffer<T: Element>(&self, buffer: LocalBuffer) -> Pointer<'k, Global, T> {
+    pub fn buffer<T: Element>(&self, buffer: Buffer) -> Pointer<'k, Global, T> {
         self.pointer(Argument::Buffer(buffer))
     }
 
@@ -80,8 +85,28 @@ impl<'k, 'x> Frame<'k, 'x> {
     }
 
     /// This rank's own symmetric memory, at an offset.
-    pub fn symmetric(&self, offset: u64) -> Pointer<'k, Global, U8> {
+    fn symmetric(&self, offset: u64) -> Pointer<'k, Global, U8> {
         self.pointer::<U8>(Argument::Symmetric).bytes(self.k.u64(offset))
+    }
+
+    /// An entry of a region of this rank, in the half of the epoch of the region's flag.
+    pub fn own(&self, region: Region, slot: Slot<'k>) -> Pointer<'k, Global, U8> {
+        let stride = region.shape(self.exchange).stride;
+        self.symmetric(self.exchange.region_start(region)).bytes(self.entry(region, slot) * stride)
+    }
+
+    /// The first entry of a region of this rank, in that half; the others follow.
+    pub fn own_first(&self, region: Region) -> Pointer<'k, Global, U8> {
+        let shape = region.shape(self.exchange);
+        let half = self.half(region.flag()).wide() * (shape.lists * shape.entries * shape.stride);
+        self.symmetric(self.exchange.region_start(region)).bytes(half)
+    }
+
+    /// Number of an entry in its region.
+    pub(super) fn entry(&self, region: Region, slot: Slot<'k>) -> Value<'k, U64> {
+        let shape = region.shape(self.exchange);
+        let list = self.half(region.flag()) * shape.lists as u32 + slot.list;
+        list.wide() * shape.entries + slot.index.wide()
     }
 
     pub fn rank(&self) -> Value<'k, U32> {
@@ -96,33 +121,21 @@ impl<'k, 'x> Frame<'k, 'x> {
         self.word(Argument::Capacity)
     }
 
-    pub fn epoch(&self) -> Value<'k, U64> {
-        self.long(Argument::Epoch)
-    }
-
-    pub fn gradient_epoch(&self) -> Value<'k, U64> {
-        self.long(Argument::GradientEpoch)
+    /// The epoch of this call.
+    fn epoch(&self, flag: Flag) -> Value<'k, U64> {
+        let found = self.epochs.iter().find(|(known, _)| *known == flag);
+        found.unwrap_or_else(|| panic!("the table gives {} no epoch of {flag:?}", self.kernel.name())).1
     }
 
     /// Parity of the epoch.
-    pub fn half(&self) -> Value<'k, U32> {
-        self.epoch().low_word() & 1
-    }
-
-    /// The symmetric memory of rank `rank`. One load.
-    pub fn peer(&self, rank: Value<'k, U32>) -> Value<'k, U64> {
-        self.buffer::<U64>(LocalBuffer::Peers).at(rank).load()
-    }
-
-    /// Number of slot `slot` of `source` in the regions of slots, in the half of this epoch.
-    pub fn slot(&self, source: Value<'k, U32>, slot: Value<'k, U32>) -> Value<'k, U64> {
-        let list = self.half() * self.exchange.ranks + source;
-        list.wide() * u64::from(self.exchange.max_tokens) + slot.wide()
+    fn half(&self, flag: Flag) -> Value<'k, U32> {
+        self.epoch(flag).low_word() & 1
     }
 
     /// First expert of this rank, and how many it has: [`Exchange::experts_of`].
     pub fn experts_of(&self, rank: Value<'k, U32>) -> (Value<'k, U32>, Value<'k, U32>) {
-        let (each, more) = (self.exchange.experts / self.exchange.ranks, self.exchange.experts % self.exchange.ranks);
+        let owners = self.exchange.owners();
+        let (each, more) = (owners.each(), owners.more());
         let larger = rank.less(self.k.u32(more)).as_u32();
         (rank * each + rank.min(self.k.u32(more)), larger + each)
     }
@@ -146,7 +159,7 @@ impl<'k, 'x> Frame<'k, 'x> {
     /// Ends every thread when an earlier kernel has found an error. Only where no CTA of *this* kernel can set the status: all
     /// threads must see the same.
     pub fn end_on_error(&self) {
-        let status = self.buffer::<U64>(LocalBuffer::Status);
+        let status = self.buffer::<U64>(Buffer::Status);
         self.k.exit_when(status.load().differs(self.k.u64(0)));
     }
 
@@ -162,12 +175,16 @@ impl<'k, 'x> Frame<'k, 'x> {
 
     /// Whether this thread sees an error. Threads may differ where CTAs of this kernel set the status.
     pub fn sees_error(&self) -> Value<'k, Pred> {
-        self.buffer::<U64>(LocalBuffer::Status).load_relaxed_gpu().differs(self.k.u64(0))
+        self.buffer::<U64>(Buffer::Status).load_relaxed_gpu().differs(self.k.u64(0))
     }
 
-    /// Sets the status unless there is an error already.
-    pub fn report(&self, code: u64, words: [Value<'k, U64>; 3]) {
-        let (k, status) = (self.k, self.buffer::<U64>(LocalBuffer::Status));
+    /// Reports numbers of the caller, unless there is an error already.
+    pub fn report(&self, fault: Fault, words: [Value<'k, U64>; 3]) {
+        self.set_status(fault.code(), words);
+    }
+
+    fn set_status(&self, code: u64, words: [Value<'k, U64>; 3]) {
+        let (k, status) = (self.k, self.buffer::<U64>(Buffer::Status));
         let found = status.compare_and_swap_relaxed_gpu(k.u64(0), k.u64(code));
         k.when(found.equals(k.u64(0)), || {
             for (place, word) in (1..).zip(words) {
@@ -176,35 +193,27 @@ impl<'k, 'x> Frame<'k, 'x> {
         });
     }
 
-    /// Adds 1 to this rank's flag on every rank: all that this thread wrote, or the CTA wrote before its last barrier, precedes.
-    /// `ranks` × 8 bytes on the links.
-    pub fn publish(&self, flags: u64) {
-        let k = self.k;
-        let mine = self.rank().wide() * 8u64 + flags;
-        k.for_each(k.thread(), k.u32(self.exchange.ranks), k.u32(self.exchange.threads), |rank| {
-            (self.peer(rank) + mine).to_pointer::<U64>().red_release_sys_add(k.u64(1));
-        });
-    }
-
     /// Waits for the flags of all sources, a thread for each. Gives whether this thread has seen an error: an earlier one, or the
     /// deadline. What the sources released is visible to this thread; to others after a barrier.
-    pub fn wait(&self, wait: &Wait<'k>) -> Value<'k, Pred> {
+    pub fn wait(&self, flag: Flag) -> Value<'k, Pred> {
         let k = self.k;
+        let at_least = self.epoch(flag) * moe_contract::kernel::steps(flag, self.exchange);
+        let flags: Pointer<Global, U64> = self.symmetric(self.exchange.flag_start(flag)).cast();
         let deadline = self.long(Argument::Deadline);
         let has_deadline = deadline.differs(k.u64(0));
         let failed = k.variable(self.sees_error());
         k.for_each(k.thread(), k.u32(self.exchange.ranks), k.u32(self.exchange.threads), |source| {
-            let flag: Pointer<Global, U64> = self.symmetric(wait.flags).cast().at(source);
-            let found = k.variable(flag.load_acquire_sys());
-            let waits = || found.get().less(wait.at_least) & !failed.get();
+            let of_source = flags.at(source);
+            let found = k.variable(of_source.load_acquire_sys());
+            let waits = || found.get().less(at_least) & !failed.get();
             let start = k.variable(k.u64(0));
             k.when(waits() & has_deadline, || start.set(k.global_timer()));
             k.repeat_while(waits, || {
                 k.pause(PAUSE);
-                found.set(flag.load_acquire_sys());
-                k.when(found.get().less(wait.at_least) & has_deadline, || {
+                found.set(of_source.load_acquire_sys());
+                k.when(found.get().less(at_least) & has_deadline, || {
                     k.when((k.global_timer() - start.get()).at_least(deadline), || {
-                        self.report(wait.code, [source.wide(), wait.at_least, found.get()]);
+                        self.set_status(flag.deadline_code(), [source.wide(), at_least, found.get()]);
                         failed.set(k.truth(true));
                     });
                 });
@@ -215,13 +224,33 @@ impl<'k, 'x> Frame<'k, 'x> {
 
     /// [`Frame::wait`] for the whole CTA: when it goes on, everything that the sources released is visible to all threads; when one
     /// of them has failed, all end.
-    pub fn wait_together(&self, wait: &Wait<'k>) {
-        let failed = self.wait(wait);
+    pub fn wait_together(&self, flag: Flag) {
+        let failed = self.wait(flag);
         self.k.exit_when(self.k.cta_any(failed));
     }
 
-    /// What a flag is when every CTA of its sender has published `epoch` times.
-    pub fn arrivals(&self, epoch: Value<'k, U64>) -> Value<'k, U64> {
-        epoch * u64::from(self.exchange.ctas)
+    /// The end of the kernel. Where it ends the epoch of a flag, its last CTA says so for the next call. Every thread must have passed a
+    /// CTA barrier since [`Frame::bind`], which loads the epochs: every thread of every CTA has then loaded them.
+    pub fn end(&self) {
+        let k = self.k;
+        let ended: Vec<Flag> = self.kernel.ends(self.exchange).collect();
+        if ended.is_empty() {
+            return;
+        }
+        let ctas = match self.kernel.grid(self.exchange) {
+            Some(Grid::Fixed(ctas)) => ctas,
+            Some(Grid::PerTokens(_)) | None => unreachable!("a kernel of an exchange has a fixed grid"),
+        };
+        let calls = self.buffer::<U64>(Buffer::Calls);
+        k.when(k.thread().equals(k.u32(0)), || {
+            for flag in ended {
+                let ticket = calls.at_constant(flag.ticket_word());
+                let before = ticket.fetch_add_acq_rel_gpu(k.u64(1));
+                k.when(before.equals(k.u64(u64::from(ctas) - 1)), || {
+                    ticket.store(k.u64(0));
+                    calls.at_constant(flag.epoch_word()).store(self.epoch(flag));
+                });
+            }
+        });
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: the first fault of a token is kept, in the order of [`moe_gate::interpret`]; one token of a launch gets into the status, the
 //! first one that reaches it. Noting a fault is a branch that no sound token takes.
 
-use moe_bundle::exchange::status;
+use moe_contract::{Fault as Reported, status};
 
 use super::warp::{Distribution, Warp};
 use crate::device::{F32, Global, Pointer, Pred, U32, U64, Value, Variable};
@@ -29,13 +29,13 @@ impl<'k> Fault<'k> {
     /// Whether the token has one.
     pub fn found(&self) -> Value<'k, Pred> {
         let code = self.code.get();
-        code.differs(code.builder().u32(status::OK as u32))
+        code.differs(code.builder().u32(status::FINE as u32))
     }
 
     /// Where `condition` holds, the token has this fault, unless it has another one. On all lanes of a token the same.
-    fn note(&self, warp: &Warp<'k>, condition: Value<'k, Pred>, code: u64, details: [Value<'k, U32>; 2]) {
+    fn note(&self, warp: &Warp<'k>, condition: Value<'k, Pred>, fault: Reported, details: [Value<'k, U32>; 2]) {
         let new = condition & !self.found();
-        self.code.set(warp.k.u32(code as u32).when(new, self.code.get()));
+        self.code.set(warp.k.u32(fault.code() as u32).when(new, self.code.get()));
         for (variable, detail) in self.details.iter().zip(details) {
             variable.set(detail.when(new, variable.get()));
         }
@@ -56,7 +56,7 @@ impl<'k> Fault<'k> {
             let experts = over.existing(|index| logits[index].is_nan()).zip(0..);
             let experts = experts.map(|(nan, index)| (over.first + index).when(nan, none));
             let expert = warp.smallest_id(experts.reduce(|a, b| a.min(b)).expect("a lane has experts"));
-            self.note(warp, expert.differs(none), status::GATE_NAN, [expert, k.u32(0)]);
+            self.note(warp, expert.differs(none), Reported::GateNan, [expert, k.u32(0)]);
             replace_nan(&places);
         });
         places.into_iter().map(Variable::get).collect()
@@ -69,7 +69,7 @@ impl<'k> Fault<'k> {
         k.when(warp.any_of_warp(some_nan(numbers)), || {
             let own = over.existing(|index| numbers[index].is_nan()).reduce(|a, b| a | b);
             let token = warp.any(own.expect("a lane has elements"));
-            self.note(warp, token, status::GATE_NAN, [k.u32(UNKNOWN), k.u32(0)]);
+            self.note(warp, token, Reported::GateNan, [k.u32(UNKNOWN), k.u32(0)]);
             replace_nan(&places);
         });
         places.into_iter().map(Variable::get).collect()
@@ -81,7 +81,7 @@ impl<'k> Fault<'k> {
         let rows = k.u32(vocabulary);
         let bad = id.at_least(rows);
         k.when(warp.any_of_warp(bad), || {
-            self.note(warp, bad, status::TOKEN_ID_OUT_OF_RANGE, [rows, id]);
+            self.note(warp, bad, Reported::TokenIdOutOfRange, [rows, id]);
         });
         k.u32(0).when(bad, id)
     }
@@ -100,7 +100,7 @@ impl<'k> Fault<'k> {
             let none = k.u32(u32::MAX);
             let position = warp.smallest_id(over.first.when(bad, none));
             let value = pick.of_lane(warp.base + position);
-            self.note(warp, position.differs(none), status::PICK_OUT_OF_RANGE, [position, value]);
+            self.note(warp, position.differs(none), Reported::PickOutOfRange, [position, value]);
         });
         k.u32(0).when(bad, pick)
     }
@@ -112,7 +112,7 @@ impl<'k> Fault<'k> {
             let none = k.u32(u32::MAX);
             let expert = warp.smallest_id(pick.when(repeats, none));
             let position = warp.smallest_id(over.first.when(repeats & pick.equals(expert), none));
-            self.note(warp, expert.differs(none), status::PICK_TWICE, [position, expert]);
+            self.note(warp, expert.differs(none), Reported::PickTwice, [position, expert]);
         });
     }
 
@@ -125,7 +125,7 @@ impl<'k> Fault<'k> {
         words: Pointer<'k, Global, U64>,
     ) {
         let k = warp.k;
-        let (ok, found) = (k.u64(status::OK), self.found() & live);
+        let (ok, found) = (k.u64(status::FINE), self.found() & live);
         k.when(warp.any_of_warp(found), || {
             k.when(found & warp.place.equals(k.u32(0)), || {
                 let before = words.compare_and_swap_relaxed_gpu(ok, self.code.get().wide());

@@ -4,7 +4,7 @@
 //! gate, in the order of its inputs. Tensors start at multiples of 16 bytes. The forward kernel reads a row of logits per token and
 //! writes its picks, ascending, and their weights; the backward kernel reads a row of logits and the gradient of the weights and writes
 //! a row of gradients. Of a token that cannot be routed nothing is written; the first such token that is found gets into the status
-//! ([`moe_bundle::exchange::status`]). If the status holds an error already, nothing is done.
+//! ([`moe_contract::status`]). If the status holds an error already, nothing is done.
 //!
 //! **Launch.** CTAs of [`THREADS`] threads, any number of them. A token takes the lanes that [`moe_gate::order::Lanes`] gives its
 //! experts: a warp, or a part of it when experts are few. CTAs stride over the tokens, so that any grid is right;
@@ -30,9 +30,7 @@ mod warp;
 
 use std::cell::RefCell;
 
-use moe_bundle::Kernel;
-use moe_bundle::exchange::status;
-use moe_bundle::manifest::Grid;
+use moe_contract::{Grid, Kernel, status};
 use moe_gate::ir::{Backward, Gate, InputKind, Op, Program, Type, ValueId};
 use moe_gate::range::{Ranges, Reading};
 
@@ -167,7 +165,7 @@ fn kernel(
         let warp = Warp::new(k, program);
         tokens_of_warp = warp.tokens();
         // All lanes of a warp leave together, also when another CTA reports an error just now.
-        let failed = words.load_relaxed_gpu().differs(k.u64(status::OK));
+        let failed = words.load_relaxed_gpu().differs(k.u64(status::FINE));
         k.exit_when(warp.any_of_warp(failed));
 
         let exchange = Exchange::new(&warp, WARPS, program);

@@ -1,7 +1,7 @@
 //! Gate kernels on the virtual GPU.
 #![allow(dead_code, reason = "each test uses a part of this")]
 
-use moe_bundle::exchange::{Argument, Kernel, LocalBuffer, Tensor as X};
+use moe_contract::{Argument, Buffer, Kernel, Tensor as X};
 use moe_gate::inputs::Tensor;
 use moe_gate::ir::{InputKind, Program};
 use moe_kernels::gate::GateKernel;
@@ -117,20 +117,25 @@ impl<'p> Virtual<'p> {
         let outputs: Vec<Address> = results.iter().map(|width| place(&mut cluster, "result", &blank(width))).collect();
         let mut left = outputs.iter().copied();
         let mut arguments: Vec<moe_vgpu::Argument> = Vec::new();
-        for argument in self.kind.arguments() {
+        let is_parameter = |kind: InputKind| !matches!(kind, InputKind::Logits | InputKind::WeightGradient(_));
+        let parameters = inputs.iter().filter(|(kind, _)| is_parameter(*kind)).map(|(_, address)| (*address).into());
+        let parameters: Vec<moe_vgpu::Argument> = parameters.collect();
+        for &argument in self.kind.row().arguments {
             arguments.push(match argument {
-                Argument::Buffer(LocalBuffer::Status) => status.into(),
+                Argument::Buffer(Buffer::Status) => status.into(),
                 Argument::Tensor(X::Logits) => find(|kind| kind == InputKind::Logits).into(),
                 Argument::Tensor(X::WeightGradients) => {
                     find(|kind| matches!(kind, InputKind::WeightGradient(_))).into()
                 }
                 Argument::Tensor(_) => left.next().expect("a tensor for each result").into(),
                 Argument::Tokens => (tokens as u32).into(),
+                Argument::GateParameters => {
+                    arguments.extend(parameters.iter().cloned());
+                    continue;
+                }
                 other => panic!("a gate has no {other:?}"),
             });
         }
-        let is_parameter = |kind: InputKind| !matches!(kind, InputKind::Logits | InputKind::WeightGradient(_));
-        arguments.extend(inputs.iter().filter(|(kind, _)| is_parameter(*kind)).map(|(_, address)| (*address).into()));
 
         let stream = cluster.stream(RankId(0)).expect("the rank exists");
         let kernel = self.module.kernel(self.kind.name()).expect("the kernel is in its module");

@@ -1,14 +1,13 @@
 //! What kernels say when something is wrong: a pick that cannot be, a rank that does not come.
 
-use moe_bundle::exchange::{Tensor as X, status};
-use moe_bundle::{Exchange, Kernel, LocalBuffer};
+use moe_contract::{Buffer, Exchange, Fault, Flag, Kernel, Tensor as X};
 use moe_vgpu::{Policy, RankId, RunError};
 
 use crate::scenario::request;
-use crate::world::{Call, Loaded, Schedule, World};
+use crate::world::{Loaded, Passed, Schedule, World};
 
 fn exchange() -> Exchange {
-    request().plan().expect("it keeps its limits")
+    request().checked().expect("it keeps its limits")
 }
 
 fn bytes(picks: &[i32]) -> Vec<u8> {
@@ -22,13 +21,13 @@ fn layout(picks: &[i32]) -> [u64; 4] {
     let indices = world.upload("indices", &[bytes(picks), vec![], vec![]]);
     let handle = world.handle();
     let tokens = vec![picks.len() as u32 / 3, 0, 0];
-    let call = Call { tokens, handle: Some(&handle), ..Call::default() }.tensor(X::Indices, &indices);
-    world.launch(Kernel::Layout, &call);
+    let call = Passed { tokens, handle: Some(&handle), ..Passed::default() }.tensor(X::Indices, &indices);
+    world.launch(Kernel::Route, &call);
     world.run().unwrap_or_else(|error| panic!("{error}"));
     assert_eq!([world.status(1), world.status(2)], [[0; 4]; 2]);
     let found = world.status(0);
     // A kernel after an error does nothing: this one would write to every peer.
-    world.launch(Kernel::DispatchSend, &Call { tokens: vec![0; 3], ..call });
+    world.launch(Kernel::DispatchSend, &Passed { tokens: vec![0; 3], ..call });
     world.run().unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(world.cluster.traffic().written(RankId(0), RankId(1)), 0);
     assert_ne!(world.cluster.traffic().written(RankId(1), RankId(0)), 0);
@@ -38,14 +37,14 @@ fn layout(picks: &[i32]) -> [u64; 4] {
 #[test]
 fn a_pick_that_is_no_expert() {
     // 8 experts and a zero expert: 8 is the last that can be picked.
-    assert_eq!(layout(&[0, 1, 8, -1, -1, -1, 0, 9, 3]), [status::PICK_OUT_OF_RANGE, 2, 1, 9]);
-    assert_eq!(layout(&[-2, 1, 8]), [status::PICK_OUT_OF_RANGE, 0, 0, 0xffff_fffe]);
+    assert_eq!(layout(&[0, 1, 8, -1, -1, -1, 0, 9, 3]), [Fault::PickOutOfRange.code(), 2, 1, 9]);
+    assert_eq!(layout(&[-2, 1, 8]), [Fault::PickOutOfRange.code(), 0, 0, 0xffff_fffe]);
 }
 
 #[test]
 fn a_pick_that_comes_twice() {
-    assert_eq!(layout(&[0, 1, 2, 5, -1, 5]), [status::PICK_TWICE, 1, 2, 5]);
-    assert_eq!(layout(&[8, 8, 9]), [status::PICK_TWICE, 0, 1, 8], "the first wrong pick of the token");
+    assert_eq!(layout(&[0, 1, 2, 5, -1, 5]), [Fault::PickTwice.code(), 1, 2, 5]);
+    assert_eq!(layout(&[8, 8, 9]), [Fault::PickTwice.code(), 0, 1, 8], "the first wrong pick of the token");
 }
 
 #[test]
@@ -53,10 +52,10 @@ fn a_rank_that_does_not_come_to_a_barrier() {
     let loaded = Loaded::new(&exchange());
     let mut world = World::new(&loaded, Schedule { policy: Policy::Adversarial, seed: 3 });
     world.deadline = 1_000_000;
-    world.launch(Kernel::Barrier, &Call { epoch: 1, absent: Some(1), ..Call::default() });
+    world.launch(Kernel::Barrier, &Passed { absent: Some(1), ..Passed::default() });
     world.run().unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(world.status(0), [status::BARRIER_DEADLINE, 1, 1, 0]);
-    assert_eq!(world.status(2), [status::BARRIER_DEADLINE, 1, 1, 0]);
+    assert_eq!(world.status(0), [Flag::Barrier.deadline_code(), 1, 1, 0]);
+    assert_eq!(world.status(2), [Flag::Barrier.deadline_code(), 1, 1, 0]);
     assert_eq!(world.status(1), [0; 4]);
     assert!(world.cluster.nanoseconds() >= 1_000_000);
 }
@@ -65,7 +64,7 @@ fn a_rank_that_does_not_come_to_a_barrier() {
 fn without_a_deadline_the_cluster_names_who_is_missing() {
     let loaded = Loaded::new(&exchange());
     let mut world = World::new(&loaded, Schedule { policy: Policy::RoundRobin, seed: 0 });
-    world.launch(Kernel::Barrier, &Call { epoch: 1, absent: Some(1), ..Call::default() });
+    world.launch(Kernel::Barrier, &Passed { absent: Some(1), ..Passed::default() });
     let error = world.run().expect_err("two ranks wait for ever");
     assert!(matches!(error, RunError::Deadlock(_)), "{error}");
     assert!(error.to_string().contains("barrier.arrive"), "{error}");
@@ -77,29 +76,28 @@ fn every_wait_has_a_deadline() {
     let exchange = exchange();
     let loaded = Loaded::new(&exchange);
     for (kernel, code) in [
-        (Kernel::DispatchCount, status::DISPATCH_DEADLINE),
-        (Kernel::DispatchPlaceCached, status::DISPATCH_DEADLINE),
-        (Kernel::CombineReduce, status::COMBINE_DEADLINE),
-        (Kernel::CombineBackwardPlace, status::DISPATCH_DEADLINE),
-        (Kernel::WeightGradientCollect, status::GRADIENT_DEADLINE),
+        (Kernel::DispatchCount, Flag::Dispatch.deadline_code()),
+        (Kernel::DispatchPlaceCached, Flag::Dispatch.deadline_code()),
+        (Kernel::CombineReduce, Flag::Combine.deadline_code()),
+        (Kernel::CombineBackwardPlace, Flag::Dispatch.deadline_code()),
+        (Kernel::WeightGradientCollect, Flag::Gradient.deadline_code()),
     ] {
         let mut world = World::new(&loaded, Schedule { policy: Policy::Random, seed: 5 });
         world.deadline = 50_000;
         let handle = world.handle();
         // Without tokens or rows: what is looked at is the wait.
         let tokens = vec![0; 3];
-        let call =
-            || Call { tokens: tokens.clone(), handle: Some(&handle), epoch: 1, gradient_epoch: 1, ..Call::default() };
+        let call = || Passed { tokens: tokens.clone(), handle: Some(&handle), ..Passed::default() };
         let indices = world.upload("indices", &[vec![], vec![], vec![]]);
         let call = call().tensor(X::Indices, &indices);
-        world.launch(Kernel::Layout, &call);
-        let missing = Call { absent: Some(2), ..call };
+        world.launch(Kernel::Route, &call);
+        let missing = Passed { absent: Some(2), ..call };
         world.launch(Kernel::DispatchSend, &missing);
         if kernel != Kernel::DispatchCount {
             // The handle of an empty dispatch, as its kernels would leave it.
-            world.fill(&handle, LocalBuffer::ReceivedCounts);
-            world.fill(&handle, LocalBuffer::ExpertCounts);
-            world.fill(&handle, LocalBuffer::ExpertOffsets);
+            world.fill(&handle, Buffer::ReceivedCounts);
+            world.fill(&handle, Buffer::ExpertCounts);
+            world.fill(&handle, Buffer::ExpertOffsets);
             world.launch(Kernel::CombineSend, &missing);
         }
         world.launch(kernel, &missing);
@@ -107,7 +105,7 @@ fn every_wait_has_a_deadline() {
         let expected = u64::from(exchange.ctas);
         let [found, who, wanted, had] = world.status(0);
         assert_eq!((found, wanted, had), (code, expected, 0), "{kernel:?}");
-        let nobody_sends = code == status::GRADIENT_DEADLINE;
+        let nobody_sends = code == Flag::Gradient.deadline_code();
         assert!(who == 2 || nobody_sends, "{kernel:?} misses rank {who}");
     }
 }

@@ -5,7 +5,7 @@ mod mutations;
 mod scenario;
 mod world;
 
-use moe_plan::{Drop, Payload, Request, RowLayout};
+use moe_contract::{Drop, Exchange, Format, RowLayout};
 use moe_vgpu::Policy;
 use scenario::{Numbers, Picks, Scenario, Tokens, USUAL, request, run};
 use world::{Loaded, Schedule};
@@ -13,8 +13,8 @@ use world::{Loaded, Schedule};
 const IN_TURN: Schedule = Schedule { policy: Policy::RoundRobin, seed: 0 };
 
 /// Runs a scenario in turn, at random and adversarially.
-fn agrees(request: &Request, scenario: Scenario) {
-    let loaded = Loaded::new(&request.plan().expect("it keeps its limits"));
+fn agrees(request: &Exchange, scenario: Scenario) {
+    let loaded = Loaded::new(&request.checked().expect("it keeps its limits"));
     let schedules = [IN_TURN]
         .into_iter()
         .chain((1..3).map(|seed| Schedule { policy: Policy::Random, seed }))
@@ -39,9 +39,9 @@ fn layouts() -> [(RowLayout, bool); 4] {
 #[test]
 fn every_layout_and_payload() {
     for (layout, weighted) in layouts() {
-        for payload in [Payload::Bf16, Payload::F16, Payload::F32] {
+        for payload in [Format::BF16, Format::F16, Format::F32] {
             // 280 elements are 35, 35 and 70 chunks: more than one round of a warp, and an incomplete one.
-            let shape = Request { layout, weighted, dispatch: payload, combine: payload, hidden: 280, ..request() };
+            let shape = Exchange { layout, weighted, dispatch: payload, combine: payload, hidden: 280, ..request() };
             agrees(&shape, Scenario { rounds: 2, ..USUAL });
         }
     }
@@ -50,75 +50,75 @@ fn every_layout_and_payload() {
 #[test]
 fn fp8_with_one_block_several_and_an_incomplete_round() {
     for (hidden, (layout, weighted)) in [128, 256, 640, 2304].into_iter().zip(layouts()) {
-        let dispatch = Payload::Fp8E4m3ScaleF32Per128;
-        agrees(&Request { hidden, layout, weighted, dispatch, ..request() }, Scenario { rounds: 2, ..USUAL });
+        let dispatch = Format::FP8_F32_128;
+        agrees(&Exchange { hidden, layout, weighted, dispatch, ..request() }, Scenario { rounds: 2, ..USUAL });
     }
 }
 
 #[test]
 fn rows_of_a_single_chunk() {
-    for (payload, hidden) in [(Payload::Bf16, 8), (Payload::F16, 8), (Payload::F32, 4)] {
-        agrees(&Request { dispatch: payload, combine: payload, hidden, ..request() }, USUAL);
+    for (payload, hidden) in [(Format::BF16, 8), (Format::F16, 8), (Format::F32, 4)] {
+        agrees(&Exchange { dispatch: payload, combine: payload, hidden, ..request() }, USUAL);
     }
 }
 
 #[test]
 fn formats_that_differ_on_the_two_ways() {
-    let shape = Request { dispatch: Payload::F32, combine: Payload::F16, hidden: 16, ..request() };
+    let shape = Exchange { dispatch: Format::F32, combine: Format::F16, hidden: 16, ..request() };
     agrees(&shape, Scenario { rounds: 2, ..USUAL });
 }
 
 #[test]
 fn any_number_of_ranks() {
     for (ranks, experts) in [(1, 5), (2, 7), (5, 5), (8, 20)] {
-        agrees(&Request { ranks, experts, max_tokens: 9, ..request() }, Scenario { rounds: 2, ..USUAL });
+        agrees(&Exchange { ranks, experts, max_tokens: 9, ..request() }, Scenario { rounds: 2, ..USUAL });
     }
 }
 
 #[test]
 fn seventy_two_ranks() {
     // Three groups of lanes; the last ranks have one expert less than the first.
-    let shape = Request { ranks: 72, experts: 100, top_k: 8, max_tokens: 3, hidden: 8, ctas: 1, ..request() };
-    let loaded = Loaded::new(&shape.plan().expect("it keeps its limits"));
+    let shape = Exchange { ranks: 72, experts: 100, top_k: 8, max_tokens: 3, hidden: 8, ctas: 1, ..request() };
+    let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
     for schedule in [IN_TURN, Schedule { policy: Policy::Adversarial, seed: 1 }] {
         run(&loaded, Scenario { rounds: 1, ..USUAL }, schedule).unwrap_or_else(|problem| panic!("{problem}"));
     }
     // Fewer experts than ranks: some ranks have none.
-    let shape = Request { ranks: 40, experts: 33, top_k: 4, max_tokens: 3, hidden: 8, ctas: 1, ..request() };
-    let loaded = Loaded::new(&shape.plan().expect("it keeps its limits"));
+    let shape = Exchange { ranks: 40, experts: 33, top_k: 4, max_tokens: 3, hidden: 8, ctas: 1, ..request() };
+    let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
     run(&loaded, Scenario { rounds: 2, ..USUAL }, IN_TURN).unwrap_or_else(|problem| panic!("{problem}"));
 }
 
 #[test]
 fn thirty_two_picks() {
-    let shape = Request { experts: 50, zero_experts: 3, top_k: 32, max_tokens: 6, ..request() };
+    let shape = Exchange { experts: 50, zero_experts: 3, top_k: 32, max_tokens: 6, ..request() };
     agrees(&shape, Scenario { rounds: 2, ..USUAL });
-    agrees(&Request { layout: RowLayout::RankMajor, weighted: false, ..shape }, Scenario { rounds: 1, ..USUAL });
+    agrees(&Exchange { layout: RowLayout::RankMajor, weighted: false, ..shape }, Scenario { rounds: 1, ..USUAL });
 }
 
 #[test]
 fn a_single_pick() {
-    agrees(&Request { top_k: 1, ..request() }, USUAL);
+    agrees(&Exchange { top_k: 1, ..request() }, USUAL);
 }
 
 #[test]
 fn a_thousand_experts() {
-    let shape = Request { experts: 1000, zero_experts: 24, top_k: 4, ranks: 2, max_tokens: 5, hidden: 8, ..request() };
-    let loaded = Loaded::new(&shape.plan().expect("it keeps its limits"));
+    let shape = Exchange { experts: 1000, zero_experts: 24, top_k: 4, ranks: 2, max_tokens: 5, hidden: 8, ..request() };
+    let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
     run(&loaded, Scenario { rounds: 1, ..USUAL }, IN_TURN).unwrap_or_else(|problem| panic!("{problem}"));
 }
 
 #[test]
 fn all_tokens_to_the_first_experts_and_none_to_the_others() {
     agrees(&request(), Scenario { picks: Picks::First, tokens: Tokens::All, ..USUAL });
-    let shape = Request { top_k: 1, experts: 3, ..request() };
+    let shape = Exchange { top_k: 1, experts: 3, ..request() };
     agrees(&shape, Scenario { picks: Picks::First, tokens: Tokens::All, rounds: 2, ..USUAL });
 }
 
 #[test]
 fn picks_that_are_missing_anywhere_in_a_row() {
     for (layout, weighted) in layouts() {
-        let shape = Request { layout, weighted, ..request() };
+        let shape = Exchange { layout, weighted, ..request() };
         agrees(&shape, Scenario { picks: Picks::Some, rounds: 2, ..USUAL });
     }
 }
@@ -126,7 +126,7 @@ fn picks_that_are_missing_anywhere_in_a_row() {
 #[test]
 fn capacity_drops_the_latest_or_the_lowest() {
     for drop in [Drop::Position, Drop::Lowest] {
-        let shape = Request { drop: Some(drop), max_tokens: 100, experts: 5, ..request() };
+        let shape = Exchange { drop: Some(drop), max_tokens: 100, experts: 5, ..request() };
         agrees(&shape, Scenario { tokens: Tokens::All, rounds: 2, ..USUAL });
         agrees(&shape, Scenario { picks: Picks::Some, rounds: 2, seed: 2, ..USUAL });
     }
@@ -134,22 +134,22 @@ fn capacity_drops_the_latest_or_the_lowest() {
 
 #[test]
 fn many_epochs_one_after_the_other() {
-    let shape = Request { max_tokens: 4, hidden: 8, ..request() };
+    let shape = Exchange { max_tokens: 4, hidden: 8, ..request() };
     agrees(&shape, Scenario { rounds: 9, ..USUAL });
 }
 
 #[test]
 fn ctas_of_one_warp_and_of_many() {
     for (ctas, threads) in [(1, 32), (5, 32), (3, 256), (2, 1024)] {
-        agrees(&Request { ctas, threads, max_tokens: 40, ..request() }, Scenario { rounds: 2, ..USUAL });
+        agrees(&Exchange { ctas, threads, max_tokens: 40, ..request() }, Scenario { rounds: 2, ..USUAL });
     }
 }
 
 #[test]
 fn many_tokens_for_few_threads() {
     for threads in [32, 64] {
-        let shape = Request { ranks: 2, experts: 6, max_tokens: 700, hidden: 8, threads, ctas: 1, ..request() };
-        let loaded = Loaded::new(&shape.plan().expect("it keeps its limits"));
+        let shape = Exchange { ranks: 2, experts: 6, max_tokens: 700, hidden: 8, threads, ctas: 1, ..request() };
+        let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
         let scenario = Scenario { tokens: Tokens::All, rounds: 1, ..USUAL };
         run(&loaded, scenario, IN_TURN).unwrap_or_else(|problem| panic!("{problem}"));
     }
@@ -159,10 +159,10 @@ fn many_tokens_for_few_threads() {
 fn numbers_that_are_none_and_numbers_at_the_ends() {
     let scenario = Scenario { numbers: Numbers::Hostile, rounds: 2, tokens: Tokens::All, ..USUAL };
     for (layout, weighted) in layouts() {
-        for payload in [Payload::Bf16, Payload::F16, Payload::F32] {
-            agrees(&Request { layout, weighted, dispatch: payload, combine: payload, ..request() }, scenario);
+        for payload in [Format::BF16, Format::F16, Format::F32] {
+            agrees(&Exchange { layout, weighted, dispatch: payload, combine: payload, ..request() }, scenario);
         }
-        let dispatch = Payload::Fp8E4m3ScaleF32Per128;
-        agrees(&Request { hidden: 384, layout, weighted, dispatch, ..request() }, scenario);
+        let dispatch = Format::FP8_F32_128;
+        agrees(&Exchange { hidden: 384, layout, weighted, dispatch, ..request() }, scenario);
     }
 }

@@ -2,12 +2,11 @@
 //!
 //! A release or an acquire that is only *weakened* needs the race detector; here what is gone is gone.
 
-use moe_bundle::{Exchange, Kernel};
-use moe_plan::{Drop, Payload, Request, RowLayout};
+use moe_contract::{Drop, Exchange, Format, Kernel, RowLayout};
 use moe_vgpu::Policy;
 
 use crate::scenario::{Picks, Scenario, Tokens, USUAL, request, run};
-use crate::world::{Call, Loaded, Schedule, World, texts};
+use crate::world::{Loaded, Passed, Schedule, World, texts};
 
 /// A kernel with something taken out.
 struct Mutant {
@@ -68,7 +67,7 @@ fn caught(loaded: &Loaded) -> Option<String> {
     }
     // A barrier that a rank does not reach must hold the others.
     let mut world = World::new(loaded, round_robin);
-    world.launch(Kernel::Barrier, &Call { epoch: 1, absent: Some(1), ..Call::default() });
+    world.launch(Kernel::Barrier, &Passed { absent: Some(1), ..Passed::default() });
     world.run().is_ok().then(|| "a rank left the barrier before all had arrived".into())
 }
 
@@ -96,22 +95,22 @@ fn each_is_caught(exchange: &Exchange) {
 
 #[test]
 fn expert_major_weighted_with_capacity_by_weight() {
-    let shape = Request { drop: Some(Drop::Lowest), max_tokens: 70, threads: 256, hidden: 8, ctas: 1, ..request() };
-    each_is_caught(&shape.plan().expect("it keeps its limits"));
+    let shape = Exchange { drop: Some(Drop::Lowest), max_tokens: 70, threads: 256, hidden: 8, ctas: 1, ..request() };
+    each_is_caught(&shape.checked().expect("it keeps its limits"));
 }
 
 #[test]
 fn rank_major_fp8_with_capacity_by_position() {
-    let shape = Request {
+    let shape = Exchange {
         drop: Some(Drop::Position),
         layout: RowLayout::RankMajor,
         weighted: false,
-        dispatch: Payload::Fp8E4m3ScaleF32Per128,
+        dispatch: Format::FP8_F32_128,
         hidden: 128,
         max_tokens: 40,
         threads: 256,
         ctas: 1,
         ..request()
     };
-    each_is_caught(&shape.plan().expect("it keeps its limits"));
+    each_is_caught(&shape.checked().expect("it keeps its limits"));
 }

@@ -1,15 +1,12 @@
 //! Calls of all kinds, one after the other without a break, and what the reference says they give.
 
-use moe_bundle::exchange::Tensor as X;
-use moe_bundle::{Exchange, Kernel, LocalBuffer, Payload};
+use moe_contract::{Buffer, Call, Drop, Exchange, Flow, Format, Kernel, LinkBytes, RowLayout, Tensor as X};
 use moe_judge::Rows;
 use moe_judge::reference::{self, Handle, Input, Weighting};
-use moe_plan::traffic::{Flow, Traffic};
-use moe_plan::{Drop, RowLayout};
 use moe_random::Random;
 use moe_vgpu::RankId;
 
-use crate::world::{Buffers, Call, Everywhere, Loaded, Schedule, World};
+use crate::world::{Buffers, Everywhere, Loaded, Passed, Schedule, World};
 
 /// Which numbers rows hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,17 +27,17 @@ fn number(random: &mut Random) -> f32 {
     }
 }
 
-fn draw_rows(random: &mut Random, numbers: Numbers, payload: Payload, hidden: u32, count: usize) -> Rows {
+fn draw_rows(random: &mut Random, numbers: Numbers, format: Format, hidden: u32, count: usize) -> Rows {
     if numbers == Numbers::Hostile {
-        return hostile_rows(random, payload, hidden, count);
+        return hostile_rows(random, format, hidden, count);
     }
     let values: Vec<f32> = (0..count * hidden as usize).map(|_| number(random)).collect();
-    Rows::from_values(payload, hidden, &values)
+    Rows::from_values(format, hidden, &values)
 }
 
 /// Bits of all kinds. A NaN in f32 is not rounded on its way, so that its bits are the hardware's: f32 gets none.
-fn hostile_rows(random: &mut Random, payload: Payload, hidden: u32, count: usize) -> Rows {
-    let element = payload.element_bytes() as usize;
+fn hostile_rows(random: &mut Random, format: Format, hidden: u32, count: usize) -> Rows {
+    let element = format.element.bytes() as usize;
     let mut bytes = Vec::new();
     for _ in 0..count * hidden as usize / 8 {
         let kind = random.below(6);
@@ -52,15 +49,15 @@ fn hostile_rows(random: &mut Random, payload: Payload, hidden: u32, count: usize
                 3 => u64::MAX >> random.below(32),
                 _ => u64::from(number(random).to_bits()) >> (32 - 8 * element),
             };
-            let bits = match payload {
-                Payload::F32 if f32::from_bits(bits as u32).is_nan() => 0x8000_0001,
-                Payload::F32 if f32::from_bits(bits as u32).is_infinite() => 0x7f7f_ffff,
+            let bits = match format {
+                Format::F32 if f32::from_bits(bits as u32).is_nan() => 0x8000_0001,
+                Format::F32 if f32::from_bits(bits as u32).is_infinite() => 0x7f7f_ffff,
                 _ => bits,
             };
             bytes.extend(&bits.to_le_bytes()[..element]);
         }
     }
-    Rows::from_memory(payload, hidden, bytes, vec![]).expect("whole rows")
+    Rows::from_memory(format, hidden, bytes, vec![]).expect("whole rows")
 }
 
 /// Which experts tokens pick.
@@ -136,7 +133,7 @@ fn words<T: Copy>(values: &[T], bits: impl Fn(T) -> u32) -> Vec<u8> {
 /// Rows in memory with their scales, and what they must be on each rank.
 struct Results {
     what: &'static str,
-    payload: Payload,
+    payload: Format,
     at: Everywhere,
     scales: Option<Everywhere>,
     expected: Vec<Rows>,
@@ -149,7 +146,8 @@ struct Round {
     buffers: Buffers,
     indices: Everywhere,
     rows: Vec<Results>,
-    weight_gradients: Option<(Everywhere, Vec<Vec<f32>>)>,
+    /// By rank and pick, where they have come to.
+    weight_gradients: (Everywhere, Vec<Vec<f32>>),
 }
 
 /// Runs a scenario and compares everything with the reference, byte for byte.
@@ -160,7 +158,7 @@ pub fn run(loaded: &Loaded, scenario: Scenario, schedule: Schedule) -> Result<()
     let mut world = World::new(loaded, schedule);
     let exchange = world.exchange();
     let mut random = Random::new(scenario.seed);
-    let mut expected = Traffic::none(exchange.ranks);
+    let mut expected = LinkBytes::none(exchange.ranks);
     let rounds: Vec<Round> =
         (0..scenario.rounds).map(|round| enqueue(&mut world, &scenario, &mut random, round, &mut expected)).collect();
     world.run().map_err(|error| error.to_string())?;
@@ -184,7 +182,7 @@ fn enqueue(
     scenario: &Scenario,
     random: &mut Random,
     round: u64,
-    expected: &mut Traffic,
+    expected: &mut LinkBytes,
 ) -> Round {
     let exchange = world.exchange();
     let (ranks, hidden, weighted) = (exchange.ranks, exchange.hidden, exchange.weighted);
@@ -199,11 +197,11 @@ fn enqueue(
     let weights: Vec<_> = inputs.iter().map(|input| words(&input.weights, f32::to_bits)).collect();
     let weights = world.upload("weights", &weights);
     let buffers = world.handle();
-    let call = |epoch| Call { tokens: tokens.clone(), handle: Some(&buffers), epoch, ..Call::default() };
+    let call = || Passed { tokens: tokens.clone(), handle: Some(&buffers), ..Passed::default() };
 
     if let Some(rule) = exchange.drop {
         let capacity = 1 + random.below(u64::from(exchange.max_tokens) / 2 + 1) as u32;
-        let routing = Call { capacity, ..call(0) }.tensor(X::Indices, &indices).tensor(X::Weights, &weights);
+        let routing = Passed { capacity, ..call() }.tensor(X::Indices, &indices).tensor(X::Weights, &weights);
         world.launch(Kernel::Capacity, &routing);
         for input in &mut inputs {
             let Input { indices, weights, .. } = input;
@@ -216,20 +214,18 @@ fn enqueue(
     let flow = Flow::of(exchange, &flow_of);
     let mut rows = Vec::new();
 
-    // Every round has three calls that count dispatch epochs, and two that count those of combine.
-    let (dispatch, combine) = (3 * round, 2 * round);
-    let bytes = |payload: Payload| u64::from(hidden * payload.element_bytes());
-    let has_scales = exchange.dispatch.scales(hidden) > 0;
+    let bytes = |format: Format| format.row_bytes(hidden);
+    let has_scales = exchange.dispatch.scales.is_some();
     let expert_input = |world: &mut World<'_>| {
         let input = world.everywhere("expert_input", |rank| handles[rank].rows as u64 * bytes(exchange.dispatch));
-        let scales = u64::from(4 * exchange.dispatch.scales(hidden));
+        let scales = exchange.dispatch.scale_bytes(hidden);
         let scales = has_scales.then(|| world.everywhere("scales", |rank| handles[rank].rows as u64 * scales));
         (input, scales)
     };
 
     // Dispatch
     let (to, scales) = expert_input(world);
-    let mut calls = call(dispatch + 1)
+    let mut calls = call()
         .tensor(X::Tokens, &given)
         .tensor(X::Indices, &indices)
         .tensor(X::Weights, &weights)
@@ -237,10 +233,8 @@ fn enqueue(
     if let Some(scales) = &scales {
         calls = calls.tensor(X::ExpertInputScales, scales);
     }
-    for kernel in [Kernel::Layout, Kernel::DispatchSend, Kernel::DispatchCount, Kernel::DispatchPlace] {
-        world.launch(kernel, &calls);
-    }
-    *expected += &Traffic::dispatch(exchange, &flow);
+    world.call(Call::Dispatch, &calls);
+    *expected += &LinkBytes::of(Call::Dispatch, exchange, &flow);
     rows.push(Results { what: "experts' input", payload: exchange.dispatch, at: to, scales, expected: sent });
 
     // Combine
@@ -250,17 +244,16 @@ fn enqueue(
         .collect();
     let output_bytes: Vec<_> = outputs.iter().map(|rows| rows.bytes().to_vec()).collect();
     let output = world.upload("expert_output", &output_bytes);
-    let combine_with = |world: &mut World<'_>, send, epoch| {
+    let combine_with = |world: &mut World<'_>, kind| {
         let to = world.everywhere("combined", |rank| u64::from(tokens[rank]) * bytes(exchange.combine));
-        let calls = call(epoch).tensor(X::ExpertOutput, &output).tensor(X::Combined, &to);
-        world.launch(send, &calls);
-        world.launch(Kernel::CombineReduce, &calls);
+        let calls = call().tensor(X::ExpertOutput, &output).tensor(X::Combined, &to);
+        world.call(kind, &calls);
         to
     };
-    let to = combine_with(world, Kernel::CombineSend, combine + 1);
+    let to = combine_with(world, Call::Combine);
     let result = reference::combine(exchange, &handles, &outputs, Weighting::of(exchange));
     rows.push(Results { what: "combined rows", payload: exchange.combine, at: to, scales: None, expected: result });
-    let to = combine_with(world, Kernel::CombineSendUnweighted, combine + 2);
+    let to = combine_with(world, Call::DispatchBackward);
     let result = reference::dispatch_backward(exchange, &handles, &outputs);
     rows.push(Results {
         what: "gradients of tokens",
@@ -269,8 +262,8 @@ fn enqueue(
         scales: None,
         expected: result,
     });
-    *expected += &Traffic::combine(exchange, &flow);
-    *expected += &Traffic::combine(exchange, &flow);
+    *expected += &LinkBytes::of(Call::Combine, exchange, &flow);
+    *expected += &LinkBytes::of(Call::Combine, exchange, &flow);
 
     // Cached dispatch
     let others: Vec<Rows> = tokens
@@ -280,15 +273,14 @@ fn enqueue(
     let other_bytes: Vec<_> = others.iter().map(|rows| rows.bytes().to_vec()).collect();
     let other = world.upload("other tokens", &other_bytes);
     let (to, scales) = expert_input(world);
-    let mut calls = call(dispatch + 2).tensor(X::Tokens, &other).tensor(X::ExpertInput, &to);
+    let mut calls = call().tensor(X::Tokens, &other).tensor(X::ExpertInput, &to);
     if let Some(scales) = &scales {
         calls = calls.tensor(X::ExpertInputScales, scales);
     }
-    world.launch(Kernel::DispatchSendCached, &calls);
-    world.launch(Kernel::DispatchPlaceCached, &calls);
+    world.call(Call::DispatchCached, &calls);
     let result = reference::dispatch_cached(exchange, &handles, &others.iter().collect::<Vec<_>>());
     rows.push(Results { what: "experts' input, cached", payload: exchange.dispatch, at: to, scales, expected: result });
-    *expected += &Traffic::dispatch_cached(exchange, &flow);
+    *expected += &LinkBytes::of(Call::DispatchCached, exchange, &flow);
 
     // Backward of combine
     let gradients: Vec<Rows> = tokens
@@ -299,20 +291,34 @@ fn enqueue(
     let gradient = world.upload("gradients", &gradient_bytes);
     let to = world.everywhere("output gradients", |rank| handles[rank].rows as u64 * bytes(exchange.combine));
     let to_weights = world.everywhere("weight gradients", |rank| u64::from(4 * tokens[rank] * exchange.top_k));
-    let calls = Call { gradient_epoch: round + 1, ..call(dispatch + 3) }
+    let calls = call()
         .tensor(X::ExpertOutput, &output)
         .tensor(X::CombinedGradient, &gradient)
         .tensor(X::ExpertOutputGradient, &to)
         .tensor(X::Indices, &indices)
         .tensor(X::WeightGradients, &to_weights);
-    world.launch(Kernel::CombineBackwardSend, &calls);
-    world.launch(Kernel::CombineBackwardPlace, &calls);
-    if weighted {
-        world.launch(Kernel::WeightGradientCollect, &calls);
-    }
+    world.call(Call::CombineBackward, &calls);
     let result = reference::combine_backward(exchange, &handles, &outputs, &gradients);
-    let weight_gradients = weighted
-        .then(|| (to_weights, result.iter().map(|gradient| gradient.weights.clone().expect("weighted")).collect()));
+    let weight_gradients = if weighted {
+        result.iter().map(|gradient| gradient.weights.clone().expect("weighted")).collect()
+    } else {
+        // Experts weigh: they say what the gradient of each row's weights is.
+        let per_row = exchange.weights_per_row() as usize;
+        let of_rows: Vec<Vec<f32>> =
+            handles.iter().map(|handle| (0..handle.rows * per_row).map(|_| number(random)).collect()).collect();
+        let given: Vec<_> = of_rows.iter().map(|gradients| words(gradients, f32::to_bits)).collect();
+        let given = world.upload("row weight gradients", &given);
+        world.call(
+            Call::WeightsBackward,
+            &call()
+                .tensor(X::RowWeightGradients, &given)
+                .tensor(X::Indices, &indices)
+                .tensor(X::WeightGradients, &to_weights),
+        );
+        *expected += &LinkBytes::of(Call::WeightsBackward, exchange, &flow);
+        returned(exchange, &handles, &of_rows)
+    };
+    let weight_gradients = (to_weights, weight_gradients);
     let of_output = result.into_iter().map(|gradient| gradient.expert_output).collect();
     rows.push(Results {
         what: "gradients of experts' output",
@@ -321,11 +327,28 @@ fn enqueue(
         scales: None,
         expected: of_output,
     });
-    *expected += &Traffic::combine_backward(exchange, &flow);
+    *expected += &LinkBytes::of(Call::CombineBackward, exchange, &flow);
 
-    world.launch(Kernel::Barrier, &call(round + 1));
-    *expected += &Traffic::barrier(exchange);
+    world.call(Call::Barrier, &call());
+    *expected += &LinkBytes::of(Call::Barrier, exchange, &flow);
     Round { inputs, handles, buffers, indices, rows, weight_gradients }
+}
+
+/// The gradient that the experts gave for each pick of each rank's tokens; 0 for a pick that was sent nowhere.
+fn returned(exchange: &Exchange, handles: &[Handle], of_rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    let (k, per_row) = (exchange.top_k as usize, exchange.weights_per_row() as usize);
+    let mut all: Vec<Vec<f32>> = handles.iter().map(|handle| vec![0.0; handle.tokens * k]).collect();
+    for (handle, of_rows) in handles.iter().zip(of_rows) {
+        for copy in &handle.copies {
+            for (pick, row) in copy.rows.iter().enumerate() {
+                if let Some(row) = row {
+                    let place = if per_row == 1 { 0 } else { pick };
+                    all[copy.source.index()][copy.token * k + pick] = of_rows[row * per_row + place];
+                }
+            }
+        }
+    }
+    all
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, rank: usize, found: &[T], expected: &[T]) -> Result<(), String> {
@@ -353,24 +376,22 @@ fn check(world: &mut World<'_>, round: &Round) -> Result<(), String> {
             let scales = scales.as_ref().map(|scales| scales[rank]);
             let found = world.rows(*payload, at[rank], scales, expected.count());
             same(what, rank, found.bytes(), expected.bytes())?;
-            let bits = |rows: &Rows| rows.scales().iter().map(|scale| scale.to_bits()).collect::<Vec<_>>();
-            same(&format!("scales of {what}"), rank, &bits(&found), &bits(expected))?;
+            same(&format!("scales of {what}"), rank, found.scales(), expected.scales())?;
         }
-        if let Some((addresses, expected)) = &round.weight_gradients {
-            let found = world.words(addresses[rank], expected[rank].len());
-            // A NaN is not rounded here either.
-            let bits = |number: f32| if number.is_nan() { f32::NAN.to_bits() } else { number.to_bits() };
-            let found: Vec<u32> = found.into_iter().map(|word| bits(f32::from_bits(word))).collect();
-            let expected: Vec<u32> = expected[rank].iter().map(|&gradient| bits(gradient)).collect();
-            same("gradients of weights", rank, &found, &expected)?;
-        }
+        let (addresses, expected) = &round.weight_gradients;
+        let found = world.words(addresses[rank], expected[rank].len());
+        // A NaN is not rounded here either.
+        let bits = |number: f32| if number.is_nan() { f32::NAN.to_bits() } else { number.to_bits() };
+        let found: Vec<u32> = found.into_iter().map(|word| bits(f32::from_bits(word))).collect();
+        let expected: Vec<u32> = expected[rank].iter().map(|&gradient| bits(gradient)).collect();
+        same("gradients of weights", rank, &found, &expected)?;
     }
     Ok(())
 }
 
 /// Every array of a handle.
 fn check_handle(world: &mut World<'_>, round: &Round, rank: usize) -> Result<(), String> {
-    use LocalBuffer as B;
+    use Buffer as B;
     let exchange = world.exchange();
     let (ranks, k, max_tokens) = (exchange.ranks as usize, exchange.top_k as usize, exchange.max_tokens as usize);
     let (handle, buffers) = (&round.handles[rank], &round.buffers);
@@ -400,6 +421,10 @@ fn check_handle(world: &mut World<'_>, round: &Round, rank: usize) -> Result<(),
         compare(B::CopyWeights, place * k, &weights)?;
         if exchange.layout == RowLayout::RankMajor {
             compare(B::RowWeights, number * k, &weights)?;
+        } else if !exchange.weighted {
+            for (row, weight) in copy.rows.iter().zip(&weights) {
+                row.map_or(Ok(()), |row| compare(B::RowWeights, row, &[*weight]))?;
+            }
         }
     }
     if exchange.layout == RowLayout::RankMajor {
@@ -410,12 +435,12 @@ fn check_handle(world: &mut World<'_>, round: &Round, rank: usize) -> Result<(),
 }
 
 /// Every byte that crosses a link, or goes to a rank's own symmetric memory, is one that the plan counts; nothing is read from a peer.
-fn check_traffic(world: &World<'_>, expected: &Traffic) -> Result<(), String> {
+fn check_traffic(world: &World<'_>, expected: &LinkBytes) -> Result<(), String> {
     let ranks = world.exchange().ranks;
     let traffic = world.cluster.traffic();
     for by in 0..ranks {
         for to in 0..ranks {
-            let planned = expected.bytes(moe_bundle::RankId(by), moe_bundle::RankId(to));
+            let planned = expected.bytes(moe_contract::RankId(by), moe_contract::RankId(to));
             let (found, read) = match (by == to).then(|| world.written_to_own_symmetric(by)) {
                 Some(Some(own)) => (own, 0),
                 Some(None) => continue,
@@ -430,17 +455,17 @@ fn check_traffic(world: &World<'_>, expected: &Traffic) -> Result<(), String> {
 }
 
 /// A small exchange that has a bit of everything: some experts more on some ranks, several warps and CTAs.
-pub fn request() -> moe_plan::Request {
-    moe_plan::Request {
+pub fn request() -> moe_contract::Exchange {
+    moe_contract::Exchange {
         ranks: 3,
         experts: 8,
         zero_experts: 1,
         top_k: 3,
         hidden: 16,
         max_tokens: 12,
-        dispatch: Payload::Bf16,
+        dispatch: Format::BF16,
         layout: RowLayout::ExpertMajor { align: 4 },
-        combine: Payload::Bf16,
+        combine: Format::BF16,
         weighted: true,
         drop: None::<Drop>,
         ctas: 2,

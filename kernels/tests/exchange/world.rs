@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use moe_bundle::exchange::Tensor;
-use moe_bundle::manifest::Grid;
-use moe_bundle::{Argument, Exchange, Kernel, LocalBuffer, Payload};
+use moe_contract::{Argument, Buffer, Call, Exchange, Flag, Format, Kernel, Tensor};
 use moe_judge::Rows;
 use moe_kernels::exchange::{device_code, kernels};
 use moe_kernels::ptx::{Chip, Target};
@@ -67,7 +65,7 @@ pub struct Schedule {
 pub type Everywhere = Vec<Address>;
 
 /// The arrays of a handle, by rank.
-pub struct Buffers(Vec<BTreeMap<LocalBuffer, Address>>);
+pub struct Buffers(Vec<BTreeMap<Buffer, Address>>);
 
 /// A running cluster.
 pub struct World<'l> {
@@ -76,6 +74,7 @@ pub struct World<'l> {
     streams: Vec<StreamId>,
     symmetric: Everywhere,
     status: Everywhere,
+    calls: Everywhere,
     peers: Everywhere,
     /// Nanoseconds of every wait; 0 for none.
     pub deadline: u64,
@@ -105,18 +104,16 @@ impl Observer for OwnSymmetric {
 
 /// What a call passes to its kernels.
 #[derive(Default)]
-pub struct Call<'c> {
+pub struct Passed<'c> {
     pub tokens: Vec<u32>,
     pub tensors: BTreeMap<&'static str, Everywhere>,
     pub handle: Option<&'c Buffers>,
-    pub epoch: u64,
-    pub gradient_epoch: u64,
     pub capacity: u32,
     /// A rank that is left out.
     pub absent: Option<u32>,
 }
 
-impl Call<'_> {
+impl Passed<'_> {
     pub fn tensor(mut self, tensor: Tensor, addresses: &Everywhere) -> Self {
         self.tensors.insert(tensor.name(), addresses.clone());
         self
@@ -138,17 +135,19 @@ impl<'l> World<'l> {
             streams,
             symmetric: vec![],
             status: vec![],
+            calls: vec![],
             peers: vec![],
             deadline: 0,
             own: None,
             races: None,
         };
-        world.symmetric = world.everywhere("symmetric", |_| exchange.symmetric.bytes);
+        world.symmetric = world.everywhere("symmetric", |_| exchange.symmetric_bytes());
         world.status = world.everywhere("status", |_| 32);
+        world.calls = world.everywhere("calls", |_| exchange.buffer_bytes(Buffer::Calls));
         world.peers = world.everywhere("peers", |_| 8 * u64::from(ranks));
         if policy == Policy::RoundRobin {
             let own = Arc::new((0..ranks).map(|_| AtomicU64::new(0)).collect::<Vec<_>>());
-            let (bases, bytes) = (world.symmetric.clone(), exchange.symmetric.bytes);
+            let (bases, bytes) = (world.symmetric.clone(), exchange.symmetric_bytes());
             world.own = Some(Arc::clone(&own));
             world.cluster.observe(Box::new(OwnSymmetric { bases, bytes, own }));
         } else if (policy, seed) == (Policy::Adversarial, 1) {
@@ -157,22 +156,18 @@ impl<'l> World<'l> {
             world.cluster.observe(Box::new(races.clone()));
             world.races = Some(races);
         }
-        let layout = &exchange.symmetric;
         let table: Vec<u8> = world.symmetric.iter().flat_map(|base| base.0.to_le_bytes()).collect();
         for rank in 0..ranks as usize {
             let zeros = vec![0; 8 * ranks as usize];
-            for (name, flags) in [
-                ("dispatch.arrive", layout.dispatch_arrival),
-                ("combine.arrive", layout.combine_arrival),
-                ("gradient.arrive", layout.gradient_arrival),
-                ("barrier.arrive", layout.barrier_arrival),
-            ] {
-                world.write(world.symmetric[rank].offset(flags), &zeros);
+            for flag in Flag::ALL {
+                let start = exchange.flag_start(flag);
+                world.write(world.symmetric[rank].offset(start), &zeros);
                 for writer in 0..ranks {
-                    let flag = world.symmetric[rank].offset(flags + 8 * u64::from(writer));
-                    world.cluster.label(flag, 8, name, Some(RankId(writer))).expect("it is in symmetric memory");
+                    let word = world.symmetric[rank].offset(start + 8 * u64::from(writer));
+                    world.cluster.label(word, 8, flag.name(), Some(RankId(writer))).expect("it is in symmetric memory");
                 }
             }
+            world.write(world.calls[rank], &vec![0; exchange.buffer_bytes(Buffer::Calls) as usize]);
             world.write(world.status[rank], &[0; 32]);
             world.write(world.peers[rank], &table);
         }
@@ -210,42 +205,46 @@ impl<'l> World<'l> {
     pub fn handle(&mut self) -> Buffers {
         let exchange = self.exchange();
         let of_rank = |rank| {
-            let allocate = |buffer: LocalBuffer| {
+            let allocate = |buffer: Buffer| {
                 let bytes = exchange.buffer_bytes(buffer).max(1);
                 (buffer, self.cluster.allocate(RankId(rank), bytes, buffer.name()).expect("there is room"))
             };
-            LocalBuffer::OF_HANDLE.into_iter().map(allocate).collect()
+            Buffer::of_handle().map(allocate).collect()
         };
         Buffers((0..exchange.ranks).map(of_rank).collect())
     }
 
+    /// Puts the kernels of a call into the stream of every rank.
+    pub fn call(&mut self, call: Call, passed: &Passed<'_>) {
+        call.kernels(self.exchange()).for_each(|kernel| self.launch(kernel, passed));
+    }
+
     /// Puts a kernel into the stream of every rank.
-    pub fn launch(&mut self, kernel: Kernel, call: &Call<'_>) {
+    pub fn launch(&mut self, kernel: Kernel, call: &Passed<'_>) {
         let exchange = self.exchange();
-        let ctas = match Grid::of(kernel, exchange) {
+        let ctas = match kernel.grid(exchange) {
             Some(grid) => grid.ctas(0),
             None => panic!("{kernel:?} belongs to a gate"),
         };
         for rank in (0..exchange.ranks as usize).filter(|&rank| call.absent != Some(rank as u32)) {
-            let value = |argument: Argument| -> moe_vgpu::Argument {
+            let value = |&argument: &Argument| -> moe_vgpu::Argument {
                 match argument {
-                    Argument::Buffer(LocalBuffer::Status) => self.status[rank].into(),
-                    Argument::Buffer(LocalBuffer::Peers) => self.peers[rank].into(),
+                    Argument::Buffer(Buffer::Status) => self.status[rank].into(),
+                    Argument::Buffer(Buffer::Calls) => self.calls[rank].into(),
+                    Argument::Buffer(Buffer::Peers) => self.peers[rank].into(),
                     Argument::Buffer(buffer) => call.handle.expect("a handle").0[rank][&buffer].into(),
                     Argument::Symmetric => self.symmetric[rank].into(),
                     Argument::Tensor(tensor) => {
                         call.tensors.get(tensor.name()).map_or(Address(0), |addresses| addresses[rank]).into()
                     }
-                    Argument::GateParameter(_) => panic!("no gate here"),
+                    Argument::GateParameters => panic!("no gate here"),
                     Argument::Rank => (rank as u32).into(),
                     Argument::Tokens => call.tokens[rank].into(),
-                    Argument::Epoch => call.epoch.into(),
-                    Argument::GradientEpoch => call.gradient_epoch.into(),
                     Argument::Deadline => self.deadline.into(),
                     Argument::Capacity => call.capacity.into(),
                 }
             };
-            let arguments = kernel.arguments().into_iter().map(value).collect();
+            let arguments = kernel.row().arguments.iter().map(value).collect();
             let launch = Launch::linear(ctas, exchange.threads, arguments);
             self.cluster
                 .launch(self.streams[rank], &self.loaded.kernels[&kernel], launch)
@@ -283,31 +282,24 @@ impl<'l> World<'l> {
     }
 
     /// Zeros in an array of a handle, on every rank.
-    pub fn fill(&mut self, handle: &Buffers, buffer: LocalBuffer) {
+    pub fn fill(&mut self, handle: &Buffers, buffer: Buffer) {
         let zeros = vec![0; self.exchange().buffer_bytes(buffer) as usize];
         handle.0.iter().for_each(|of_rank| self.write(of_rank[&buffer], &zeros));
     }
 
     /// u32 words of an array of a handle.
-    pub fn inspect(
-        &mut self,
-        handle: &Buffers,
-        rank: usize,
-        buffer: LocalBuffer,
-        first: usize,
-        count: usize,
-    ) -> Vec<u32> {
+    pub fn inspect(&mut self, handle: &Buffers, rank: usize, buffer: Buffer, first: usize, count: usize) -> Vec<u32> {
         self.words(handle.0[rank][&buffer].offset(4 * first as u64), count)
     }
 
     /// Rows in memory.
-    pub fn rows(&mut self, payload: Payload, address: Address, scales: Option<Address>, count: usize) -> Rows {
+    pub fn rows(&mut self, format: Format, address: Address, scales: Option<Address>, count: usize) -> Rows {
         let hidden = self.exchange().hidden;
-        let bytes = self.bytes(address, count * (hidden * payload.element_bytes()) as usize);
+        let bytes = self.bytes(address, count * format.row_bytes(hidden) as usize);
         let scales = match scales {
-            Some(scales) => self.words(scales, count * payload.scales(hidden) as usize),
+            Some(scales) => self.bytes(scales, count * format.scale_bytes(hidden) as usize),
             None => vec![],
         };
-        Rows::from_memory(payload, hidden, bytes, scales.into_iter().map(f32::from_bits).collect()).expect("whole rows")
+        Rows::from_memory(format, hidden, bytes, scales).expect("whole rows")
     }
 }

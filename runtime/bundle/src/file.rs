@@ -15,15 +15,15 @@ use std::io::{self, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use moe_contract::Kernel;
 use sha2::{Digest as _, Sha256};
 
-use crate::exchange::Kernel;
 use crate::manifest::{Digest, KernelEntry, KernelImage, Manifest, ManifestError};
 
 /// The first bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"\x89MOEB\r\n\x1a";
 /// The version that this crate writes and the only one it reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes before the manifest.
 pub const HEADER_BYTES: usize = 56;
 /// Where the hash lies in the header.

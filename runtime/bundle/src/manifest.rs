@@ -5,11 +5,9 @@
 
 use std::fmt;
 
+use moe_contract::{Exchange, Grid, Kernel, LimitError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-
-use crate::exchange::{Exchange, Kernel};
-use crate::limits::LimitError;
 
 /// A SHA-256, written as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,7 +84,7 @@ pub struct Parameter {
 pub struct GateDescription {
     /// Name of the logits in the gate's parameter list.
     pub logits: String,
-    /// The other parameters, in the order of the kernel's arguments ([`crate::Argument::GateParameter`]).
+    /// The other parameters, in the order of the kernel's arguments ([`moe_contract::Argument::GateParameters`]).
     pub parameters: Vec<Parameter>,
     /// Width of the logits: experts and zero experts.
     pub experts: u32,
@@ -96,48 +94,6 @@ pub struct GateDescription {
     pub top_k: u32,
     /// Whether the weights scale the experts' input instead of their output.
     pub before_experts: bool,
-}
-
-/// CTAs of a launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Grid {
-    /// Always so many.
-    Fixed(u32),
-    /// One for so many tokens of the rank, at least one.
-    PerTokens(u32),
-}
-
-impl Grid {
-    /// CTAs for a number of tokens.
-    pub fn ctas(self, tokens: u32) -> u32 {
-        match self {
-            Grid::Fixed(ctas) => ctas,
-            Grid::PerTokens(each) => tokens.div_ceil(each).max(1),
-        }
-    }
-
-    /// The grid that the protocol counts on; `None` for the gate, which decides itself.
-    pub fn of(kernel: Kernel, exchange: &Exchange) -> Option<Grid> {
-        let ctas = match kernel {
-            Kernel::Gate | Kernel::GateBackward => return None,
-            Kernel::Capacity => exchange.experts + exchange.zero_experts,
-            Kernel::Layout => exchange.ranks,
-            Kernel::DispatchCount => exchange.local_experts_max(),
-            Kernel::Barrier => 1,
-            Kernel::DispatchSend
-            | Kernel::DispatchPlace
-            | Kernel::DispatchSendCached
-            | Kernel::DispatchPlaceCached
-            | Kernel::CombineSend
-            | Kernel::CombineSendUnweighted
-            | Kernel::CombineReduce
-            | Kernel::CombineBackwardSend
-            | Kernel::CombineBackwardPlace
-            | Kernel::WeightGradientCollect => exchange.ctas,
-        };
-        Some(Grid::Fixed(ctas))
-    }
 }
 
 /// One kernel for one target, without its PTX.
@@ -304,8 +260,8 @@ impl Manifest {
         exchange.check()?;
         let gate = &self.gate;
         let differs = |what, gate, exchange| Err(ManifestError::GateDiffers { what, gate, exchange });
-        if gate.experts != exchange.experts + exchange.zero_experts {
-            return differs("experts", gate.experts, exchange.experts + exchange.zero_experts);
+        if gate.experts != exchange.gate_width() {
+            return differs("experts", gate.experts, exchange.gate_width());
         }
         if gate.top_k != exchange.top_k {
             return differs("top_k", gate.top_k, exchange.top_k);
@@ -364,13 +320,13 @@ impl Manifest {
 
 fn check_launch(entry: &KernelEntry, exchange: &Exchange) -> Result<(), ManifestError> {
     let (kernel, grid) = (entry.kernel, entry.grid);
-    if let Some(expected) = Grid::of(kernel, exchange)
+    if let Some(expected) = kernel.grid(exchange)
         && grid != expected
     {
         return Err(ManifestError::GridDiffers { kernel, found: grid, expected });
     }
     let (Grid::Fixed(ctas) | Grid::PerTokens(ctas)) = grid;
-    if ctas == 0 || !crate::limits::THREADS.contains(&entry.block) || !entry.block.is_multiple_of(32) {
+    if ctas == 0 || !moe_contract::limits::THREADS.contains(&entry.block) || !entry.block.is_multiple_of(32) {
         return Err(ManifestError::Launch { kernel, threads: entry.block, grid });
     }
     Ok(())

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use moe_bundle::{Kernel, LocalBuffer, RankId, Tensor};
+use moe_contract::{Buffer, Call, RankId, Tensor};
 
-use super::launch::Call;
+use super::launch::Passed;
 use super::{Communicator, Dispatched, ExpertRows, Handle, Received, Routing};
 use crate::error::Result;
 use crate::tensor::Distributed;
@@ -24,21 +24,17 @@ impl Communicator {
         routing.weights.expect_rows(&count)?;
 
         let mut handle = Handle::new(&self.device, self.exchange(), routing, count)?;
-        self.epochs.dispatch += 1;
-        let epoch = self.epochs.dispatch;
         let tensors = [tokens, &routing.indices, &routing.weights];
-        let call = Call { tokens: &handle.tokens, tensors: &tensors, handle: Some(&handle), epoch, ..Call::NOTHING };
-        for kernel in [Kernel::Layout, Kernel::DispatchSend, Kernel::DispatchCount] {
-            self.enqueue(kernel, &call)?;
-        }
+        let passed = Passed { tokens: &handle.tokens, tensors: &tensors, handle: Some(&handle), ..Passed::NOTHING };
+        self.launch_part(Call::Dispatch, Tensor::ExpertInput, false, &passed)?;
         if self.options.expert_rows == ExpertRows::Counted {
             let rows = self.received(&handle)?.into_iter().map(|received| received.rows).collect();
             (handle.rows, handle.counted) = (rows, true);
         }
         let (input, scales) = self.expert_input(&handle.rows)?;
         let tensors: Vec<&Distributed> = std::iter::once(&input).chain(&scales).collect();
-        let call = Call { tokens: &handle.tokens, tensors: &tensors, handle: Some(&handle), epoch, ..Call::NOTHING };
-        self.enqueue(Kernel::DispatchPlace, &call)?;
+        let passed = Passed { tokens: &handle.tokens, tensors: &tensors, handle: Some(&handle), ..Passed::NOTHING };
+        self.launch_part(Call::Dispatch, Tensor::ExpertInput, true, &passed)?;
         Ok(Dispatched { handle, input, scales })
     }
 
@@ -55,13 +51,9 @@ impl Communicator {
         tokens.expect(Tensor::Tokens)?;
         tokens.expect_rows(&handle.tokens)?;
         let (input, scales) = self.expert_input(&handle.rows)?;
-        self.epochs.dispatch += 1;
         let tensors: Vec<&Distributed> = [tokens, &input].into_iter().chain(&scales).collect();
-        let epoch = self.epochs.dispatch;
-        let call = Call { tokens: &handle.tokens, tensors: &tensors, handle: Some(handle), epoch, ..Call::NOTHING };
-        for kernel in [Kernel::DispatchSendCached, Kernel::DispatchPlaceCached] {
-            self.enqueue(kernel, &call)?;
-        }
+        let passed = Passed { tokens: &handle.tokens, tensors: &tensors, handle: Some(handle), ..Passed::NOTHING };
+        self.launch(Call::DispatchCached, &passed)?;
         Ok((input, scales))
     }
 
@@ -70,21 +62,17 @@ impl Communicator {
     /// # Errors
     /// When the output has not as many rows as the input had.
     pub fn combine(&mut self, handle: &Handle, output: &Distributed) -> Result<Distributed> {
-        self.combine_with(Kernel::CombineSend, handle, output)
+        self.combine_with(Call::Combine, handle, output)
     }
 
-    pub(super) fn combine_with(&mut self, send: Kernel, handle: &Handle, output: &Distributed) -> Result<Distributed> {
+    pub(super) fn combine_with(&mut self, call: Call, handle: &Handle, output: &Distributed) -> Result<Distributed> {
         self.running()?;
         output.expect(Tensor::ExpertOutput)?;
         output.expect_rows(&handle.rows)?;
         let combined = self.allocate(Tensor::Combined, &handle.tokens)?;
-        self.epochs.combine += 1;
         let tensors = [output, &combined];
-        let epoch = self.epochs.combine;
-        let call = Call { tokens: &handle.tokens, tensors: &tensors, handle: Some(handle), epoch, ..Call::NOTHING };
-        for kernel in [send, Kernel::CombineReduce] {
-            self.enqueue(kernel, &call)?;
-        }
+        let passed = Passed { tokens: &handle.tokens, tensors: &tensors, handle: Some(handle), ..Passed::NOTHING };
+        self.launch(call, &passed)?;
         Ok(combined)
     }
 
@@ -94,8 +82,7 @@ impl Communicator {
     /// When it cannot be launched; who did not come is reported by the next [`Communicator::synchronise`].
     pub fn barrier(&mut self) -> Result<()> {
         self.running()?;
-        self.epochs.barrier += 1;
-        self.enqueue(Kernel::Barrier, &Call { epoch: self.epochs.barrier, ..Call::NOTHING })
+        self.launch(Call::Barrier, &Passed::NOTHING)
     }
 
     /// What every rank received in a dispatch.
@@ -107,8 +94,8 @@ impl Communicator {
         let (ranks, local) = (self.exchange().ranks as usize, self.exchange().local_experts_max() as usize);
         self.ranks()
             .map(|rank| {
-                let copies = handle.read(rank, LocalBuffer::ReceivedCounts, 0..ranks)?;
-                let counts = handle.read(rank, LocalBuffer::ExpertCounts, 0..local)?;
+                let copies = handle.read(rank, Buffer::ReceivedCounts, 0..ranks)?;
+                let counts = handle.read(rank, Buffer::ExpertCounts, 0..local)?;
                 Ok(Received::new(self.exchange(), copies, counts))
             })
             .collect()
@@ -125,7 +112,7 @@ impl Communicator {
         &mut self,
         handle: &Handle,
         rank: RankId,
-        buffer: LocalBuffer,
+        buffer: Buffer,
         elements: Range<usize>,
     ) -> Result<Vec<T>> {
         self.synchronise()?;

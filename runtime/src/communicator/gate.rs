@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use moe_bundle::manifest::{Parameter, ParameterKind};
-use moe_bundle::{Kernel, RankId, Tensor};
+use moe_contract::{Call, RankId, Tensor};
 
-use super::launch::Call;
+use super::launch::Passed;
 use super::{Communicator, Routing};
 use crate::device::{Address, Memory};
 use crate::error::{Error, Result};
@@ -63,16 +63,13 @@ impl Communicator {
         let parameters = self.place(parameters, &tokens)?;
         let indices = self.allocate(Tensor::Indices, &tokens)?;
         let weights = self.allocate(Tensor::Weights, &tokens)?;
-        let call = Call {
+        let passed = Passed {
             tokens: &tokens,
             tensors: &[logits, &indices, &weights],
             parameters: &addresses(&parameters),
-            ..Call::NOTHING
+            ..Passed::NOTHING
         };
-        self.enqueue(Kernel::Gate, &call)?;
-        if self.exchange().drop.is_some() {
-            self.enqueue(Kernel::Capacity, &Call { parameters: &[], ..call })?;
-        }
+        self.launch(Call::Gate, &passed)?;
         Ok(Routing { indices, weights })
     }
 
@@ -93,13 +90,13 @@ impl Communicator {
         weight_gradients.expect_rows(&tokens)?;
         let parameters = self.place(parameters, &tokens)?;
         let gradients = self.allocate(Tensor::LogitGradients, &tokens)?;
-        let call = Call {
+        let passed = Passed {
             tokens: &tokens,
             tensors: &[logits, weight_gradients, &gradients],
             parameters: &addresses(&parameters),
-            ..Call::NOTHING
+            ..Passed::NOTHING
         };
-        self.enqueue(Kernel::GateBackward, &call)?;
+        self.launch(Call::GateBackward, &passed)?;
         Ok(gradients)
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use moe_bundle::{Exchange, LocalBuffer, RankId, RowLayout};
+use moe_contract::{Buffer, Exchange, RankId};
 
 use crate::device::{Address, Device, Memory};
 use crate::error::Result;
@@ -13,9 +13,9 @@ use crate::tensor::Distributed;
 /// Which experts each token goes to, and with which weights.
 #[derive(Clone, Debug)]
 pub struct Routing {
-    /// [`moe_bundle::Tensor::Indices`]
+    /// [`moe_contract::Tensor::Indices`]
     pub indices: Distributed,
-    /// [`moe_bundle::Tensor::Weights`]
+    /// [`moe_contract::Tensor::Weights`]
     pub weights: Distributed,
 }
 
@@ -24,9 +24,9 @@ pub struct Routing {
 pub struct Dispatched {
     /// What combine and the gradients need.
     pub handle: Handle,
-    /// [`moe_bundle::Tensor::ExpertInput`]
+    /// [`moe_contract::Tensor::ExpertInput`]
     pub input: Distributed,
-    /// [`moe_bundle::Tensor::ExpertInputScales`], for a payload that has scales.
+    /// [`moe_contract::Tensor::ExpertInputScales`], for a payload that has scales.
     pub scales: Option<Distributed>,
 }
 
@@ -40,7 +40,7 @@ pub struct Handle {
     pub(super) rows: Vec<u64>,
     /// Whether `rows` are those that arrived; otherwise they are the most that can.
     pub(super) counted: bool,
-    buffers: Vec<BTreeMap<LocalBuffer, Memory>>,
+    buffers: Vec<BTreeMap<Buffer, Memory>>,
 }
 
 impl Handle {
@@ -51,10 +51,10 @@ impl Handle {
         tokens: Vec<u64>,
     ) -> Result<Handle> {
         let of_rank = |rank| {
-            let memory = |buffer: LocalBuffer| {
+            let memory = |buffer: Buffer| {
                 Ok((buffer, Memory::new(device, RankId(rank), exchange.buffer_bytes(buffer), buffer.name())?))
             };
-            LocalBuffer::OF_HANDLE.into_iter().map(memory).collect::<Result<_>>()
+            Buffer::of_handle().map(memory).collect::<Result<_>>()
         };
         let buffers = (0..exchange.ranks).map(of_rank).collect::<Result<_>>()?;
         let rows = vec![exchange.output_rows_max(); exchange.ranks as usize];
@@ -66,7 +66,7 @@ impl Handle {
         &self.routing
     }
 
-    pub(super) fn address(&self, rank: RankId, buffer: LocalBuffer) -> Address {
+    pub(super) fn address(&self, rank: RankId, buffer: Buffer) -> Address {
         self.buffers[rank.index()].get(&buffer).map_or(Address::NULL, Memory::address)
     }
 
@@ -74,7 +74,7 @@ impl Handle {
     pub(super) fn read<T: bytemuck::Pod>(
         &self,
         rank: RankId,
-        buffer: LocalBuffer,
+        buffer: Buffer,
         elements: Range<usize>,
     ) -> Result<Vec<T>> {
         match self.buffers[rank.index()].get(&buffer) {
@@ -99,20 +99,16 @@ pub struct Received {
 
 impl Received {
     pub(super) fn new(exchange: &Exchange, copies: Vec<u32>, expert_counts: Vec<u32>) -> Received {
-        match exchange.layout {
-            RowLayout::RankMajor => {
-                let rows = copies.iter().copied().map(u64::from).sum();
-                Received { copies, expert_counts, expert_offsets: vec![], rows }
-            }
-            RowLayout::ExpertMajor { align } => {
-                let mut expert_offsets = vec![0];
-                let mut rows = 0u32;
-                for count in &expert_counts {
-                    rows = (rows + count).next_multiple_of(align);
-                    expert_offsets.push(rows);
-                }
-                Received { copies, expert_counts, expert_offsets, rows: rows.into() }
-            }
+        if !exchange.layout.by_expert() {
+            let rows = copies.iter().copied().map(u64::from).sum();
+            return Received { copies, expert_counts, expert_offsets: vec![], rows };
         }
+        let mut expert_offsets = vec![0];
+        let mut rows = 0;
+        for &count in &expert_counts {
+            rows = exchange.layout.next_group(rows, count.into());
+            expert_offsets.push(rows as u32);
+        }
+        Received { copies, expert_counts, expert_offsets, rows }
     }
 }

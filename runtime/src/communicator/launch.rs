@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use moe_bundle::{Argument, Bundle, Kernel, KernelEntry, LocalBuffer, RankId};
+use moe_bundle::{Bundle, KernelEntry};
+use moe_contract::{Argument, Call, Kernel, RankId, Tensor};
 
 use super::Communicator;
 use super::handle::Handle;
@@ -16,16 +17,6 @@ use super::times::KernelTime;
 use crate::device::{Address, Device, FunctionId, Launch, LaunchTime, Residency, Value};
 use crate::error::{Error, Result};
 use crate::tensor::Distributed;
-
-/// Kernels that wait for other ranks.
-const WAITING: [Kernel; 6] = [
-    Kernel::DispatchCount,
-    Kernel::DispatchPlaceCached,
-    Kernel::CombineReduce,
-    Kernel::CombineBackwardPlace,
-    Kernel::WeightGradientCollect,
-    Kernel::Barrier,
-];
 
 /// The kernels of a bundle, loaded on every rank.
 pub(super) struct Kernels(BTreeMap<Kernel, Loaded>);
@@ -74,8 +65,8 @@ impl Kernels {
                 known.ctas = known.ctas.min(residency.ctas);
             }
         }
-        for kernel in WAITING {
-            let Some(loaded) = self.0.get(&kernel) else { continue };
+        let waiting = self.0.iter().filter(|(kernel, _)| kernel.row().waits.is_some());
+        for (&kernel, loaded) in waiting {
             for &residency in least.values() {
                 fits(kernel, loaded.entry.grid.ctas(0), residency)?;
             }
@@ -98,7 +89,7 @@ fn fits(kernel: Kernel, per_rank: u32, residency: Residency) -> Result<()> {
 
 /// What the arguments of a call's kernels stand for.
 #[derive(Clone, Copy)]
-pub(super) struct Call<'c> {
+pub(super) struct Passed<'c> {
     /// Tokens of each rank.
     pub tokens: &'c [u64],
     /// Tensors of the caller, each of its own kind.
@@ -107,26 +98,35 @@ pub(super) struct Call<'c> {
     pub handle: Option<&'c Handle>,
     /// Gate parameters of each rank, in order.
     pub parameters: &'c [Vec<Address>],
-    /// Of this call.
-    pub epoch: u64,
 }
 
-impl Call<'_> {
-    /// A call that passes nothing.
-    pub const NOTHING: Call<'static> = Call { tokens: &[], tensors: &[], handle: None, parameters: &[], epoch: 0 };
+impl Passed<'_> {
+    /// Nothing.
+    pub const NOTHING: Passed<'static> = Passed { tokens: &[], tensors: &[], handle: None, parameters: &[] };
 }
 
 impl Communicator {
+    /// Launches the kernels of a call.
+    pub(super) fn launch(&self, call: Call, passed: &Passed<'_>) -> Result<()> {
+        call.kernels(self.exchange()).try_for_each(|kernel| self.enqueue(kernel, passed))
+    }
+
+    /// Launches those kernels of a call that take a tensor, or those that do not.
+    pub(super) fn launch_part(&self, call: Call, takes: Tensor, does: bool, passed: &Passed<'_>) -> Result<()> {
+        let of_part = |kernel: &Kernel| kernel.row().arguments.contains(&Argument::Tensor(takes)) == does;
+        call.kernels(self.exchange()).filter(of_part).try_for_each(|kernel| self.enqueue(kernel, passed))
+    }
+
     /// Launches a kernel on every rank.
-    pub(super) fn enqueue(&self, kernel: Kernel, call: &Call<'_>) -> Result<()> {
+    fn enqueue(&self, kernel: Kernel, call: &Passed<'_>) -> Result<()> {
         self.running()?;
         let loaded = self.kernels.0.get(&kernel).ok_or(Error::NoKernel(kernel))?;
         for (rank, &function) in (0..).map(RankId).zip(&loaded.functions) {
             let tokens = call.tokens.get(rank.index()).map_or(0, |&tokens| tokens as u32);
-            let mut arguments: Vec<Value> =
-                kernel.arguments().into_iter().map(|argument| self.resolve(argument, rank, tokens, call)).collect();
-            let parameters = call.parameters.get(rank.index()).map_or(&[][..], Vec::as_slice);
-            arguments.extend(parameters.iter().map(|&address| Value::Pointer(address)));
+            let mut arguments = Vec::new();
+            for &argument in kernel.row().arguments {
+                self.resolve(argument, rank, tokens, call, &mut arguments);
+            }
             let KernelEntry { block, shared, grid, .. } = loaded.entry;
             let launch = Launch { function, grid: grid.ctas(tokens), block, shared, arguments };
             self.device.launch(self.streams[rank.index()], &launch)?;
@@ -134,12 +134,12 @@ impl Communicator {
         Ok(())
     }
 
-    fn resolve(&self, argument: Argument, rank: RankId, tokens: u32, call: &Call<'_>) -> Value {
-        match argument {
-            Argument::Buffer(LocalBuffer::Status) => Value::Pointer(self.status[rank.index()].address()),
-            Argument::Buffer(LocalBuffer::Peers) => Value::Pointer(self.symmetric.peers(rank)),
+    /// Adds what an argument stands for.
+    fn resolve(&self, argument: Argument, rank: RankId, tokens: u32, call: &Passed<'_>, values: &mut Vec<Value>) {
+        values.push(match argument {
             Argument::Buffer(buffer) => {
-                Value::Pointer(call.handle.map_or(Address::NULL, |handle| handle.address(rank, buffer)))
+                let of_handle = || call.handle.map_or(Address::NULL, |handle| handle.address(rank, buffer));
+                Value::Pointer(self.own(rank, buffer).unwrap_or_else(of_handle))
             }
             Argument::Symmetric => Value::Pointer(self.symmetric.base(rank)),
             Argument::Tensor(kind) => {
@@ -147,21 +147,18 @@ impl Communicator {
                 let tensor = call.tensors.iter().find(|tensor| tensor.kind() == kind);
                 Value::Pointer(tensor.map_or(Address::NULL, |tensor| tensor.address(rank)))
             }
-            Argument::GateParameter(place) => {
-                let parameters = call.parameters.get(rank.index());
-                let parameter = parameters.and_then(|parameters| parameters.get(place as usize));
-                Value::Pointer(parameter.copied().unwrap_or(Address::NULL))
+            Argument::GateParameters => {
+                let parameters = call.parameters.get(rank.index()).map_or(&[][..], Vec::as_slice);
+                return values.extend(parameters.iter().map(|&address| Value::Pointer(address)));
             }
             Argument::Rank => Value::U32(rank.0),
             Argument::Tokens => Value::U32(tokens),
-            Argument::Epoch => Value::U64(call.epoch),
-            Argument::GradientEpoch => Value::U64(self.epochs.gradient),
             Argument::Deadline => {
                 let nanoseconds = self.options.deadline.map_or(0, |deadline| deadline.as_nanos());
                 Value::U64(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
             }
             Argument::Capacity => Value::U32(self.manifest.capacity(tokens).unwrap_or(u32::MAX)),
-        }
+        });
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * a call checks every shape before its first launch, and launches its kernels on all ranks, each in the rank's one stream;
-//! * epochs count calls as [`moe_bundle::exchange`] defines them, the same on all ranks;
+//! * epochs live on the device ([`moe_contract::memory`]): nothing that a launch is given changes from call to call but addresses;
 //! * the first error stops the communicator: flags of the ranks may then differ, and only [`Communicator::recover`] makes them equal again.
 //!
 //! Calls return when everything is launched, except [`Communicator::dispatch`] with [`ExpertRows::Counted`], which waits for the counts.
@@ -23,14 +23,13 @@ pub use times::{KernelTime, together};
 use std::sync::Arc;
 use std::time::Duration;
 
-use moe_bundle::exchange::Tensor;
-use moe_bundle::{Bundle, Exchange, Kernel, LocalBuffer, Manifest, RankId};
+use moe_bundle::{Bundle, Manifest};
+use moe_contract::{Buffer, Exchange, Flag, Kernel, LinkBytes, RankId, Tensor};
 
-use crate::device::{Device, Memory, StreamId};
-use crate::error::{Error, Phase, Result, diagnose, read_status};
+use crate::device::{Address, Device, Memory, StreamId};
+use crate::error::{Error, Result, diagnose, read_status};
 use crate::symmetric::SymmetricMemory;
 use crate::tensor::Distributed;
-use crate::traffic::LinkBytes;
 use launch::Kernels;
 
 /// How much memory the experts' input gets.
@@ -58,15 +57,6 @@ impl Default for Options {
     }
 }
 
-/// Calls of each kind so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct Epochs {
-    dispatch: u64,
-    combine: u64,
-    gradient: u64,
-    barrier: u64,
-}
-
 /// All ranks of one process.
 pub struct Communicator {
     device: Arc<dyn Device>,
@@ -76,7 +66,7 @@ pub struct Communicator {
     streams: Vec<StreamId>,
     symmetric: SymmetricMemory,
     status: Vec<Memory>,
-    epochs: Epochs,
+    calls: Vec<Memory>,
     stopped: bool,
 }
 
@@ -93,21 +83,23 @@ impl Communicator {
         let ranks = || (0..exchange.ranks).map(RankId);
         let kernels = Kernels::load(&device, bundle)?;
         let streams = ranks().map(|rank| device.stream(rank)).collect::<Result<_, _>>()?;
-        let status = ranks().map(|rank| {
-            let bytes = exchange.buffer_bytes(LocalBuffer::Status);
-            let memory = Memory::new(&device, rank, bytes, LocalBuffer::Status.name())?;
-            memory.zero()?;
-            Ok(memory)
-        });
+        let own = |buffer: Buffer| -> Result<Vec<Memory>> {
+            let allocate = |rank| {
+                let memory = Memory::new(&device, rank, exchange.buffer_bytes(buffer), buffer.name())?;
+                memory.zero()?;
+                Ok(memory)
+            };
+            ranks().map(allocate).collect()
+        };
         Ok(Communicator {
-            status: status.collect::<Result<_>>()?,
+            status: own(Buffer::Status)?,
+            calls: own(Buffer::Calls)?,
             symmetric: SymmetricMemory::new(&device, exchange)?,
             manifest: bundle.manifest().clone(),
             device,
             options,
             kernels,
             streams,
-            epochs: Epochs::default(),
             stopped: false,
         })
     }
@@ -184,8 +176,7 @@ impl Communicator {
         let mut failures = Vec::new();
         for (rank, status) in (0..).map(RankId).zip(&self.status) {
             let words = status.read::<u64>(0..4)?;
-            let ctas = u64::from(self.exchange().ctas);
-            let per_call = |phase| if phase == Phase::Barrier { 1 } else { ctas };
+            let per_call = |flag: Flag| moe_contract::kernel::steps(flag, self.exchange());
             failures.extend(read_status(rank, [words[0], words[1], words[2], words[3]], per_call));
         }
         let result = diagnose(&failures, problem, self.options.deadline);
@@ -193,7 +184,7 @@ impl Communicator {
         result
     }
 
-    /// Makes a stopped communicator usable again: gives up what runs, zeroes symmetric memory, counts calls from the beginning.
+    /// Makes a stopped communicator usable again: gives up what runs, zeroes symmetric memory and the counts of calls.
     /// Handles from before must not be used any more.
     ///
     /// # Errors
@@ -201,10 +192,29 @@ impl Communicator {
     pub fn recover(&mut self) -> Result<()> {
         self.device.abandon()?;
         self.symmetric.zero()?;
-        self.status.iter().try_for_each(Memory::zero)?;
-        self.epochs = Epochs::default();
+        self.status.iter().chain(&self.calls).try_for_each(Memory::zero)?;
         self.stopped = false;
         Ok(())
+    }
+
+    /// An array that is the communicator's, not a handle's.
+    fn own(&self, rank: RankId, buffer: Buffer) -> Option<Address> {
+        match buffer {
+            Buffer::Status => Some(self.status[rank.index()].address()),
+            Buffer::Calls => Some(self.calls[rank.index()].address()),
+            Buffer::Peers => Some(self.symmetric.peers(rank)),
+            Buffer::Slots
+            | Buffer::SendCounts
+            | Buffer::ReceivedCounts
+            | Buffer::CopyTokens
+            | Buffer::CopyOrdinals
+            | Buffer::CopyRows
+            | Buffer::CopyWeights
+            | Buffer::ExpertCounts
+            | Buffer::ExpertOffsets
+            | Buffer::RowPicks
+            | Buffer::RowWeights => None,
+        }
     }
 
     fn running(&self) -> Result<()> {

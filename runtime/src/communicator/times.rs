@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use moe_bundle::{Kernel, RankId};
+use moe_contract::{Kernel, RankId};
 
 /// When a kernel ran on a rank. Times of ranks that share a GPU can be compared; those of different GPUs have different beginnings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use moe_bundle::RankId;
+use moe_contract::RankId;
 
 use super::{Address, Device, DeviceError, StreamId};
 

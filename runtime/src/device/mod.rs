@@ -16,9 +16,7 @@ pub use virtual_device::{VirtualDevice, VirtualOptions, VirtualWork};
 
 use std::time::Duration;
 
-use moe_bundle::RankId;
-
-use crate::traffic::LinkBytes;
+use moe_contract::{LinkBytes, RankId};
 
 /// A pointer into the memory of a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -316,7 +314,7 @@ pub trait Device: Send + Sync {
         Ok(vec![])
     }
 
-    /// Bytes that every rank has written to every other so far; `None` on a device that does not count.
+    /// Bytes that every rank has written to every other so far, none to itself; `None` on a device that does not count.
     fn traffic(&self) -> Option<LinkBytes> {
         None
     }

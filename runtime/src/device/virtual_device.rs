@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use moe_bundle::{Digest, RankId};
+use moe_bundle::Digest;
+use moe_contract::{LinkBytes, RankId};
 use moe_vgpu::{Cluster, ClusterError, Config, Kernel, LaunchId, Module, Policy, Report, RunError};
 
 use super::{Address, Device, DeviceError, EventId, FunctionId, Launch, Residency, StreamId, Value};
-use crate::traffic::LinkBytes;
 
 /// What the virtual GPUs are like, and how their warps take turns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -344,6 +344,7 @@ impl Device for VirtualDevice {
     fn traffic(&self) -> Option<LinkBytes> {
         let state = self.state();
         let traffic = state.cluster.traffic();
-        Some(LinkBytes::new(self.ranks, |writer, owner| traffic.written(rank(writer), rank(owner))))
+        let written = LinkBytes::new(self.ranks, |writer, owner| traffic.written(rank(writer), rank(owner)));
+        Some(written.between_ranks())
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use moe_bundle::{Bundle, Kernel, Tensor};
+use moe_bundle::Bundle;
 use moe_compiler::spec::{Model, Spec, Target};
+use moe_contract::{Kernel, Tensor};
 use moe_gate::derivative::{WEIGHT_GRADIENT, derivative};
 use moe_gate::inputs::Inputs;
 use moe_gate::interpret::{self, GateError, Routing};

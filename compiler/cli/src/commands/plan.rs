@@ -1,9 +1,9 @@
 //! `moec plan`
 
 use clap::{Args, ValueEnum};
-use moe_bundle::placement::{LayerSlots, Placement};
 use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics, Label, Severity};
 use moe_compiler::spec::{Cluster, DeployId, Model, Spec};
+use moe_contract::placement::{LayerSlots, Placement};
 use moe_planner::explain::{compared, remedy};
 use moe_planner::memory::Recompute;
 use moe_planner::picture::Page;

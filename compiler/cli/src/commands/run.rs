@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use moe_bundle::file::MAGIC;
-use moe_bundle::{Bundle, Manifest, RankId};
+use moe_bundle::{Bundle, Manifest};
 use moe_compiler::check_source;
 use moe_compiler::spec::Spec;
+use moe_contract::RankId;
 use moe_gate::ir::Gate;
 use moe_lower::{Choice, KernelUsage, Layer, LowerError, Stage, Timings, compile_spec};
 use moe_runtime::{
@@ -253,7 +254,7 @@ fn report(
     let links = produced.traffic.iter().map(|(phase, bytes)| LinkReport {
         phase: phase.name(),
         bytes: matrix(bytes),
-        total: bytes.total(),
+        total: bytes.crossing(),
     });
     Report {
         model: manifest.model.clone(),

@@ -1,8 +1,9 @@
 //! Comparisons, and the first difference of each.
 
-use moe_bundle::{Exchange, LocalBuffer, Manifest, Payload, RankId, RowLayout};
+use moe_bundle::Manifest;
+use moe_contract::{Buffer, Exchange, RankId, RowLayout, Scales};
 use moe_judge::Rows;
-use moe_judge::reference::Handle;
+use moe_judge::reference::{Copy, Handle};
 
 use super::{Expected, Produced};
 use crate::given::Given;
@@ -69,7 +70,7 @@ impl Check {
 
     fn rows(&mut self, rank: usize, found: &Rows, expected: &Rows) {
         let hidden = expected.hidden() as usize;
-        let element = expected.payload().element_bytes() as usize;
+        let element = expected.format().element.bytes() as usize;
         self.compared += (expected.count() * hidden) as u64;
         if self.difference.is_some() {
             return;
@@ -100,13 +101,19 @@ impl Check {
 }
 
 /// A number as its bits.
-trait Bits: Copy + ToString {
+trait Bits: std::marker::Copy + ToString {
     fn bits(self) -> u32;
 }
 
 impl Bits for f32 {
     fn bits(self) -> u32 {
         self.to_bits()
+    }
+}
+
+impl Bits for u8 {
+    fn bits(self) -> u32 {
+        self.into()
     }
 }
 
@@ -179,7 +186,7 @@ fn slots(manifest: &Manifest, produced: &Produced, expected: &Expected) -> Check
     check
 }
 
-fn array(manifest: &Manifest, handle: &Handle, buffer: LocalBuffer) -> Vec<i32> {
+fn array(manifest: &Manifest, handle: &Handle, buffer: Buffer) -> Vec<i32> {
     let exchange = &manifest.exchange;
     let rank_major = exchange.layout == RowLayout::RankMajor;
     let place = |place: &Option<usize>| place.map_or(-1, |place| place as i32);
@@ -187,19 +194,27 @@ fn array(manifest: &Manifest, handle: &Handle, buffer: LocalBuffer) -> Vec<i32> 
     let weights =
         || handle.copies.iter().flat_map(|copy| copy.weights.iter().map(|weight| weight.to_bits().cast_signed()));
     match buffer {
-        LocalBuffer::Status | LocalBuffer::Peers => vec![],
-        LocalBuffer::Slots => handle.slots.iter().map(place).collect(),
-        LocalBuffer::SendCounts => counts(&handle.send_counts),
-        LocalBuffer::ReceivedCounts => counts(&handle.received_counts(exchange)),
-        LocalBuffer::CopyTokens => handle.copies.iter().map(|copy| copy.token as i32).collect(),
-        LocalBuffer::CopyOrdinals => handle.copies.iter().map(|copy| copy.ordinal as i32).collect(),
-        LocalBuffer::CopyRows => handle.copies.iter().flat_map(|copy| copy.rows.iter().map(place)).collect(),
-        LocalBuffer::CopyWeights => weights().collect(),
-        LocalBuffer::ExpertCounts => counts(&handle.expert_counts),
-        LocalBuffer::ExpertOffsets => counts(&handle.expert_offsets),
-        LocalBuffer::RowPicks if rank_major => handle.row_picks(exchange),
-        LocalBuffer::RowWeights if rank_major => weights().collect(),
-        LocalBuffer::RowPicks | LocalBuffer::RowWeights => vec![],
+        Buffer::Status | Buffer::Calls | Buffer::Peers => vec![],
+        Buffer::Slots => handle.slots.iter().map(place).collect(),
+        Buffer::SendCounts => counts(&handle.send_counts),
+        Buffer::ReceivedCounts => counts(&handle.received_counts(exchange)),
+        Buffer::CopyTokens => handle.copies.iter().map(|copy| copy.token as i32).collect(),
+        Buffer::CopyOrdinals => handle.copies.iter().map(|copy| copy.ordinal as i32).collect(),
+        Buffer::CopyRows => handle.copies.iter().flat_map(|copy| copy.rows.iter().map(place)).collect(),
+        Buffer::CopyWeights => weights().collect(),
+        Buffer::ExpertCounts => counts(&handle.expert_counts),
+        Buffer::ExpertOffsets => counts(&handle.expert_offsets),
+        Buffer::RowPicks if rank_major => handle.row_picks(exchange),
+        Buffer::RowWeights if rank_major => weights().collect(),
+        Buffer::RowWeights if !exchange.weighted => {
+            let of_copy = |copy: &Copy| -> Vec<(usize, f32)> {
+                copy.rows.iter().zip(&copy.weights).filter_map(|(row, &weight)| Some(((*row)?, weight))).collect()
+            };
+            let mut by_row: Vec<(usize, f32)> = handle.copies.iter().flat_map(of_copy).collect();
+            by_row.sort_by_key(|&(row, _)| row);
+            by_row.into_iter().map(|(_, weight)| weight.to_bits().cast_signed()).collect()
+        }
+        Buffer::RowPicks | Buffer::RowWeights => vec![],
     }
 }
 
@@ -235,16 +250,16 @@ fn quantisation_error(exchange: &Exchange, handle: &Handle, input: &Rows, sent: 
     const SMALLEST: f64 = 1.0 / 1024.0;
     /// The scale, the multiplier and the product are rounded to f32.
     const ROUNDING: f64 = 1.0 + 1e-6;
-    (exchange.dispatch == Payload::Fp8E4m3ScaleF32Per128).then(|| {
-        let per_row = exchange.dispatch.scales(exchange.hidden) as usize;
+    exchange.dispatch.scales.map(|Scales { element, block }| {
         let mut worst = 0.0f64;
         for copy in &handle.copies {
             let source = sent[copy.source.index()].elements(copy.token);
             // Copies of a row are equal, bit for bit.
             let Some(&row) = copy.rows.iter().flatten().next() else { continue };
-            let scales = &input.scales()[row * per_row..(row + 1) * per_row];
+            let scales: Vec<f32> =
+                input.row_scales(row).chunks(element.bytes() as usize).map(|bytes| element.decode(bytes)).collect();
             for (place, (found, wanted)) in input.values(row).into_iter().zip(source).enumerate() {
-                let (wanted, scale) = (f64::from(wanted), f64::from(scales[place / 128]));
+                let (wanted, scale) = (f64::from(wanted), f64::from(scales[place / block as usize]));
                 let allowed = (wanted.abs() * RELATIVE).max(scale * SMALLEST) * ROUNDING;
                 worst = worst.max((f64::from(found) - wanted).abs() / allowed);
             }
@@ -262,13 +277,13 @@ fn links(produced: &Produced, expected: &Expected) -> Check {
         difference: None,
         figure: None,
     };
-    for ((phase, counted), (_, planned)) in produced.traffic.iter().zip(&expected.traffic) {
+    for ((call, counted), (_, planned)) in produced.traffic.iter().zip(&expected.traffic) {
         for writer in (0..counted.ranks()).map(RankId) {
             for owner in (0..counted.ranks()).map(RankId).filter(|&owner| owner != writer) {
                 check.compared += 1;
                 let (found, wanted) = (counted.bytes(writer, owner), planned.bytes(writer, owner));
                 if found != wanted && check.difference.is_none() {
-                    let place = format!("{}, {writer} to {owner}", phase.name());
+                    let place = format!("{}, {writer} to {owner}", call.name());
                     check.differ(place, found.to_string(), wanted.to_string());
                 }
             }

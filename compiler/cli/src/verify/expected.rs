@@ -1,6 +1,7 @@
 //! What a run must give.
 
-use moe_bundle::{Exchange, Manifest, RankId, Tensor};
+use moe_bundle::Manifest;
+use moe_contract::{Call, Exchange, Flow, LinkBytes, RankId, Tensor};
 use moe_gate::derivative::derivative;
 use moe_gate::interpret;
 use moe_gate::ir::Gate;
@@ -8,9 +9,8 @@ use moe_judge::reference::{
     self, CombineGradient, Handle, Input, Weighting, combine_backward, dispatch_backward, dispatch_cached,
 };
 use moe_judge::{Rows, experts};
-use moe_plan::traffic::{Flow, Traffic};
 
-use super::{Phase, Scope};
+use super::Scope;
 use crate::failure::Failure;
 use crate::given::Given;
 use crate::synthetic::{Stream, generator, normal};
@@ -27,8 +27,8 @@ pub struct Expected {
     pub input: Vec<Rows>,
     /// The result.
     pub combined: Vec<Rows>,
-    /// Bytes of each phase.
-    pub traffic: Vec<(Phase, Traffic)>,
+    /// Bytes of each call.
+    pub traffic: Vec<(Call, LinkBytes)>,
     /// Of the backward pass.
     pub backward: Option<ExpectedBackward>,
     /// Wall-clock seconds.
@@ -83,16 +83,10 @@ impl Expected {
         let flow = Flow::of(exchange, &picks);
         let backward =
             scope.backward.then(|| backward(exchange, gate, given, &handles, &outputs, scope.seed)).transpose()?;
-        let mut traffic = vec![
-            (Phase::Dispatch, Traffic::dispatch(exchange, &flow)),
-            (Phase::Combine, Traffic::combine(exchange, &flow)),
-        ];
-        if scope.backward {
-            traffic.push((Phase::CombineBackward, Traffic::combine_backward(exchange, &flow)));
-            traffic.push((Phase::DispatchBackward, Traffic::combine(exchange, &flow)));
-            traffic.push((Phase::DispatchCached, Traffic::dispatch_cached(exchange, &flow)));
-            traffic.push((Phase::Barrier, Traffic::barrier(exchange)));
-        }
+        let backward_calls = [Call::CombineBackward, Call::DispatchBackward, Call::DispatchCached, Call::Barrier];
+        let calls = [Call::Dispatch, Call::Combine].into_iter();
+        let calls = calls.chain(backward_calls.into_iter().filter(|_| scope.backward));
+        let traffic = calls.map(|call| (call, LinkBytes::of(call, exchange, &flow))).collect();
         let seconds = start.elapsed().as_secs_f64();
         Ok(Expected { indices, weights, handles, input, combined, traffic, backward, seconds })
     }

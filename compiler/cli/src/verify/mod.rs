@@ -10,7 +10,7 @@ mod times;
 
 pub use check::Check;
 pub use expected::{Expected, limit_capacity};
-pub use produced::{Phase, Produced};
+pub use produced::Produced;
 pub use times::Times;
 
 use moe_gate::ir::Gate;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use moe_bundle::{LocalBuffer, RankId, RowLayout, Tensor};
+use moe_contract::{Buffer, Call, RankId, Tensor};
 use moe_judge::{Rows, experts};
 use moe_runtime::communicator::Received;
 use moe_runtime::{Communicator, Dispatched, Distributed, Error, LinkBytes};
@@ -12,40 +12,8 @@ use crate::failure::Failure;
 use crate::given::Given;
 use crate::progress::Progress;
 
-/// A call of which bytes are counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Rows to the experts.
-    Dispatch,
-    /// Rows back.
-    Combine,
-    /// Gradients of the result to the experts.
-    CombineBackward,
-    /// Gradients of the experts' input back.
-    DispatchBackward,
-    /// Other rows the same way.
-    DispatchCached,
-    /// All ranks meet.
-    Barrier,
-}
-
-impl Phase {
-    /// For reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Dispatch => "dispatch",
-            Phase::Combine => "combine",
-            Phase::CombineBackward => "combine backward",
-            Phase::DispatchBackward => "dispatch backward",
-            Phase::DispatchCached => "dispatch cached",
-            Phase::Barrier => "barrier",
-        }
-    }
-}
-
 /// An array of a handle, in the parts that are defined, one after the other.
-pub type HandleArrays = Vec<(LocalBuffer, Vec<i32>)>;
+pub type HandleArrays = Vec<(Buffer, Vec<i32>)>;
 
 /// What a run gave, on every rank.
 pub struct Produced {
@@ -61,8 +29,8 @@ pub struct Produced {
     pub input: Vec<Rows>,
     /// The result.
     pub combined: Vec<Rows>,
-    /// Bytes of each phase, where the device counts them.
-    pub traffic: Vec<(Phase, LinkBytes)>,
+    /// Bytes of each call, where the device counts them.
+    pub traffic: Vec<(Call, LinkBytes)>,
     /// Of the backward pass.
     pub backward: Option<ProducedBackward>,
     /// Wall-clock seconds, those of the experts on the host included.
@@ -86,21 +54,17 @@ pub struct ProducedBackward {
 /// Calls, with the bytes that each writes.
 struct Session<'c> {
     communicator: &'c mut Communicator,
-    traffic: Vec<(Phase, LinkBytes)>,
+    traffic: Vec<(Call, LinkBytes)>,
 }
 
 impl Session<'_> {
-    fn counted<T>(
-        &mut self,
-        phase: Phase,
-        call: impl FnOnce(&mut Communicator) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+    fn counted<T>(&mut self, of: Call, call: impl FnOnce(&mut Communicator) -> Result<T, Error>) -> Result<T, Error> {
         self.communicator.synchronise()?;
         let before = self.communicator.traffic();
         let result = call(self.communicator)?;
         self.communicator.synchronise()?;
         if let (Some(before), Some(after)) = (before, self.communicator.traffic()) {
-            self.traffic.push((phase, after.since(&before)));
+            self.traffic.push((of, after.since(&before)));
         }
         Ok(result)
     }
@@ -108,7 +72,7 @@ impl Session<'_> {
     fn rows(&mut self, tensor: &Distributed, scales: Option<&Distributed>) -> Result<Vec<Rows>, Error> {
         let exchange = self.communicator.exchange();
         let hidden = exchange.hidden;
-        let payload = match tensor.kind() {
+        let format = match tensor.kind() {
             Tensor::ExpertInput => exchange.dispatch,
             _ => exchange.combine,
         };
@@ -122,7 +86,7 @@ impl Session<'_> {
             .zip(scales)
             .map(|(bytes, scales)| {
                 // A tensor is whole rows, and its scales are those of its rows.
-                Rows::from_memory(payload, hidden, bytes, scales).expect("the runtime's own tensors")
+                Rows::from_memory(format, hidden, bytes, scales).expect("the runtime's own tensors")
             })
             .collect())
     }
@@ -156,7 +120,7 @@ fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Pr
 
     progress.say("dispatch");
     let tokens = upload_rows(session.communicator, Tensor::Tokens, &given.activations)?;
-    let dispatched = session.counted(Phase::Dispatch, |communicator| communicator.dispatch(&tokens, &routing))?;
+    let dispatched = session.counted(Call::Dispatch, |communicator| communicator.dispatch(&tokens, &routing))?;
     let received = session.communicator.received(&dispatched.handle)?;
     let handles = handle_arrays(session.communicator, &dispatched, &received, &given.tokens)?;
     let input = session.rows(&dispatched.input, dispatched.scales.as_ref())?;
@@ -164,7 +128,7 @@ fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Pr
     progress.say("experts");
     let output = session.communicator.apply_experts(&dispatched, experts::expert)?;
     progress.say("combine");
-    let combined = session.counted(Phase::Combine, |communicator| communicator.combine(&dispatched.handle, &output))?;
+    let combined = session.counted(Call::Combine, |communicator| communicator.combine(&dispatched.handle, &output))?;
     let combined = session.rows(&combined, None)?;
 
     let mut backward = None;
@@ -174,7 +138,7 @@ fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Pr
         let exchange = session.communicator.exchange().clone();
         let gradients = expected::gradients(&exchange, given, seed);
         let gradients = upload_rows(session.communicator, Tensor::CombinedGradient, &gradients)?;
-        let of_combine = session.counted(Phase::CombineBackward, |communicator| {
+        let of_combine = session.counted(Call::CombineBackward, |communicator| {
             communicator.combine_backward(&dispatched.handle, &output, &gradients)
         })?;
         drop(output);
@@ -185,7 +149,7 @@ fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Pr
         progress.say("dispatch backward");
         let of_input =
             session.communicator.apply_expert_gradients(&dispatched.handle, &of_combine.output, experts::transposed)?;
-        let of_tokens = session.counted(Phase::DispatchBackward, |communicator| {
+        let of_tokens = session.counted(Call::DispatchBackward, |communicator| {
             communicator.dispatch_backward(&dispatched.handle, &of_input)
         })?;
         drop(of_input);
@@ -195,11 +159,11 @@ fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Pr
         let again =
             upload_rows(session.communicator, Tensor::Tokens, &expected::second_activations(&exchange, given, seed))?;
         let (again, scales) = session
-            .counted(Phase::DispatchCached, |communicator| communicator.dispatch_cached(&dispatched.handle, &again))?;
+            .counted(Call::DispatchCached, |communicator| communicator.dispatch_cached(&dispatched.handle, &again))?;
         let again = session.rows(&again, scales.as_ref())?;
 
         progress.say("gate backward");
-        let has_gradient = session.communicator.has(moe_bundle::Kernel::GateBackward);
+        let has_gradient = session.communicator.has(moe_contract::Kernel::GateBackward);
         let mut of_logits = None;
         if has_gradient {
             let weights = match of_combine.weights {
@@ -214,7 +178,7 @@ fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Pr
             of_logits = Some(session.communicator.download(&gradients)?);
         }
         progress.say("barrier");
-        session.counted(Phase::Barrier, Communicator::barrier)?;
+        session.counted(Call::Barrier, Communicator::barrier)?;
         backward = Some(ProducedBackward {
             again,
             output: of_output,
@@ -239,13 +203,19 @@ fn handle_arrays(
     tokens: &[usize],
 ) -> Result<Vec<HandleArrays>, Error> {
     let exchange = communicator.exchange().clone();
+    let by_expert = exchange.layout.by_expert();
+    // Rows of each local expert; between them lies padding, of which nothing is kept.
+    let of_experts = |offsets: &[u32], counts: &[u32]| -> Vec<std::ops::Range<usize>> {
+        let range = |(&first, &count): (&u32, &u32)| first as usize..(first + count) as usize;
+        offsets.iter().zip(counts).map(range).collect()
+    };
     let [ranks, k, most, local] =
         [exchange.ranks, exchange.top_k, exchange.max_tokens, exchange.local_experts_max()].map(|n| n as usize);
     let mut all = Vec::new();
     for ((rank, received), &tokens) in (0..).map(RankId).zip(received).zip(tokens) {
         let rows = received.rows as usize;
         let mut arrays: HandleArrays = Vec::new();
-        for buffer in LocalBuffer::OF_HANDLE {
+        for buffer in Buffer::of_handle() {
             // One range for each source where there is a place for every token of it.
             let of_sources = |width: usize| -> Vec<std::ops::Range<usize>> {
                 let range =
@@ -254,18 +224,18 @@ fn handle_arrays(
             };
             let whole = |range| -> Vec<std::ops::Range<usize>> { std::iter::once(range).collect() };
             let ranges = match buffer {
-                LocalBuffer::Status | LocalBuffer::Peers => vec![],
-                LocalBuffer::Slots => whole(0..tokens * ranks),
-                LocalBuffer::SendCounts | LocalBuffer::ReceivedCounts => whole(0..ranks),
-                LocalBuffer::CopyTokens | LocalBuffer::CopyOrdinals => of_sources(1),
-                LocalBuffer::CopyRows | LocalBuffer::CopyWeights => of_sources(k),
-                LocalBuffer::ExpertCounts => whole(0..local),
-                LocalBuffer::ExpertOffsets if exchange.layout == RowLayout::RankMajor => vec![],
-                LocalBuffer::ExpertOffsets => whole(0..local + 1),
-                LocalBuffer::RowPicks | LocalBuffer::RowWeights if exchange.layout == RowLayout::RankMajor => {
-                    whole(0..rows * k)
+                Buffer::Status | Buffer::Calls | Buffer::Peers => vec![],
+                Buffer::Slots => whole(0..tokens * ranks),
+                Buffer::SendCounts | Buffer::ReceivedCounts => whole(0..ranks),
+                Buffer::CopyTokens | Buffer::CopyOrdinals => of_sources(1),
+                Buffer::CopyRows | Buffer::CopyWeights => of_sources(k),
+                Buffer::ExpertCounts => whole(0..local),
+                Buffer::ExpertOffsets if by_expert => whole(0..local + 1),
+                Buffer::RowPicks | Buffer::RowWeights if !by_expert => whole(0..rows * k),
+                Buffer::RowWeights if !exchange.weighted => {
+                    of_experts(&received.expert_offsets, &received.expert_counts)
                 }
-                LocalBuffer::RowPicks | LocalBuffer::RowWeights => vec![],
+                Buffer::ExpertOffsets | Buffer::RowPicks | Buffer::RowWeights => vec![],
             };
             let mut values = Vec::new();
             for range in ranges {

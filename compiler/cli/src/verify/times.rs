@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use moe_bundle::Kernel;
+use moe_contract::Kernel;
 use moe_runtime::KernelTime;
 use moe_runtime::communicator::together;
 
@@ -29,7 +29,7 @@ impl Times {
 
 #[cfg(test)]
 mod tests {
-    use moe_bundle::RankId;
+    use moe_contract::RankId;
 
     use super::*;
 
@@ -41,6 +41,6 @@ mod tests {
         times.add(&[time(9), time(3)]);
         times.add(&[time(4)]);
         assert_eq!(times.of(Kernel::Gate), Some(4.0), "of 9, 3 and 4");
-        assert_eq!(times.of(Kernel::Layout), None);
+        assert_eq!(times.of(Kernel::Route), None);
     }
 }

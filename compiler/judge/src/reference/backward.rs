@@ -1,7 +1,7 @@
 //! The gradients of dispatch and of combine.
 
-use moe_bundle::codec::canonical;
-use moe_bundle::{Exchange, Payload};
+use moe_contract::codec::canonical;
+use moe_contract::{Exchange, Format};
 
 use super::combine::{Weighting, combine};
 use super::dispatch::Handle;
@@ -60,8 +60,8 @@ pub fn combine_backward(
 }
 
 /// Σ output × gradient, in the order in which 32 lanes with 16-byte loads take it.
-pub fn weight_gradient(payload: Payload, output: &[f32], gradient: &[f32]) -> f32 {
-    let chunk = 16 / payload.element_bytes() as usize;
+pub fn weight_gradient(format: Format, output: &[f32], gradient: &[f32]) -> f32 {
+    let chunk = 16 / format.element.bytes() as usize;
     let mut lanes = [0.0f32; 32];
     for (place, (output, gradient)) in output.chunks(chunk).zip(gradient.chunks(chunk)).enumerate() {
         for (output, gradient) in output.iter().zip(gradient) {

@@ -1,6 +1,6 @@
 //! Capacity: which picks are dropped when an expert has too many from one rank.
 
-use moe_bundle::{Drop, Exchange};
+use moe_contract::{Drop, Exchange};
 
 /// Marks the picks that an expert cannot keep with −1; weights stay as they are. Zero experts are limited too.
 pub fn keep_within_capacity(exchange: &Exchange, rule: Drop, capacity: usize, indices: &mut [i32], weights: &[f32]) {

@@ -1,7 +1,7 @@
 //! Combine: the experts' output back to the tokens, in one order of addition.
 
-use moe_bundle::codec::canonical;
-use moe_bundle::{Exchange, RankId, RowLayout};
+use moe_contract::codec::canonical;
+use moe_contract::{Exchange, RankId, RowLayout};
 
 use super::dispatch::{Copy, Handle};
 use crate::rows::Rows;

@@ -1,6 +1,6 @@
 //! Dispatch: which token goes where, and which row it becomes there.
 
-use moe_bundle::{Exchange, RankId, RowLayout};
+use moe_contract::{Exchange, RankId, RowLayout};
 
 use crate::rows::Rows;
 
@@ -125,8 +125,8 @@ pub fn dispatch_cached(exchange: &Exchange, handles: &[Handle], tokens: &[&Rows]
     let sent: Vec<Rows> = tokens
         .iter()
         .map(|tokens| {
-            assert_eq!(tokens.payload(), exchange.dispatch.source(), "tokens in the source format");
-            if exchange.dispatch == tokens.payload() {
+            assert_eq!(tokens.format(), exchange.dispatch.source(), "tokens in the source format");
+            if exchange.dispatch == tokens.format() {
                 return (*tokens).clone();
             }
             let mut converted = Rows::zeros(exchange.dispatch, exchange.hidden, tokens.count());

@@ -1,4 +1,4 @@
-//! What dispatch and combine must give, bit for bit: the arithmetic of "Order of arithmetic" in [`moe_bundle::exchange`], in plain Rust.
+//! What dispatch and combine must give, bit for bit: the arithmetic of "Order of arithmetic" in [`moe_contract`], in plain Rust.
 //!
 //! Invariant: nothing here knows how kernels work. There are no slots in peer memory, no flags, no CTAs: every function sees all ranks at
 //! once and writes down the definition. It is slow and meant to be read.

@@ -1,6 +1,6 @@
 //! Where the experts are now.
 
-use moe_bundle::placement::Placement;
+use moe_contract::placement::Placement;
 
 use super::{PlacementError, Shape};
 

@@ -72,7 +72,7 @@ impl Options {
 #[derive(Clone, Debug)]
 pub struct Placed {
     /// Of all layers.
-    pub placement: moe_bundle::placement::Placement,
+    pub placement: moe_contract::placement::Placement,
     /// Which of them.
     pub layer: u32,
 }

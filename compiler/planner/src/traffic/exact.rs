@@ -2,10 +2,10 @@
 //!
 //! Invariants: a byte that crosses NVLink is counted at (writing rank, rank of the same node), one that crosses the network at
 //! (sending rank, node), where the rank of its rail receives it; the diagonal of NVLink is what a rank writes to its own memory and
-//! crosses no link. On one node the numbers are those of [`moe_plan::traffic::Traffic`].
+//! crosses no link. On one node the numbers are those of [`moe_contract::LinkBytes`].
 
-use moe_bundle::RankId;
-use moe_bundle::placement::Turns;
+use moe_contract::RankId;
+use moe_contract::placement::Turns;
 
 use super::{NodeId, Topology, Wire};
 

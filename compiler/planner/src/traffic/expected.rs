@@ -4,8 +4,8 @@
 //! make it no narrower. Tokens start on every rank
 //! with equal probability, whatever their picks; that average is taken exactly, not sampled.
 
-use moe_bundle::RankId;
-use moe_bundle::placement::Turns;
+use moe_contract::RankId;
+use moe_contract::placement::Turns;
 use serde::Serialize;
 
 use super::{NodeId, Topology};

@@ -1,6 +1,6 @@
 //! The exact bytes of recorded tokens, for a report.
 
-use moe_bundle::RankId;
+use moe_contract::RankId;
 use serde::Serialize;
 
 use super::{Flow, LinkBytes, NodeId, Topology, Wire};

@@ -9,7 +9,7 @@
 //! experts (hybrid mode). Combine goes the same way back: the partial sums of the ranks of a node are added by the GPU that
 //! forwarded the token, and one sum per node crosses the network.
 //!
-//! On one node this is the traffic of the kernels that exist, byte for byte ([`moe_plan::traffic`]). The sizes of counts and flags
+//! On one node this is the traffic of the kernels that exist, byte for byte ([`moe_contract::traffic`]). The sizes of counts and flags
 //! between nodes are those of the same kernels, applied to the hybrid mode, for which there are no kernels yet.
 
 mod closed_form;

@@ -2,9 +2,9 @@
 //!
 //! Invariants: every rank is of exactly one node; ranks of a node are contiguous; an expert that computes lives on at least one rank.
 
-use moe_bundle::placement::{LayerSlots, Placement, Turns};
-use moe_bundle::{ExpertId, RankId};
 use moe_compiler::spec::Model;
+use moe_contract::placement::{LayerSlots, Placement, Turns};
+use moe_contract::{ExpertId, RankId};
 use serde::Serialize;
 use thiserror::Error;
 

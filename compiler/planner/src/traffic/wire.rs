@@ -1,4 +1,4 @@
-//! What travels: the sizes that "Bytes on the links" of [`moe_bundle::exchange`] defines.
+//! What travels: the sizes that "Bytes on the links" of [`moe_contract`] defines.
 
 use moe_compiler::spec::{Combine, Dispatch, Model};
 use serde::Serialize;

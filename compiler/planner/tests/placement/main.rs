@@ -6,8 +6,8 @@ mod exact;
 mod input;
 
 use cases::{POLICIES, by_gpu, copies_between_nodes, loads, max_load, moves, of, placed, served, shape};
-use moe_bundle::ExpertId;
-use moe_bundle::placement::Placement as Current;
+use moe_contract::ExpertId;
+use moe_contract::placement::Placement as Current;
 use moe_planner::placement::{Options, Placement, Policy, Shape};
 use moe_planner::traffic::expected_distinct;
 use moe_random::Random;

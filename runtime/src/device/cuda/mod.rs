@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
-use moe_bundle::{Digest, RankId};
+use moe_bundle::Digest;
+use moe_contract::RankId;
 
 use super::{Address, Device, DeviceError, EventId, FunctionId, Launch, LaunchTime, Residency, StreamId, Value};
 use gpu::Gpu;

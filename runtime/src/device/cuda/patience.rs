@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use moe_bundle::RankId;
+use moe_contract::RankId;
 
 use crate::device::DeviceError;
 

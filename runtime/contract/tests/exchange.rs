@@ -1,21 +1,19 @@
 //! Places and bytes, worked out by hand.
 
-use moe_bundle::{LimitError, Payload, RankId, RowLayout, SymmetricLayout};
-use moe_plan::traffic::{Flow, Traffic};
-use moe_plan::{Request, Sizes};
+use moe_contract::{Call, Exchange, Flag, Flow, Format, LimitError, LinkBytes, RankId, Region, RowLayout};
 use proptest::prelude::*;
 
-fn request() -> Request {
-    Request {
+fn request() -> Exchange {
+    Exchange {
         ranks: 2,
         experts: 3,
         zero_experts: 1,
         top_k: 2,
         hidden: 256,
         max_tokens: 3,
-        dispatch: Payload::Fp8E4m3ScaleF32Per128,
+        dispatch: Format::FP8_F32_128,
         layout: RowLayout::ExpertMajor { align: 2 },
-        combine: Payload::Bf16,
+        combine: Format::BF16,
         weighted: true,
         drop: None,
         ctas: 2,
@@ -25,30 +23,33 @@ fn request() -> Request {
 
 #[test]
 fn a_layout_worked_out_by_hand() {
-    let exchange = request().plan().expect("sound");
+    let exchange = request().checked().expect("sound");
     // 2 halves × 2 sources × 3 tokens = 12 slots, and as many partial sums, because a token has at most 2 destinations.
-    let expected = SymmetricLayout {
-        dispatch_arrival: 0,
-        combine_arrival: 128,
-        gradient_arrival: 256,
-        barrier_arrival: 384,
-        counts: 512,
-        rows: 640,
-        row_bytes: 512, // 256 bf16 of the way back are more than 256 fp8
-        scales: 640 + 12 * 512,
-        scale_bytes: 16, // 2 f32
-        records: 7040,   // 6784 + 12 × 16 = 6976, rounded up
-        record_bytes: 32,
-        partials: 7040 + 12 * 32,
-        partial_bytes: 512,
-        weight_gradients: 7424 + 12 * 512,
-        bytes: 13_696, // 13568 + 2 × 3 × 2 × 4 = 13616, rounded up
-    };
-    assert_eq!(exchange.symmetric, expected);
+    let expected = [
+        ("dispatch.arrive", 0, 16),
+        ("combine.arrive", 128, 16),
+        ("gradient.arrive", 256, 16),
+        ("barrier.arrive", 384, 16),
+        ("counts", 512, 16),
+        ("rows", 640, 12 * 512),             // 256 bf16 of the way back are more than 256 fp8
+        ("scales", 640 + 12 * 512, 12 * 16), // 2 f32, rounded up
+        ("records", 7040, 12 * 32),          // 6784 + 12 × 16 = 6976, rounded up
+        ("partials", 7040 + 12 * 32, 12 * 512),
+        ("weight_gradients", 7424 + 12 * 512, 2 * 3 * 2 * 4),
+    ];
+    let found: Vec<_> =
+        exchange.symmetric_places().map(|place| (place.part.name(), place.start, place.bytes)).collect();
+    assert_eq!(found, expected);
+    for (name, start, _) in expected {
+        let by_name = |region: &Region| region.name() == name;
+        let region = Region::ALL.into_iter().find(by_name).map(|region| exchange.region_start(region));
+        let flag = Flag::ALL.into_iter().find(|flag| flag.name() == name).map(|flag| exchange.flag_start(flag));
+        assert_eq!(region.or(flag), Some(start), "{name}");
+    }
     // Rows: 2 × 3 copies × 2 local picks + 2 experts × 1 of padding = 14.
-    let sizes = Sizes::of(&exchange);
-    assert_eq!(sizes.symmetric, 13_696);
-    assert_eq!(sizes.fixed, 32 + 16);
+    let sizes = exchange.sizes();
+    assert_eq!(sizes.symmetric, 13_696, "13568 + 48, rounded up");
+    assert_eq!(sizes.fixed, 32 + 64 + 16, "status, calls, peers");
     assert_eq!(sizes.expert_input, 14 * (256 + 8));
     assert_eq!(sizes.expert_output, 14 * 512);
     // slots, tokens, ordinals: 3 × 4 × 2 × 3; counts: 2 × 8; rows, weights: 2 × 4 × 2 × 3 × 2; experts: 8 + 12
@@ -57,10 +58,10 @@ fn a_layout_worked_out_by_hand() {
 
 #[test]
 fn limits_speak() {
-    let problem = |change: fn(&mut Request)| {
+    let problem = |change: fn(&mut Exchange)| {
         let mut request = request();
         change(&mut request);
-        request.plan().expect_err("wrong").to_string()
+        request.checked().expect_err("wrong").to_string()
     };
     assert_eq!(problem(|r| r.ranks = 0), "ranks is 0; it must be from 1 to 72");
     assert_eq!(problem(|r| r.experts = 1025), "experts is 1025; it must be from 1 to 1024");
@@ -69,7 +70,7 @@ fn limits_speak() {
     assert_eq!(problem(|r| r.hidden = 200), "hidden is 200; it must be a multiple of 128");
     assert_eq!(problem(|r| r.threads = 48), "threads is 48; it must be a multiple of 32");
     assert_eq!(problem(|r| r.layout = RowLayout::ExpertMajor { align: 0 }), "align is 0; it must be from 1 to 65536");
-    let error = Request { max_tokens: 1 << 24, ranks: 72, ..request() }.plan().expect_err("wrong");
+    let error = Exchange { max_tokens: 1 << 24, ranks: 72, ..request() }.checked().expect_err("wrong");
     assert!(matches!(error, LimitError::TooManyEntries { max_tokens: 16_777_216, .. }), "{error}");
 }
 
@@ -77,14 +78,14 @@ fn limits_speak() {
 const RANK_0: [i32; 4] = [0, 2, 1, -1];
 const RANK_1: [i32; 8] = [0, 1, -1, -1, 1, 2, 3, -1];
 
-fn matrix(traffic: &Traffic) -> [[u64; 2]; 2] {
+fn matrix(traffic: &LinkBytes) -> [[u64; 2]; 2] {
     [0, 1].map(|writer| [0, 1].map(|owner| traffic.bytes(RankId(writer), RankId(owner))))
 }
 
 #[test]
 fn traffic_worked_out_by_hand() {
-    let request = Request { hidden: 8, dispatch: Payload::Bf16, ..request() };
-    let exchange = request.plan().expect("sound");
+    let request = Exchange { hidden: 8, dispatch: Format::BF16, ..request() };
+    let exchange = request.checked().expect("sound");
     let flow = Flow::of(&exchange, &[&RANK_0, &RANK_1]);
     let of_flow = |number: fn(&Flow, RankId, RankId) -> u64| {
         [0, 1].map(|source| [0, 1].map(|destination| number(&flow, RankId(source), RankId(destination))))
@@ -92,23 +93,28 @@ fn traffic_worked_out_by_hand() {
     assert_eq!(of_flow(Flow::copies), [[2, 1], [2, 1]]);
     assert_eq!(of_flow(Flow::picks), [[2, 1], [3, 1]]);
     // A copy is 16 bytes of row and 24 of record; 4 for the count and 2 × 8 for the flag.
-    assert_eq!(matrix(&Traffic::dispatch(&exchange, &flow)), [[100, 60], [100, 60]]);
-    assert_eq!(matrix(&Traffic::dispatch_cached(&exchange, &flow)), [[48, 32], [48, 32]]);
+    assert_eq!(matrix(&LinkBytes::of(Call::Dispatch, &exchange, &flow)), [[100, 60], [100, 60]]);
+    assert_eq!(matrix(&LinkBytes::of(Call::DispatchCached, &exchange, &flow)), [[48, 32], [48, 32]]);
     // Back: rank 0 returns 2 rows to itself and 2 to rank 1; rank 1 one to each.
-    assert_eq!(matrix(&Traffic::combine(&exchange, &flow)), [[48, 48], [32, 32]]);
+    assert_eq!(matrix(&LinkBytes::of(Call::Combine, &exchange, &flow)), [[48, 48], [32, 32]]);
     // Cached, and then 4 bytes for each pick, the other way.
-    let backward = Traffic::combine_backward(&exchange, &flow);
+    let backward = LinkBytes::of(Call::CombineBackward, &exchange, &flow);
     assert_eq!(matrix(&backward), [[48 + 24, 32 + 28], [48 + 20, 32 + 20]]);
     assert_eq!(backward.crossing(), 60 + 68);
-    assert_eq!(matrix(&Traffic::barrier(&exchange)), [[8, 8], [8, 8]]);
+    // Where experts weigh, gradients of weights come from them: 4 bytes for each pick.
+    let experts_weigh = Exchange { weighted: false, ..exchange.clone() };
+    assert_eq!(matrix(&LinkBytes::of(Call::CombineBackward, &experts_weigh, &flow)), [[48, 32], [48, 32]]);
+    assert_eq!(matrix(&LinkBytes::of(Call::WeightsBackward, &experts_weigh, &flow)), [[24, 28], [20, 20]]);
+    assert_eq!(matrix(&LinkBytes::of(Call::WeightsBackward, &exchange, &flow)), [[0, 0], [0, 0]]);
+    assert_eq!(matrix(&LinkBytes::of(Call::Barrier, &exchange, &flow)), [[8, 8], [8, 8]]);
 }
 
 #[test]
 fn scales_travel_with_the_rows() {
-    let exchange = request().plan().expect("sound");
+    let exchange = request().checked().expect("sound");
     let flow = Flow::of(&exchange, &[&RANK_0, &[]]);
     // 256 fp8, 2 scales, 24 of record; a rank without tokens still says so.
-    assert_eq!(matrix(&Traffic::dispatch(&exchange, &flow)), [[2 * 288 + 20, 288 + 20], [20, 20]]);
+    assert_eq!(matrix(&LinkBytes::of(Call::Dispatch, &exchange, &flow)), [[2 * 288 + 20, 288 + 20], [20, 20]]);
 }
 
 proptest! {
@@ -120,10 +126,10 @@ proptest! {
         zero_experts in prop_oneof![0..30u32, any::<u32>()],
     ) {
         let layout = RowLayout::ExpertMajor { align };
-        let request = Request { ranks, experts, zero_experts, top_k, hidden, max_tokens, layout, ..request() };
-        if let Ok(exchange) = request.plan() {
+        let request = Exchange { ranks, experts, zero_experts, top_k, hidden, max_tokens, layout, ..request() };
+        if let Ok(exchange) = request.checked() {
             prop_assert_eq!(exchange.check(), Ok(()));
-            prop_assert!(Sizes::of(&exchange).expert_input >= u64::from(max_tokens));
+            prop_assert!(exchange.sizes().expert_input >= u64::from(max_tokens));
         }
     }
 }

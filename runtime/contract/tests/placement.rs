@@ -1,7 +1,7 @@
 //! The file of a placement, and what a runtime does with it.
 
-use moe_bundle::placement::{LayerSlots, Placement, SlotId};
-use moe_bundle::{ExpertId, RankId};
+use moe_contract::placement::{LayerSlots, Placement, SlotId};
+use moe_contract::{ExpertId, RankId};
 use proptest::prelude::*;
 
 /// Two nodes of two GPUs with two slots each: expert 0 has three copies, expert 1 two.

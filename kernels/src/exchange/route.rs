@@ -1,4 +1,4 @@
-//! Layout: which slot each token takes at each rank.
+//! Route: which slot each token takes at each rank.
 //!
 //! * Reads `indices` i32 `[tokens, K]`. Writes `slots` i32 `[tokens][R]` and `send_counts` u32 `[R]`; the status, when a pick is no expert
 //!   or comes twice.
@@ -7,8 +7,7 @@
 //! * Memory order: none but the CTA's own barriers; nothing leaves this rank.
 //! * Cost: each CTA reads the indices twice, 8 × tokens × K bytes.
 
-use moe_bundle::exchange::status;
-use moe_bundle::{LocalBuffer, Tensor};
+use moe_contract::{Buffer, Fault, Tensor};
 
 use super::frame::Frame;
 use super::order;
@@ -20,7 +19,7 @@ pub(super) fn body<'k>(frame: &Frame<'k, '_>) {
     check(frame);
 
     let (first, count) = frame.experts_of(k.cta());
-    let slots = frame.buffer::<U32>(LocalBuffer::Slots);
+    let slots = frame.buffer::<U32>(Buffer::Slots);
     let goes_here = |token: Value<'k, U32>| {
         let is_here = |pick: Value<'k, U32>| (pick - first).less(count);
         let any = picks(frame, token).into_iter().map(is_here).reduce(|any, here| any | here);
@@ -30,7 +29,7 @@ pub(super) fn body<'k>(frame: &Frame<'k, '_>) {
         let slot = entry.place.when(entry.listed, k.u32(u32::MAX));
         slots.at(entry.index * exchange.ranks + k.cta()).store(slot);
     });
-    k.when(k.thread().equals(k.u32(0)), || frame.buffer(LocalBuffer::SendCounts).at(k.cta()).store(sent));
+    k.when(k.thread().equals(k.u32(0)), || frame.buffer(Buffer::SendCounts).at(k.cta()).store(sent));
 }
 
 /// All picks of a token, in 16-byte loads where rows allow.
@@ -47,7 +46,7 @@ fn picks<'k>(frame: &Frame<'k, '_>, token: Value<'k, U32>) -> Vec<Value<'k, U32>
 /// Reports the first wrong pick of a token.
 fn check(frame: &Frame<'_, '_>) {
     let (k, exchange) = (frame.k, frame.exchange);
-    let all = k.u32(exchange.experts + exchange.zero_experts);
+    let all = k.u32(exchange.gate_width());
     let (ranks, warps) = (exchange.ranks, frame.warps());
     k.for_each(k.warp() * ranks + k.cta(), frame.tokens(), k.u32(ranks * warps), |token| {
         let (none, has) = (k.u32(u32::MAX), k.lane().less(k.u32(exchange.top_k)));
@@ -62,8 +61,8 @@ fn check(frame: &Frame<'_, '_>) {
             let words = [token.wide(), k.lane().wide(), pick.wide()];
             k.when_else(
                 outside,
-                || frame.report(status::PICK_OUT_OF_RANGE, words),
-                || frame.report(status::PICK_TWICE, words),
+                || frame.report(Fault::PickOutOfRange, words),
+                || frame.report(Fault::PickTwice, words),
             );
         });
     });

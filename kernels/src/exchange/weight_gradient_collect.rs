@@ -6,21 +6,17 @@
 //! * Memory order: each CTA acquires every flag itself.
 //! * Cost: no bytes on links.
 
-use moe_bundle::Tensor;
-use moe_bundle::exchange::status;
+use moe_contract::{Flag, Region, Tensor};
 
-use super::frame::{Frame, Wait};
+use super::frame::Frame;
 use crate::device::{F32, Global, Pointer, U32};
 
 pub(super) fn body(frame: &Frame<'_, '_>) {
     let (k, exchange) = (frame.k, frame.exchange);
-    let layout = &exchange.symmetric;
-    let at_least = frame.arrivals(frame.gradient_epoch());
-    frame.wait_together(&Wait { flags: layout.gradient_arrival, at_least, code: status::GRADIENT_DEADLINE });
+    frame.wait_together(Flag::Gradient);
 
     let indices = frame.tensor::<U32>(Tensor::Indices);
-    let half = frame.half().wide() * (4 * u64::from(exchange.max_tokens) * u64::from(exchange.top_k));
-    let arrived: Pointer<Global, F32> = frame.symmetric(layout.weight_gradients).bytes(half).cast();
+    let arrived: Pointer<Global, F32> = frame.own_first(Region::WeightGradients).cast();
     let first = k.cta() * exchange.threads + k.thread();
     let threads = k.u32(exchange.ctas * exchange.threads);
     k.for_each(first, frame.tokens() * exchange.top_k, threads, |pick| {

@@ -1,9 +1,12 @@
-//! What an [`Exchange`] may be. After [`Exchange::check`] returns `Ok`, every offset of the layout is inside the symmetric memory,
-//! regions are disjoint, and no index of any array exceeds `i32::MAX`: kernels and runtime rely on it and check nothing again.
+//! What an [`Exchange`] may be. After [`Exchange::check`] returns `Ok`, no index of any array exceeds `i32::MAX` and no offset into
+//! symmetric memory 63 bits: kernels and runtime rely on it and check nothing again.
 
 use std::ops::RangeInclusive;
 
-use crate::exchange::{Exchange, Payload, RowLayout, SymmetricLayout};
+use crate::exchange::Exchange;
+use crate::format::Format;
+use crate::layout::RowLayout;
+use crate::memory::WORD_BYTES;
 
 /// Ranks of one NVLink domain.
 pub const RANKS: RangeInclusive<u32> = 1..=72;
@@ -21,10 +24,6 @@ pub const ALIGN: RangeInclusive<u32> = 1..=1 << 16;
 pub const CTAS: RangeInclusive<u32> = 1..=65_535;
 /// Threads of a CTA.
 pub const THREADS: RangeInclusive<u32> = 32..=1024;
-/// Elements that share a scale.
-pub const SCALE_BLOCK: u32 = 128;
-/// Every row and every offset is a multiple of this, so that rows move in 16-byte words.
-pub const WORD_BYTES: u64 = 16;
 
 /// Why an [`Exchange`] cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,10 +59,16 @@ pub enum LimitError {
         experts: u32,
     },
     /// Combine sums in f32 and rounds once; it has no scales.
-    #[error("combine cannot use {payload:?}: the way back carries bf16, f16 or f32")]
-    CombinePayload {
+    #[error("combine cannot use {}: the way back carries formats without scales", name(format))]
+    CombineFormat {
         /// What was asked for.
-        payload: Payload,
+        format: Format,
+    },
+    /// A format of which [`Format::KNOWN`] knows nothing.
+    #[error("no kernel is made for the format {format:?}")]
+    UnknownFormat {
+        /// What was asked for.
+        format: Format,
     },
     /// A row of `rank_major` has several experts, so that there is no weight of a row.
     #[error("combine cannot weigh rows of layout rank_major: the expert function does; use reduce unweighted")]
@@ -80,18 +85,10 @@ pub enum LimitError {
         /// What the user can change.
         max_tokens: u32,
     },
-    /// A region of the symmetric layout is not where it may be.
-    #[error("symmetric memory: {region} at byte {start} with {bytes} bytes {problem}")]
-    Region {
-        /// Name of the region.
-        region: &'static str,
-        /// Its offset.
-        start: u64,
-        /// Its size.
-        bytes: u64,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
+}
+
+fn name(format: &Format) -> &'static str {
+    format.name().unwrap_or("an unknown format")
 }
 
 fn within(what: &'static str, found: u32, range: &RangeInclusive<u32>) -> Result<(), LimitError> {
@@ -107,11 +104,11 @@ fn multiple(what: &'static str, found: u64, of: u64) -> Result<(), LimitError> {
 }
 
 impl Exchange {
-    /// Checks every limit except the symmetric layout: what a plan needs before it can compute one.
+    /// Checks every limit. A reader of a bundle does it before it believes the numbers.
     ///
     /// # Errors
     /// The first limit that is not kept.
-    pub fn check_numbers(&self) -> Result<(), LimitError> {
+    pub fn check(&self) -> Result<(), LimitError> {
         within("ranks", self.ranks, &RANKS)?;
         within("experts", self.experts, &EXPERTS)?;
         within("zero_experts", self.zero_experts, &(0..=*EXPERTS.end() - self.experts))?;
@@ -121,20 +118,25 @@ impl Exchange {
         within("ctas", self.ctas, &CTAS)?;
         within("threads", self.threads, &THREADS)?;
         multiple("threads", u64::from(self.threads), 32)?;
-        let experts = self.experts + self.zero_experts;
+        let experts = self.gate_width();
         if self.top_k > experts {
             return Err(LimitError::MorePicksThanExperts { top_k: self.top_k, experts });
         }
-        if self.combine.scales(SCALE_BLOCK) != 0 {
-            return Err(LimitError::CombinePayload { payload: self.combine });
+        for format in [self.dispatch, self.combine] {
+            if format.name().is_none() {
+                return Err(LimitError::UnknownFormat { format });
+            }
+        }
+        if self.combine.scales.is_some() {
+            return Err(LimitError::CombineFormat { format: self.combine });
         }
         match self.layout {
             RowLayout::RankMajor if self.weighted => return Err(LimitError::WeightedRankMajor),
             RowLayout::RankMajor => {}
             RowLayout::ExpertMajor { align } => within("align", align, &ALIGN)?,
         }
-        if self.dispatch.scales(SCALE_BLOCK) != 0 {
-            multiple("hidden", u64::from(self.hidden), u64::from(SCALE_BLOCK))?;
+        if let Some(scales) = self.dispatch.scales {
+            multiple("hidden", u64::from(self.hidden), u64::from(scales.block))?;
         }
         multiple("bytes of a dispatched row", self.row_bytes(self.dispatch), WORD_BYTES)?;
         multiple("bytes of a combined row", self.row_bytes(self.combine), WORD_BYTES)?;
@@ -144,8 +146,8 @@ impl Exchange {
     /// Kernels count entries of these arrays in i32.
     fn check_entries(&self) -> Result<(), LimitError> {
         let [ranks, tokens, k] = [self.ranks, self.max_tokens, self.top_k].map(u64::from);
-        let scales = u64::from(self.dispatch.scales(self.hidden));
-        let gate_width = u64::from(self.experts + self.zero_experts);
+        let scales = u64::from(self.dispatch.scales_per_row(self.hidden));
+        let gate_width = u64::from(self.gate_width());
         for (what, entries) in [
             ("the picks of received copies", ranks * tokens * k),
             ("the rows of the experts' input", self.output_rows_max()),
@@ -161,82 +163,12 @@ impl Exchange {
         Ok(())
     }
 
-    /// Bytes of a row in a payload, without its scales.
-    pub fn row_bytes(&self, payload: Payload) -> u64 {
-        u64::from(self.hidden) * u64::from(payload.element_bytes())
-    }
-
-    /// Checks every limit. A reader of a bundle does it before it believes the numbers.
+    /// The same exchange, checked.
     ///
     /// # Errors
     /// The first limit that is not kept.
-    pub fn check(&self) -> Result<(), LimitError> {
-        self.check_numbers()?;
-        let layout = &self.symmetric;
-        for (what, distance, least) in [
-            ("row_bytes", layout.row_bytes, self.row_bytes(self.dispatch).max(self.row_bytes(self.combine))),
-            ("scale_bytes", layout.scale_bytes, 4 * u64::from(self.dispatch.scales(self.hidden))),
-            ("record_bytes", layout.record_bytes, 8 + 8 * u64::from(self.top_k)),
-            ("partial_bytes", layout.partial_bytes, self.row_bytes(self.combine)),
-        ] {
-            multiple(what, distance, WORD_BYTES)?;
-            // More than a page of padding is no layout that a plan makes; it keeps the products below far from overflow.
-            let most = least + 4096;
-            if !(least..=most).contains(&distance) {
-                return Err(LimitError::OutOfRange { what, found: distance, least, most });
-            }
-        }
-        let mut free = 0;
-        let mut regions = layout.regions(self);
-        regions.retain(|region| region.bytes > 0);
-        regions.sort_by_key(|region| region.start);
-        for Region { name, start, bytes } in regions {
-            let wrong = |problem| LimitError::Region { region: name, start, bytes, problem };
-            if !start.is_multiple_of(WORD_BYTES) {
-                return Err(wrong("does not start at a multiple of 16"));
-            }
-            if start < free {
-                return Err(wrong("overlaps the region before it"));
-            }
-            free = start.checked_add(bytes).ok_or_else(|| wrong("does not fit 64 bits"))?;
-            if free > layout.bytes {
-                return Err(wrong("reaches beyond the end"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A part of symmetric memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// The field of [`SymmetricLayout`] that says where it starts.
-    pub name: &'static str,
-    /// Byte offset.
-    pub start: u64,
-    /// Size; 0 for scales that the payload does not have.
-    pub bytes: u64,
-}
-
-impl SymmetricLayout {
-    /// Every region, in the order of the fields.
-    pub fn regions(&self, exchange: &Exchange) -> Vec<Region> {
-        let [ranks, tokens, k] = [exchange.ranks, exchange.max_tokens, exchange.top_k].map(u64::from);
-        let slots = 2 * ranks * tokens;
-        let partials = 2 * u64::from(exchange.destinations_max()) * tokens;
-        [
-            ("dispatch_arrival", self.dispatch_arrival, 8 * ranks),
-            ("combine_arrival", self.combine_arrival, 8 * ranks),
-            ("gradient_arrival", self.gradient_arrival, 8 * ranks),
-            ("barrier_arrival", self.barrier_arrival, 8 * ranks),
-            ("counts", self.counts, 4 * 2 * ranks),
-            ("rows", self.rows, slots * self.row_bytes),
-            ("scales", self.scales, slots * self.scale_bytes),
-            ("records", self.records, slots * self.record_bytes),
-            ("partials", self.partials, partials * self.partial_bytes),
-            ("weight_gradients", self.weight_gradients, 4 * 2 * tokens * k),
-        ]
-        .map(|(name, start, bytes)| Region { name, start, bytes })
-        .into()
+    pub fn checked(self) -> Result<Exchange, LimitError> {
+        self.check()?;
+        Ok(self)
     }
 }

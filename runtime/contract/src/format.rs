@@ -1,0 +1,145 @@
+//! How rows of a payload are stored, as data: an element, and perhaps scales that blocks of elements share.
+//!
+//! Invariants: a format that is used is one of [`Format::KNOWN`], where alone each is named; elements are whole bytes; a block of a
+//! scale is whole 16-byte chunks of elements.
+//!
+//! # Scales
+//! A block of elements x with largest magnitude *amax* (NaN left out) is stored as scale and elements, in f32 arithmetic, each
+//! operation correctly rounded to nearest even. a = max(amax, 1e-4), m = [`Element::largest`].
+//! * [`ScaleElement::F32`]: scale = a / m; element = saturate(x × (m / a)).
+//! * [`ScaleElement::Ue8m0`] (the power-of-two scales of the OCP Microscaling formats): the smallest power of two 2^e that is at least
+//!   a / m, stored as the byte e + 127, 255 where a is infinite; element = saturate(x × 2^−e), x × 0 where a is infinite.
+//!
+//! A reader multiplies: value = element × scale.
+
+use serde::{Deserialize, Serialize};
+
+/// One number of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Element {
+    /// bfloat16
+    Bf16,
+    /// IEEE binary16
+    F16,
+    /// IEEE binary32
+    F32,
+    /// OCP fp8 E4M3
+    E4m3,
+}
+
+impl Element {
+    /// Its size.
+    pub fn bytes(self) -> u32 {
+        match self {
+            Element::Bf16 | Element::F16 => 2,
+            Element::F32 => 4,
+            Element::E4m3 => 1,
+        }
+    }
+
+    /// The largest finite number.
+    pub fn largest(self) -> f32 {
+        match self {
+            Element::Bf16 => 3.389_531_4e38,
+            Element::F16 => 65_504.0,
+            Element::F32 => f32::MAX,
+            Element::E4m3 => 448.0,
+        }
+    }
+}
+
+/// One scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScaleElement {
+    /// IEEE binary32
+    F32,
+    /// A power of two, its exponent plus 127 in a byte.
+    Ue8m0,
+}
+
+impl ScaleElement {
+    /// Its size.
+    pub fn bytes(self) -> u32 {
+        match self {
+            ScaleElement::F32 => 4,
+            ScaleElement::Ue8m0 => 1,
+        }
+    }
+}
+
+/// Scales of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Scales {
+    /// What one is.
+    pub element: ScaleElement,
+    /// Elements that share one.
+    pub block: u32,
+}
+
+/// How a row is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Format {
+    /// What a row consists of.
+    pub element: Element,
+    /// What its blocks are multiplied with.
+    pub scales: Option<Scales>,
+}
+
+/// A format and what the language calls it.
+#[derive(Clone, Copy, Debug)]
+pub struct Named {
+    /// As in a `.moe` file, behind `payload`.
+    pub name: &'static str,
+    /// What it means.
+    pub format: Format,
+}
+
+impl Format {
+    /// `bf16`
+    pub const BF16: Format = Format { element: Element::Bf16, scales: None };
+    /// `f16`
+    pub const F16: Format = Format { element: Element::F16, scales: None };
+    /// `f32`
+    pub const F32: Format = Format { element: Element::F32, scales: None };
+    /// `fp8_e4m3 scale f32 per 128`
+    pub const FP8_F32_128: Format = Format::fp8(ScaleElement::F32, 128);
+
+    /// Every format that kernels are made for. What a row costs, and how it is converted, follows from the data.
+    pub const KNOWN: [Named; 4] = [
+        Named { name: "bf16", format: Format::BF16 },
+        Named { name: "f16", format: Format::F16 },
+        Named { name: "f32", format: Format::F32 },
+        Named { name: "fp8_e4m3 scale f32 per 128", format: Format::FP8_F32_128 },
+    ];
+
+    const fn fp8(element: ScaleElement, block: u32) -> Format {
+        Format { element: Element::E4m3, scales: Some(Scales { element, block }) }
+    }
+
+    /// What the language calls it; `None` for one that no kernel is made for.
+    pub fn name(self) -> Option<&'static str> {
+        Format::KNOWN.iter().find(|known| known.format == self).map(|known| known.name)
+    }
+
+    /// Bytes of a row of `hidden` elements, without its scales.
+    pub fn row_bytes(self, hidden: u32) -> u64 {
+        u64::from(hidden) * u64::from(self.element.bytes())
+    }
+
+    /// Scales of a row.
+    pub fn scales_per_row(self, hidden: u32) -> u32 {
+        self.scales.map_or(0, |scales| hidden / scales.block)
+    }
+
+    /// Bytes of the scales of a row.
+    pub fn scale_bytes(self, hidden: u32) -> u64 {
+        self.scales.map_or(0, |scales| u64::from(hidden / scales.block) * u64::from(scales.element.bytes()))
+    }
+
+    /// The format of the rows that the caller passes to dispatch: formats with scales are made from bf16.
+    pub fn source(self) -> Format {
+        if self.scales.is_some() { Format::BF16 } else { self }
+    }
+}

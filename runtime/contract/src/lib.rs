@@ -1,0 +1,38 @@
+//! The contract of plan, kernels, runtime, planner and virtual cluster: what they all read, and none keeps a second time.
+//!
+//! Invariant: everything here is data, or a pure function of an [`Exchange`]; the crate knows no device, no compiler and no file.
+//!
+//! * [`ids`], [`topology`] – ranks, domains, experts, and which expert is where;
+//! * [`format`], [`codec`], [`layout`] – how rows are stored, on the host too, and laid out;
+//! * [`exchange`], [`limits`] – the numbers that kernels are specialised to, and what they may be;
+//! * [`memory`] – symmetric memory: flags, regions, epochs; [`buffer`] – arrays and tensors of one rank;
+//! * [`kernel`] – the table of kernels; [`call`] – what follows from it for a call; [`wire`] – for the links; [`status`] – for errors;
+//! * [`placement`] – experts and their copies in slots.
+
+pub mod buffer;
+pub mod call;
+pub mod codec;
+pub mod exchange;
+pub mod format;
+pub mod ids;
+pub mod kernel;
+pub mod layout;
+pub mod limits;
+pub mod memory;
+pub mod placement;
+pub mod status;
+pub mod topology;
+pub mod wire;
+
+pub use buffer::{Buffer, Sizes, Tensor};
+pub use call::Call;
+pub use exchange::{Drop, Exchange};
+pub use format::{Element, Format, ScaleElement, Scales};
+pub use ids::{DomainId, ExpertId, RankId};
+pub use kernel::{Argument, Grid, Kernel, Need, Row};
+pub use layout::RowLayout;
+pub use limits::LimitError;
+pub use memory::{Flag, Part, Place, Region};
+pub use status::{Fault, Status};
+pub use topology::{Owners, Topology};
+pub use wire::{Flow, Item, LinkBytes, Per};

@@ -1,0 +1,211 @@
+//! Bytes on the links: what each kernel writes to a peer, exactly, by item; and the sum for a routing.
+//!
+//! Invariant: for the same routing, [`LinkBytes::of`] equals what the virtual cluster counts, byte for byte. The diagonal is what a rank
+//! writes to its own symmetric memory; it crosses no link. The padding between slots is never written.
+
+use crate::call::Call;
+use crate::exchange::Exchange;
+use crate::ids::{ExpertId, RankId};
+use crate::kernel::{Kernel, Need};
+use crate::memory::{RECORD_HEAD_BYTES, Region};
+
+/// Something that a kernel writes to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Item {
+    /// A row in the dispatch format.
+    DispatchRow,
+    /// Its scales.
+    DispatchScales,
+    /// Source token, ordinal, picks and weights.
+    Record,
+    /// How many copies come.
+    Count,
+    /// A row in the combine format: a partial sum, or a gradient.
+    CombineRow,
+    /// The gradient of one weight.
+    WeightGradient,
+}
+
+impl Item {
+    /// Bytes of one.
+    pub fn bytes(self, exchange: &Exchange) -> u64 {
+        match self {
+            Item::DispatchRow => exchange.row_bytes(exchange.dispatch),
+            Item::DispatchScales => exchange.dispatch.scale_bytes(exchange.hidden),
+            Item::Record => RECORD_HEAD_BYTES + 8 * u64::from(exchange.top_k),
+            Item::Count => Region::Counts.shape(exchange).stride,
+            Item::CombineRow => exchange.row_bytes(exchange.combine),
+            Item::WeightGradient => 4,
+        }
+    }
+}
+
+/// How often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Per {
+    /// For each token of the writing rank that goes to the peer.
+    CopySent,
+    /// For each token that came from the peer.
+    CopyReceived,
+    /// For each pick of a token that came from the peer that is of the writing rank.
+    PickReceived,
+    /// Once for each peer.
+    Peer,
+}
+
+/// What a kernel writes to a peer, beside flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sends {
+    /// What.
+    pub item: Item,
+    /// How often.
+    pub per: Per,
+    /// Where it does.
+    pub when: Need,
+}
+
+/// One CTA adds 1 to a u64.
+pub const FLAG_BYTES: u64 = 8;
+
+impl Kernel {
+    /// Bytes that it writes to a peer for each of something; flags count for the peer.
+    pub fn bytes_per(self, per: Per, exchange: &Exchange) -> u64 {
+        let row = self.row();
+        let sent = row.sends.iter().filter(|sends| sends.per == per && sends.when.of(exchange));
+        let flags = match (per, self.publishes(exchange), self.grid(exchange)) {
+            (Per::Peer, Some(_), Some(grid)) => FLAG_BYTES * u64::from(grid.ctas(0)),
+            _ => 0,
+        };
+        sent.map(|sends| sends.item.bytes(exchange)).sum::<u64>() + flags
+    }
+}
+
+impl Call {
+    /// Bytes that it writes to a peer for each of something.
+    pub fn bytes_per(self, per: Per, exchange: &Exchange) -> u64 {
+        self.kernels(exchange).map(|kernel| kernel.bytes_per(per, exchange)).sum()
+    }
+}
+
+/// What the routing of all ranks means for the links: copies and picks by (source, destination).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    copies: LinkBytes,
+    picks: LinkBytes,
+}
+
+impl Flow {
+    /// From the picks of every rank, row-major `[tokens, top_k]`. Picks that are no experts (−1, zero experts) flow nowhere.
+    ///
+    /// # Panics
+    /// When `indices` has not one entry per rank.
+    pub fn of(exchange: &Exchange, indices: &[&[i32]]) -> Flow {
+        assert_eq!(indices.len(), exchange.ranks as usize, "one list of picks per rank");
+        let mut flow = Flow { copies: LinkBytes::none(exchange.ranks), picks: LinkBytes::none(exchange.ranks) };
+        for (source, indices) in (0..).map(RankId).zip(indices) {
+            for token in indices.chunks(exchange.top_k as usize) {
+                let sent = token.iter().filter_map(|&pick| u32::try_from(pick).ok());
+                let sent = sent.filter(|&expert| expert < exchange.experts).map(ExpertId);
+                let mut destinations: Vec<RankId> = sent.map(|expert| exchange.owners().rank_of(expert)).collect();
+                destinations.iter().for_each(|&destination| flow.picks.add(source, destination, 1));
+                destinations.sort_unstable();
+                destinations.dedup();
+                destinations.iter().for_each(|&destination| flow.copies.add(source, destination, 1));
+            }
+        }
+        flow
+    }
+
+    /// Tokens of `source` that are sent to `destination`.
+    pub fn copies(&self, source: RankId, destination: RankId) -> u64 {
+        self.copies.bytes(source, destination)
+    }
+
+    /// Picks of `source`'s tokens among the experts of `destination`.
+    pub fn picks(&self, source: RankId, destination: RankId) -> u64 {
+        self.picks.bytes(source, destination)
+    }
+}
+
+/// Bytes by (writing rank, rank whose memory is written).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkBytes {
+    ranks: u32,
+    bytes: Vec<u64>,
+}
+
+impl LinkBytes {
+    /// No byte.
+    pub fn none(ranks: u32) -> LinkBytes {
+        LinkBytes { ranks, bytes: vec![0; (ranks * ranks) as usize] }
+    }
+
+    /// From a function that knows each link.
+    pub fn new(ranks: u32, mut of_link: impl FnMut(RankId, RankId) -> u64) -> LinkBytes {
+        let mut bytes = LinkBytes::none(ranks);
+        for (writer, owner) in bytes.links() {
+            bytes.add(writer, owner, of_link(writer, owner));
+        }
+        bytes
+    }
+
+    /// Of a call with a routing.
+    pub fn of(call: Call, exchange: &Exchange, flow: &Flow) -> LinkBytes {
+        let [sent, received, picks, peer] =
+            [Per::CopySent, Per::CopyReceived, Per::PickReceived, Per::Peer].map(|per| call.bytes_per(per, exchange));
+        LinkBytes::new(exchange.ranks, |writer, owner| {
+            flow.copies(writer, owner) * sent
+                + flow.copies(owner, writer) * received
+                + flow.picks(owner, writer) * picks
+                + peer
+        })
+    }
+
+    /// Number of ranks.
+    pub fn ranks(&self) -> u32 {
+        self.ranks
+    }
+
+    /// Bytes that `writer` writes into the memory of `owner`.
+    pub fn bytes(&self, writer: RankId, owner: RankId) -> u64 {
+        self.bytes[self.place(writer, owner)]
+    }
+
+    /// Bytes that cross a link: all but the diagonal.
+    pub fn crossing(&self) -> u64 {
+        let crossing = self.links().filter(|(writer, owner)| writer != owner);
+        crossing.map(|(writer, owner)| self.bytes(writer, owner)).sum()
+    }
+
+    /// Without the diagonal: what links alone carry.
+    #[must_use]
+    pub fn between_ranks(&self) -> LinkBytes {
+        LinkBytes::new(self.ranks, |writer, owner| if writer == owner { 0 } else { self.bytes(writer, owner) })
+    }
+
+    /// What came in addition since an earlier count.
+    #[must_use]
+    pub fn since(&self, earlier: &LinkBytes) -> LinkBytes {
+        LinkBytes::new(self.ranks, |writer, owner| self.bytes(writer, owner) - earlier.bytes(writer, owner))
+    }
+
+    fn add(&mut self, writer: RankId, owner: RankId, bytes: u64) {
+        let place = self.place(writer, owner);
+        self.bytes[place] += bytes;
+    }
+
+    fn place(&self, writer: RankId, owner: RankId) -> usize {
+        writer.index() * self.ranks as usize + owner.index()
+    }
+
+    fn links(&self) -> impl Iterator<Item = (RankId, RankId)> + use<> {
+        let ranks = self.ranks;
+        (0..ranks).flat_map(move |writer| (0..ranks).map(move |owner| (RankId(writer), RankId(owner))))
+    }
+}
+
+impl std::ops::AddAssign<&LinkBytes> for LinkBytes {
+    fn add_assign(&mut self, other: &LinkBytes) {
+        self.bytes.iter_mut().zip(&other.bytes).for_each(|(mine, theirs)| *mine += theirs);
+    }
+}
