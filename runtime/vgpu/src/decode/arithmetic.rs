@@ -236,7 +236,9 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// `add.cc`, `addc`, `sub.cc`, `subc`, `mad.cc`, `madc`: the carry is a register of the kernel.
+    /// `add.cc`, `addc`, `sub.cc`, `subc`, `mad.cc`, `madc`: the carry is a register of the kernel. A subtraction is the addition of the
+    /// complement, as in hardware: it leaves 1 when there is *no* borrow, which `addc` and `madc` then add. The PTX ISA calls the flag of
+    /// `sub.cc` the borrow; the 128-bit division of nvcc and the constants that ptxas computes follow the hardware.
     fn carry(&mut self, opcode: &str, element: ScalarType, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         let bytes = element.bytes();
         if !matches!(bytes, 4 | 8) {
@@ -270,15 +272,10 @@ impl Decoder<'_> {
             } else {
                 (s[0], s[1], s[2])
             };
-            let c = if carry_in { c & 1 } else { 0 };
-            if subtract {
-                // The flag is the borrow.
-                let wide = i128::from(a) - i128::from(b) - i128::from(c);
-                (wide as u64 & ones, u64::from(wide < 0))
-            } else {
-                let wide = u128::from(a) + u128::from(b) + u128::from(c);
-                (wide as u64 & ones, u64::from(wide >> bits != 0))
-            }
+            let c = if carry_in { c & 1 } else { u64::from(subtract) };
+            let b = if subtract { !b & ones } else { b };
+            let wide = u128::from(a) + u128::from(b) + u128::from(c);
+            (wide as u64 & ones, u64::from(wide >> bits != 0))
         };
         // The flag is computed from the old sources, so it goes to a temporary before the target is written.
         let flag = self.temporary(4)?;

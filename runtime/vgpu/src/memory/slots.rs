@@ -137,10 +137,9 @@ mod tests {
     /// Whatever sizes come and go, slots are bounded by what is taken at once.
     #[test]
     fn slots_are_as_many_as_are_taken_and_some() {
-        let (mut slots, mut taken, mut number) = (Slots::default(), VecDeque::new(), 1u64);
+        let (mut slots, mut taken, mut random) = (Slots::default(), VecDeque::new(), moe_random::Random::new(1));
         for _ in 0..200_000 {
-            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let bytes = MAX_ALLOCATION_BYTES >> (number >> 33 & 31);
+            let bytes = MAX_ALLOCATION_BYTES >> random.below(32);
             let (slot, base) = take(&mut slots, bytes);
             assert!(taken.iter().all(|&(other, _)| other != slot), "{slot}");
             taken.push_back((slot, base));
