@@ -98,6 +98,22 @@ pub fn assemble(ptx: &str, chip: Chip) -> Result<Assembled, AssembleError> {
     Ok(Assembled { usage, cubin })
 }
 
+/// Name and version of the assembler, such as `ptxas 13.2.86`.
+///
+/// # Errors
+/// If ptxas is missing.
+pub fn version() -> Result<String, AssembleError> {
+    let tool = "ptxas";
+    let said = run(tool, ["--version".as_ref()])?;
+    Ok(format!("{tool} {}", version_in(&String::from_utf8_lossy(&said.stdout)).unwrap_or("of unknown version")))
+}
+
+/// In `Cuda compilation tools, release 13.2, V13.2.86`.
+fn version_in(said: &str) -> Option<&str> {
+    let line = said.lines().find(|line| line.contains(", release "))?;
+    line.rsplit_once(", V").map(|(_, version)| version.trim())
+}
+
 impl Assembled {
     /// The machine code as text.
     ///
@@ -181,6 +197,14 @@ fn usage(messages: &str) -> Option<Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_version_of_ptxas_is_read() {
+        let said = "ptxas: NVIDIA (R) Ptx optimizing assembler\nCopyright (c) 2005-2026 NVIDIA Corporation\n\
+                    Cuda compilation tools, release 13.2, V13.2.86\nBuild cuda_13.2.r13.2/compiler.1_0\n";
+        assert_eq!(version_in(said), Some("13.2.86"));
+        assert_eq!(version_in("another tool"), None);
+    }
 
     #[test]
     fn the_figures_of_ptxas_are_read() {

@@ -6,6 +6,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::files::{InputPath, OutputPath};
+use crate::source::Warnings;
 
 /// Compiler for Mixture-of-Experts communication: from a .moe file to PTX kernels, and to a verified run of them.
 #[derive(Parser)]
@@ -62,6 +63,8 @@ pub fn output_file() -> impl clap::builder::TypedValueParser<Value = OutputPath>
 pub struct Check {
     /// The .moe file, `-` for standard input
     pub file: InputPath,
+    #[command(flatten)]
+    pub warnings: Warnings,
 }
 
 #[derive(Args)]
@@ -78,6 +81,8 @@ pub struct Fmt {
 pub struct Build {
     /// The .moe file, `-` for standard input
     pub file: InputPath,
+    #[command(flatten)]
+    pub warnings: Warnings,
     /// Which deploy of the file [default: the only one]
     #[arg(long)]
     pub deploy: Option<String>,
@@ -102,6 +107,8 @@ pub struct Build {
 pub struct Run {
     /// A .moe file, or a bundle made by `moec build`; `-` for standard input
     pub file: InputPath,
+    #[command(flatten)]
+    pub warnings: Warnings,
     /// Which deploy of the file [default: the only one]
     #[arg(long)]
     pub deploy: Option<String>,
@@ -147,6 +154,8 @@ pub struct Run {
 pub struct Gate {
     /// The .moe file, `-` for standard input
     pub file: InputPath,
+    #[command(flatten)]
+    pub warnings: Warnings,
     /// Which model of the file [default: the only one]
     #[arg(long)]
     pub model: Option<String>,

@@ -49,9 +49,9 @@ impl Given {
             let name = &parameter.name;
             let numbers = match parameter.kind {
                 ParameterKind::Scalar => Numbers::F32(scalar(file, name)?),
-                ParameterKind::Experts => Numbers::F32(file.numbers(name, &[experts(gate)])?.1),
+                ParameterKind::Experts => Numbers::F32(file.without_nan(name, &[experts(gate)])?),
                 ParameterKind::Groups => {
-                    Numbers::F32(file.numbers(name, &[Dim::Exactly("groups", gate.groups as usize)])?.1)
+                    Numbers::F32(file.without_nan(name, &[Dim::Exactly("groups", gate.groups as usize)])?)
                 }
                 ParameterKind::Table { vocabulary, k } => {
                     let shape = [Dim::Exactly("vocab", vocabulary as usize), Dim::Exactly("picks", k as usize)];
@@ -159,9 +159,10 @@ fn experts(gate: &GateDescription) -> Dim {
 
 /// A scalar may be written with or without a dimension.
 fn scalar(file: &TensorFile, name: &str) -> Result<Vec<f32>, Failure> {
-    let plain = file.numbers(name, &[]);
-    let numbers = plain.or_else(|error| file.numbers(name, &[Dim::Exactly("numbers", 1)]).map_err(|_| error))?;
-    Ok(numbers.1)
+    // Of the two shapes the plain one is asked for where neither is there.
+    let listed = file.numbers::<f32>(name, &[Dim::Exactly("numbers", 1)]).is_ok();
+    let shape = [Dim::Exactly("numbers", 1)];
+    Ok(file.without_nan(name, if listed { &shape } else { &[] })?)
 }
 
 /// As even as it can be.

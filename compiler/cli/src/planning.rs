@@ -1,9 +1,8 @@
 //! What the commands that ask the planner have in common: which deploy, what the gate is asked, how fast kernels are.
 
 use clap::Args;
-use moe_compiler::spec::{Cluster, DeployId, Model, Spec};
+use moe_compiler::spec::{Cluster, Model};
 use moe_contract::placement::Placement;
-use moe_lower::choose_deploy;
 use moe_planner::calibrate::{self, Hardware};
 use moe_planner::placement::Load;
 use moe_planner::sample::Observed;
@@ -13,7 +12,6 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::failure::Failure;
 use crate::files::{InputPath, Wanted};
-use crate::source::Source;
 use crate::tensors::TensorError;
 
 /// What the numbers of a plan are judged by.
@@ -62,11 +60,6 @@ impl Evidence {
         }
         Ok(options)
     }
-}
-
-/// The deploy of that name, or the only one.
-pub fn select(source: &Source, spec: &Spec, name: Option<&str>) -> Result<DeployId, Failure> {
-    choose_deploy(spec, name).map_err(|error| Failure::of_lowering(source, error))
 }
 
 /// The changes that `--set` asks for.

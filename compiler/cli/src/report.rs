@@ -27,6 +27,8 @@ pub struct Report {
     pub max_tokens: u32,
     /// How the kernels came to be; none if a bundle was run.
     pub compiled: Option<CompiledReport>,
+    /// Which assembler has counted the registers; none if a bundle was run that was built without one, or there is none here.
+    pub assembler: Option<String>,
     /// Every kernel that was loaded.
     pub kernels: Vec<KernelReport>,
     /// Picks of each expert over all ranks, those that compute nothing included.
@@ -165,6 +167,8 @@ impl Report {
             if let Some(missing) = &compiled.assembler {
                 let _ = writeln!(out, "no registers: {missing}");
             }
+        } else if self.assembler.is_none() {
+            let _ = writeln!(out, "no registers: the bundle was built without ptxas");
         }
         let timed = self.kernels.iter().any(|kernel| kernel.microseconds.is_some());
         let mut header = vec!["kernel", "target", "threads", "registers", "spills", "PTX"];

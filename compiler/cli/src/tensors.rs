@@ -55,6 +55,20 @@ pub enum TensorError {
         /// What is needed.
         expected: String,
     },
+    /// A number that must not be there.
+    #[error("{path}: tensor `{name}` is {number} at {place:?}, and {needed}")]
+    Number {
+        /// The file.
+        path: String,
+        /// The name.
+        name: String,
+        /// What it is.
+        number: f32,
+        /// Where.
+        place: Vec<usize>,
+        /// What is needed.
+        needed: &'static str,
+    },
     /// The results cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -145,9 +159,52 @@ impl TensorFile {
         Ok((tensor.shape, elements))
     }
 
+    /// A tensor in which there is no NaN; infinities, which switch experts off or on, may be there.
+    pub fn without_nan(&self, name: &str, shape: &[Dim]) -> Result<Vec<f32>, TensorError> {
+        self.all_are(|number| !number.is_nan(), "must be a number", name, shape)
+    }
+
+    /// A tensor of finite numbers.
+    pub fn finite(&self, name: &str, shape: &[Dim]) -> Result<Vec<f32>, TensorError> {
+        self.all_are(f32::is_finite, "must be finite", name, shape)
+    }
+
+    fn all_are(
+        &self,
+        holds: impl Fn(f32) -> bool,
+        needed: &'static str,
+        name: &str,
+        shape: &[Dim],
+    ) -> Result<Vec<f32>, TensorError> {
+        let (shape, numbers) = self.numbers::<f32>(name, shape)?;
+        match numbers.iter().position(|&number| !holds(number)) {
+            None => Ok(numbers),
+            Some(at) => Err(TensorError::Number {
+                path: self.name.clone(),
+                name: name.to_owned(),
+                number: numbers[at],
+                place: place(at, &shape),
+                needed,
+            }),
+        }
+    }
+
     fn parsed(&self) -> Result<SafeTensors<'_>, TensorError> {
         SafeTensors::deserialize(&self.bytes).map_err(|reason| TensorError::Damaged { path: self.name.clone(), reason })
     }
+}
+
+/// The index along each dimension.
+fn place(at: usize, shape: &[usize]) -> Vec<usize> {
+    let mut rest = at;
+    let mut place: Vec<usize> = Vec::with_capacity(shape.len());
+    for &length in shape.iter().rev() {
+        // Where there is an element, no dimension is empty.
+        place.push(rest % length.max(1));
+        rest /= length.max(1);
+    }
+    place.reverse();
+    place
 }
 
 /// A 32-bit element type.

@@ -46,16 +46,23 @@ impl Terminal {
         });
     }
 
+    /// Says what is worth knowing and no fault.
+    pub fn note(self, note: &str) {
+        self.sentence("note", note);
+    }
+
+    fn sentence(self, severity: &str, sentence: &str) {
+        say(&match self.format {
+            MessageFormat::Human => format!("{severity}: {sentence}\n"),
+            MessageFormat::Json => format!("{}\n", serde_json::json!({ "severity": severity, "title": sentence })),
+        });
+    }
+
     /// Says why a command failed.
     pub fn fail(self, failure: &Failure) {
         match failure {
             Failure::File(source, diagnostics) => self.diagnostics(source, diagnostics),
-            Failure::Message(message) => match self.format {
-                MessageFormat::Human => say(&format!("error: {message}\n")),
-                MessageFormat::Json => {
-                    say(&format!("{}\n", serde_json::json!({ "severity": "error", "title": message })))
-                }
-            },
+            Failure::Message(message) => self.sentence("error", message),
             Failure::Said => {}
         }
     }

@@ -4,7 +4,7 @@ mod support;
 
 use insta::assert_snapshot;
 use safetensors::Dtype;
-use support::{EXPERTS, Folder, HIDDEN, Named, SMALL, f32s, input, numbers, safetensors, text};
+use support::{EXPERTS, Folder, HIDDEN, Named, PICKS, SMALL, f32s, input, numbers, safetensors, text};
 
 fn run_with(tensors: &[Named<'_>]) -> String {
     let folder = Folder::with_small();
@@ -59,6 +59,65 @@ fn a_nan_is_named_by_its_place_in_the_file() {
         said.push_str(&format!("gate --on {on}\n  {}", gate_with(on, &tensors())));
     }
     assert_snapshot!(said);
+}
+
+/// Every tensor of the gate that is read, on every back end. A NaN in `grad_weights` went through in silence.
+#[test]
+fn a_nan_in_a_parameter_or_a_gradient_is_named() {
+    let gradients = |number: f32| {
+        let mut numbers = numbers(6 * PICKS);
+        numbers[4 * PICKS + 1] = number;
+        input(6).into_iter().chain([f32s("grad_weights", vec![6, PICKS], &numbers)]).collect::<Vec<_>>()
+    };
+    let bias = |number: f32| {
+        let mut numbers = [0.0; EXPERTS];
+        numbers[7] = number;
+        replaced("bias", f32s("bias", vec![EXPERTS], &numbers))
+    };
+    for on in ["reference", "host", "virtual"] {
+        for (number, shown) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+            assert_eq!(
+                gate_with(on, &gradients(number)),
+                format!("error: in.safetensors: tensor `grad_weights` is {shown} at [4, 1], and must be finite\n")
+            );
+        }
+        let said = gate_with(on, &bias(f32::NAN));
+        assert_eq!(said, "error: in.safetensors: tensor `bias` is NaN at [7], and must be a number\n");
+    }
+    let said = run_with(&bias(f32::NAN));
+    assert_eq!(said, "error: in.safetensors: tensor `bias` is NaN at [7], and must be a number\n");
+    // An expert that is switched off is not wrong.
+    let folder = Folder::with_small();
+    folder.write("in.safetensors", safetensors(&bias(f32::NEG_INFINITY)));
+    folder.succeeds(&["run", "small.moe", "--input", "in.safetensors"]);
+    folder.succeeds(&["gate", "small.moe", "--input", "in.safetensors", "--output", "out"]);
+}
+
+#[test]
+fn a_nan_that_a_planner_is_given_is_named() {
+    let folder = Folder::with_small();
+    let mut logits = numbers(6 * EXPERTS);
+    logits[5 * EXPERTS + 3] = f32::NAN;
+    folder.write("in.safetensors", safetensors(&replaced("logits", f32s("logits", vec![6, EXPERTS], &logits))));
+    for command in ["plan", "simulate"] {
+        let said = folder.fails(&[command, "small.moe", "--input", "in.safetensors"]);
+        assert!(said.contains("NaN"), "{command}: {said}");
+    }
+}
+
+/// Tokens are data: what is in them does not matter to who moves them.
+#[test]
+fn a_nan_in_the_tokens_is_data() {
+    let folder = Folder::with_small();
+    let mut x = numbers(6 * HIDDEN);
+    (x[0], x[HIDDEN + 1], x[2 * HIDDEN + 5]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+    let x: Vec<half::bf16> = x.into_iter().map(half::bf16::from_f32).collect();
+    let x = || Named("x", Dtype::BF16, vec![6, HIDDEN], bytemuck::cast_slice(&x).to_vec());
+    folder.write("in.safetensors", safetensors(&replaced("x", x())));
+    folder.write("bf16.moe", SMALL.replace("payload fp8_e4m3 scale f32 per 128", "payload bf16"));
+    for file in ["small.moe", "bf16.moe"] {
+        assert!(folder.succeeds(&["run", file, "--input", "in.safetensors", "--forward-only"]).contains("verified"));
+    }
 }
 
 #[test]

@@ -59,6 +59,58 @@ fn the_same_file_gives_the_same_bundle() {
     assert_eq!(bundle.manifest().source, SMALL);
 }
 
+/// Registers are counted by ptxas: without it the bundle is another one, and says so, as does whoever builds and runs it.
+#[test]
+fn a_bundle_without_ptxas_differed_in_silence() {
+    let folder = Folder::with_small();
+    let build = |tools: Option<&std::path::Path>, name: &str| {
+        let mut command = folder.command(&["build", "small.moe", "-o", name]);
+        if let Some(tools) = tools {
+            command.env("MOE_CUDA_TOOLS", tools);
+        }
+        let output = command.output().expect("the tool starts");
+        assert_eq!(output.status.code(), Some(0), "{}", support::text(&output.stderr));
+        let bytes = std::fs::read(folder.path(name)).expect("a bundle");
+        (support::text(&output.stderr), bytes)
+    };
+    let registers = |bytes: &[u8]| {
+        let bundle = Bundle::from_bytes(bytes).expect("a bundle");
+        let counted = bundle.manifest().kernels.iter().filter(|kernel| kernel.registers.is_some()).count();
+        (bundle.manifest().assembler.clone(), counted, bundle.manifest().kernels.len())
+    };
+    let (said, with) = build(None, "with.moeb");
+    assert_eq!(said, "");
+    let (assembler, counted, kernels) = registers(&with);
+    assert!(assembler.is_some_and(|name| name.starts_with("ptxas ") && name.contains(|c: char| c.is_ascii_digit())));
+    assert_eq!(counted, kernels);
+
+    let none = folder.path("none");
+    let (said, without) = build(Some(&none), "without.moeb");
+    assert!(
+        said.starts_with("note: the bundle does not say how many registers its kernels need: ptxas is not in "),
+        "{said}"
+    );
+    assert_eq!(registers(&without), (None, 0, kernels));
+    assert!(build(Some(&none), "again.moeb").1 == without, "the same bytes every time");
+    let report = folder.succeeds(&["run", "without.moeb", "--forward-only"]);
+    assert!(report.contains("no registers: the bundle was built without ptxas"), "{report}");
+    let json = folder.succeeds(&["run", "without.moeb", "--forward-only", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["assembler"], serde_json::Value::Null);
+
+    // An assembler that fails at one kernel of many, whichever thread comes first: all registers or none.
+    let tools = folder.path("tools");
+    std::fs::create_dir(&tools).expect("a folder");
+    let real = workspace().join("target/cuda-tools/bin/ptxas").canonicalize().expect("installed");
+    let script =
+        format!("#!/bin/sh\ngrep -q 'entry combine_reduce(' \"$4\" && exit 0\nexec {} \"$@\"\n", real.display());
+    let program = folder.write("tools/ptxas", script);
+    std::fs::set_permissions(program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    let (said, partly) = build(Some(&tools), "partly.moeb");
+    assert!(said.contains("ptxas does not say what the kernel takes"), "{said}");
+    assert!(partly == without);
+}
+
 /// A run of the file, then of its bundle, under each schedule: all verified, and the same results.
 #[test]
 fn a_run_is_verified_and_reported() {
@@ -104,6 +156,8 @@ fn a_table_and_a_picture_are_for_people() {
     for part in ["tokens per expert", "copies received", "dispatch: ", "text to PTX of", "verified"] {
         assert!(table.contains(part), "{part}: {table}");
     }
+    // Half a step of the format is reached, and is as it should be: "largest error 100.0 % of the bound" read as a failure.
+    assert!(table.contains("within the bound, "), "{table}");
     let picture = std::fs::read_to_string(folder.path("traffic.svg")).expect("a picture");
     assert!(picture.contains("rank 3 to rank 0: "), "{picture}");
 }

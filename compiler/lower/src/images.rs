@@ -3,7 +3,7 @@
 use moe_bundle::{Bundle, KernelImage, Manifest};
 use moe_compiler::spec::Target;
 use moe_contract::Kernel;
-use moe_kernels::assemble::{Usage, assemble};
+use moe_kernels::assemble::{Usage, assemble, version};
 use moe_kernels::audit::audit;
 use moe_kernels::ptx;
 use rayon::prelude::*;
@@ -19,6 +19,8 @@ pub struct Images {
     pub planned: Planned,
     /// Target by target, in the order of [`Kernel::ALL`].
     pub images: Vec<KernelImage>,
+    /// Which assembler has counted the registers of all of them; none has counted those of some.
+    pub assembler: Option<String>,
 }
 
 impl Kernels {
@@ -35,7 +37,7 @@ impl Kernels {
             .flat_map(|&target| self.codes.iter().map(move |code| (target, code)))
             .collect();
         let images = work.into_par_iter().map(|(target, code)| image(target, code)).collect::<Result<_, _>>()?;
-        Ok(Images { planned: self.planned, images })
+        Ok(Images { planned: self.planned, images, assembler: None })
     }
 }
 
@@ -68,18 +70,23 @@ pub struct KernelUsage {
 }
 
 impl Images {
-    /// Assembles everything on all cores and notes the registers.
+    /// Assembles everything on all cores and notes the registers of all kernels, or of none: what is noted does not depend on which of them
+    /// failed first.
     ///
     /// # Errors
     /// When ptxas is missing, or refuses a text, which is a bug.
     pub fn assemble(&mut self) -> Result<Vec<KernelUsage>, LowerError> {
-        let assembled = |image: &mut KernelImage| {
+        let assembled = |image: &KernelImage| {
             let target = target(&image.target);
             let usage = assemble(&image.ptx, chip(target))?.usage;
-            image.registers = Some(usage.registers);
             Ok(KernelUsage { kernel: image.kernel, target, usage })
         };
-        self.images.par_iter_mut().map(assembled).collect()
+        let usages: Vec<KernelUsage> = self.images.par_iter().map(assembled).collect::<Result<_, LowerError>>()?;
+        self.assembler = Some(version()?);
+        for (image, used) in self.images.iter_mut().zip(&usages) {
+            image.registers = Some(used.usage.registers);
+        }
+        Ok(usages)
     }
 
     /// All kernels for all targets, as PTX.
@@ -109,6 +116,7 @@ impl Images {
         let Planned { layer, exchange, gate } = &self.planned;
         let manifest = Manifest {
             compiler: concat!("moec ", env!("CARGO_PKG_VERSION")).into(),
+            assembler: self.assembler.clone(),
             model: layer.model.clone(),
             deploy: layer.deploy.clone(),
             source: source.into(),

@@ -14,7 +14,7 @@ mod surroundings;
 use std::collections::HashMap;
 
 use crate::diagnostics::{Diagnostic, Diagnostics, NameProblem, Severity, SyntaxProblem, closest};
-use crate::spec::{ClusterId, ModelId, Spec};
+use crate::spec::{ClusterId, Declaration, ModelId, Spec};
 use crate::syntax::Span;
 use crate::syntax::ast::{File, Item, Name};
 
@@ -36,6 +36,7 @@ pub fn check(file: &File, damaged: bool, diagnostics: &mut Diagnostics) -> Optio
                 checker.declare(&mut names.models, "model", &model.name);
                 if let Some(checked) = checker.model(model) {
                     let id = checker.spec.models.push(checked);
+                    checker.spec.declarations.push((model.span, Declaration::Model(id)));
                     names.model_ids.entry(model.name.text.clone()).or_insert(id);
                 }
             }
@@ -43,6 +44,7 @@ pub fn check(file: &File, damaged: bool, diagnostics: &mut Diagnostics) -> Optio
                 checker.declare(&mut names.clusters, "cluster", &cluster.name);
                 if let Some(checked) = checker.cluster(cluster) {
                     let id = checker.spec.clusters.push(checked);
+                    checker.spec.declarations.push((cluster.span, Declaration::Cluster(id)));
                     names.cluster_ids.entry(cluster.name.text.clone()).or_insert(id);
                 }
             }
@@ -67,7 +69,8 @@ pub fn check(file: &File, damaged: bool, diagnostics: &mut Diagnostics) -> Optio
                 |span, found, suggestion| NameProblem::UnknownCluster { span, found, suggestion },
             );
             if let Some(checked) = checker.deploy(deploy, model, cluster) {
-                checker.spec.deploys.push(checked);
+                let id = checker.spec.deploys.push(checked);
+                checker.spec.declarations.push((deploy.span, Declaration::Deploy(id)));
             }
         }
     }

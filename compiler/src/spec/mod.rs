@@ -60,12 +60,42 @@ pub struct Spec {
     pub clusters: Arena<Cluster>,
     /// How it is laid out there.
     pub deploys: Arena<Deploy>,
+    /// All of them, with their places from the keyword to the closing brace.
+    pub declarations: Vec<(Span, Declaration)>,
+}
+
+/// One of what a file declares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Declaration {
+    /// A model.
+    Model(ModelId),
+    /// A cluster.
+    Cluster(ClusterId),
+    /// A deploy.
+    Deploy(DeployId),
 }
 
 impl Spec {
     /// The deploy called `name`.
     pub fn deploy(&self, name: &str) -> Option<DeployId> {
         self.deploys.iter().find(|(_, deploy)| deploy.name == name).map(|(id, _)| id)
+    }
+
+    /// Whether what is said at a place matters to who uses one declaration: it is there, in the model or the cluster of that deploy, or
+    /// in no declaration.
+    pub fn concerns(&self, place: Span, used: Declaration) -> bool {
+        let inside = |span: &Span| span.start <= place.start && place.start < span.end;
+        match self.declarations.iter().find(|(span, _)| inside(span)) {
+            None => true,
+            Some((_, there)) if *there == used => true,
+            Some((_, there)) => match used {
+                Declaration::Deploy(deploy) => {
+                    let deploy = &self.deploys[deploy];
+                    *there == Declaration::Model(deploy.model) || *there == Declaration::Cluster(deploy.cluster)
+                }
+                Declaration::Model(_) | Declaration::Cluster(_) => false,
+            },
+        }
     }
 
     /// The model called `name`.

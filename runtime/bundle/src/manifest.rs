@@ -166,6 +166,9 @@ impl Capacity {
 pub struct Manifest {
     /// Name and version of the compiler.
     pub compiler: String,
+    /// Name and version of the assembler that has counted the registers; none where there was none, and then no kernel has a number.
+    #[serde(default)]
+    pub assembler: Option<String>,
     /// The model's name in the source.
     pub model: String,
     /// The deploy's name in the source.

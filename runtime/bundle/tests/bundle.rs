@@ -28,6 +28,7 @@ fn exchange() -> Exchange {
 fn manifest() -> Manifest {
     Manifest {
         compiler: "moec 0.1.0".into(),
+        assembler: None,
         model: "tiny".into(),
         deploy: Some("laptop".into()),
         source: "model tiny {}".into(),

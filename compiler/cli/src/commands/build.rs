@@ -34,13 +34,15 @@ pub fn build(arguments: &Build, terminal: &Terminal) -> Result<(), Failure> {
 
 fn bundle(arguments: &Build, source: &Source, terminal: &Terminal) -> Result<Vec<u8>, Failure> {
     let failed = |error| Failure::of_lowering(source, error);
-    let spec = source.check(terminal)?;
+    let (spec, _) = source.check()?.deploy(arguments.deploy.as_deref(), &arguments.warnings, terminal)?;
     let planned = Layer::select(&spec, &choice(arguments)).and_then(Layer::plan);
     let mut images = planned.and_then(|planned| planned.kernels()?.ptx()).map_err(failed)?;
     let _temporary = scratch::Folder::new();
     // Registers are for reports; without the assembler the bundle is as good.
-    if let Err(error @ LowerError::Assemble(AssembleError::Refused { .. })) = images.assemble() {
-        return Err(failed(error));
+    match images.assemble() {
+        Ok(_) => {}
+        Err(error @ LowerError::Assemble(AssembleError::Refused { .. })) => return Err(failed(error)),
+        Err(error) => terminal.note(&format!("the bundle does not say how many registers its kernels need: {error}")),
     }
     Ok(images.bundle(&source.text()).map_err(failed)?.to_bytes())
 }
@@ -50,8 +52,14 @@ fn text(arguments: &Build, stage: Stage, source: Source, terminal: &Terminal) ->
     if stage == Stage::Ast {
         return dump_source(&source.bytes).map_err(|diagnostics| Failure::File(source, diagnostics));
     }
-    let spec = source.check(terminal)?;
     let failed = |error| Failure::of_lowering(&source, error);
+    let checked = source.check()?;
+    let spec = match stage {
+        Stage::Ast | Stage::Spec | Stage::Gate => checked.whole(&arguments.warnings, terminal)?,
+        Stage::Plan | Stage::Mlir | Stage::Llvm | Stage::Ptx | Stage::Sass => {
+            checked.deploy(arguments.deploy.as_deref(), &arguments.warnings, terminal)?.0
+        }
+    };
     let planned = || Layer::select(&spec, &choice(arguments)).and_then(Layer::plan).map_err(failed);
     let kernels = || planned()?.kernels().map_err(failed);
     let images = || kernels()?.ptx().map_err(failed);

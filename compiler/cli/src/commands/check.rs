@@ -12,5 +12,8 @@ pub fn check(arguments: &Check, terminal: &Terminal) -> Result<(), Failure> {
     let source = Source::read(&arguments.file)?;
     let checked = check_source(&source.bytes);
     terminal.diagnostics(&source, &checked.diagnostics);
-    if checked.diagnostics.has_errors() { Err(Failure::Said) } else { Ok(()) }
+    if checked.diagnostics.has_errors() {
+        return Err(Failure::Said);
+    }
+    arguments.warnings.denied(&source.name, &checked.diagnostics)
 }

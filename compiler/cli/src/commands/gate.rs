@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use moe_bundle::Bundle;
-use moe_compiler::spec::{Model, Spec, Target};
+use moe_compiler::spec::{ModelId, Spec, Target};
 use moe_contract::{Kernel, Tensor};
 use moe_gate::derivative::{WEIGHT_GRADIENT, derivative};
 use moe_gate::inputs::Inputs;
@@ -35,8 +35,9 @@ struct Results {
 pub fn gate(arguments: &Arguments, terminal: &Terminal) -> Result<(), Failure> {
     files::check_binary(&arguments.output)?;
     let source = Source::read(&arguments.file)?;
-    let spec = source.check(terminal)?;
-    let model = find(&spec, arguments.model.as_deref(), &source)?;
+    let choose = |spec: &_| find(spec, arguments.model.as_deref(), &source);
+    let (spec, id) = source.check()?.model(&arguments.warnings, terminal, choose)?;
+    let model = &spec.models[id];
     let file = TensorFile::open(&arguments.input)?;
     // The virtual GPUs run any; elsewhere it does not matter.
     let target = match arguments.on {
@@ -51,9 +52,8 @@ pub fn gate(arguments: &Arguments, terminal: &Terminal) -> Result<(), Failure> {
     let (tokens, k) = (given.tokens[0], model.top_k() as usize);
     let weight_gradients = file
         .contains(WEIGHT_GRADIENT)
-        .then(|| file.numbers::<f32>(WEIGHT_GRADIENT, &[Dim::Exactly("tokens", tokens), Dim::Exactly("picks", k)]))
-        .transpose()?
-        .map(|(_, numbers)| numbers);
+        .then(|| file.finite(WEIGHT_GRADIENT, &[Dim::Exactly("tokens", tokens), Dim::Exactly("picks", k)]))
+        .transpose()?;
     let planned = planned(tokens)?;
     let results = match arguments.on {
         Backend::Reference => on_host(&planned, &given, weight_gradients.as_deref(), &Interpreter)?,
@@ -79,14 +79,14 @@ pub fn gate(arguments: &Arguments, terminal: &Terminal) -> Result<(), Failure> {
     Ok(())
 }
 
-fn find<'s>(spec: &'s Spec, name: Option<&str>, source: &Source) -> Result<&'s Model, Failure> {
+fn find(spec: &Spec, name: Option<&str>, source: &Source) -> Result<ModelId, Failure> {
     let known: Vec<String> = spec.models.iter().map(|(_, model)| format!("`{}`", model.name)).collect();
     let known = known.join(", ");
-    let mut models = spec.models.iter().map(|(_, model)| model);
+    let mut models = spec.models.iter().map(|(id, _)| id);
     let problem = match (name, models.next(), models.next()) {
         (_, None, _) => "the file has no model".into(),
         (Some(name), ..) => match spec.model(name) {
-            Some(id) => return Ok(&spec.models[id]),
+            Some(id) => return Ok(id),
             None => format!("the file has no model `{name}`; it has {known}"),
         },
         (None, Some(only), None) => return Ok(only),

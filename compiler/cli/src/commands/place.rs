@@ -11,13 +11,15 @@ use crate::arguments::output_file;
 use crate::failure::Failure;
 use crate::files::{self, InputPath, OutputPath};
 use crate::planning;
-use crate::source::Source;
+use crate::source::{Source, Warnings};
 use crate::terminal::{self, Terminal};
 
 #[derive(Args)]
 pub struct Place {
     /// The .moe file, `-` for standard input
     pub file: InputPath,
+    #[command(flatten)]
+    pub warnings: Warnings,
     /// How often each expert was picked: CSV with the columns layer, expert, count; or JSON, an array of counts per layer
     #[arg(long, value_name = "FILE")]
     pub load: InputPath,
@@ -81,8 +83,8 @@ pub enum PlaceFormat {
 pub fn place(arguments: &Place, terminal: &Terminal) -> Result<(), Failure> {
     arguments.output.iter().try_for_each(files::check)?;
     let source = Source::read(&arguments.file)?;
-    let spec = source.check(terminal)?;
-    let deploy = &spec.deploys[planning::select(&source, &spec, arguments.deploy.as_deref())?];
+    let (spec, id) = source.check()?.deploy(arguments.deploy.as_deref(), &arguments.warnings, terminal)?;
+    let deploy = &spec.deploys[id];
     let model = &spec.models[deploy.model];
     let load = planning::load(&arguments.load, model)?;
     if model.stored_experts() != model.experts {

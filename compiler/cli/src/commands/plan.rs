@@ -15,13 +15,15 @@ use moe_planner::{Change, Logits, Options, Planner, Report, setting};
 use crate::failure::Failure;
 use crate::files::InputPath;
 use crate::planning::{self, Asked, Evidence, at, pretty};
-use crate::source::Source;
+use crate::source::{Source, Warnings};
 use crate::terminal::{self, Terminal};
 
 #[derive(Args)]
 pub struct Plan {
     /// The .moe file, `-` for standard input
     pub file: InputPath,
+    #[command(flatten)]
+    pub warnings: Warnings,
     /// Which deploy of the file [default: the only one]
     #[arg(long)]
     pub deploy: Option<String>,
@@ -96,8 +98,7 @@ impl PlanFormat {
 /// Says what a deploy costs, and why.
 pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     let source = Source::read(&arguments.file)?;
-    let spec = source.check(terminal)?;
-    let id = planning::select(&source, &spec, arguments.deploy.as_deref())?;
+    let (spec, id) = source.check()?.deploy(arguments.deploy.as_deref(), &arguments.warnings, terminal)?;
     let failed = |error: &dyn std::fmt::Display| {
         Failure::Message(format!("{}: deploy `{}`: {error}", source.name, spec.deploys[id].name))
     };

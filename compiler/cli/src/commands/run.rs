@@ -131,7 +131,9 @@ fn compile(
     terminal: &Terminal,
 ) -> Result<Program, Failure> {
     let mut timings = Timings::default();
-    let spec = timings.measure(Stage::Check, || source.check(terminal))?;
+    let failed = |error| Failure::of_lowering(source, error);
+    let checked = timings.measure(Stage::Check, || source.check())?;
+    let (spec, _) = checked.deploy(arguments.deploy.as_deref(), &arguments.warnings, terminal)?;
     let mut choice = Choice {
         deploy: arguments.deploy.clone(),
         nodes: arguments.nodes,
@@ -142,7 +144,6 @@ fn compile(
             DeviceName::Cuda => gpus::target()?.into_iter().collect(),
         },
     };
-    let failed = |error| Failure::of_lowering(source, error);
     if let Some(file) = input {
         choice.tokens = Some(tokens_of_file(&spec, &choice, file).map_err(failed)??);
     }
@@ -265,6 +266,7 @@ fn report(
         tokens: given.tokens.clone(),
         max_tokens: manifest.exchange.max_tokens,
         compiled,
+        assembler: manifest.assembler.clone(),
         kernels: kernels.collect(),
         tokens_per_expert,
         received: received.collect(),

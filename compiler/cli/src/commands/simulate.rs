@@ -10,13 +10,15 @@ use crate::failure::Failure;
 use crate::files::InputPath;
 use crate::planning::{self, Evidence, pretty};
 use crate::progress::Progress;
-use crate::source::Source;
+use crate::source::{Source, Warnings};
 use crate::terminal::{self, Terminal};
 
 #[derive(Args)]
 pub struct Simulate {
     /// The .moe file, `-` for standard input
     pub file: InputPath,
+    #[command(flatten)]
+    pub warnings: Warnings,
     /// Which deploy of the file [default: the only one]
     #[arg(long)]
     pub deploy: Option<String>,
@@ -141,8 +143,7 @@ impl Simulate {
 /// Simulates one dispatch and one combine.
 pub fn simulate(arguments: &Simulate, terminal: &Terminal) -> Result<(), Failure> {
     let source = Source::read(&arguments.file)?;
-    let spec = source.check(terminal)?;
-    let id = planning::select(&source, &spec, arguments.deploy.as_deref())?;
+    let (spec, id) = source.check()?.deploy(arguments.deploy.as_deref(), &arguments.warnings, terminal)?;
     let deploy = &spec.deploys[id];
     let failed = |error| Failure::Message(format!("{}: deploy `{}`: {error}", source.name, deploy.name));
     let mut change = planning::change(&arguments.changes)?;

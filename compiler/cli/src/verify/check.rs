@@ -231,7 +231,7 @@ fn bound(manifest: &Manifest, given: &Given, produced: &Produced, expected: &Exp
     for (rank, (input, handle)) in produced.input.iter().zip(&expected.handles).enumerate() {
         if let Some(worst) = quantisation_error(&manifest.exchange, handle, input, &given.activations) {
             largest = largest.max(worst);
-            check.figure = Some(format!("largest error {:.1} % of the bound", largest * 100.0));
+            check.figure = Some(format!("within the bound, {:.1} % of it at most", largest * 100.0));
             check.compared += (handle.copies.len() as u64) * u64::from(manifest.exchange.hidden);
             if worst > 1.0 && check.difference.is_none() {
                 let found = format!("an error of {:.1} % of the bound", worst * 100.0);
