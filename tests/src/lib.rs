@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use moe_gate::facts;
 use moe_gate::inputs::{InputError, Inputs, Tensor};
 use moe_gate::ir::{InputKind, Program};
 use moe_random::Random;
@@ -60,10 +61,7 @@ impl GateInput {
     /// When the program is a derivative.
     pub fn seeded(program: &Program, tokens: &[usize], seed: u64) -> GateInput {
         let mut random = Random::new(seed);
-        let vocabulary = program.inputs().iter().find_map(|input| match input.kind {
-            InputKind::Table { vocabulary, .. } => Some(vocabulary),
-            _ => None,
-        });
+        let vocabulary = facts::vocabulary(program);
         let experts = program.experts();
         let mut tensor = |kind| match kind {
             InputKind::Logits => Numbers::F32PerRank(

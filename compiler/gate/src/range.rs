@@ -14,8 +14,8 @@ pub enum Reading {
     Computed,
     /// As it is executed, for a token without a fault, and with gradients of its weights up to [`WEIGHT_GRADIENT_MAX`].
     Routed,
-    /// Over the real numbers. Logits and parameters are finite, and a function that only approaches a bound (an exponential its 0) does
-    /// not reach it.
+    /// Over the real numbers, where there is a result: nothing is divided by 0. Logits and parameters are finite, and a function that only
+    /// approaches a bound (an exponential its 0) does not reach it.
     Exact,
 }
 
@@ -108,7 +108,7 @@ impl Range {
 
     /// Whether every number of it is above another one.
     pub fn is_above(self, number: f64) -> bool {
-        self.nan == Nan::Never && (self.low.at > number || (self.low.at == number && !self.low.reached))
+        self.low.at > number || (self.low.at == number && !self.low.reached)
     }
 
     /// Whether it holds an infinity.
@@ -222,6 +222,11 @@ impl Range {
         Range { low: end(self.low), high: end(self.high), nan: self.nan }.with(nan)
     }
 
+    fn without_infinities(self) -> Range {
+        let end = |end: End| End { reached: end.reached && end.at.is_finite(), ..end };
+        Range { low: end(self.low), high: end(self.high), nan: self.nan }
+    }
+
     /// As f32 rounds it, with limits that are reached.
     fn computed(self) -> Range {
         let end = |end: End| End::at(f64::from(end.at as f32));
@@ -286,6 +291,9 @@ impl Ranges {
             Op::Binary(Binary::Multiply, a, b) if a == b => self.get(a).squared(),
             Op::Binary(Binary::Divide, a, b) if self.is_share(program, a, b) => {
                 Range { nan: self.get(a).over(self.get(b)).nan, ..Range::closed(0.0, 1.0) }
+            }
+            Op::Binary(Binary::Divide, a, b) if self.reading == Reading::Exact => {
+                self.get(a).over(self.get(b)).without_infinities()
             }
             Op::Binary(function, a, b) => function.range(self.get(a), self.get(b)),
             Op::Softmax(x) => self.softmax(self.get(x), length(x)),

@@ -1,7 +1,6 @@
 //! A report in words: what limits, what would change it, what the gate costs the network.
 
 use moe_compiler::spec::{Mode, Model};
-use moe_gate::ir::{Masked, Op, Type};
 
 use crate::memory::Recompute;
 use crate::report::{PlanError, Planner, Report, human_bytes};
@@ -11,14 +10,7 @@ use crate::traffic::{Topology, Wire};
 
 /// How many groups a token may use, and of how many, if the gate limits its choice of experts to them.
 pub fn group_limit(model: &Model) -> Option<(u32, u32)> {
-    let gate = &model.gate;
-    let Op::ChooseExperts { within: Some((choice, Masked::Infinity)), .. } = *gate.program.op(gate.choice) else {
-        return None;
-    };
-    match gate.program.type_of(choice) {
-        Type::GroupChoice(chosen) => model.groups.map(|groups| (chosen, groups)),
-        _ => None,
-    }
+    model.gate.facts().group_limit.zip(model.groups)
 }
 
 /// The most nodes that a token may reach.

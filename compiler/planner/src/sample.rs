@@ -6,6 +6,7 @@
 mod counted;
 mod normal;
 
+use moe_gate::facts;
 use moe_gate::inputs::{InputError, Inputs, Tensor};
 use moe_gate::interpret;
 use moe_gate::ir::{Gate, InputKind};
@@ -241,10 +242,7 @@ fn draw(gate: &Gate, offsets: Option<&[f32]>, tokens: usize, seed: u64) -> Resul
             InputKind::Logits | InputKind::TokenId | InputKind::WeightGradient(_) => None,
         })
         .collect();
-    let vocabulary = program.inputs().iter().find_map(|input| match input.kind {
-        InputKind::Table { vocabulary, .. } => Some(vocabulary as usize),
-        _ => None,
-    });
+    let vocabulary = facts::vocabulary(program).unwrap_or(1) as usize;
 
     let blocks: Vec<usize> = (0..tokens.div_ceil(BLOCK)).collect();
     let router = Router::of(gate);
@@ -254,9 +252,7 @@ fn draw(gate: &Gate, offsets: Option<&[f32]>, tokens: usize, seed: u64) -> Resul
             let here = BLOCK.min(tokens - block * BLOCK);
             let mut random = Random::stream(seed, BLOCKS + block as u64);
             let own = |kind| match kind {
-                InputKind::TokenId => {
-                    Numbers::I32((0..here).map(|_| random.index(vocabulary.unwrap_or(1)) as i32).collect())
-                }
+                InputKind::TokenId => Numbers::I32((0..here).map(|_| random.index(vocabulary) as i32).collect()),
                 _ => {
                     let mut logits = vec![0.0; here * experts];
                     normal::fill(&mut random, &mut logits);

@@ -1,7 +1,7 @@
 //! Checks a deploy against its model and its cluster.
 
 use super::Checker;
-use super::reach::{Placement, Samples, TOKENS, chosen_groups};
+use super::reach::{Placement, Samples, TOKENS};
 use super::settings::{Owner, Slot};
 use crate::diagnostics::{AverageNodes, DeployProblem, GroupSpan, UnitProblem, WordKind};
 use crate::spec::{Cluster, ClusterId, Deploy, Mode, Model, ModelId, limits};
@@ -172,7 +172,7 @@ impl Checker<'_> {
     }
 
     fn groups_and_nodes(&mut self, written: &Written, model: &Model, gpus_per_node: u32) {
-        let (Some(groups), Some(chosen)) = (model.groups, chosen_groups(&model.gate)) else { return };
+        let (Some(groups), Some(chosen)) = (model.groups, model.gate.facts().group_limit) else { return };
         let ranks = written.deploy.ep;
         let placement = Placement::new(model, ranks, gpus_per_node);
         let spans = placement.nodes_of_groups(groups);

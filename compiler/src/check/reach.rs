@@ -9,39 +9,13 @@
 
 use moe_gate::inputs::{Inputs, Tensor};
 use moe_gate::interpret::route_token;
-use moe_gate::ir::{Binary, Gate, InputId, InputKind, Masked, Op, Program, Type, Unary, ValueId};
+use moe_gate::ir::{Gate, InputId, InputKind};
 use moe_random::Random;
 
 use crate::spec::Model;
 
 /// Tokens of a sample.
 pub(super) const TOKENS: u32 = 2048;
-
-/// The number of groups that limits the choice of experts, if the gate has such a limit.
-pub(super) fn chosen_groups(gate: &Gate) -> Option<u32> {
-    let Op::ChooseExperts { by, within: Some((choice, masked)), .. } = *gate.program.op(gate.choice) else {
-        return None;
-    };
-    match (masked, gate.program.type_of(choice)) {
-        // A masked expert that counts as a number is never chosen when all others have larger keys.
-        (Masked::Fill(fill), _) if fill > 0.0 || !is_positive(&gate.program, by) => None,
-        (_, Type::GroupChoice(chosen)) => Some(chosen),
-        _ => None,
-    }
-}
-
-/// Whether every element of a value is above zero, whatever the logits (but for underflow).
-fn is_positive(program: &Program, value: ValueId) -> bool {
-    match *program.op(value) {
-        Op::Softmax(_) | Op::Unary(Unary::Sigmoid | Unary::Exp | Unary::Softplus, _) => true,
-        Op::Constant(number) => number > 0.0,
-        Op::Unary(Unary::Sqrt, of) => is_positive(program, of),
-        Op::Binary(Binary::Add | Binary::Multiply | Binary::Divide | Binary::Min | Binary::Max, a, b) => {
-            is_positive(program, a) && is_positive(program, b)
-        }
-        _ => false,
-    }
-}
 
 /// Where the experts of a model live.
 pub(super) struct Placement {

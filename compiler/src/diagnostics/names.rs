@@ -76,6 +76,8 @@ pub enum NameProblem {
         found: String,
         /// What it probably means.
         suggestion: Option<String>,
+        /// Every function.
+        known: Vec<&'static str>,
     },
     /// A name of a gate that is already taken.
     DefinedTwice {
@@ -229,13 +231,10 @@ impl From<NameProblem> for Diagnostic {
                 let fallback = "define it before with `let`, or declare it as a parameter of the gate";
                 unknown(Code::UnknownValue, span, format!("{} is not defined", quoted(&found)), suggestion, fallback)
             }
-            NameProblem::UnknownFunction { span, found, suggestion } => unknown(
-                Code::UnknownFunction,
-                span,
-                format!("{} is not a function", quoted(&found)),
-                suggestion,
-                "functions are sigmoid, softmax, exp, log, sqrt, softplus, relu, tanh, abs, min, max, sum, mean, group, top and normalize",
-            ),
+            NameProblem::UnknownFunction { span, found, suggestion, known } => {
+                let title = format!("{} is not a function", quoted(&found));
+                unknown(Code::UnknownFunction, span, title, suggestion, &format!("functions are {}", known.join(", ")))
+            }
             NameProblem::DefinedTwice { span, name, first } => {
                 Diagnostic::new(Code::DefinedTwice, format!("{} is defined twice", quoted(&name)))
                     .label(span, "again here")

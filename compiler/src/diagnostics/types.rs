@@ -167,7 +167,8 @@ impl From<TypeProblem> for Diagnostic {
                     Some(1) => "1 value is given without a name".to_owned(),
                     Some(found) => format!("{found} values are given without a name"),
                 };
-                let form = if form == "f(x)" { format!("{function}(x)") } else { form.to_owned() };
+                // `f` stands for the function.
+                let form = form.strip_prefix("f(").map_or(form.to_owned(), |values| format!("{function}({values}"));
                 Diagnostic::new(Code::ArgumentCount, format!("{} does not take these arguments", quoted(&function)))
                     .label(span, given)
                     .help(format!("write it as `{form}`"))

@@ -31,7 +31,8 @@ mod warp;
 use std::cell::RefCell;
 
 use moe_contract::{Grid, Kernel, status};
-use moe_gate::ir::{Backward, Gate, InputKind, Op, Program, Type, ValueId};
+use moe_gate::facts::most_picks;
+use moe_gate::ir::{Backward, Gate, InputKind, Program};
 use moe_gate::range::{Ranges, Reading};
 
 use crate::device::{Builder, DeviceCode, Global, Parameters, Pointer, Pred, U8, U32, U64, Value};
@@ -200,11 +201,8 @@ fn check(program: &Program) -> Result<(), GateLimit> {
     if program.experts() > EXPERTS_MAX {
         return Err(GateLimit::Experts { experts: program.experts() });
     }
-    let picks = |(id, _): (ValueId, &Op)| match program.type_of(id) {
-        Type::ExpertChoice(picks) => Some(picks),
-        _ => None,
-    };
-    if let Some(picks) = program.ops().filter_map(picks).find(|&picks| picks > PICKS_MAX) {
+    let picks = most_picks(program);
+    if picks > PICKS_MAX {
         return Err(GateLimit::Picks { picks });
     }
     let mut logits = program.inputs().iter().filter(|input| input.kind == InputKind::Logits);

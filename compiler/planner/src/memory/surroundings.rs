@@ -4,7 +4,6 @@
 //! model whose file does not say what surrounds the experts, only experts and gate.
 
 use moe_compiler::spec::{Heads, Model, Reach, Surroundings};
-use moe_gate::ir::{InputId, InputKind};
 use serde::Serialize;
 
 /// Operations of scores and sums of one token in all `layers`, forward, in a sequence of so many tokens.
@@ -128,9 +127,5 @@ impl Parameters {
 
 /// The router's matrix, and what else the gate reads that is the same for all tokens.
 fn gate(model: &Model) -> u64 {
-    let program = &model.gate.program;
-    let learned = |kind: InputKind| !kind.is_per_token() && !matches!(kind, InputKind::Table { .. });
-    let inputs = program.inputs().iter().enumerate().filter(|(_, input)| learned(input.kind));
-    let parameters: u64 = inputs.map(|(index, _)| program.length_of_input(InputId(index as u32))).sum();
-    u64::from(model.experts) * u64::from(model.hidden) + parameters
+    u64::from(model.experts) * u64::from(model.hidden) + model.gate.facts().learned
 }

@@ -334,7 +334,8 @@ impl<'a> Planner<'a> {
         let tokens = f64::from(parallel.tokens) * f64::from(parallel.ep);
         let groups = explain::group_limit(self.model);
         let nodes_per_group = self.model.groups.map_or(1, |groups| topology.nodes_of_groups(groups)[0]);
-        let closed_form = self.model.groups.is_none() && self.model.stored_experts() == self.model.experts;
+        let closed_form =
+            self.model.gate.facts().treats_experts_alike && self.model.stored_experts() == self.model.experts;
         let even = closed_form && self.model.experts.is_multiple_of(topology.nodes());
         let gate = GateCost {
             groups,

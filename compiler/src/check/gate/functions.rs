@@ -1,5 +1,6 @@
 //! The functions of a gate.
 
+use moe_gate::facts::may_vanish;
 use moe_gate::ir::{Binary, Masked, Op, Reduction, Type, Unary, ValueId};
 
 use super::{Lowering, Value};
@@ -12,10 +13,8 @@ use crate::syntax::ast::{Argument, Expression, ExpressionKind, Name};
 enum Function {
     /// Of each number.
     Each(Unary),
-    /// `min(a, b)`
-    Min,
-    /// `max(a, b)`, or the largest of many.
-    Max,
+    /// Of two numbers each.
+    Pair(Binary),
     /// Of many numbers.
     Reduce(Reduction),
     Softmax,
@@ -24,28 +23,42 @@ enum Function {
     Top,
 }
 
-const FUNCTIONS: &[(&str, Function)] = &[
-    ("sigmoid", Function::Each(Unary::Sigmoid)),
-    ("exp", Function::Each(Unary::Exp)),
-    ("log", Function::Each(Unary::Log)),
-    ("sqrt", Function::Each(Unary::Sqrt)),
-    ("softplus", Function::Each(Unary::Softplus)),
-    ("relu", Function::Each(Unary::Relu)),
-    ("tanh", Function::Each(Unary::Tanh)),
-    ("abs", Function::Each(Unary::Abs)),
-    ("min", Function::Min),
-    ("max", Function::Max),
-    ("sum", Function::Reduce(Reduction::Sum)),
-    ("mean", Function::Reduce(Reduction::Mean)),
+/// Those that are not [`Unary`] or [`Binary`] functions, which have a table of their own.
+const FORMS: &[(&str, Function)] = &[
     ("softmax", Function::Softmax),
-    ("normalize", Function::Normalize),
+    ("sum", Function::Reduce(Reduction::Sum)),
+    ("max", Function::Reduce(Reduction::Max)),
+    ("mean", Function::Reduce(Reduction::Mean)),
     ("group", Function::Group),
     ("top", Function::Top),
+    ("normalize", Function::Normalize),
 ];
+
+/// Every function, once.
+pub(super) fn names() -> Vec<&'static str> {
+    let unary = Unary::ALL.iter().filter(|function| function.is_call()).map(|function| function.text());
+    let binary = Binary::ALL.iter().filter(|function| function.is_call()).map(|function| function.text());
+    let mut names: Vec<&str> = Vec::new();
+    for name in unary.chain(binary).chain(FORMS.iter().map(|form| form.0)) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// What is called: `max` of two values is another function than `max` of one.
+fn called(name: &str, values: usize) -> Option<(&'static str, Function)> {
+    let unary = Unary::called(name).map(|function| (function.text(), Function::Each(function)));
+    let binary = Binary::called(name).map(|function| (function.text(), Function::Pair(function)));
+    let form = FORMS.iter().copied().find(|form| form.0 == name);
+    let of_one = unary.or(form);
+    if values == 2 { binary.or(of_one) } else { of_one.or(binary) }
+}
 
 /// Words that a gate cannot define.
 pub(super) fn is_reserved(name: &str) -> bool {
-    matches!(name, "experts" | "groups" | "vocab") || FUNCTIONS.iter().any(|function| function.0 == name)
+    matches!(name, "experts" | "groups" | "vocab") || names().contains(&name)
 }
 
 /// How a call is written, for errors.
@@ -53,9 +66,11 @@ const TOP_FORM: &str = "top(k, experts, by: v)`, `top(k, groups, by: g)` or `top
 
 impl Lowering<'_, '_> {
     pub(super) fn call(&mut self, span: Span, name: &Name, arguments: &[Argument]) -> Option<Value> {
-        let Some((known, function)) = FUNCTIONS.iter().find(|function| function.0 == name.text) else {
-            let suggestion = closest(&name.text, FUNCTIONS.iter().map(|function| function.0)).map(str::to_owned);
-            self.checker.report(NameProblem::UnknownFunction { span: name.span, found: name.text.clone(), suggestion });
+        let values = arguments.iter().filter(|argument| argument.label.is_none()).count();
+        let Some((known, function)) = called(&name.text, values) else {
+            let suggestion = closest(&name.text, names()).map(str::to_owned);
+            let (span, found) = (name.span, name.text.clone());
+            self.checker.report(NameProblem::UnknownFunction { span, found, suggestion, known: names() });
             return None;
         };
         let takes: &'static [&'static str] = match function {
@@ -69,19 +84,14 @@ impl Lowering<'_, '_> {
             Function::Each(unary) => {
                 let [value] = self.positional(&call, "f(x)")?;
                 let (id, at) = self.numbers(value)?;
-                let id = self.push(Op::Unary(*unary, id))?;
+                let id = self.push(Op::Unary(unary, id))?;
                 Some(Value::Numbers { id, at })
             }
-            Function::Min => {
-                let [left, right] = self.positional(&call, "min(a, b)")?;
-                self.binary("min", Binary::Min, left, right)
+            Function::Pair(binary) => {
+                let [left, right] = self.positional(&call, "f(a, b)")?;
+                self.binary(known, binary, left, right)
             }
-            Function::Max if call.positional().count() == 2 => {
-                let [left, right] = self.positional(&call, "max(a, b)")?;
-                self.binary("max", Binary::Max, left, right)
-            }
-            Function::Max => self.reduce(&call, Reduction::Max),
-            Function::Reduce(reduction) => self.reduce(&call, *reduction),
+            Function::Reduce(reduction) => self.reduce(&call, reduction),
             Function::Softmax => {
                 let [value] = self.positional(&call, "softmax(v)")?;
                 let (id, at) = self.vector(&call, value)?;
@@ -214,19 +224,13 @@ impl Lowering<'_, '_> {
                 }
                 sum = self.push(Op::Binary(op, sum, number))?;
             }
-            None if self.may_be_all_zero(id) => self.checker.report(ModelProblem::SumMayVanish { span: call.span }),
+            None if may_vanish(&self.program, id) => {
+                self.checker.report(ModelProblem::SumMayVanish { span: call.span })
+            }
             None => {}
         }
         let id = self.push(Op::Binary(Binary::Divide, id, sum))?;
         Some(Value::Numbers { id, at })
-    }
-
-    fn may_be_all_zero(&self, value: ValueId) -> bool {
-        match *self.program.op(value) {
-            Op::Unary(Unary::Relu, _) => true,
-            Op::Gather { of, .. } => self.may_be_all_zero(of),
-            _ => false,
-        }
     }
 
     fn top(&mut self, call: &Call<'_>) -> Option<Value> {
