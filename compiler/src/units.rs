@@ -80,6 +80,16 @@ pub enum Dimension {
 }
 
 impl Dimension {
+    /// What a number in its base counts.
+    pub fn base(self) -> &'static str {
+        match self {
+            Dimension::Memory => "bytes",
+            Dimension::Rate => "bytes per second",
+            Dimension::Time => "nanoseconds",
+            Dimension::Tokens => "tokens",
+        }
+    }
+
     /// In words, with an example.
     pub fn described(self) -> (&'static str, &'static str) {
         match self {
@@ -110,9 +120,15 @@ const UNITS: &[(&str, Dimension, u128, u128)] = &[
     ("MiB", Dimension::Memory, 1 << 20, 1),
     ("GiB", Dimension::Memory, 1 << 30, 1),
     ("TiB", Dimension::Memory, 1 << 40, 1),
+    ("KB/s", Dimension::Rate, 1_000, 1),
     ("MB/s", Dimension::Rate, 1_000_000, 1),
     ("GB/s", Dimension::Rate, 1_000_000_000, 1),
     ("TB/s", Dimension::Rate, 1_000_000_000_000, 1),
+    ("KiB/s", Dimension::Rate, 1 << 10, 1),
+    ("MiB/s", Dimension::Rate, 1 << 20, 1),
+    ("GiB/s", Dimension::Rate, 1 << 30, 1),
+    ("TiB/s", Dimension::Rate, 1 << 40, 1),
+    ("Kb/s", Dimension::Rate, 1_000, 8),
     ("Mb/s", Dimension::Rate, 1_000_000, 8),
     ("Gb/s", Dimension::Rate, 1_000_000_000, 8),
     ("Tb/s", Dimension::Rate, 1_000_000_000_000, 8),
@@ -130,6 +146,35 @@ impl Unit {
         Some(Unit { dimension, size: (numerator, denominator) })
     }
 
+    /// As it is written.
+    pub fn text(self) -> &'static str {
+        UNITS.iter().find(|unit| (unit.1, (unit.2, unit.3)) == (self.dimension, self.size)).map_or("", |unit| unit.0)
+    }
+
+    /// Whether it counts bits.
+    pub fn is_bits(self) -> bool {
+        self.size.1 == 8
+    }
+
+    /// The units that a word outside of the language means, in other people's spelling (`Gbps`, `Gbit/s`, `GBps`, `gb/s`, `usec`): one, or two
+    /// where its case leaves open whether bits or bytes are meant. Of memory nobody counts bits.
+    pub fn meant(word: &str, wanted: Dimension) -> Vec<Unit> {
+        let lower = word.to_ascii_lowercase();
+        let time = match lower.as_str() {
+            "nsec" | "nsecs" | "nanosecond" | "nanoseconds" => Some("ns"),
+            "usec" | "usecs" | "microsecond" | "microseconds" => Some("us"),
+            "msec" | "msecs" | "millisecond" | "milliseconds" => Some("ms"),
+            "sec" | "secs" | "second" | "seconds" => Some("s"),
+            _ => None,
+        };
+        let names: Vec<String> = match time {
+            Some(time) => vec![time.to_owned()],
+            None => data_units(word, wanted == Dimension::Rate),
+        };
+        let known = names.iter().filter_map(|name| Unit::find(name)).filter(|unit| unit.text() != word);
+        known.collect()
+    }
+
     /// Every unit as it is written.
     pub fn names() -> impl Iterator<Item = &'static str> {
         UNITS.iter().map(|unit| unit.0)
@@ -139,6 +184,37 @@ impl Unit {
     pub fn known_word(word: &str) -> bool {
         UNITS.iter().any(|unit| unit.0.split('/').next() == Some(word))
     }
+}
+
+/// What a unit of data in another spelling may mean, in this language's spelling.
+fn data_units(word: &str, rate: bool) -> Vec<String> {
+    let lower = word.to_ascii_lowercase();
+    let endings = ["/second", "/sec", "/s", "psec", "ps"];
+    let ending = endings.iter().find(|ending| lower.ends_with(**ending)).map_or("", |ending| *ending);
+    let head = &lower[..lower.len() - ending.len()];
+    let head = head.strip_suffix('s').unwrap_or(head);
+    let rate = rate || !ending.is_empty();
+    let Some(prefix) = head.chars().next().filter(|prefix| matches!(prefix, 'k' | 'm' | 'g' | 't')) else {
+        return Vec::new();
+    };
+    let (binary, letter) = match &head[1..] {
+        "ib" | "ibit" | "ibyte" => (true, &word[2..]),
+        "b" | "bit" | "byte" => (false, &word[1..]),
+        _ => return Vec::new(),
+    };
+    let one_case =
+        word.bytes().all(|byte| !byte.is_ascii_uppercase()) || word.bytes().all(|byte| !byte.is_ascii_lowercase());
+    let spelt = head.ends_with("bit") || head.ends_with("byte");
+    let bits = if spelt { head.ends_with("bit") } else { letter.starts_with('b') };
+    let kinds: &[char] = match (rate, one_case && !spelt, bits) {
+        (false, _, _) => &['B'],
+        (true, true, _) => &['b', 'B'],
+        (true, false, true) => &['b'],
+        (true, false, false) => &['B'],
+    };
+    let prefix = prefix.to_ascii_uppercase();
+    let (infix, per) = (if binary { "i" } else { "" }, if rate { "/s" } else { "" });
+    kinds.iter().map(|kind| format!("{prefix}{infix}{kind}{per}")).collect()
 }
 
 /// A number as written, exactly: `digits` × 10^`exponent`, over 100 if it is a percentage.
@@ -220,6 +296,20 @@ impl Decimal {
         u64::try_from(value / denominator).map_err(|_| NotWhole::TooLarge)
     }
 
+    /// The same amount, to the last digit, in the largest unit of bytes in which it is 1 or more: `400 Gb/s` is `50 GB/s`.
+    pub fn in_bytes(self, unit: Unit) -> Option<String> {
+        let value = self.of(unit).ok()?;
+        let wanted =
+            UNITS.iter().filter(|other| other.1 == unit.dimension && other.3 == 1 && other.2.is_multiple_of(10));
+        let (name, _, size, _) = *wanted.rev().find(|other| other.2 <= u128::from(value)).filter(|_| value > 0)?;
+        let (whole, rest) = (u128::from(value) / size, u128::from(value) % size);
+        let digits = size.ilog10() as usize;
+        let fraction = format!("{rest:0digits$}");
+        let fraction = fraction.trim_end_matches('0');
+        let point = if fraction.is_empty() { "" } else { "." };
+        Some(format!("{whole}{point}{fraction} {name}"))
+    }
+
     /// Whether it is zero.
     pub fn is_zero(self) -> bool {
         self.digits == 0
@@ -274,6 +364,64 @@ mod tests {
         assert_eq!(of("400", "Gb/s"), Ok(50_000_000_000));
         assert_eq!(of("0.7", "us"), Ok(700));
         assert_eq!(of("0.3", "B"), Err(NotWhole::Fraction));
+    }
+
+    #[test]
+    fn units_in_other_spellings_mean_what_their_writers_mean() {
+        let meant = |word, wanted| {
+            let units: Vec<&str> = Unit::meant(word, wanted).into_iter().map(Unit::text).collect();
+            units.join(" or ")
+        };
+        for (words, expected) in [
+            ("Gbps Gbit/s Gbits/s gbit/s Gbitps Gb/sec Gbs Gb Gbit", "Gb/s"),
+            ("GBps GBs GB/sec GByte/s GBytes/second gbyte/s", "GB/s"),
+            ("gbps gb/s GBPS GB/S gb/sec", "Gb/s or GB/s"),
+            ("Mbps Mbit/s mbit/s", "Mb/s"),
+            ("kbps", "Kb/s or KB/s"),
+            ("Kbps kbit/s", "Kb/s"),
+            ("kB/s kBps", "KB/s"),
+            ("TBps TBs", "TB/s"),
+            ("GiBps GiBs GiB", "GiB/s"),
+        ] {
+            for word in words.split(' ') {
+                assert_eq!(meant(word, Dimension::Rate), expected, "{word}");
+            }
+        }
+        for (words, expected) in
+            [("gb Gb gB Gbyte GBytes Gbit", "GB"), ("mib MIB Mib", "MiB"), ("kB kb KByte", "KB"), ("tb Tb", "TB")]
+        {
+            for word in words.split(' ') {
+                assert_eq!(meant(word, Dimension::Memory), expected, "{word}");
+            }
+        }
+        for (word, expected) in [("usec", "us"), ("Microseconds", "us"), ("sec", "s"), ("msec", "ms"), ("nsec", "ns")] {
+            assert_eq!(meant(word, Dimension::Time), expected, "{word}");
+        }
+        for word in ["", "x", "b", "s", "B/s", "é", "G", "Gé", "Gx/s", "/s", "ps", "GB/s", "bananas"] {
+            assert_eq!(meant(word, Dimension::Rate), "", "{word}");
+        }
+    }
+
+    #[test]
+    fn the_same_rate_in_bytes_is_exact() {
+        for (number, unit, expected) in [
+            ("400", "Gb/s", "50 GB/s"),
+            ("100", "Gb/s", "12.5 GB/s"),
+            ("3.2", "Tb/s", "400 GB/s"),
+            ("1", "Kb/s", "125 B/s"),
+            ("0.2", "Gb/s", "25 MB/s"),
+            ("1", "GiB/s", "1.073741824 GB/s"),
+            ("1_600", "Gb/s", "200 GB/s"),
+            ("80", "GB", "80 GB"),
+        ] {
+            let unit = Unit::find(unit).expect("a unit");
+            let shown = Decimal::read(number).in_bytes(unit);
+            if expected.ends_with(" B/s") {
+                assert_eq!(shown, None, "there is no unit that small");
+            } else {
+                assert_eq!(shown.as_deref(), Some(expected));
+            }
+        }
     }
 
     #[test]

@@ -156,6 +156,8 @@ fn the_limits_of_the_reference_are_the_limits() {
         ("layers of a kind", u64::from(limits::LAYERS)),
         ("inner width of a network", u64::from(limits::FFN)),
         ("heads of an attention", u64::from(limits::HEADS)),
+        ("nodes of a cluster", u64::from(limits::NODES)),
+        ("ranks of `ep`, `pp`, `dp` or `tp`", u64::from(limits::RANKS)),
         ("width of a head, or of a compressed vector", u64::from(limits::WIDTH)),
         ("GPUs of a node", u64::from(limits::DOMAIN)),
         ("rows of an alignment", u64::from(limits::ALIGNMENT)),

@@ -33,6 +33,7 @@ fn for_tools_each_diagnostic_is_an_object_with_the_documented_keys() {
             "labels": [{ "text": "misspelt?", "start": start, "end": start + 5, "line": 4, "column": 69 }],
             "notes": [],
             "help": "did you mean `logits`?",
+            "fix": { "start": start, "end": start + 5, "text": "logits" },
         })
     );
     // The documentation names exactly these keys.

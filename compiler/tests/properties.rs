@@ -257,7 +257,7 @@ fn setting() -> impl Strategy<Value = ModelSetting> {
             groups,
             zero: None
         }),
-        gate.prop_map(|(parameters, body)| ModelSetting::Gate(Gate { parameters, body: block(body) })),
+        gate.prop_map(|(parameters, body)| ModelSetting::Gate(Gate { parameters, body: block(body), damaged: false })),
     ]
 }
 

@@ -2,12 +2,12 @@
 
 use super::Checker;
 use super::reach::{Placement, Samples, TOKENS};
-use super::settings::{Owner, Slot};
-use crate::diagnostics::{AverageNodes, DeployProblem, GroupSpan, UnitProblem, WordKind};
+use super::settings::{Owner, Slot, described};
+use crate::diagnostics::{AverageNodes, DeployProblem, GroupSpan, WordKind};
 use crate::spec::{Cluster, ClusterId, Deploy, Mode, Model, ModelId, limits};
 use crate::syntax::Span;
 use crate::syntax::ast::{self, DeploySetting, Quantity};
-use crate::units::{Bytes, Decimal, Tokens};
+use crate::units::{Bytes, Tokens};
 
 /// Above this, one message per pick costs more than one copy per rank.
 const LATENCY_TOKENS: u32 = 1024;
@@ -52,13 +52,13 @@ impl Checker<'_> {
         let mut sms = Slot::new("sms");
         for setting in &deploy.block.settings {
             let span = setting.span;
-            let (slot, name, value) = match &setting.kind {
-                DeploySetting::Ep(value) => (&mut ep, "ep", value),
-                DeploySetting::Pp(value) => (&mut pp, "pp", value),
-                DeploySetting::Dp(value) => (&mut dp, "dp", value),
-                DeploySetting::Tp(value) => (&mut tp, "tp", value),
-                DeploySetting::Tokens(value) => (&mut tokens, "tokens", value),
-                DeploySetting::Sms(value) => (&mut sms, "sms", value),
+            let (slot, name, value, most) = match &setting.kind {
+                DeploySetting::Ep(value) => (&mut ep, "ep", value, limits::RANKS),
+                DeploySetting::Pp(value) => (&mut pp, "pp", value, limits::RANKS),
+                DeploySetting::Dp(value) => (&mut dp, "dp", value, limits::RANKS),
+                DeploySetting::Tp(value) => (&mut tp, "tp", value, limits::RANKS),
+                DeploySetting::Tokens(value) => (&mut tokens, "tokens", value, limits::COUNT),
+                DeploySetting::Sms(value) => (&mut sms, "sms", value, limits::COUNT),
                 DeploySetting::Zero(value) => {
                     let stage = self.zero_stage(value);
                     zero.set(self, span, stage);
@@ -71,12 +71,12 @@ impl Checker<'_> {
                     continue;
                 }
             };
-            let count = self.count(value, name, 1, limits::COUNT);
+            let count = self.count(value, name, 1, most);
             slot.set(self, span, count);
         }
         let owner = Owner {
             span: deploy.name.span,
-            described: format!("deploy `{}`", deploy.name.text),
+            described: described("deploy", &deploy.name),
             damaged: deploy.block.damaged,
         };
         let (ep_place, tokens_place) = (ep.place(), tokens.place());
@@ -85,9 +85,8 @@ impl Checker<'_> {
         let tokens = tokens.needed(self, &owner, "tokens 4096 per gpu");
         let (pp, tp) = (pp.or(1)?, tp.or(1)?);
         let (model, cluster) = (model?, cluster?);
-        let gpus = self.spec.clusters[cluster].gpus();
-        let all_replicas = (u64::from(gpus) / (u64::from(pp) * u64::from(tp))).max(1);
-        let dp = dp.or(u32::try_from(all_replicas).unwrap_or(1))?;
+        // No more than the GPUs of a cluster.
+        let dp = dp.or(u32::try_from(replicas(&self.spec.clusters[cluster], pp, tp)).unwrap_or(1))?;
         Some(Written {
             ep: ep_place?,
             pp: pp_place,
@@ -113,42 +112,29 @@ impl Checker<'_> {
     }
 
     fn zero_stage(&mut self, value: &Quantity) -> Option<u8> {
-        match Decimal::read(&value.number.text).whole() {
-            Ok(stage @ 0..=3) => {
-                if let Some(unit) = &value.unit {
-                    self.report(UnitProblem::Superfluous {
-                        span: unit.span,
-                        found: unit.text.clone(),
-                        setting: "zero",
-                    });
-                }
-                u8::try_from(stage).ok()
-            }
-            Ok(stage) => {
-                self.report(DeployProblem::ZeroStage { span: value.span, stage });
-                None
-            }
-            Err(_) => {
-                let number = value.number.text.clone();
-                self.report(UnitProblem::NotWhole { span: value.number.span, number });
-                None
-            }
+        let stage = self.count(value, "zero", 0, limits::COUNT)?;
+        if stage > 3 {
+            self.report(DeployProblem::ZeroStage { span: value.span, stage });
+            return None;
         }
+        u8::try_from(stage).ok()
     }
 
     /// How the experts lie on the ranks, and the ranks on the nodes. Returns whether the ranks fit the cluster.
     fn ranks(&mut self, written: &Written, model: &Model, cluster: &Cluster) -> bool {
         let (span, ranks) = (written.ep, written.deploy.ep);
         let (gpus, gpus_per_node) = (cluster.gpus(), cluster.gpus_per_node);
+        let experts = model.stored_experts();
+        let better = || smaller(written, experts, cluster, |_| true);
         if ranks > gpus {
-            self.report(DeployProblem::TooFewGpus { span, ranks, gpus, cluster: cluster.place });
+            self.report(DeployProblem::TooFewGpus { span, ranks, gpus, cluster: cluster.place, better: better() });
             return false;
         }
         if !fills(ranks, cluster) {
             self.report(if ranks > gpus_per_node && !ranks.is_multiple_of(gpus_per_node) {
-                DeployProblem::PartOfNode { span, ranks, gpus_per_node }
+                DeployProblem::PartOfNode { span, ranks, gpus_per_node, better: better() }
             } else {
-                DeployProblem::GpusLeftOver { span, ranks, gpus }
+                DeployProblem::GpusLeftOver { span, ranks, gpus, better: better() }
             });
             return false;
         }
@@ -156,14 +142,13 @@ impl Checker<'_> {
         if nodes > 1 && cluster.rdma.is_none() {
             self.report(DeployProblem::NoRdma { span, nodes, cluster: cluster.place });
         }
-        let experts = model.stored_experts();
         if ranks > experts {
-            self.report(DeployProblem::IdleRanks { span, experts, ranks });
+            self.report(DeployProblem::IdleRanks { span, experts, ranks, better: better() });
             return true;
         }
         if !experts.is_multiple_of(ranks) {
-            let even = (1..ranks).rev().find(|fewer| experts.is_multiple_of(*fewer) && fills(*fewer, cluster));
-            self.report(DeployProblem::UnevenExperts { span, experts, ranks, even });
+            let better = smaller(written, experts, cluster, |fewer| experts.is_multiple_of(fewer));
+            self.report(DeployProblem::UnevenExperts { span, experts, ranks, better });
         }
         if nodes > 1 && !self.diagnostics.is_long() {
             self.groups_and_nodes(written, model, gpus_per_node);
@@ -187,6 +172,7 @@ impl Checker<'_> {
             return;
         }
         let whole = |fewer: &u32| {
+            // Of ranks that fit, a divisor that is made of nodes or a part of one fits too.
             ranks.is_multiple_of(*fewer)
                 && (fewer.is_multiple_of(gpus_per_node) || gpus_per_node.is_multiple_of(*fewer))
                 && Placement::new(model, *fewer, gpus_per_node).nodes_of_groups(groups).first() == Some(&1)
@@ -237,14 +223,19 @@ impl Checker<'_> {
         if let Some(span) = written.pp
             && pp > model.moe_layers
         {
-            self.report(DeployProblem::TooManyStages { span, stages: pp, layers: model.moe_layers });
+            let layers = model.moe_layers;
+            let whole = |stages: &u32| (replicas(cluster, *stages, tp) * u64::from(tp)).is_multiple_of(u64::from(ep));
+            let fits = |stages: &u32| written.dp_given || whole(stages);
+            let better = (1..=layers).rev().find(fits).unwrap_or(1);
+            self.report(DeployProblem::TooManyStages { span, stages: pp, layers, better });
         }
         if !data_parallel.is_multiple_of(u64::from(ep)) {
             // Of ranks that do not fit the cluster, a `dp` that is made of its GPUs says nothing new.
             if written.dp_given || placed {
                 let span = written.ep;
                 let derived = (!written.dp_given).then(|| (cluster.gpus(), pp));
-                self.report(DeployProblem::ReplicasNotWhole { span, ranks: ep, data_parallel, derived });
+                let better = smaller(written, model.stored_experts(), cluster, |_| true);
+                self.report(DeployProblem::ReplicasNotWhole { span, ranks: ep, data_parallel, derived, better });
             }
         } else if let Some(span) = written.zero
             && zero > 0
@@ -280,6 +271,19 @@ impl Checker<'_> {
             self.report(DeployProblem::Memory { span, parts, memory, memory_span, tokens });
         }
     }
+}
+
+/// Data-parallel replicas that a cluster holds.
+fn replicas(cluster: &Cluster, pp: u32, tp: u32) -> u64 {
+    (u64::from(cluster.gpus()) / (u64::from(pp) * u64::from(tp))).max(1)
+}
+
+/// The largest smaller `ep` with which a deploy is accepted, and that `suits`; 1 always is.
+fn smaller(written: &Written, experts: u32, cluster: &Cluster, suits: impl Fn(u32) -> bool) -> u32 {
+    let Deploy { ep, dp, tp, .. } = written.deploy;
+    let data_parallel = u64::from(dp) * u64::from(tp);
+    let fits = |fewer: &u32| fills(*fewer, cluster) && data_parallel.is_multiple_of(u64::from(*fewer)) && suits(*fewer);
+    (1..ep.min(experts.saturating_add(1))).rev().find(fits).unwrap_or(1)
 }
 
 /// Whether groups of so many ranks are whole nodes, or equal parts of a node, and leave no GPU over.

@@ -10,11 +10,11 @@ use moe_gate::ir::{Binary, Gate, InputId, InputKind, Op, Program, Type, Unary, V
 
 use super::Checker;
 use super::model::{Experts, reserved};
-use crate::diagnostics::{ModelProblem, NameProblem, TypeProblem, UnitProblem, closest};
+use crate::diagnostics::{ModelProblem, NameProblem, TypeProblem, closest};
 use crate::spec::limits;
 use crate::syntax::Span;
 use crate::syntax::ast::{self, Expression, ExpressionKind, Name, Number, Operator, Parameter, Statement};
-use crate::units::{Decimal, NotWhole, nearest_f32, well_formed};
+use crate::units::{Decimal, nearest_f32, well_formed};
 
 /// What an expression is while it is checked.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,8 @@ struct Lowering<'c, 'r> {
     order: Vec<String>,
     /// Where each choice was made, for errors.
     choices: HashMap<ValueId, Span>,
+    /// Whether parameters could not be read: then an unknown name may be one of them.
+    damaged: bool,
 }
 
 impl Checker<'_> {
@@ -69,11 +71,12 @@ impl Checker<'_> {
             bindings: HashMap::new(),
             order: Vec::new(),
             choices: HashMap::new(),
+            damaged: gate.damaged,
         };
         for parameter in &gate.parameters {
             lowering.parameter(parameter, vocab, vocab_given);
         }
-        if !lowering.bindings.contains_key("logits") {
+        if !gate.damaged && !lowering.bindings.contains_key("logits") {
             lowering.checker.report(TypeProblem::NoLogits { span: head });
         }
         let mut result = None;
@@ -192,14 +195,18 @@ impl Lowering<'_, '_> {
                         }
                         return None;
                     }
-                    _ => self.whole(&parameter.dimensions[0].text, parameter.dimensions[0].span, limits::COUNT)?,
+                    rows => {
+                        let span = parameter.dimensions[0].span;
+                        self.checker.number(rows, span, "the number of rows", 1, limits::COUNT)?
+                    }
                 };
                 let width = &parameter.dimensions[1];
                 if !starts_with_digit(&width.text) {
                     self.checker.report(TypeProblem::NotConstant { span: width.span, what: "the number of picks" });
                     return None;
                 }
-                let k = self.picks(&width.text, width.span)?;
+                let k = self.checker.number(&width.text, width.span, "the number of picks", 1, limits::COUNT)?;
+                let k = self.picks(k, width.span)?;
                 let input = self.program.declare(name, InputKind::Table { vocabulary: rows, k });
                 return Some(Value::Table(input));
             }
@@ -224,30 +231,8 @@ impl Lowering<'_, '_> {
         None
     }
 
-    /// A whole number from 1 to `most`.
-    fn whole(&mut self, text: &str, span: Span, most: u32) -> Option<u32> {
-        if !well_formed(text) {
-            return None; // The lexer has said so.
-        }
-        let number = text.to_owned();
-        if text.ends_with('%') {
-            self.checker.report(UnitProblem::Percent { span, number });
-            return None;
-        }
-        match Decimal::read(text).whole() {
-            Ok(0) => self.checker.report(UnitProblem::Zero { span, setting: "a count" }),
-            Ok(value) if value <= u64::from(most) => return u32::try_from(value).ok(),
-            Ok(_) | Err(NotWhole::TooLarge) => {
-                self.checker.report(UnitProblem::TooLarge { span, number, most: u64::from(most) });
-            }
-            Err(NotWhole::Fraction) => self.checker.report(UnitProblem::NotWhole { span, number }),
-        }
-        None
-    }
-
     /// A number of picks that the kernels and the model have.
-    fn picks(&mut self, text: &str, span: Span) -> Option<u32> {
-        let picks = self.whole(text, span, limits::COUNT)?;
+    fn picks(&mut self, picks: u32, span: Span) -> Option<u32> {
         let experts = self.experts.count;
         if picks > experts {
             self.checker.report(ModelProblem::PicksExceedExperts { span, picks, experts });
@@ -326,7 +311,9 @@ impl Lowering<'_, '_> {
         }
         let known = self.bindings.keys().map(String::as_str);
         let suggestion = closest(&name.text, known).map(str::to_owned);
-        self.checker.report(NameProblem::UnknownValue { span: name.span, found: name.text.clone(), suggestion });
+        if !self.damaged || suggestion.is_some() {
+            self.checker.report(NameProblem::UnknownValue { span: name.span, found: name.text.clone(), suggestion });
+        }
         None
     }
 

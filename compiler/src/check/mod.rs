@@ -109,6 +109,9 @@ impl Checker<'_> {
     }
 
     fn declare(&mut self, names: &mut HashMap<String, Span>, kind: &'static str, name: &Name) {
+        if name.text.is_empty() {
+            return; // That it cannot be read was reported.
+        }
         match names.get(&name.text) {
             Some(&first) => {
                 let (span, name) = (name.span, name.text.clone());
@@ -129,8 +132,8 @@ impl Checker<'_> {
         damaged: bool,
         problem: impl FnOnce(Span, String, Option<String>) -> NameProblem,
     ) -> Option<I> {
-        // In a damaged file the declaration may be what could not be read.
-        if !declared.contains_key(&name.text) {
+        // In a damaged file the declaration may be what could not be read, and so may this name.
+        if !name.text.is_empty() && !declared.contains_key(&name.text) {
             let suggestion = closest(&name.text, declared.keys().map(String::as_str)).map(str::to_owned);
             if !damaged || suggestion.is_some() {
                 self.report(problem(name.span, name.text.clone(), suggestion));

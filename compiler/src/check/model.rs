@@ -1,7 +1,7 @@
 //! Checks a model.
 
 use super::Checker;
-use super::settings::{Owner, Slot};
+use super::settings::{Owner, Slot, described};
 use super::surroundings::Around;
 use crate::diagnostics::{ModelProblem, NameProblem, UnitProblem, WordKind};
 use crate::spec::{
@@ -12,7 +12,7 @@ use crate::syntax::Span;
 use crate::syntax::ast::{
     self, Block, CombineSetting, Declaration, DispatchSetting, ModelSetting, Name, Quantity, ZeroRange,
 };
-use crate::units::{Decimal, Dimension, Tokens, nearest_f32, well_formed};
+use crate::units::{Dimension, Tokens, nearest_f32, well_formed};
 
 const PAYLOADS: &[&str] = &["bf16", "f16", "f32", "fp8_e4m3", "fp4_e2m1"];
 
@@ -106,11 +106,8 @@ impl Checker<'_> {
                 | ModelSetting::Embeddings(_) => around.take(self, &setting.kind, span),
             }
         }
-        let owner = Owner {
-            span: model.name.span,
-            described: format!("model `{}`", model.name.text),
-            damaged: model.block.damaged,
-        };
+        let owner =
+            Owner { span: model.name.span, described: described("model", &model.name), damaged: model.block.damaged };
         let hidden = hidden.needed(self, &owner, "hidden 7168");
         let experts = experts.needed(self, &owner, "experts 256 in 8 groups");
         let vocab_given = vocab.place().is_some();
@@ -232,19 +229,10 @@ impl Checker<'_> {
         let number = &limit.number;
         let limit = if limit.unit.is_some() {
             let tokens = self.measure(limit, "capacity", Dimension::Tokens);
-            tokens.map(|tokens| CapacityLimit::Tokens(Tokens(u32::try_from(tokens).unwrap_or(u32::MAX))))
-        } else if !well_formed(&number.text) {
-            None // The lexer has said so.
-        } else if Decimal::read(&number.text).is_zero() {
-            self.report(UnitProblem::Zero { span: number.span, setting: "capacity" });
-            None
+            // `measure` keeps it at or below the largest count.
+            tokens.and_then(|tokens| u32::try_from(tokens).ok()).map(|tokens| CapacityLimit::Tokens(Tokens(tokens)))
         } else {
-            let factor = nearest_f32(&number.text);
-            if factor < 1.0 {
-                let written = number.text.clone();
-                self.report(ModelProblem::CapacityBelowOne { span: number.span, written });
-            }
-            Some(CapacityLimit::Factor(factor))
+            self.capacity_factor(&number.text, number.span).map(CapacityLimit::Factor)
         };
         let Some(drop) = drop else {
             self.report(ModelProblem::CapacityWithoutDrop { span });
@@ -253,6 +241,27 @@ impl Checker<'_> {
         let rules = [DropRule::Lowest, DropRule::Position];
         let drop = self.word(drop, WordKind::Drop, &["lowest", "position"], &rules);
         Some(Capacity { limit: limit?, drop: drop? })
+    }
+
+    /// A multiple of the mean load: at most that of an expert that every token picks.
+    fn capacity_factor(&mut self, text: &str, span: Span) -> Option<f32> {
+        if !well_formed(text) {
+            return None; // The lexer has said so.
+        }
+        let (factor, number) = (nearest_f32(text), text.to_owned());
+        if factor == 0.0 {
+            self.report(UnitProblem::Zero { span, what: "`capacity`".to_owned(), least: "a factor of 1 or more" });
+            return None;
+        }
+        if factor > limits::EXPERTS as f32 {
+            let most = format!("{}, the mean load times all experts", limits::EXPERTS);
+            self.report(UnitProblem::TooLarge { span, number, most });
+            return None;
+        }
+        if factor < 1.0 {
+            self.report(ModelProblem::CapacityBelowOne { span, written: number });
+        }
+        Some(factor)
     }
 
     fn dispatch(&mut self, block: &Block<DispatchSetting>) -> DispatchParts {
@@ -303,7 +312,8 @@ impl Checker<'_> {
                         let precise = placed.value.scale().is_none();
                         if !precise {
                             let format = written.format.text.clone();
-                            self.report(ModelProblem::CombinePayload { span: written.format.span, format });
+                            let scale = written.scale.as_ref().map_or(written.format.span, |scale| scale.span);
+                            self.report(ModelProblem::CombinePayload { span: written.format.span.to(scale), format });
                         }
                         precise
                     });
@@ -372,13 +382,16 @@ impl Checker<'_> {
     fn row(&mut self, hidden: Placed<u32>, payload: Option<Placed<Payload>>, name: &'static str) {
         let span = hidden.place;
         let value = payload.map_or(Payload::Bf16, |payload| payload.value);
+        let (bits, hidden) = (value.element_bits(), hidden.value);
+        let pieces = limits::ROW_BYTES * 8 / bits;
+        // Both are powers of two.
+        let step = value.scale().map_or(pieces, |(block, _)| block.max(pieces));
         if let (Some((block, _)), Some(payload)) = (value.scale(), payload)
-            && !hidden.value.is_multiple_of(block)
+            && !hidden.is_multiple_of(block)
         {
-            self.report(ModelProblem::ScaleBlock { span: payload.place, block, hidden: hidden.value });
-        } else if !value.row_bytes(hidden.value).0.is_multiple_of(u64::from(limits::ROW_BYTES)) {
-            let element = (value.element_bits() / 8).max(1);
-            self.report(ModelProblem::RowBytes { span, hidden: hidden.value, element, payload: name });
+            self.report(ModelProblem::ScaleBlock { span: payload.place, block, hidden, step });
+        } else if !hidden.is_multiple_of(pieces) {
+            self.report(ModelProblem::RowBytes { span, hidden, bits, step, payload: name });
         }
     }
 

@@ -2,9 +2,10 @@
 
 use super::Checker;
 use crate::diagnostics::{NameProblem, UnitProblem, WordKind, closest};
+use crate::spec::limits;
 use crate::syntax::Span;
 use crate::syntax::ast::{Name, Quantity};
-use crate::units::{Decimal, Dimension, NotWhole, Unit, well_formed};
+use crate::units::{Decimal, Dimension, NotWhole, Tokens, Unit, well_formed};
 
 /// A setting that may be given once.
 pub(super) struct Slot<T> {
@@ -82,65 +83,105 @@ pub(super) struct Owner {
     pub(super) damaged: bool,
 }
 
+/// A declaration as it is called: ``model `m` ``.
+pub(super) fn described(kind: &str, name: &Name) -> String {
+    if name.text.is_empty() { format!("this {kind}") } else { format!("{kind} `{}`", name.text) }
+}
+
 impl Checker<'_> {
     /// A count from `least` to `most`.
     pub(super) fn count(&mut self, quantity: &Quantity, setting: &'static str, least: u32, most: u32) -> Option<u32> {
-        let number = &quantity.number;
-        if !well_formed(&number.text) {
-            return None; // The lexer has said so.
-        }
-        if let Some(unit) = &quantity.unit {
+        if let Some(unit) = &quantity.unit
+            && well_formed(&quantity.number.text)
+        {
             self.report(UnitProblem::Superfluous { span: unit.span, found: unit.text.clone(), setting });
         }
-        if number.text.ends_with('%') {
-            self.report(UnitProblem::Percent { span: number.span, number: number.text.clone() });
+        let number = &quantity.number;
+        self.number(&number.text, number.span, &format!("`{setting}`"), least, most)
+    }
+
+    /// A whole number from `least` to `most`; `what` is what it counts.
+    pub(super) fn number(&mut self, text: &str, span: Span, what: &str, least: u32, most: u32) -> Option<u32> {
+        if !well_formed(text) {
+            return None; // The lexer has said so.
+        }
+        if text.ends_with('%') {
+            self.report(UnitProblem::Percent { span, number: text.to_owned() });
             return None;
         }
-        let value = self.whole(Decimal::read(&number.text).whole(), quantity, u64::from(most))?;
+        let shown = || most.to_string();
+        let value = self.bounded(Decimal::read(text).whole(), (text.to_owned(), span), None, u64::from(most), shown)?;
         if value < u64::from(least) {
-            self.report(UnitProblem::Zero { span: number.span, setting });
+            self.report(UnitProblem::Zero { span, what: what.to_owned(), least: "`1` or more" });
             return None;
         }
-        // `whole` keeps it at or below `most`.
+        // `bounded` keeps it at or below `most`.
         u32::try_from(value).ok()
     }
 
     /// A measure in the base of its dimension: bytes, bytes per second, nanoseconds or tokens; never zero.
     pub(super) fn measure(&mut self, quantity: &Quantity, setting: &'static str, wanted: Dimension) -> Option<u64> {
+        let number = quantity.number.text.clone();
         let Some(name) = &quantity.unit else {
-            let number = quantity.number.text.clone();
             self.report(UnitProblem::Missing { span: quantity.span, number, wanted });
             return None;
         };
         let Some(unit) = Unit::find(&name.text) else {
-            let fitting = Unit::names().filter(|unit| Unit::find(unit).is_some_and(|unit| unit.dimension == wanted));
-            let suggestion = closest(&name.text, fitting).or_else(|| closest(&name.text, Unit::names()));
-            let suggestion = suggestion.map(str::to_owned);
-            self.report(UnitProblem::Unknown { span: name.span, found: name.text.clone(), suggestion });
+            let (span, found) = (name.span, name.text.clone());
+            let meant = Unit::meant(&found, wanted);
+            match meant.first() {
+                Some(unit) if unit.dimension != wanted => {
+                    self.report(UnitProblem::WrongKind { span, found, number, is: unit.dimension, wanted });
+                }
+                _ => {
+                    let fitting =
+                        Unit::names().filter(|unit| Unit::find(unit).is_some_and(|unit| unit.dimension == wanted));
+                    let suggestion = closest(&found, fitting);
+                    self.report(UnitProblem::Unknown { span, found, number, meant, suggestion });
+                }
+            }
             return None;
         };
         if unit.dimension != wanted {
             let found = name.text.clone();
-            self.report(UnitProblem::WrongKind { span: name.span, found, is: unit.dimension, wanted });
+            self.report(UnitProblem::WrongKind { span: name.span, found, number, is: unit.dimension, wanted });
             return None;
         }
-        if !well_formed(&quantity.number.text) {
+        if !well_formed(&number) {
             return None; // The lexer has said so.
         }
-        let value = self.whole(Decimal::read(&quantity.number.text).of(unit), quantity, u64::MAX)?;
+        let (most, shown) = match wanted {
+            Dimension::Memory => (limits::MEMORY.0, limits::MEMORY.to_string()),
+            Dimension::Rate => (limits::RATE.0, limits::RATE.to_string()),
+            Dimension::Time => (limits::NANOSECONDS, "1 s".to_owned()),
+            Dimension::Tokens => (u64::from(limits::COUNT), Tokens(limits::COUNT).to_string()),
+        };
+        let written = format!("{number} {}", name.text);
+        let of = Some(wanted.base());
+        let value = self.bounded(Decimal::read(&number).of(unit), (written, quantity.span), of, most, || shown)?;
         if value == 0 {
-            self.report(UnitProblem::Zero { span: quantity.number.span, setting });
+            let what = format!("`{setting}`");
+            self.report(UnitProblem::Zero { span: quantity.number.span, what, least: "a number above zero" });
             return None;
         }
         Some(value)
     }
 
-    fn whole(&mut self, value: Result<u64, NotWhole>, quantity: &Quantity, most: u64) -> Option<u64> {
-        let (span, number) = (quantity.number.span, quantity.number.text.clone());
+    /// A whole number that is at most `most`, as it was written at its place.
+    fn bounded(
+        &mut self,
+        value: Result<u64, NotWhole>,
+        (number, span): (String, Span),
+        of: Option<&'static str>,
+        most: u64,
+        shown: impl FnOnce() -> String,
+    ) -> Option<u64> {
         match value {
             Ok(value) if value <= most => return Some(value),
-            Ok(_) | Err(NotWhole::TooLarge) => self.report(UnitProblem::TooLarge { span, number, most }),
-            Err(NotWhole::Fraction) => self.report(UnitProblem::NotWhole { span, number }),
+            Ok(_) | Err(NotWhole::TooLarge) => {
+                self.report(UnitProblem::TooLarge { span, number, most: shown() });
+            }
+            Err(NotWhole::Fraction) => self.report(UnitProblem::NotWhole { span, number, of }),
         }
         None
     }

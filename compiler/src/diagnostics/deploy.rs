@@ -15,8 +15,8 @@ pub enum DeployProblem {
         experts: u32,
         /// Ranks.
         ranks: u32,
-        /// The largest smaller number of ranks that share them evenly.
-        even: Option<u32>,
+        /// The largest smaller number of ranks that share them evenly, and fits otherwise.
+        better: u32,
     },
     /// Ranks without any expert.
     IdleRanks {
@@ -26,6 +26,8 @@ pub enum DeployProblem {
         experts: u32,
         /// Ranks.
         ranks: u32,
+        /// The largest smaller number that fits.
+        better: u32,
     },
     /// More ranks than GPUs.
     TooFewGpus {
@@ -37,6 +39,8 @@ pub enum DeployProblem {
         gpus: u32,
         /// The cluster.
         cluster: Span,
+        /// The largest smaller number that fits.
+        better: u32,
     },
     /// Ranks that do not divide the GPUs.
     GpusLeftOver {
@@ -46,6 +50,8 @@ pub enum DeployProblem {
         ranks: u32,
         /// GPUs of the cluster.
         gpus: u32,
+        /// The largest smaller number that fits.
+        better: u32,
     },
     /// Expert-parallel groups that begin in the middle of a node.
     PartOfNode {
@@ -55,6 +61,8 @@ pub enum DeployProblem {
         ranks: u32,
         /// GPUs of a node.
         gpus_per_node: u32,
+        /// The largest smaller number that fits.
+        better: u32,
     },
     /// A group of experts that spans nodes.
     GroupSpansNodes(GroupSpan),
@@ -112,13 +120,15 @@ pub enum DeployProblem {
         data_parallel: u64,
         /// The GPUs of the cluster and `pp`, when `dp` was made of them.
         derived: Option<(u32, u32)>,
+        /// The largest smaller number that fits.
+        better: u32,
     },
     /// A ZeRO stage that does not exist.
     ZeroStage {
         /// `zero`.
         span: Span,
         /// As written.
-        stage: u64,
+        stage: u32,
     },
     /// More multiprocessors than the GPU has.
     TooManySms {
@@ -153,6 +163,8 @@ pub enum DeployProblem {
         stages: u32,
         /// Layers.
         layers: u32,
+        /// The most stages that fit.
+        better: u32,
     },
     /// Latency mode with many tokens.
     LatencyTokens {
@@ -162,6 +174,21 @@ pub enum DeployProblem {
         tokens: u32,
         /// Above this, throughput mode is faster.
         most: u32,
+    },
+    /// Hardware that nobody has.
+    UnlikelyHardware {
+        /// The number, or the target.
+        span: Span,
+        /// What is stated, and of what: `no H800 has 80 TB of memory`.
+        title: String,
+        /// The most that there is.
+        most: String,
+        /// What is known, with its source.
+        known: String,
+        /// What to do.
+        help: String,
+        /// The target to write instead.
+        target: Option<&'static str>,
     },
     /// Network faster than NVLink.
     LinksSwapped {
@@ -208,7 +235,7 @@ impl From<DeployProblem> for Diagnostic {
     #[expect(clippy::too_many_lines, reason = "one arm per problem, each short")]
     fn from(problem: DeployProblem) -> Diagnostic {
         match problem {
-            DeployProblem::UnevenExperts { span, experts, ranks, even } => {
+            DeployProblem::UnevenExperts { span, experts, ranks, better } => {
                 let (least, more) = (experts / ranks, experts % ranks);
                 let mean = f64::from(experts) / f64::from(ranks);
                 Diagnostic::new(Code::UnevenExperts, format!("{experts} experts do not divide among {ranks} ranks"))
@@ -217,31 +244,35 @@ impl From<DeployProblem> for Diagnostic {
                         "with balanced experts the fullest rank does ×{:.2} of the mean work, and all wait for it",
                         f64::from(least + 1) / mean
                     ))
-                    .help(match even {
-                        Some(even) => format!("use an `ep` that divides {experts}, such as `ep {even}`"),
-                        None => format!("use an `ep` that divides {experts}"),
-                    })
+                    .help(format!("use an `ep` that divides {experts}, such as `ep {better}`"))
+                    .fix(span, better.to_string())
             }
-            DeployProblem::IdleRanks { span, experts, ranks } => {
+            DeployProblem::IdleRanks { span, experts, ranks, better } => {
                 Diagnostic::new(Code::IdleRanks, format!("{ranks} ranks share {experts} experts"))
                     .label(span, format!("ranks {experts} to {} hold none", ranks - 1))
-                    .help(format!("use `ep {experts}` or less"))
+                    .help(format!("use at most {experts}, such as `ep {better}`"))
+                    .fix(span, better.to_string())
             }
-            DeployProblem::TooFewGpus { span, ranks, gpus, cluster } => {
+            DeployProblem::TooFewGpus { span, ranks, gpus, cluster, better } => {
                 Diagnostic::new(Code::TooFewGpus, format!("{ranks} ranks need {ranks} GPUs, the cluster has {gpus}"))
                     .label(span, "one GPU per rank")
                     .label(cluster, format!("{gpus} GPUs"))
-                    .help(format!("use `ep {gpus}` or less, or a larger cluster"))
+                    .help(format!("use at most {gpus}, such as `ep {better}`, or a larger cluster"))
+                    .fix(span, better.to_string())
             }
-            DeployProblem::GpusLeftOver { span, ranks, gpus } => {
+            DeployProblem::GpusLeftOver { span, ranks, gpus, better } => {
                 Diagnostic::new(Code::GpusLeftOver, format!("groups of {ranks} ranks do not fill {gpus} GPUs"))
                     .label(span, format!("leaves {} GPUs over", gpus % ranks))
-                    .help(format!("use an `ep` that divides {gpus}"))
+                    .help(format!("use an `ep` that divides {gpus}, such as `ep {better}`"))
+                    .fix(span, better.to_string())
             }
-            DeployProblem::PartOfNode { span, ranks, gpus_per_node } => {
+            DeployProblem::PartOfNode { span, ranks, gpus_per_node, better } => {
                 Diagnostic::new(Code::PartOfNode, format!("{ranks} ranks are not whole nodes of {gpus_per_node} GPUs"))
                     .label(span, "a group would begin in the middle of a node")
-                    .help(format!("use an `ep` that divides {gpus_per_node}, or a multiple of it"))
+                    .help(format!(
+                        "use an `ep` that divides {gpus_per_node}, or a multiple of it, such as `ep {better}`"
+                    ))
+                    .fix(span, better.to_string())
             }
             DeployProblem::GroupSpansNodes(group) => group_spans_nodes(&group),
             DeployProblem::Memory { span, parts, memory, memory_span, tokens } => {
@@ -280,19 +311,22 @@ impl From<DeployProblem> for Diagnostic {
                     .note("a cluster of one expert-parallel group is enough to build and run its kernels")
                     .help("make the product of `pp`, `dp` and `tp` the number of GPUs, or describe the whole cluster")
             }
-            DeployProblem::ReplicasNotWhole { span, ranks, data_parallel, derived } => {
+            DeployProblem::ReplicasNotWhole { span, ranks, data_parallel, derived, better } => {
                 let diagnostic = Diagnostic::new(
                     Code::ReplicasNotWhole,
                     format!("{ranks} ranks do not divide dp × tp = {data_parallel}"),
                 )
-                .label(span, "experts would have a fraction of a replica");
+                .label(span, "experts would have a fraction of a replica")
+                .fix(span, better.to_string())
+                .help(format!(
+                    "an expert-parallel group is made of data-parallel ranks: use an `ep` that divides `dp` × `tp`, such as `ep {better}`"
+                ));
                 match derived {
                     Some((gpus, pp)) => diagnostic
                         .note(format!("`dp` is not given: {gpus} GPUs and pp {pp} leave dp × tp = {data_parallel}")),
                     None => diagnostic,
                 }
             }
-            .help("an expert-parallel group is made of data-parallel ranks: use an `ep` that divides `dp` × `tp`"),
             DeployProblem::ZeroStage { span, stage } => {
                 Diagnostic::new(Code::ZeroStage, format!("there is no ZeRO stage {stage}"))
                     .label(span, "0, 1, 2 or 3")
@@ -314,15 +348,24 @@ impl From<DeployProblem> for Diagnostic {
                     .label(cluster, "no `rdma`")
                     .help("add `rdma 50 GB/s per gpu` to the cluster, or lower `ep` to one node")
             }
-            DeployProblem::TooManyStages { span, stages, layers } => {
+            DeployProblem::TooManyStages { span, stages, layers, better } => {
                 Diagnostic::new(Code::TooManyStages, format!("{stages} pipeline stages share {layers} MoE layers"))
                     .label(span, "some stages have none")
-                    .help(format!("use `pp {layers}` or less"))
+                    .help(format!("use at most {layers}, such as `pp {better}`"))
+                    .fix(span, better.to_string())
             }
             DeployProblem::LatencyTokens { span, tokens, most } => {
                 Diagnostic::new(Code::LatencyTokens, format!("latency mode sends {tokens} tokens one pick at a time"))
                     .label(span, format!("above {most} it is slower than throughput mode"))
                     .help("write `mode throughput`, or lower `tokens`")
+            }
+            DeployProblem::UnlikelyHardware { span, title, most, known, help, target } => {
+                let diagnostic =
+                    Diagnostic::new(Code::UnlikelyHardware, title).label(span, most).note(known).help(help);
+                match target {
+                    Some(target) => diagnostic.fix(span, target),
+                    None => diagnostic,
+                }
             }
             DeployProblem::LinksSwapped { span, nvlink } => {
                 Diagnostic::new(Code::LinksSwapped, "the network is stated to be faster than NVLink")
@@ -357,10 +400,12 @@ fn group_spans_nodes(group: &GroupSpan) -> Diagnostic {
             )),
         None => diagnostic.note(worst),
     };
-    diagnostic.help(match better {
-        Some(better) => format!("`ep {better}` puts each group on one node"),
-        None => "choose `ep` and the number of groups so that a group fits on one node".to_owned(),
-    })
+    match better {
+        Some(better) => {
+            diagnostic.help(format!("`ep {better}` puts each group on one node")).fix(*span, better.to_string())
+        }
+        None => diagnostic.help("choose `ep` and the number of groups so that a group fits on one node"),
+    }
 }
 
 fn two_digits(value: f64) -> String {

@@ -71,23 +71,34 @@ impl From<LexicalProblem> for Diagnostic {
             }
             LexicalProblem::NulByte { span } => Diagnostic::new(Code::NulByte, "the file has a zero byte")
                 .label(span, "here")
+                .fix(span, "")
                 .help("remove it; is this a binary file?"),
             LexicalProblem::ForeignCharacter { span, found } => {
                 let help = match found.chars().next() {
                     Some('“' | '”' | '‘' | '’' | '\'') => "write straight double quotes: \"H800\"",
                     Some('×') => "write `*` to multiply",
                     Some('−' | '–' | '—') => "write `-`, the plain minus sign",
+                    Some('÷') => "write `/` to divide",
                     Some('#') => "a comment begins with `//`",
                     Some('^') => "there is no power; multiply",
                     Some('µ' | 'μ') => "write `us` for microseconds",
                     _ => "remove it; text that is not part of the language goes after `//`",
                 };
-                Diagnostic::new(Code::ForeignCharacter, format!("{} has no meaning here", quoted(&found)))
-                    .label(span, "not part of the language")
-                    .help(help)
+                let diagnostic =
+                    Diagnostic::new(Code::ForeignCharacter, format!("{} has no meaning here", quoted(&found)))
+                        .label(span, "not part of the language")
+                        .help(help);
+                match found.as_str() {
+                    "×" => diagnostic.fix(span, "*"),
+                    "−" | "–" | "—" => diagnostic.fix(span, "-"),
+                    "÷" => diagnostic.fix(span, "/"),
+                    "“" | "”" => diagnostic.fix(span, "\""),
+                    _ => diagnostic,
+                }
             }
             LexicalProblem::OpenString { span } => Diagnostic::new(Code::OpenString, "a text in quotes does not end")
                 .label(span, "no closing `\"` on this line")
+                .fix(Span::new(span.end, span.end), "\"")
                 .help("write the closing `\"`"),
             LexicalProblem::MalformedNumber { span, why } => {
                 Diagnostic::new(Code::MalformedNumber, "this is not a number")

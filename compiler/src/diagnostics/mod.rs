@@ -1,7 +1,8 @@
 //! What is wrong with a file, said to the person who wrote it.
 //!
 //! Invariants: every problem is a value of an enum with its data ([`LexicalProblem`] … [`DeployProblem`]) and becomes a
-//! [`Diagnostic`] in one place; every [`Code`] has its title, level and explanation in the [`registry`]; only [`render`] makes text of it.
+//! [`Diagnostic`] in one place; a [`Fix`] that is applied never leaves the problem
+//! where it was; every [`Code`] has its title, level and explanation in the [`registry`]; only [`render`] makes text of it.
 
 mod collect;
 mod deploy;
@@ -22,7 +23,7 @@ pub use model::ModelProblem;
 pub use names::{NameProblem, WordKind};
 pub use registry::{Code, explain};
 pub use suggest::closest;
-pub use syntax::{Repair, SyntaxProblem};
+pub use syntax::{Form, Repair, SyntaxProblem};
 pub use types::TypeProblem;
 pub use units::UnitProblem;
 
@@ -47,6 +48,17 @@ pub struct Label {
     pub text: String,
 }
 
+/// A change of the text that mends a problem.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Fix {
+    /// First byte of what is replaced.
+    pub start: u32,
+    /// One past its last byte.
+    pub end: u32,
+    /// What stands there instead.
+    pub text: String,
+}
+
 /// One problem, ready to be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -62,6 +74,8 @@ pub struct Diagnostic {
     pub notes: Vec<String>,
     /// What to write instead.
     pub help: Option<String>,
+    /// The same as a change of the text, where there is one right answer.
+    pub fix: Option<Fix>,
 }
 
 impl Diagnostic {
@@ -73,6 +87,7 @@ impl Diagnostic {
             labels: Vec::new(),
             notes: Vec::new(),
             help: None,
+            fix: None,
         }
     }
 
@@ -88,6 +103,12 @@ impl Diagnostic {
 
     pub(crate) fn help(mut self, text: impl Into<String>) -> Diagnostic {
         self.help = Some(text.into());
+        self
+    }
+
+    /// Replaces `span` by `text`; nothing in an empty span is an insertion.
+    pub(crate) fn fix(mut self, span: Span, text: impl Into<String>) -> Diagnostic {
+        self.fix = Some(Fix { start: span.start, end: span.end, text: text.into() });
         self
     }
 

@@ -1,6 +1,7 @@
 //! Problems of a model that only someone who knows Mixture-of-Experts would see.
 
 use super::{Code, Diagnostic, quoted};
+use crate::spec::limits;
 use crate::syntax::Span;
 
 /// A model that says something impossible or unwise.
@@ -88,6 +89,8 @@ pub enum ModelProblem {
         block: u32,
         /// Row length.
         hidden: u32,
+        /// Elements that a row must be a multiple of.
+        step: u32,
     },
     /// A row that 16-byte copies cannot move.
     RowBytes {
@@ -95,8 +98,10 @@ pub enum ModelProblem {
         span: Span,
         /// Row length.
         hidden: u32,
-        /// Bytes of an element.
-        element: u32,
+        /// Bits of an element.
+        bits: u32,
+        /// Elements that a row must be a multiple of.
+        step: u32,
         /// Which payload.
         payload: &'static str,
     },
@@ -298,22 +303,25 @@ impl From<ModelProblem> for Diagnostic {
                     .label(span, format!("at most {group_size}"))
                     .help("take fewer, or write `group(v)` for the whole group")
             }
-            ModelProblem::ScaleBlock { span, block, hidden } => {
+            ModelProblem::ScaleBlock { span, block, hidden, step } => {
                 Diagnostic::new(Code::ScaleBlock, format!("blocks of {block} do not divide a row of {hidden}"))
                     .label(span, format!("leaves {} elements over", hidden.checked_rem(block).unwrap_or(hidden)))
-                    .help(format!("make hidden a multiple of {block}, or choose another payload"))
+                    .help(format!("make hidden a multiple of {step}, such as {}, or choose another payload", multiple(hidden, step)))
             }
-            ModelProblem::RowBytes { span, hidden, element, payload } => {
-                let step = 16 / element;
+            ModelProblem::RowBytes { span, hidden, bits, step, payload } => {
+                let bytes = u64::from(hidden) * u64::from(bits);
+                let bytes = if bytes.is_multiple_of(8) { (bytes / 8).to_string() } else { format!("{:.1}", bytes as f64 / 8.0) };
                 Diagnostic::new(Code::RowBytes, format!("a row of the {payload} payload is not a multiple of 16 bytes"))
-                    .label(span, format!("{hidden} × {element} bytes = {} bytes", u64::from(hidden) * u64::from(element)))
+                    .label(span, format!("{hidden} × {bits} bits = {bytes} bytes"))
                     .note("rows are copied 16 bytes at a time")
-                    .help(format!("make hidden a multiple of {step}, such as {}", u64::from(hidden).next_multiple_of(u64::from(step))))
+                    .help(format!("make hidden a multiple of {step}, such as {}", multiple(hidden, step)))
             }
             ModelProblem::Alignment { span, align, most } => {
+                let better = align.clamp(1, most).next_power_of_two();
                 Diagnostic::new(Code::Alignment, format!("rows cannot be aligned to {align}"))
                     .label(span, format!("a power of two up to {most} is needed"))
-                    .help(format!("write `align {}`", align.clamp(1, most).next_power_of_two()))
+                    .help(format!("write `align {better}`"))
+                    .fix(span, better.to_string())
             }
             ModelProblem::UselessAlignment { span, layout } => {
                 Diagnostic::new(Code::UselessAlignment, format!("{} aligns nothing", quoted(&layout)))
@@ -323,12 +331,14 @@ impl From<ModelProblem> for Diagnostic {
             ModelProblem::ScaleNotTaken { span, format } => {
                 Diagnostic::new(Code::ScaleNotTaken, format!("{} has no scales", quoted(&format)))
                     .label(span, "remove this")
+                    .fix(span, "")
                     .help("scales belong to the formats of 8 bits and less, such as `fp8_e4m3`")
             }
             ModelProblem::ScaleMissing { span, format, example } => {
                 Diagnostic::new(Code::ScaleMissing, format!("{} needs scales", quoted(&format)))
                     .label(span, "no `scale`")
                     .help(format!("write `payload {example}`"))
+                    .fix(span, example)
             }
             ModelProblem::ScaleForm { span, format, forms } => {
                 Diagnostic::new(Code::ScaleForm, format!("{} does not exist with these scales", quoted(&format)))
@@ -339,6 +349,7 @@ impl From<ModelProblem> for Diagnostic {
                 Diagnostic::new(Code::CombinePayload, format!("combine cannot send {}", quoted(&format)))
                     .label(span, "sums of experts need more precision")
                     .help("write `payload bf16`")
+                    .fix(span, "bf16")
             }
             ModelProblem::ZeroOutside { span, last, experts } => {
                 Diagnostic::new(Code::ZeroOutside, format!("expert {last} does not exist"))
@@ -349,6 +360,7 @@ impl From<ModelProblem> for Diagnostic {
                 Diagnostic::new(Code::ZeroReversed, format!("the range {first}..{last} ends before it begins"))
                     .label(span, "no expert")
                     .help(format!("write `zero {last}..{first}`"))
+                    .fix(span, format!("zero {last}..{first}"))
             }
             ModelProblem::ZeroOverlap { span, first } => {
                 Diagnostic::new(Code::ZeroOverlap, "two ranges of zero experts overlap")
@@ -422,9 +434,15 @@ impl From<ModelProblem> for Diagnostic {
     }
 }
 
+/// The nearest multiple of `step`, up, or down where the language has no larger rows.
+fn multiple(hidden: u32, step: u32) -> u32 {
+    let up = hidden.next_multiple_of(step);
+    if up <= limits::HIDDEN { up } else { limits::HIDDEN - limits::HIDDEN % step }
+}
+
 /// The nearest divisors below and above, in words.
 fn divisors_near(number: u32, wanted: u32) -> String {
-    let below = (1..wanted).rev().find(|divisor| number.is_multiple_of(*divisor));
+    let below = (1..wanted.min(number.saturating_add(1))).rev().find(|divisor| number.is_multiple_of(*divisor));
     let above = (wanted + 1..=number).find(|divisor| number.is_multiple_of(*divisor));
     let both: Vec<String> = [below, above].into_iter().flatten().map(|divisor| divisor.to_string()).collect();
     both.join(" or ")

@@ -328,7 +328,7 @@ impl From<NameProblem> for Diagnostic {
 fn unknown(code: Code, span: Span, title: String, suggestion: Option<String>, fallback: &str) -> Diagnostic {
     let diagnostic = Diagnostic::new(code, title);
     match suggestion {
-        Some(meant) => diagnostic.label(span, "misspelt?").help(format!("did you mean `{meant}`?")),
+        Some(meant) => diagnostic.label(span, "misspelt?").help(format!("did you mean `{meant}`?")).fix(span, meant),
         None => diagnostic.label(span, "not known").help(fallback),
     }
 }

@@ -68,6 +68,7 @@ codes! {
     M0109 Separator Error "a comma or semicolon between settings";
     M0110 Assignment Error "an equals sign or colon after a setting";
     M0111 Empty Error "a file that declares nothing";
+    M0112 BadName Error "something that is not a name";
     M0201 UnknownValue Error "an unknown name in a gate";
     M0202 UnknownFunction Error "an unknown function";
     M0203 DefinedTwice Error "a name of a gate defined twice";
@@ -120,6 +121,7 @@ codes! {
     M0406 TooLarge Error "a number that is too large";
     M0407 Zero Error "zero where at least one is needed";
     M0408 Percent Error "a percentage where a count is needed";
+    M0409 Negative Error "a number below zero";
     M0501 UnevenGroups Error "groups of unequal size";
     M0502 PicksExceedGroups Error "more picks than the chosen groups hold";
     M0503 PicksExceedExperts Error "more picks than experts";
@@ -168,6 +170,7 @@ codes! {
     M0616 TooManyStages Error "more pipeline stages than layers";
     M0617 LatencyTokens Warning "latency mode with many tokens";
     M0618 LinksSwapped Warning "a network faster than NVLink";
+    M0619 UnlikelyHardware Warning "hardware that nobody has";
     M0701 PayloadNotBuilt Error "a payload without kernels yet";
     M0702 LayoutNotBuilt Error "a layout without kernels yet";
     M0703 ZeroExpertsNotBuilt Error "experts that compute nothing among others";

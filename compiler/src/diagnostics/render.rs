@@ -9,7 +9,7 @@ use codespan_reporting::diagnostic as shown;
 use codespan_reporting::files::{Error, Files};
 use codespan_reporting::term::{self, Chars, Config, StylesWriter, termcolor::Ansi};
 
-use super::{Diagnostic, Diagnostics, Severity};
+use super::{Diagnostic, Diagnostics, Fix, Severity};
 use crate::syntax::Span;
 
 /// How to render.
@@ -21,7 +21,7 @@ pub struct Style {
     pub ascii: bool,
 }
 
-/// All diagnostics of a file as text, with a last line that counts them.
+/// All diagnostics of a file as text, with a line that counts them and one that says where more is to be read.
 pub fn render(name: &str, source: &[u8], diagnostics: &Diagnostics, style: Style) -> String {
     let file = SourceFile::new(name, source);
     let mut text = String::new();
@@ -33,7 +33,31 @@ pub fn render(name: &str, source: &[u8], diagnostics: &Diagnostics, style: Style
         text.push_str(&format!("… and more: only the first {} are shown\n", Diagnostics::LIMIT));
     }
     text.push_str(&summary(diagnostics));
+    text.push_str(&more(diagnostics));
     text
+}
+
+/// Where more is to be read of these codes; empty when there are none.
+fn more(diagnostics: &Diagnostics) -> String {
+    let mut codes: Vec<&str> = Vec::new();
+    for diagnostic in diagnostics {
+        let id = diagnostic.code.id();
+        if !codes.contains(&id) {
+            codes.push(id);
+        }
+    }
+    match codes[..] {
+        [] => String::new(),
+        [code] => format!("`moec explain {code}` explains it, with a repaired example\n"),
+        [first, ref rest @ ..] => {
+            let (shown, left_out) = rest.split_at(rest.len().min(5));
+            let more = if left_out.is_empty() { "" } else { ", …" };
+            format!(
+                "`moec explain {first}` explains the first, with a repaired example; the others are {}{more}\n",
+                shown.join(", ")
+            )
+        }
+    }
 }
 
 /// For example `2 errors, 1 warning`; empty when there is nothing.
@@ -206,6 +230,8 @@ pub struct Message<'a> {
     pub notes: &'a [String],
     /// What to write instead.
     pub help: Option<&'a str>,
+    /// The same as a change of the text, where there is one right answer.
+    pub fix: Option<&'a Fix>,
 }
 
 /// A labelled place for tools. Lines and columns count from 1, columns in characters; offsets are bytes.
@@ -239,6 +265,7 @@ pub fn messages<'a>(file: &'a str, source: &[u8], diagnostics: &'a Diagnostics) 
         labels: diagnostic.labels.iter().map(|label| place(label.span, label.text.as_str())).collect(),
         notes: &diagnostic.notes,
         help: diagnostic.help.as_deref(),
+        fix: diagnostic.fix.as_ref(),
     };
     diagnostics.iter().map(message).collect()
 }

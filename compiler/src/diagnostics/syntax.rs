@@ -12,9 +12,25 @@ pub enum Repair {
     /// This before it: `,` between arguments.
     Before(&'static str),
     /// The colon after the name of an argument.
-    Colon(String),
+    Colon {
+        /// The name.
+        argument: String,
+        /// Where it ends.
+        end: u32,
+    },
     /// The usual form of this setting.
-    Form(&'static str),
+    Like(Form),
+}
+
+/// The form of a setting or declaration, by its word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Of this word.
+    Of(Keyword),
+    /// `zero` of a deploy, which is not that of experts.
+    ZeroStage,
+    /// Not known.
+    Unknown,
 }
 
 /// Something that the grammar cannot place.
@@ -70,14 +86,34 @@ pub enum SyntaxProblem {
         /// How deep it may be.
         limit: u16,
     },
-    /// A setting without its value.
+    /// A setting without its value, or without the last of them.
     MissingValue {
-        /// The setting.
+        /// What stands before the value.
         span: Span,
-        /// Its word.
-        setting: String,
+        /// What of the setting is written.
+        written: String,
+        /// Whether that is more than its word.
+        begun: bool,
+        /// How it is written.
+        form: Form,
         /// What its value could be.
         expected: String,
+    },
+    /// A number below zero.
+    Negative {
+        /// The number.
+        span: Span,
+        /// The setting.
+        setting: String,
+        /// How it is written.
+        form: Form,
+    },
+    /// Something that is not a name where a name is due.
+    BadName {
+        /// Where.
+        span: Span,
+        /// As written.
+        found: String,
     },
     /// The file ends in the middle of a declaration.
     UnexpectedEnd {
@@ -99,8 +135,8 @@ pub enum SyntaxProblem {
         span: Span,
         /// As written.
         found: String,
-        /// The setting.
-        setting: String,
+        /// How the setting is written.
+        form: Form,
     },
     /// A file without a single declaration.
     Empty,
@@ -110,18 +146,19 @@ impl From<SyntaxProblem> for Diagnostic {
     fn from(problem: SyntaxProblem) -> Diagnostic {
         match problem {
             SyntaxProblem::Unexpected { span, found, expected, repair } => {
-                Diagnostic::new(Code::Unexpected, format!("{} cannot stand here", quoted(&found)))
-                    .label(span, format!("expected {expected}"))
-                    .help(match repair {
-                        Some(Repair::Word(meant)) => format!("did you mean `{meant}`?"),
-                        Some(Repair::Before(missing)) => format!("is a `{missing}` missing before it?"),
-                        Some(Repair::Colon(argument)) => format!("write a colon after the name: `{argument}: {found}`"),
-                        Some(Repair::Form(setting)) => match form(setting) {
-                            Some(form) => format!("write it like `{form}`"),
-                            None => format!("write it like {}", example(setting)),
-                        },
-                        None => "see the form of this part in the language reference, `docs/language.md`".to_owned(),
-                    })
+                let diagnostic = Diagnostic::new(Code::Unexpected, format!("{} cannot stand here", quoted(&found)))
+                    .label(span, format!("expected {expected}"));
+                match repair {
+                    Some(Repair::Word(meant)) => diagnostic.help(format!("did you mean `{meant}`?")).fix(span, meant),
+                    Some(Repair::Before(missing)) => diagnostic
+                        .help(format!("is a `{missing}` missing before it?"))
+                        .fix(Span::new(span.start, span.start), format!("{missing} ")),
+                    Some(Repair::Colon { argument, end }) => diagnostic
+                        .help(format!("write a colon after the name: `{argument}: {found}`"))
+                        .fix(Span::new(end, end), ":"),
+                    Some(Repair::Like(form)) => diagnostic.help(example(form)),
+                    None => diagnostic.help(example(Form::Unknown)),
+                }
             }
             SyntaxProblem::UnknownSetting { span, found, scope, suggestion } => {
                 unknown_setting(span, &found, scope, suggestion)
@@ -147,10 +184,24 @@ impl From<SyntaxProblem> for Diagnostic {
             )
             .label(span, "too long")
             .help("name parts of it with `let`"),
-            SyntaxProblem::MissingValue { span, setting, expected } => {
-                Diagnostic::new(Code::MissingValue, format!("{} has no value", quoted(&setting)))
+            SyntaxProblem::MissingValue { span, written, begun, form, expected } => {
+                let what = if begun { "is not complete" } else { "has no value" };
+                Diagnostic::new(Code::MissingValue, format!("{} {what}", quoted(&written)))
                     .label(span, format!("expected {expected} after this"))
-                    .help(format!("write {expected}, for example {}", example(&setting)))
+                    .help(example(form))
+            }
+            SyntaxProblem::Negative { span, setting, form } => {
+                Diagnostic::new(Code::Negative, format!("{} cannot be below zero", quoted(&setting)))
+                    .label(span, "below zero")
+                    .help(example(form))
+            }
+            SyntaxProblem::BadName { span, found } => {
+                let diagnostic = Diagnostic::new(Code::BadName, format!("{} is not a name", quoted(&found)))
+                    .label(span, "a name is made of letters of the English alphabet, digits and `_`");
+                match name_like(&found) {
+                    Some(name) => diagnostic.help(format!("write {}", quoted(&name))).fix(span, name),
+                    None => diagnostic.help("write a name that begins with a letter"),
+                }
             }
             SyntaxProblem::UnexpectedEnd { span, expected } => {
                 Diagnostic::new(Code::UnexpectedEnd, "the file ends in the middle of a declaration")
@@ -160,12 +211,17 @@ impl From<SyntaxProblem> for Diagnostic {
             SyntaxProblem::Separator { span, found } => {
                 Diagnostic::new(Code::Separator, format!("settings are not separated by {}", quoted(&found)))
                     .label(span, "remove this")
+                    .fix(span, "")
                     .help("settings follow each other on one line or on several, with nothing between them")
             }
-            SyntaxProblem::Assignment { span, found, setting } => {
+            SyntaxProblem::Assignment { span, found, form } => {
                 Diagnostic::new(Code::Assignment, format!("a setting has no {}", quoted(&found)))
                     .label(span, "remove this")
-                    .help(format!("write the value right after the word: {}", example(&setting)))
+                    .fix(span, "")
+                    .help(match code(form) {
+                        Some(code) => format!("write the value right after the word: `{code}`"),
+                        None => "write the value right after the word".to_owned(),
+                    })
             }
             SyntaxProblem::Empty => Diagnostic::new(Code::Empty, "the file declares nothing")
                 .label(Span::default(), "no `model`, `cluster` or `deploy`")
@@ -197,7 +253,11 @@ fn unknown_setting(span: Span, found: &str, scope: Scope, suggestion: Option<Str
         (None, _) => all,
     };
     let label = if suggestion.is_some() { "misspelt?" } else { "not known here" };
-    Diagnostic::new(Code::UnknownSetting, title).label(span, label).help(help)
+    let diagnostic = Diagnostic::new(Code::UnknownSetting, title).label(span, label).help(help);
+    match suggestion {
+        Some(meant) if !in_the_gate => diagnostic.fix(span, meant),
+        _ => diagnostic,
+    }
 }
 
 /// The words that begin a setting of a kind of block.
@@ -219,61 +279,93 @@ fn closer(opener: &str) -> &'static str {
     }
 }
 
-/// The form of a part that is more than a word and its value.
-fn form(part: &str) -> Option<&'static str> {
-    match part {
-        "model" => Some("model NAME { … }"),
-        "cluster" => Some("cluster NAME { … }"),
-        "deploy" => Some("deploy NAME of MODEL on CLUSTER { … }"),
-        "zero" => Some("zero 512..767"),
-        "gate" => Some("gate(logits: f32[experts]) { … }"),
-        "dispatch" => Some("dispatch { payload bf16   layout expert_major align 128 }"),
-        "combine" => Some("combine { payload bf16   reduce f32 weighted }"),
-        "gpu" => Some("gpu \"H800\" { target sm_90a   sms 132   memory 80 GB }"),
-        "let" => Some("let NAME = VALUE"),
-        "weights" => Some("weights VALUE"),
-        "before" => Some("weights VALUE before experts"),
-        "scale" => Some("scale f32 per 128"),
-        "latency" => Some("latency 5 us"),
-        "attention" => Some("attention grouped { heads 64   key_value_heads 8   head 128 }"),
-        "window" => Some("window 128 in 18 layers"),
-        "chunk" => Some("chunk 8192 in 36 layers"),
-        _ => None,
+/// A name like `text`: other characters are underscores in it.
+fn name_like(text: &str) -> Option<String> {
+    const LONGEST: usize = 40;
+    let name: String = text.chars().take(LONGEST).map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let name = name.trim_matches('_');
+    let first = name.chars().next()?;
+    Some(if first.is_ascii_digit() { format!("_{name}") } else { name.to_owned() })
+}
+
+/// To write a setting or a declaration as it is written.
+fn example(form: Form) -> String {
+    match code(form) {
+        Some(code) => format!("write it like `{code}`"),
+        None => "see the form of this part in the language reference, `docs/language.md`".to_owned(),
     }
 }
 
-fn example(setting: &str) -> String {
-    let example = match setting {
-        "hidden" => "hidden 7168",
-        "experts" => "experts 256 in 8 groups",
-        "shared" => "shared 1",
-        "moe_layers" => "moe_layers 58",
-        "expert_ffn" => "expert_ffn 2048",
-        "dense_layers" => "dense_layers 3",
-        "dense_ffn" => "dense_ffn 18432",
-        "vocab" => "vocab 129280",
-        "embeddings" => "embeddings tied",
-        "heads" => "heads 128",
-        "query_rank" => "query_rank 1536",
-        "key_value_rank" => "key_value_rank 512",
-        "rope" => "rope 64",
-        "nope" => "nope 128",
-        "value" => "value 128",
-        "head" => "head 128",
-        "capacity" => "capacity 1.25 drop lowest",
-        "payload" => "payload bf16",
-        "layout" => "layout expert_major align 128",
-        "reduce" => "reduce f32 weighted",
-        "nodes" => "nodes 8",
-        "gpus" => "gpus 8 per node",
-        "nvlink" => "nvlink 160 GB/s",
-        "rdma" => "rdma 50 GB/s per gpu",
-        "target" => "target sm_90a",
-        "memory" => "memory 80 GB",
-        "tokens" => "tokens 4096 per gpu",
-        "mode" => "mode throughput",
-        "sms" => "sms 20",
-        other => return format!("`{other} 8`"),
+/// How a setting or a declaration is written.
+fn code(form: Form) -> Option<&'static str> {
+    let keyword = match form {
+        Form::Of(keyword) => keyword,
+        Form::ZeroStage => return Some("zero 1"),
+        Form::Unknown => return None,
     };
-    format!("`{example}`")
+    Some(match keyword {
+        Keyword::Model => "model NAME { … }",
+        Keyword::Cluster => "cluster NAME { … }",
+        Keyword::Deploy => "deploy NAME of MODEL on CLUSTER { … }",
+        Keyword::Hidden => "hidden 7168",
+        Keyword::Experts => "experts 256 in 8 groups",
+        Keyword::Zero => "zero 512..767",
+        Keyword::Shared => "shared 1",
+        Keyword::MoeLayers => "moe_layers 58",
+        Keyword::ExpertFfn => "expert_ffn 2048",
+        Keyword::DenseLayers => "dense_layers 3",
+        Keyword::DenseFfn => "dense_ffn 18432",
+        Keyword::Vocab => "vocab 129280",
+        Keyword::Embeddings => "embeddings tied",
+        Keyword::Attention | Keyword::Grouped => "attention grouped { heads 64   key_value_heads 8   head 128 }",
+        Keyword::Latent => "attention latent { heads 128   key_value_rank 512   rope 64   nope 128   value 128 }",
+        Keyword::Heads => "heads 128",
+        Keyword::QueryRank => "query_rank 1536",
+        Keyword::KeyValueRank => "key_value_rank 512",
+        Keyword::Rope => "rope 64",
+        Keyword::Nope => "nope 128",
+        Keyword::Value => "value 128",
+        Keyword::KeyValueHeads => "key_value_heads 8",
+        Keyword::Head => "head 128",
+        Keyword::Window => "window 128 in 18 layers",
+        Keyword::Chunk => "chunk 8192 in 36 layers",
+        Keyword::Capacity => "capacity 1.25 drop lowest",
+        Keyword::Gate => "gate(logits: f32[experts]) { … }",
+        Keyword::Dispatch => "dispatch { payload bf16   layout expert_major align 128 }",
+        Keyword::Combine => "combine { payload bf16   reduce f32 weighted }",
+        Keyword::Let => "let NAME = VALUE",
+        Keyword::Weights => "weights VALUE",
+        Keyword::Before => "weights VALUE before experts",
+        Keyword::Payload => "payload bf16",
+        Keyword::Scale => "scale f32 per 128",
+        Keyword::Layout => "layout expert_major align 128",
+        Keyword::Reduce => "reduce f32 weighted",
+        Keyword::Nodes => "nodes 8",
+        Keyword::Gpus => "gpus 8 per node",
+        Keyword::Gpu => "gpu \"H800\" { target sm_90a   sms 132   memory 80 GB }",
+        Keyword::Nvlink => "nvlink 160 GB/s",
+        Keyword::Rdma => "rdma 50 GB/s per gpu",
+        Keyword::Latency => "latency 5 us",
+        Keyword::Target => "target sm_90a",
+        Keyword::Sms => "sms 20",
+        Keyword::Memory => "memory 80 GB",
+        Keyword::Ep => "ep 8",
+        Keyword::Pp => "pp 8",
+        Keyword::Dp => "dp 8",
+        Keyword::Tp => "tp 2",
+        Keyword::Tokens => "tokens 4096 per gpu",
+        Keyword::Mode => "mode throughput",
+        // These join the parts of another setting.
+        Keyword::Of
+        | Keyword::On
+        | Keyword::In
+        | Keyword::Groups
+        | Keyword::Ungated
+        | Keyword::Beside
+        | Keyword::Layers
+        | Keyword::Drop
+        | Keyword::Per
+        | Keyword::Align
+        | Keyword::Node => return None,
+    })
 }

@@ -8,6 +8,7 @@
 //! * a deploy fits its cluster: `ep` divides the GPUs and is part of a node or whole nodes.
 
 mod arena;
+pub mod hardware;
 mod show;
 mod surroundings;
 
@@ -20,6 +21,8 @@ use crate::units::{Bytes, BytesPerSecond, Microseconds, Tokens};
 
 /// What the kernels can be made for.
 pub mod limits {
+    use crate::units::{Bytes, BytesPerSecond};
+
     /// Experts of a layer.
     pub const EXPERTS: u32 = 1024;
     /// Picks of a token: one lane of a warp holds one.
@@ -38,6 +41,16 @@ pub mod limits {
     pub const HEADS: u32 = 4096;
     /// Width of a head, and of a compressed vector.
     pub const WIDTH: u32 = 1 << 16;
+    /// Nodes of a cluster.
+    pub const NODES: u32 = 1 << 20;
+    /// Ranks of one kind of parallelism: the product of three kinds is below 2^64.
+    pub const RANKS: u32 = 1 << 20;
+    /// Memory of a GPU, far above any.
+    pub const MEMORY: Bytes = Bytes(1_000_000_000_000_000);
+    /// A link, far above any.
+    pub const RATE: BytesPerSecond = BytesPerSecond(1_000_000_000_000_000);
+    /// Latency of a hop.
+    pub const NANOSECONDS: u64 = 1_000_000_000;
     /// Everything else that is counted.
     pub const COUNT: u32 = 1 << 24;
     /// Bytes that every row is a multiple of.

@@ -18,7 +18,7 @@ pub struct File {
 /// A word that names something, with its place.
 #[derive(Clone, Debug)]
 pub struct Name {
-    /// As written.
+    /// As written; empty where it could not be read, which was reported.
     pub text: String,
     /// Where.
     pub span: Span,
@@ -38,7 +38,7 @@ pub struct Quantity {
 /// A number as written.
 #[derive(Clone, Debug)]
 pub struct Number {
-    /// As written, such as `1_000` or `25%`.
+    /// As written, such as `1_000` or `25%`; empty where it could not be read, which was reported.
     pub text: String,
     /// Where.
     pub span: Span,
@@ -309,6 +309,8 @@ pub struct Gate {
     pub parameters: Vec<Parameter>,
     /// What it does.
     pub body: Block<Statement>,
+    /// Whether its parameters could not be read.
+    pub damaged: bool,
 }
 
 /// `bias: f32[experts]`

@@ -8,10 +8,10 @@ use std::cell::Cell;
 use lalrpop_util::{ErrorRecovery, ParseError, lalrpop_mod};
 
 use super::ast::{self, Expression, ExpressionKind, Operator};
-use super::structure::Located;
+use super::structure::{Located, names_something};
 use super::token::{Keyword, Scope};
 use super::{Span, Token};
-use crate::diagnostics::{Diagnostics, Repair, SyntaxProblem, closest};
+use crate::diagnostics::{Diagnostics, Form, Repair, SyntaxProblem, closest};
 
 lalrpop_mod!(
     #[allow(clippy::all, clippy::pedantic, missing_docs, unused_imports, reason = "generated")]
@@ -66,7 +66,20 @@ impl Reading<'_> {
         })
     }
 
-    pub(super) fn recovered(&mut self, recovery: ErrorRecovery<u32, Token, ()>) {
+    /// Reports what is wrong in the head of a block, and stands for the name that it should have.
+    pub(super) fn head(&mut self, recovery: ErrorRecovery<u32, Token, ()>) -> ast::Name {
+        let span = self.recovered(recovery);
+        ast::Name { text: String::new(), span }
+    }
+
+    /// Reports what is wrong in the head of a block, and stands for the number that it should have.
+    pub(super) fn unread(&mut self, recovery: ErrorRecovery<u32, Token, ()>) -> ast::Quantity {
+        let ast::Name { text, span } = self.head(recovery);
+        ast::Quantity { number: ast::Number { text, span }, unit: None, span }
+    }
+
+    /// Reports what could not be read, and says where.
+    pub(super) fn recovered(&mut self, recovery: ErrorRecovery<u32, Token, ()>) -> Span {
         let (token, span, expected) = match recovery.error {
             ParseError::UnrecognizedToken { token: (start, token, end), expected } => {
                 (Some(token), Span::new(start, end), expected)
@@ -86,6 +99,7 @@ impl Reading<'_> {
                 self.report(problem);
             }
         }
+        span
     }
 
     fn report(&mut self, problem: SyntaxProblem) {
@@ -96,21 +110,34 @@ impl Reading<'_> {
     fn problem(&self, token: Option<Token>, span: Span, expected: &Expected) -> SyntaxProblem {
         let found = span.text(self.source).to_owned();
         let previous = self.before(span.start);
+        if let Some(run) = token.and_then(|_| self.instead_of_a_name(span)) {
+            return SyntaxProblem::BadName { span: run, found: run.text(self.source).to_owned() };
+        }
         match token {
             None => SyntaxProblem::UnexpectedEnd { span: previous.unwrap_or(span), expected: expected.described() },
             Some(Token::Word) if expected.settings() => self.unknown_setting(span, expected),
             Some(Token::Keyword(_)) if expected.settings() => self.unknown_setting(span, expected),
             Some(Token::Comma | Token::Semicolon) if expected.settings() => SyntaxProblem::Separator { span, found },
-            Some(Token::Equals | Token::Colon) if expected.value() => SyntaxProblem::Assignment {
-                span,
-                found,
-                setting: previous.map(|at| at.text(self.source).to_owned()).unwrap_or_default(),
-            },
+            Some(Token::Equals | Token::Colon) if expected.value() => {
+                let form = self.part(span.start).map_or(Form::Unknown, |(_, form)| form);
+                SyntaxProblem::Assignment { span, found, form }
+            }
+            Some(Token::Minus) if expected.value() => {
+                let number = self.tokens.get(self.tokens.partition_point(|token| token.0 <= span.start));
+                let end = number.filter(|token| token.1 == Token::Number).map_or(span.end, |token| token.2);
+                let (at, form) = self.part(span.start).unwrap_or((span, Form::Unknown));
+                let setting = at.text(self.source).to_owned();
+                SyntaxProblem::Negative { span: Span::new(span.start, end), setting, form }
+            }
             Some(Token::Keyword(_) | Token::CloseBrace) if expected.value() => {
-                let setting = previous.unwrap_or(span);
+                let last = previous.unwrap_or(span);
+                let (begin, form) = self.part(span.start).unwrap_or((last, Form::Unknown));
+                let written = begin.to(last).text(self.source).to_owned();
                 SyntaxProblem::MissingValue {
-                    span: setting,
-                    setting: setting.text(self.source).to_owned(),
+                    span: last,
+                    written,
+                    begun: begin != last,
+                    form,
                     expected: expected.described(),
                 }
             }
@@ -121,27 +148,59 @@ impl Reading<'_> {
         }
     }
 
+    /// Where a name is due and something else stands: all of that, up to a blank.
+    fn instead_of_a_name(&self, span: Span) -> Option<Span> {
+        let tokens = self.tokens;
+        let part = |token: &Located| !matches!(token.1, Token::OpenBrace | Token::CloseBrace | Token::Group);
+        // Characters that are no tokens were reported; they do not end a name.
+        let blank = |left: &Located, right: &Located| {
+            Span::new(left.2, right.0).text(self.source).contains(|c: char| c.is_whitespace() || c == '/')
+        };
+        let joined = |left: &Located, right: &Located| !blank(left, right) && part(left) && part(right);
+        let at = tokens.partition_point(|token| token.0 < span.start);
+        let here = tokens.get(at).filter(|token| part(token))?;
+        // Nobody means more than a few joined tokens as a name.
+        const LONGEST: usize = 16;
+        let left = tokens[..=at].windows(2).rev().take(LONGEST).take_while(|pair| joined(&pair[0], &pair[1])).count();
+        let right = tokens[at..].windows(2).take(LONGEST).take_while(|pair| joined(&pair[0], &pair[1])).count();
+        let before = tokens.get((at - left).checked_sub(1)?)?.1;
+        let named = matches!(before, Token::Keyword(keyword) if names_something(keyword));
+        named.then(|| Span::new(tokens[at - left].0, tokens.get(at + right).unwrap_or(here).2))
+    }
+
     fn repair(&self, token: Token, span: Span, expected: &Expected) -> Option<Repair> {
         let value = matches!(token, Token::Word | Token::Number);
-        let previous = self.before(span.start).map(|at| at.text(self.source)).unwrap_or_default();
-        if value && matches!(previous, "by" | "fill" | "eps" | "floor") {
-            return Some(Repair::Colon(previous.to_owned()));
+        let previous = self.before(span.start).filter(|_| value);
+        let argument = previous.map(|at| (at, at.text(self.source)));
+        if let Some((at, name @ ("by" | "fill" | "eps" | "floor"))) = argument {
+            return Some(Repair::Colon { argument: name.to_owned(), end: at.end });
         }
         if value && expected.others.iter().any(|other| other == ",") {
             return Some(Repair::Before(","));
         }
-        if let Some(meant) = closest(span.text(self.source), expected.keywords.iter().map(|keyword| keyword.text())) {
+        // `on` is not a misspelt `of`.
+        let misspelt = !matches!(token, Token::Keyword(Keyword::Of | Keyword::On));
+        let keywords = expected.keywords.iter().filter(|_| misspelt).map(|keyword| keyword.text());
+        if let Some(meant) = closest(span.text(self.source), keywords) {
             return Some(Repair::Word(meant));
         }
-        // The setting or declaration that this stands in.
-        let before = &self.tokens[..self.tokens.partition_point(|token| token.0 < span.start)];
-        let keywords = before.iter().rev().map_while(|token| match token.1 {
-            Token::CloseBrace => None,
-            Token::Keyword(keyword) => Some(Some(keyword)),
-            _ => Some(None),
+        self.part(span.start).map(|(_, form)| Repair::Like(form))
+    }
+
+    /// The setting or declaration that stands before `place` and is not closed: where its word is, and which form it has.
+    fn part(&self, place: u32) -> Option<(Span, Form)> {
+        let before = &self.tokens[..self.tokens.partition_point(|token| token.0 < place)];
+        let open = before.iter().rev().take_while(|token| token.1 != Token::CloseBrace);
+        let mut keywords = open.filter_map(|&(start, token, end)| match token {
+            Token::Keyword(keyword @ (Keyword::Latent | Keyword::Grouped)) => Some((Span::new(start, end), keyword)),
+            Token::Keyword(keyword) if !keyword.joins() => Some((Span::new(start, end), keyword)),
+            _ => None,
         });
-        let part = keywords.flatten().find(|keyword| !keyword.joins())?;
-        Some(Repair::Form(part.text()))
+        let (at, keyword) = keywords.next()?;
+        let owner = keywords.map(|(_, other)| other).find(|other| *other != Keyword::Zero);
+        // A stage of ZeRO, or experts that compute nothing.
+        let stage = keyword == Keyword::Zero && owner != Some(Keyword::Experts);
+        Some((at, if stage { Form::ZeroStage } else { Form::Of(keyword) }))
     }
 
     fn unknown_setting(&self, span: Span, expected: &Expected) -> SyntaxProblem {

@@ -256,7 +256,7 @@ fn nearly(text: &str, keyword: Keyword) -> bool {
 }
 
 /// Whether the word after this keyword is a name, whatever it spells.
-fn names_something(keyword: Keyword) -> bool {
+pub(super) fn names_something(keyword: Keyword) -> bool {
     matches!(keyword, Keyword::Model | Keyword::Cluster | Keyword::Deploy | Keyword::Of | Keyword::On)
 }
 

@@ -318,6 +318,7 @@ fn does_not_fit(source: &Source, spec: &Spec, id: DeployId, report: &Report) -> 
         ],
         notes: vec![parts.join(", ")],
         help: Some(remedy(report).to_owned()),
+        fix: None,
     });
     Failure::File(source.clone(), diagnostics)
 }

@@ -5,6 +5,7 @@ use moe_gate::ir::{Binary, Masked, Op, Reduction, Type, Unary, ValueId};
 
 use super::{Lowering, Value};
 use crate::diagnostics::{ModelProblem, NameProblem, TypeProblem, closest};
+use crate::spec::limits;
 use crate::syntax::Span;
 use crate::syntax::ast::{Argument, Expression, ExpressionKind, Name};
 
@@ -247,7 +248,8 @@ impl Lowering<'_, '_> {
 
     fn counted(&mut self, count: &Expression, what: &'static str) -> Option<(u32, Span)> {
         if let ExpressionKind::Number(number) = &count.kind {
-            return Some((self.whole(&number.text, number.span, crate::spec::limits::COUNT)?, number.span));
+            let counted = self.checker.number(&number.text, number.span, what, 1, limits::COUNT)?;
+            return Some((counted, number.span));
         }
         self.checker.report(TypeProblem::NotConstant { span: count.span, what });
         None
@@ -346,18 +348,16 @@ impl Lowering<'_, '_> {
             Some(within) => Some(self.chosen_groups(within)?),
         };
         let masked = self.mask(call, groups.is_some())?;
-        let (_, span) = self.counted(count, "the number of chosen experts")?;
-        let text = span_text(count);
+        let (picks, span) = self.counted(count, "the number of chosen experts")?;
         if let (Some((chosen, choice)), Masked::Infinity, Some(groups)) = (groups, masked, self.experts.groups) {
             let group_size = self.experts.count / groups;
-            let picks = self.whole(text, span, crate::spec::limits::COUNT)?;
             if picks <= self.experts.count && picks > chosen * group_size {
                 let groups = self.choices.get(&choice).copied().unwrap_or_default();
                 self.checker.report(ModelProblem::PicksExceedGroups { span, picks, chosen, group_size, groups });
                 return None;
             }
         }
-        let count = self.picks(text, span)?;
+        let count = self.picks(picks, span)?;
         let within = groups.map(|(_, choice)| (choice, masked));
         let choice = self.push(Op::ChooseExperts { by, count, within })?;
         self.choices.insert(choice, call.span);
@@ -413,11 +413,4 @@ impl<'a> Call<'a> {
 /// Whether `value` is the bare word `domain`.
 fn is_domain(value: &Expression, domain: &str) -> bool {
     matches!(&value.kind, ExpressionKind::Name(name) if name.text == domain)
-}
-
-fn span_text(count: &Expression) -> &str {
-    match &count.kind {
-        ExpressionKind::Number(number) => &number.text,
-        _ => "",
-    }
 }
