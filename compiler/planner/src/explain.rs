@@ -2,6 +2,7 @@
 
 use moe_compiler::spec::{Mode, Model};
 
+use crate::groups;
 use crate::memory::Recompute;
 use crate::report::{PlanError, Planner, Report, human_bytes};
 use crate::sample::Source;
@@ -149,8 +150,14 @@ fn spanning(planner: &mut Planner<'_>, report: &Report) -> Result<Option<String>
     if span < 2 || chosen >= groups || planner.options.placed.is_some() {
         return Ok(None);
     }
-    let finer = format!("give the gate {} groups", groups * span);
-    let Some(better) = whole_groups(planner, report) else { return Ok(Some(format!("groups span nodes: {finer}"))) };
+    let Some((topology, _)) = planner.expected(report.parallel.ep) else { return Ok(None) };
+    let finer = groups::finer(planner.model, topology).map(|more| format!("give the gate {more} groups"));
+    let Some(better) = whole_groups(planner, report) else {
+        let instead =
+            finer.unwrap_or_else(|| "no number of groups that suits the gate lies on one node each".to_owned());
+        return Ok(Some(format!("groups span nodes: {instead}")));
+    };
+    let finer = finer.map_or(String::new(), |finer| format!(", or {finer}"));
     planner.prepare(better)?;
     let Some((topology, expected)) = planner.expected(better) else { return Ok(None) };
     let here = &report.gate.expected;
@@ -172,7 +179,7 @@ fn spanning(planner: &mut Planner<'_>, report: &Report) -> Result<Option<String>
     };
     Ok(Some(format!(
         "groups span nodes: a token reaches {nodes:.2} nodes instead of {distinct:.2} with ep {better}; RDMA ×{mean:.2} on average, ×{} at \
-         worst{zero}; keep ep {better}, or {finer}",
+         worst{zero}; keep ep {better}{finer}",
         trimmed(most)
     )))
 }

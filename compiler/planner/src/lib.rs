@@ -10,6 +10,7 @@
 
 pub mod calibrate;
 pub mod explain;
+mod groups;
 pub mod memory;
 pub mod picture;
 pub mod placement;
