@@ -24,7 +24,7 @@ fn said(source: &str) -> String {
     let spec = checked.spec.expect("it is legal");
     let options = Options { sampled_tokens: 256, ..Options::default() };
     let mut planner = Planner::new(&spec, spec.deploy("d").expect("there is one"), options).expect("it plans");
-    let parallel = planner.parallel(Change::default());
+    let parallel = planner.parallel(Change::default()).expect("the deploy is right");
     let report = planner.report(&parallel).expect("it plans");
     let words = report.explanation.into_iter().find(|words| words.contains("groups span nodes"));
     words.expect("it says so")
