@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use moe_contract::{Exchange, RankId, Tensor};
 
-use crate::device::{Address, Device, Memory};
+use crate::device::{Address, Device, Memory, StreamId};
 use crate::error::{Error, Result};
 
 /// A tensor on every rank. Cloning shares the memory.
@@ -37,16 +37,17 @@ impl Distributed {
         self.parts[rank.index()].memory.address()
     }
 
-    /// Memory for some rows on each rank, not initialised.
+    /// Memory for some rows on each rank, not initialised, which the launches of these streams use first.
     pub(crate) fn allocate(
         device: &Arc<dyn Device>,
+        streams: &[StreamId],
         exchange: &Exchange,
         kind: Tensor,
         rows: &[u64],
     ) -> Result<Distributed> {
         let row_bytes = exchange.tensor_row_bytes(kind);
-        let parts = (0..).map(RankId).zip(rows).map(|(rank, &rows)| {
-            let memory = Memory::new(device, rank, rows * row_bytes, kind.name())?;
+        let parts = (0..).map(RankId).zip(streams).zip(rows).map(|((rank, &stream), &rows)| {
+            let memory = Memory::of_rank(device, stream, rank, rows * row_bytes, kind.name())?;
             Ok(Part { memory, rows })
         });
         Ok(Distributed { kind, row_bytes, parts: parts.collect::<Result<_>>()? })
@@ -55,6 +56,7 @@ impl Distributed {
     /// Copies to every rank.
     pub(crate) fn upload<T: bytemuck::Pod>(
         device: &Arc<dyn Device>,
+        streams: &[StreamId],
         exchange: &Exchange,
         kind: Tensor,
         parts: &[impl AsRef<[T]>],
@@ -71,7 +73,7 @@ impl Distributed {
             }
             rows.push(found / row);
         }
-        let tensor = Distributed::allocate(device, exchange, kind, &rows)?;
+        let tensor = Distributed::allocate(device, streams, exchange, kind, &rows)?;
         for (part, data) in tensor.parts.iter().zip(parts) {
             part.memory.write(bytemuck::cast_slice(data.as_ref()))?;
         }

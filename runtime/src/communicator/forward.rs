@@ -23,7 +23,7 @@ impl Communicator {
         routing.indices.expect_rows(&count)?;
         routing.weights.expect_rows(&count)?;
 
-        let mut handle = Handle::new(&self.device, self.exchange(), routing, count)?;
+        let mut handle = Handle::new(&self.device, &self.streams, self.exchange(), routing, count)?;
         let tensors = [tokens, &routing.indices, &routing.weights];
         let passed = Passed { tokens: &handle.tokens, tensors: &tensors, handle: Some(&handle), ..Passed::NOTHING };
         self.launch_part(Call::Dispatch, Tensor::ExpertInput, false, &passed)?;

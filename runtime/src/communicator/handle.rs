@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use moe_contract::{Buffer, Exchange, RankId};
 
-use crate::device::{Address, Device, Memory};
+use crate::device::{Address, Device, Memory, StreamId};
 use crate::error::Result;
 use crate::tensor::Distributed;
 
@@ -46,17 +46,19 @@ pub struct Handle {
 impl Handle {
     pub(super) fn new(
         device: &Arc<dyn Device>,
+        streams: &[StreamId],
         exchange: &Exchange,
         routing: &Routing,
         tokens: Vec<u64>,
     ) -> Result<Handle> {
-        let of_rank = |rank| {
+        let of_rank = |(rank, &stream)| {
             let memory = |buffer: Buffer| {
-                Ok((buffer, Memory::new(device, RankId(rank), exchange.buffer_bytes(buffer), buffer.name())?))
+                let bytes = exchange.buffer_bytes(buffer);
+                Ok((buffer, Memory::of_rank(device, stream, rank, bytes, buffer.name())?))
             };
             Buffer::of_handle().map(memory).collect::<Result<_>>()
         };
-        let buffers = (0..exchange.ranks).map(of_rank).collect::<Result<_>>()?;
+        let buffers = (0..).map(RankId).zip(streams).map(of_rank).collect::<Result<_>>()?;
         let rows = vec![exchange.output_rows_max(); exchange.ranks as usize];
         Ok(Handle { routing: routing.clone(), tokens, rows, counted: false, buffers })
     }

@@ -150,7 +150,7 @@ impl Communicator {
     /// When there is not one part per rank, or a part is not whole rows.
     pub fn upload<T: bytemuck::Pod>(&mut self, kind: Tensor, parts: &[impl AsRef<[T]>]) -> Result<Distributed> {
         self.synchronise()?;
-        Distributed::upload(&self.device, self.exchange(), kind, parts)
+        Distributed::upload(&self.device, &self.streams, self.exchange(), kind, parts)
     }
 
     /// Copies a tensor from the device, after everything that was launched before.
@@ -222,7 +222,7 @@ impl Communicator {
     }
 
     fn allocate(&self, kind: Tensor, rows: &[u64]) -> Result<Distributed> {
-        Distributed::allocate(&self.device, self.exchange(), kind, rows)
+        Distributed::allocate(&self.device, &self.streams, self.exchange(), kind, rows)
     }
 
     /// Refuses more tokens than planned for.
@@ -235,5 +235,11 @@ impl Communicator {
             }
         }
         Ok(rows)
+    }
+}
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        self.streams.iter().for_each(|&stream| self.device.close_stream(stream));
     }
 }

@@ -7,12 +7,19 @@ use moe_contract::RankId;
 
 use super::{Address, Device, DeviceError, StreamId};
 
+/// Whose launches use some memory.
+#[derive(Clone, Copy)]
+enum Users {
+    Anyone,
+    Rank,
+    Stream(StreamId),
+}
+
 /// An allocation of one rank. Dropping it frees it, after all launches so far that may use it.
 pub struct Memory {
     device: Arc<dyn Device>,
     rank: RankId,
-    /// The one stream whose launches use it; any if none is named.
-    stream: Option<StreamId>,
+    users: Users,
     address: Address,
     bytes: u64,
 }
@@ -24,11 +31,27 @@ impl Memory {
     /// When there is not enough.
     pub fn new(device: &Arc<dyn Device>, rank: RankId, bytes: u64, name: &str) -> Result<Memory, DeviceError> {
         let address = if bytes == 0 { Address::NULL } else { device.allocate(rank, bytes, name)? };
-        Ok(Memory { device: Arc::clone(device), rank, stream: None, address, bytes })
+        Ok(Memory { device: Arc::clone(device), rank, users: Users::Anyone, address, bytes })
     }
 
-    /// As [`Memory::new`], for memory that only launches of one stream of the rank use. What was freed in that stream can serve again at
-    /// once.
+    /// As [`Memory::new`], for memory that only launches of its own rank use, those of one stream first. What was freed after launches of
+    /// that stream can serve again at once.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub fn of_rank(
+        device: &Arc<dyn Device>,
+        stream: StreamId,
+        rank: RankId,
+        bytes: u64,
+        name: &str,
+    ) -> Result<Memory, DeviceError> {
+        let mut memory = Memory::in_stream(device, stream, rank, bytes, name)?;
+        memory.users = Users::Rank;
+        Ok(memory)
+    }
+
+    /// As [`Memory::of_rank`], for memory that only launches of that stream use.
     ///
     /// # Errors
     /// When there is not enough.
@@ -40,7 +63,7 @@ impl Memory {
         name: &str,
     ) -> Result<Memory, DeviceError> {
         let address = if bytes == 0 { Address::NULL } else { device.allocate_in(stream, rank, bytes, name)? };
-        Ok(Memory { device: Arc::clone(device), rank, stream: Some(stream), address, bytes })
+        Ok(Memory { device: Arc::clone(device), rank, users: Users::Stream(stream), address, bytes })
     }
 
     /// Where it is.
@@ -114,10 +137,11 @@ impl std::fmt::Debug for Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        match self.stream {
+        match self.users {
             _ if self.bytes == 0 => {}
-            Some(stream) => self.device.free_in(stream, self.rank, self.address),
-            None => self.device.free(self.rank, self.address),
+            Users::Anyone => self.device.free(self.rank, self.address),
+            Users::Rank => self.device.free_of_rank(self.rank, self.address),
+            Users::Stream(stream) => self.device.free_in(stream, self.rank, self.address),
         }
     }
 }

@@ -225,8 +225,8 @@ pub trait Device: Send + Sync {
     /// Frees what [`Device::allocate`] gave, after all launches so far.
     fn free(&self, rank: RankId, address: Address);
 
-    /// As [`Device::allocate`], for memory that only launches of one stream use, those that follow. It may be what
-    /// [`Device::free_in`] freed in that stream.
+    /// As [`Device::allocate`], for memory that launches of one stream use first, those that follow. It may be what was freed after
+    /// launches that are in the same stream or come before it by an event.
     ///
     /// # Errors
     /// When there is not enough.
@@ -234,7 +234,12 @@ pub trait Device: Send + Sync {
         self.allocate(rank, bytes, name)
     }
 
-    /// Frees what [`Device::allocate_in`] gave, after the launches of the stream so far, which are all that use it.
+    /// As [`Device::free`], for memory that only launches of its own rank use: after those of the rank so far.
+    fn free_of_rank(&self, rank: RankId, address: Address) {
+        self.free(rank, address);
+    }
+
+    /// As [`Device::free`], for memory that only launches of one stream use: after those of the stream so far.
     fn free_in(&self, _stream: StreamId, rank: RankId, address: Address) {
         self.free(rank, address);
     }

@@ -302,6 +302,14 @@ impl Device for CudaDevice {
         self.take(Some(stream), rank, bytes, name)
     }
 
+    fn free_of_rank(&self, rank: RankId, address: Address) {
+        if let (Some(place), mut objects) = (self.placement.get(rank.index()), self.objects()) {
+            let mut after = objects.order.now();
+            after.retain(|id, _| objects.streams.get(id).is_none_or(|stream| stream.rank == rank));
+            objects.pools.entry(*place).or_default().free(address.0, after);
+        }
+    }
+
     fn free_in(&self, stream: StreamId, rank: RankId, address: Address) {
         if let (Some(place), mut objects) = (self.placement.get(rank.index()), self.objects()) {
             let after = objects.order.of(stream);
