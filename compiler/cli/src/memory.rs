@@ -3,9 +3,9 @@
 #![allow(clippy::disallowed_methods, reason = "the system's own files")]
 
 use moe_bundle::Manifest;
+use moe_planner::report::human_bytes;
 
 use crate::failure::Failure;
-use crate::picture::human;
 
 /// Refuses a run that would be killed half-way. What it needs is an estimate: symmetric memory and, three times, the experts' rows at an
 /// even load (input, output, gradient).
@@ -19,8 +19,8 @@ pub fn enough_for(manifest: &Manifest) -> Result<(), Failure> {
     match available() {
         Some(available) if needed > available => Err(Failure::Message(format!(
             "the virtual GPUs need about {}, and this machine has {} free: run fewer tokens (`--tokens`) or ranks (`--gpus-per-node`)",
-            human(needed),
-            human(available)
+            human_bytes(needed as f64),
+            human_bytes(available as f64)
         ))),
         _ => Ok(()),
     }

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use moe_planner::report::human_bytes;
 use serde::Serialize;
 
-use crate::picture::human;
 use crate::verify::Check;
 
 /// Everything about a run.
@@ -183,7 +183,7 @@ impl Report {
                 right(kernel.threads),
                 right(asked(kernel.registers)),
                 right(asked(kernel.spilled_bytes)),
-                right(human(kernel.ptx_bytes)),
+                right(human_bytes(kernel.ptx_bytes as f64)),
             ];
             row.extend(timed.then(|| right(time)));
             table.add_row(row);
@@ -234,7 +234,7 @@ impl Report {
         }
         const WIDEST: usize = 16;
         for link in &self.links {
-            let _ = writeln!(out, "{}: {} on the links", link.phase, human(link.total));
+            let _ = writeln!(out, "{}: {} on the links", link.phase, human_bytes(link.total as f64));
             if link.bytes.len() > WIDEST || !["dispatch", "combine"].contains(&link.phase) {
                 continue;
             }
@@ -246,7 +246,7 @@ impl Report {
                 let cells = row
                     .iter()
                     .enumerate()
-                    .map(|(to, &bytes)| right(if from == to { "·".into() } else { human(bytes) }));
+                    .map(|(to, &bytes)| right(if from == to { "·".into() } else { human_bytes(bytes as f64) }));
                 table.add_row(std::iter::once(right(from)).chain(cells).collect::<Vec<_>>());
             }
             let _ = writeln!(out, "{table}");

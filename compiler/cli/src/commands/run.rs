@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::files::{self, OutputPath, Wanted};
 use crate::given::{Given, dtype};
 use crate::gpus;
-use crate::picture::traffic_matrix;
+use crate::picture;
 use crate::progress::Progress;
 use crate::report::{
     CompiledReport, KernelReport, LinkReport, ReceivedReport, Report, Seconds, StageReport, WorkReport,
@@ -82,7 +82,7 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let report = report(arguments, &program, device.description(), &given, &verified, work, seconds);
     drop(progress);
     if let Some(path) = &arguments.picture {
-        files::write(path, picture(&report, &verified).as_bytes())?;
+        files::write(path, picture::of_run(&report, &verified).as_bytes())?;
     }
     if let Some(path) = &arguments.output {
         write_results(path, manifest, &given, &verified)?;
@@ -281,30 +281,6 @@ fn report(
 fn matrix(bytes: &LinkBytes) -> Vec<Vec<u64>> {
     let ranks = || (0..bytes.ranks()).map(RankId);
     ranks().map(|from| ranks().map(|to| bytes.bytes(from, to)).collect()).collect()
-}
-
-/// Bytes of dispatch and combine together; as planned where the device does not count.
-fn picture(report: &Report, verified: &Verified) -> String {
-    let ranks = report.tokens.len();
-    let mut sum = vec![vec![0; ranks]; ranks];
-    let mut add = |from: usize, to: usize, bytes: u64| sum[from][to] += bytes;
-    if report.links.is_empty() {
-        for (_, traffic) in &verified.expected.traffic[..2] {
-            for (from, to) in
-                (0..ranks).flat_map(|from| (0..ranks).map(move |to| (from, to))).filter(|(from, to)| from != to)
-            {
-                add(from, to, traffic.bytes(RankId(from as u32), RankId(to as u32)));
-            }
-        }
-    } else {
-        for link in &report.links[..2] {
-            for (from, row) in link.bytes.iter().enumerate() {
-                row.iter().enumerate().for_each(|(to, &bytes)| add(from, to, bytes));
-            }
-        }
-    }
-    let tokens: usize = report.tokens.iter().sum();
-    traffic_matrix(&format!("{}: dispatch and combine of {tokens} tokens", report.model), &sum)
 }
 
 fn write_results(path: &OutputPath, manifest: &Manifest, given: &Given, verified: &Verified) -> Result<(), Failure> {

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 
+use moe_planner::report::human_bytes;
+
 use super::{InputPath, Place, Wanted};
 use crate::failure::Failure;
 use crate::memory;
-use crate::picture::human;
 
 impl InputPath {
     /// The bytes, if they are what is wanted.
@@ -54,7 +55,7 @@ impl Limit {
     }
 
     fn exceeded_by(&self, path: &InputPath) -> String {
-        format!("{path} is too large: at most {} {}", human(self.most), self.why)
+        format!("{path} is too large: at most {} {}", human_bytes(self.most as f64), self.why)
     }
 }
 

@@ -1,178 +1,189 @@
-//! Bars: calls, links, steps and memory.
+//! Bars: calls, links, steps and memory. What a bar is and what it says stand above it, so that it may be as wide as the chart.
 //!
-//! Invariant: the segments of a stacked bar are the parts of a sum that the report has; `data-value` on each holds its share of it, in
-//! the unit of the axis.
+//! Invariant: the parts of a stacked bar are those of a sum that the report has; `data-value` on each holds its share of it, in
+//! microseconds or bytes.
 
-use svg::node::element::Title;
-
-use super::figure::{Figure, WIDTH, rectangle, round, text_width};
-use super::{name, units};
+use super::figure::{Anchor, Figure, Ink, Key, WIDTH, round};
+use super::matrix::Link;
+use super::style::Mark;
+use super::text::Type;
+use super::units::{self, Unit};
+use super::{headline, name};
 use crate::report::Report;
 use crate::time::Bottleneck;
 
-/// Where bars begin, after their names.
-pub(super) const LEFT: f64 = 264.0;
-const BAR: f64 = 26.0;
+/// How high a bar is.
+const BAR: f64 = 16.0;
 
 /// A horizontal axis from zero.
 pub(super) struct Axis {
     scale: f64,
-    marks: Vec<f64>,
+    /// Places and what is written there.
+    marks: Vec<(f64, String)>,
 }
 
 impl Axis {
-    pub(super) fn new(largest: f64) -> Axis {
-        let marks = units::marks(largest, 7);
-        // Room for what is written behind the longest bar.
-        Axis { scale: (WIDTH - LEFT - 190.0) / marks.last().copied().unwrap_or(1.0), marks }
+    /// To the largest of numbers that are shown in a unit.
+    pub(super) fn new(unit: Unit, largest: f64) -> Axis {
+        let marks = units::marks(unit.value(largest), 5);
+        let last = marks.last().copied().unwrap_or(1.0);
+        let marks = marks.iter().map(|mark| (mark / last * WIDTH, format!("{} {}", round(*mark), unit.name)));
+        Axis { scale: WIDTH / (last / unit.value(1.0)), marks: marks.collect() }
     }
 
     /// From nothing to all.
     pub(super) fn of_parts() -> Axis {
-        Axis { scale: (WIDTH - LEFT - 250.0), marks: vec![0.0, 0.25, 0.5, 0.75, 1.0] }
+        let mark = |quarter: u32| (f64::from(quarter) * WIDTH / 4.0, units::percent(f64::from(quarter) / 4.0));
+        Axis { scale: WIDTH, marks: (0..=4).map(mark).collect() }
     }
 
     pub(super) fn at(&self, value: f64) -> f64 {
-        LEFT + value * self.scale
+        value * self.scale
     }
 
-    pub(super) fn draw(&self, figure: &mut Figure, top: f64, bottom: f64, label: impl Fn(f64) -> String) {
-        for &mark in &self.marks {
-            figure.line([self.at(mark), top], [self.at(mark), bottom], "grid");
-            figure.text(self.at(mark), bottom + 16.0, "small middle quiet", label(mark));
+    /// Behind a bar.
+    pub(super) fn behind(&self, figure: &mut Figure, height: f64) {
+        let y = figure.y;
+        for (x, _) in &self.marks {
+            figure.grid([*x, y - 1.0], [*x, y + height + 1.0]);
         }
+    }
+
+    /// What the marks are, below all bars.
+    pub(super) fn below(&self, figure: &mut Figure) {
+        let y = figure.y;
+        figure.axis([0.0, y], [WIDTH, y]);
+        for (x, label) in &self.marks {
+            figure.axis([*x, y], [*x, y + 4.0]);
+            figure.write([*x, y + 16.0], Type::NUMBER, Anchor::Middle, Ink::Quiet, label);
+        }
+        figure.y += 20.0;
     }
 }
 
 /// A part of a bar.
-struct Segment {
-    class: String,
+struct Part {
+    key: Key,
     value: f64,
-    tip: String,
-    label: String,
+    what: String,
 }
 
-/// Segments side by side; labels where they have room.
-fn stack(figure: &mut Figure, axis: &Axis, y: f64, group: &str, segments: Vec<Segment>) -> f64 {
-    let mut start = 0.0;
-    for segment in segments.into_iter().filter(|segment| segment.value > 0.0) {
-        let width = segment.value * axis.scale;
-        let area = [axis.at(start), y, width, BAR];
-        figure.add(
-            rectangle(area, &format!("segment {}", segment.class))
-                .set("data-stack", group)
-                .set("data-value", segment.value)
-                .add(Title::new(segment.tip)),
-        );
-        if width > text_width(&segment.label) + 6.0 {
-            let ink = match segment.class.as_str() {
-                "c0" | "c2" | "c4" => "small middle onDark",
-                "c7" => "small middle onGrey",
-                _ => "small middle onLight",
-            };
-            figure.text(area[0] + width / 2.0, y + BAR / 2.0 + 4.0, ink, segment.label);
+/// Parts side by side, with their numbers where they have room.
+fn stack(figure: &mut Figure, axis: &Axis, unit: Unit, group: &str, parts: Vec<Part>) {
+    axis.behind(figure, BAR);
+    let (mut start, y) = (0.0, figure.y);
+    for Part { key, value, what } in parts.into_iter().filter(|part| part.value > 0.0) {
+        let (x, width) = (axis.at(start), axis.at(value));
+        let label = unit.show(value);
+        figure.part(key, [x, y, width, BAR], group, value, &format!("{what} {label}"));
+        if width > Type::NUMBER.width(&label) + 6.0 {
+            figure.write([x + width / 2.0, y + 12.0], Type::NUMBER, Anchor::Middle, Ink::On(key), &label);
         }
-        start += segment.value;
+        start += value;
     }
-    axis.at(start)
+    figure.y += BAR;
 }
 
 /// Time of each call of each plan, with its uncertainty.
 pub(super) fn calls(plans: &[Report]) -> Figure {
     let mut figure = Figure::new(
         "Time of one call of one layer",
-        "Kernel and the exchange of counts before it; the whisker is the stated uncertainty of the prediction, the words say what limits.",
+        "The exchange of counts comes before the kernel; the words above a bar say how sure its time is, and what limits it.",
     );
-    let kinds = [("c0", "kernel"), ("c1", "exchange of counts (notify)")];
-    let mut y = figure.legend(0.0, 0.0, &kinds.map(|(class, name)| (class.to_owned(), name.to_owned()))) + 10.0;
-    let top = y;
-    let phases = || plans.iter().flat_map(|report| &report.phases);
-    let axis =
-        Axis::new(phases().map(|phase| phase.time.total().0 * (1.0 + phase.time.uncertainty)).fold(0.0, f64::max));
-    let rows = plans.iter().map(|report| report.phases.len() as f64 * 32.0 + 26.0).sum::<f64>();
-    axis.draw(&mut figure, top, top + rows, units::time);
+    let [kernel, notify, uncertainty] = figure.legend([
+        (Mark::Series(0), "kernel"),
+        (Mark::Series(3), "exchange of counts"),
+        (Mark::Uncertainty, "as far as it may be off"),
+    ]);
+    let times = || plans.iter().flat_map(|report| &report.phases).map(|phase| &phase.time);
+    let longest = times().map(|time| time.total().0 * (1.0 + time.uncertainty)).fold(0.0, f64::max);
+    let unit = Unit::of_times([longest]);
+    let axis = Axis::new(unit, longest);
     for (index, report) in plans.iter().enumerate() {
-        figure.text(0.0, y + 16.0, "strong", name(report));
-        y += 26.0;
+        figure.y += 6.0;
+        headline(&mut figure, plans, report);
         for phase in &report.phases {
             let (time, total) = (&phase.time, phase.time.total().0);
-            figure.text(16.0, y + BAR / 2.0 + 4.0, "", phase.name);
-            let part = |class: &str, what: &str, value: f64| Segment {
-                class: class.to_owned(),
-                value,
-                tip: format!("{} · {}: {what} {}", name(report), phase.name, units::time(value)),
-                label: units::time(value),
-            };
-            let parts = vec![part("c1", "notify", time.notify.0), part("c0", "kernel", time.transfer.0)];
-            stack(&mut figure, &axis, y, &format!("call-{index}-{}", phase.name), parts);
-            let (low, high) = (axis.at(total * (1.0 - time.uncertainty)), axis.at(total * (1.0 + time.uncertainty)));
-            let middle = y + BAR / 2.0;
-            figure.line([low, middle], [high, middle], "whisker");
-            figure.line([low, middle - 5.0], [low, middle + 5.0], "whisker");
-            figure.line([high, middle - 5.0], [high, middle + 5.0], "whisker");
             let words = format!(
                 "{} ± {} · {} limits",
-                units::time(total),
+                unit.show(total),
                 units::percent(time.uncertainty),
                 time.bottleneck.name()
             );
-            figure.text(high + 8.0, middle + 4.0, "small", words);
-            y += 32.0;
+            figure.row((Type::PLAIN, phase.name), (Type::SMALL, Ink::Plain, &words));
+            let part = |key, what: &str, value| Part {
+                key,
+                value,
+                what: format!("{} · {}: {what}", name(report), phase.name),
+            };
+            let parts = vec![part(notify, "notify", time.notify.0), part(kernel, "kernel", time.transfer.0)];
+            stack(&mut figure, &axis, unit, &format!("call-{index}-{}", phase.name), parts);
+            let (low, high) = (axis.at(total * (1.0 - time.uncertainty)), axis.at(total * (1.0 + time.uncertainty)));
+            let middle = figure.y + 5.0;
+            figure.stroke(uncertainty, [low, middle], [high, middle]);
+            figure.stroke(uncertainty, [low, middle - 3.0], [low, middle + 3.0]);
+            figure.stroke(uncertainty, [high, middle - 3.0], [high, middle + 3.0]);
+            figure.y += 12.0;
         }
     }
-    figure.height = y + 24.0;
+    axis.below(&mut figure);
     figure
 }
 
 /// How busy each link is in each call.
 pub(super) fn utilisation(report: &Report) -> Figure {
     let mut figure = Figure::new(
-        format!("Link utilisation · {}", name(report)),
-        "Part of a call's time during which a resource would be busy if it alone limited, at the rate that kernels reach on it; behind the \
-         bar, the bytes of a GPU and their rate over the whole call. The outlined bar limits.",
+        "How busy each link is",
+        "Part of a call's time during which a resource would be busy if it alone limited, at the rate that kernels reach on it; beside \
+         it, the bytes of a GPU and their rate over the whole call.",
     );
+    // One node has no network to speak of.
+    let links = if report.nodes > 1 { 3 } else { 2 };
+    let entries = [
+        (Mark::Series(4), "copying by SMs"),
+        (Mark::Traffic(Link::Nvlink, 1), "NVLink"),
+        (Mark::Traffic(Link::Rdma, 1), "RDMA"),
+        (Mark::Outline, "what limits"),
+    ];
+    let entries: Vec<(Mark, String)> = entries
+        .into_iter()
+        .filter(|(mark, _)| links == 3 || *mark != Mark::Traffic(Link::Rdma, 1))
+        .map(|(mark, name)| (mark, name.to_owned()))
+        .collect();
+    let keys = figure.legend_of(&entries);
     let axis = Axis::of_parts();
-    let mut y = 6.0;
-    let top = y;
-    let rows = if report.nodes > 1 { 3.0 } else { 2.0 };
-    let height = report.phases.len() as f64 * (rows * 20.0 + 18.0);
-    axis.draw(&mut figure, top, top + height, units::percent);
     for phase in &report.phases {
         let (time, total) = (&phase.time, phase.time.total().0);
-        figure.text(0.0, y + 14.0, "strong", phase.name);
-        // One node has no network to speak of.
-        let links = if report.nodes > 1 { 3 } else { 2 };
+        figure.y += 6.0;
+        let latency = if time.bottleneck == Bottleneck::Latency {
+            format!("◀ latency limits: {}", units::time(time.latency.0))
+        } else {
+            String::new()
+        };
+        figure.row((Type::STRONG, phase.name), (Type::SMALL, Ink::Plain, &latency));
         let rate = |bytes: f64| format!("{}, {:.1} GB/s", units::bytes(bytes), bytes / total / 1e3);
-        for (kind, class, part, words) in [
-            (Bottleneck::Copy, "c4", time.copy.0, format!("{} SMs", report.parallel.sms)),
-            (Bottleneck::Nvlink, "nvlink", time.nvlink.0, rate(phase.nvlink_bytes)),
-            (Bottleneck::Network, "rdma", time.network.0, rate(phase.rdma_bytes)),
-        ]
-        .into_iter()
-        .take(links)
-        {
+        let rows = [
+            (Bottleneck::Copy, time.copy.0, format!("{} SMs", report.parallel.sms)),
+            (Bottleneck::Nvlink, time.nvlink.0, rate(phase.nvlink_bytes)),
+            (Bottleneck::Network, time.network.0, rate(phase.rdma_bytes)),
+        ];
+        for ((kind, part, words), key) in rows.into_iter().take(links).zip(&keys) {
             let (share, limits) = (part / total, time.bottleneck == kind);
-            figure.text(LEFT - 10.0, y + 13.0, "small end", kind.name());
-            figure.add(rectangle([axis.at(0.0), y + 2.0, axis.scale, 15.0], "track"));
-            let tip = format!("{}, {}: {} of {}", phase.name, kind.name(), units::time(part), units::time(total));
-            let class = if limits { format!("{class} bottleneck") } else { class.to_owned() };
-            figure.rectangle([axis.at(0.0), y + 2.0, axis.scale * share.min(1.0), 15.0], &class, tip);
             let mark = if limits { " ◀ limits" } else { "" };
-            let class = if limits { "small strong" } else { "small" };
-            figure.text(axis.at(1.0) + 10.0, y + 13.5, class, format!("{} · {words}{mark}", units::percent(share)));
-            y += 20.0;
+            let of = if limits { Type::STRONG } else { Type::SMALL };
+            let words = format!("{} · {words}{mark}", units::percent(share));
+            figure.row((Type::SMALL, kind.name()), (of, Ink::Plain, &words));
+            axis.behind(&mut figure, 10.0);
+            let tip = format!("{}, {}: {} of {}", phase.name, kind.name(), units::time(part), units::time(total));
+            let area = [0.0, figure.y, axis.at(share.min(1.0)), 10.0];
+            figure.rectangle(*key, area, &tip);
+            if let (true, Some(outline)) = (limits, keys.last()) {
+                figure.rectangle(*outline, [area[0] + 1.0, area[1], area[2] - 2.0, area[3]], "");
+            }
+            figure.y += 14.0;
         }
-        if time.bottleneck == Bottleneck::Latency {
-            figure.text(
-                0.0,
-                y - rows * 20.0 + 30.0,
-                "small",
-                format!("◀ latency limits: {}", units::time(time.latency.0)),
-            );
-        }
-        y += 18.0;
     }
-    figure.height = y + 22.0;
+    axis.below(&mut figure);
     figure
 }
 
@@ -182,84 +193,71 @@ pub(super) fn step(plans: &[Report]) -> Figure {
         "Time of a step",
         "All micro-batches of a step on the slowest stage; dispatch and combine that compute hides are not in the sum.",
     );
-    let kinds = [
-        ("c0", "compute"),
-        ("c2", "exposed dispatch and combine"),
-        ("c3", "pipeline bubble"),
-        ("c4", "replicas (gradients, weights)"),
-    ];
-    let top = figure.legend(0.0, 0.0, &kinds.map(|(class, name)| (class.to_owned(), name.to_owned()))) + 10.0;
+    let names = ["compute", "exposed dispatch and combine", "pipeline bubble", "replicas (gradients, weights)"];
+    let [a, b, c, d] = names;
+    let keys = figure.legend([(Mark::Series(0), a), (Mark::Series(2), b), (Mark::Series(3), c), (Mark::Series(4), d)]);
     let longest = plans.iter().filter_map(|report| report.step).map(|step| step.total.0).fold(0.0, f64::max);
-    let axis = Axis::new(longest / 1e6);
-    let mut y = top;
-    axis.draw(&mut figure, top, top + plans.len() as f64 * 38.0, |mark| format!("{} s", round(mark)));
+    let unit = Unit::of_times([longest]);
+    let axis = Axis::new(unit, longest);
     for (index, report) in plans.iter().enumerate() {
-        figure.text(0.0, y + BAR / 2.0 + 8.0, "", name(report));
-        if let Some(step) = &report.step {
-            let micro_batches = f64::from(report.parallel.micro_batches);
-            let values =
-                [step.compute.0 * micro_batches, step.exposed.0 * micro_batches, step.bubble.0, step.replicas.0];
-            let parts = kinds.iter().zip(values).map(|((class, kind), us)| Segment {
-                class: (*class).to_owned(),
-                value: us / 1e6,
-                tip: format!("{}: {kind} {}", name(report), units::time(us)),
-                label: units::time(us),
-            });
-            let end = stack(&mut figure, &axis, y + 4.0, &format!("step-{index}"), parts.collect());
-            let words =
-                format!("{} · {} tokens/s a GPU", units::time(step.total.0), units::count(step.tokens_per_second));
-            figure.text(end + 8.0, y + BAR / 2.0 + 8.0, "small strong", words);
-        }
-        y += 38.0;
+        let Some(step) = &report.step else { continue };
+        figure.y += 6.0;
+        let words = format!("{} · {} tokens/s a GPU", unit.show(step.total.0), units::count(step.tokens_per_second));
+        figure.row((Type::PLAIN, &name(report)), (Type::STRONG, Ink::Plain, &words));
+        let micro_batches = f64::from(report.parallel.micro_batches);
+        let values = [step.compute.0 * micro_batches, step.exposed.0 * micro_batches, step.bubble.0, step.replicas.0];
+        let parts = keys.iter().zip(names).zip(values).map(|((&key, kind), value)| Part {
+            key,
+            value,
+            what: format!("{}: {kind}", name(report)),
+        });
+        stack(&mut figure, &axis, unit, &format!("step-{index}"), parts.collect());
+        figure.y += 6.0;
     }
-    figure.height = y + 24.0;
+    axis.below(&mut figure);
     figure
 }
 
 /// Memory of the fullest GPU by kind.
 pub(super) fn memory(plans: &[Report]) -> Figure {
-    let mut figure = Figure::new("Memory of the fullest GPU", "By kind, against what the GPU has (dashed line).");
+    let mut figure = Figure::new("Memory of the fullest GPU", "By kind, against what the GPU has.");
     let Some(first) = plans.first() else { return figure };
-    let kinds: Vec<(String, String)> = (0..)
-        .zip(&first.memory.parts)
-        .map(|(index, part): (usize, _)| (series(index), part.kind.name().to_owned()))
-        .collect();
-    let top = figure.legend(0.0, 0.0, &kinds) + 22.0;
-    let capacity = plans.iter().map(|report| report.memory.capacity.0).max().unwrap_or(0) as f64 / 1e9;
-    let largest = plans.iter().map(|report| report.memory.total().0).max().unwrap_or(0) as f64 / 1e9;
-    let axis = Axis::new(largest.max(capacity));
-    let mut y = top;
-    let bottom = top + plans.len() as f64 * 38.0;
-    axis.draw(&mut figure, top, bottom, |mark| format!("{} GB", round(mark)));
+    let capacity = |report: &Report| report.memory.capacity.0 as f64;
+    let total = |report: &Report| report.memory.total().0 as f64;
+    // The line of the capacity is within the chart.
+    let largest = plans.iter().flat_map(|report| [capacity(report) * 1.05, total(report)]).fold(0.0, f64::max);
+    let unit = Unit::of_bytes([largest]);
+    let axis = Axis::new(unit, largest);
+    let parts = first.memory.parts.iter().enumerate();
+    let mut entries: Vec<(Mark, String)> =
+        parts.map(|(kind, part)| (Mark::Series(kind), part.kind.name().to_owned())).collect();
+    entries.push((Mark::Limit, format!("what a GPU has, {}", units::bytes(capacity(first)))));
+    let keys = figure.legend_of(&entries);
     for (index, report) in plans.iter().enumerate() {
-        figure.text(0.0, y + BAR / 2.0 + 8.0, "", name(report));
-        let parts = report.memory.parts.iter().enumerate().map(|(kind, part)| Segment {
-            class: series(kind),
-            value: part.bytes.0 as f64 / 1e9,
-            tip: format!("{}: {} {}", name(report), part.kind.name(), units::bytes(part.bytes.0 as f64)),
-            label: units::bytes(part.bytes.0 as f64),
-        });
-        let end = stack(&mut figure, &axis, y + 4.0, &format!("memory-{index}"), parts.collect());
-        let (total, capacity) = (report.memory.total().0 as f64, report.memory.capacity.0 as f64);
-        let (class, words) = if report.fits {
-            ("small strong", format!("{}, {} free", units::bytes(total), units::bytes(capacity - total)))
+        figure.y += 6.0;
+        let (ink, words) = if report.fits {
+            let free = units::bytes(capacity(report) - total(report));
+            (Ink::Plain, format!("{}, {free} free", units::bytes(total(report))))
         } else {
-            ("small strong alarm", format!("{}: {} too much", units::bytes(total), units::bytes(total - capacity)))
+            let over = units::bytes(total(report) - capacity(report));
+            (Ink::Alarm, format!("{}: {over} too much", units::bytes(total(report))))
         };
-        // Not across the line of the capacity.
-        let at =
-            end.max(if report.fits && axis.at(capacity / 1e9) - end < 150.0 { axis.at(capacity / 1e9) } else { 0.0 });
-        figure.text(at + 8.0, y + BAR / 2.0 + 8.0, class, words);
-        y += 38.0;
+        figure.row((Type::PLAIN, &name(report)), (Type::STRONG, ink, &words));
+        let parts = report.memory.parts.iter().zip(&keys).map(|(part, &key)| Part {
+            key,
+            value: part.bytes.0 as f64,
+            what: format!("{}: {}", name(report), part.kind.name()),
+        });
+        figure.y += 4.0;
+        let (top, x) = (figure.y, axis.at(capacity(report)));
+        stack(&mut figure, &axis, unit, &format!("memory-{index}"), parts.collect());
+        if let Some(limit) = keys.last() {
+            // Not across the words within the bar.
+            figure.stroke(*limit, [x, top - 6.0], [x, top]);
+            figure.stroke(*limit, [x, figure.y], [x, figure.y + 6.0]);
+        }
+        figure.y += 9.0;
     }
-    let x = axis.at(capacity);
-    figure.line([x, top - 4.0], [x, bottom], "limit");
-    figure.text(x, top - 8.0, "small middle alarm", format!("{} a GPU", units::bytes(capacity * 1e9)));
-    figure.height = bottom + 24.0;
+    axis.below(&mut figure);
     figure
-}
-
-/// The class of the n-th series.
-fn series(index: usize) -> String {
-    format!("c{}", index % super::style::SERIES)
 }

@@ -1,8 +1,9 @@
 //! How evenly experts and GPUs are loaded, as sampled and before and after placement.
 
-use super::columns::{Columns, LEFT, Series, Together};
-use super::figure::{Figure, round};
-use super::{name, units};
+use super::columns::{self, Columns, Series, Together};
+use super::figure::Figure;
+use super::style::Mark;
+use super::units::{self, Unit};
 use crate::placement::{Load, Placement};
 use crate::report::Report;
 
@@ -10,26 +11,27 @@ use crate::report::Report;
 pub(super) fn load(report: &Report) -> Figure {
     let expected = &report.gate.expected;
     let mut figure = Figure::new(
-        format!("Load per expert, as sampled · {}", name(report)),
+        "Load per expert, as sampled",
         format!(
-            "Picks of each expert for a thousand tokens, from {} tokens through the gate; the dashed line is the mean. Largest over mean in \
-             one call: expert ×{:.2}, rank ×{:.2}, node ×{:.2}.",
+            "From {} tokens through the gate. Largest over mean in one call: expert ×{:.2}, rank ×{:.2}, node ×{:.2}.",
             units::count(expected.tokens as f64),
             report.gate.expert_imbalance,
             report.gate.rank_imbalance,
             report.gate.node_imbalance
         ),
     );
-    figure.text(0.0, 10.0, "small quiet", "picks per 1000 tokens");
+    let [picked, mean] =
+        figure.legend([(Mark::Series(0), "picks of an expert per 1000 tokens"), (Mark::Mean, "their mean")]);
     let picks: Vec<f64> = expected.experts.iter().map(|picks| picks * 1e3).collect();
     let columns = Columns {
-        series: &[Series { class: "c0", name: "sampled", values: &picks }],
+        series: &[Series { key: picked, name: "picks per 1000 tokens", values: &picks }],
         together: Together::Beside,
+        mean: (mean, columns::mean(&picks)),
         place: "expert",
         merged: 1,
-        show: &|value| round(value).to_string(),
+        unit: Unit::of_counts(picks.iter().copied()),
     };
-    figure.height = columns.draw(&mut figure, 24.0);
+    columns.draw(&mut figure);
     figure
 }
 
@@ -43,33 +45,36 @@ pub(super) fn placed(load: &Load, placement: &Placement) -> Vec<Figure> {
     let mut experts = Figure::new(
         format!("Load per copy of an expert, layer {}", layer.layer),
         "Observed picks that one copy of each expert serves, in the layer that was worst balanced before; an expert with several copies \
-         after placement divides its picks among them. The dashed line is the mean before.",
+         after placement divides its picks among them.",
     );
-    before_and_after(&mut experts, "expert", counts, &after);
+    before_and_after(&mut experts, "expert", "the mean before", counts, &after);
     let mut gpus = Figure::new(
         format!("Load per GPU, layer {}", layer.layer),
         format!(
-            "Observed picks that each GPU serves; largest over mean ×{:.2} before and ×{:.2} after. The dashed line is the mean.",
+            "Observed picks that each GPU serves; largest over mean ×{:.2} before and ×{:.2} after.",
             layer.before.max_over_mean, layer.after.max_over_mean
         ),
     );
-    before_and_after(&mut gpus, "GPU", &layer.before.gpu_load, &layer.after.gpu_load);
+    before_and_after(&mut gpus, "GPU", "the mean", &layer.before.gpu_load, &layer.after.gpu_load);
     vec![experts, gpus]
 }
 
-fn before_and_after(figure: &mut Figure, place: &str, before: &[f64], after: &[f64]) {
-    let legend = [("c3", "before placement"), ("c0", "after placement")]
-        .map(|(class, name)| (class.to_owned(), name.to_owned()));
-    let top = figure.legend(LEFT, 0.0, &legend) + 12.0;
+fn before_and_after(figure: &mut Figure, place: &str, of_mean: &str, before: &[f64], after: &[f64]) {
+    let [first, second, mean] = figure.legend([
+        (Mark::Series(3), "before placement"),
+        (Mark::Series(0), "after placement"),
+        (Mark::Mean, of_mean),
+    ]);
     let columns = Columns {
         series: &[
-            Series { class: "c3", name: "before", values: before },
-            Series { class: "c0", name: "after", values: after },
+            Series { key: first, name: "before", values: before },
+            Series { key: second, name: "after", values: after },
         ],
         together: Together::Beside,
+        mean: (mean, columns::mean(before)),
         place,
         merged: 1,
-        show: &units::count,
+        unit: Unit::of_counts(before.iter().chain(after).copied()),
     };
-    figure.height = columns.draw(figure, top);
+    columns.draw(figure);
 }

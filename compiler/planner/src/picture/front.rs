@@ -2,30 +2,49 @@
 
 use std::collections::BTreeSet;
 
-use svg::node::element::{Circle, Path, Polyline, Title};
-
-use super::figure::{Figure, WIDTH, round};
-use super::units;
+use super::figure::{Anchor, Figure, Ink, WIDTH, round};
+use super::style::Mark;
+use super::text::Type;
+use super::units::{self, Unit};
 use crate::search::{Candidate, Found};
 
-const LEFT: f64 = 66.0;
-const PLOT: f64 = 380.0;
+const LEFT: f64 = 40.0;
+const PLOT: f64 = 300.0;
 /// Plans that need more times the memory of a GPU are only counted.
 const MOST: u64 = 3;
+
+/// A logarithmic axis.
+struct Axis {
+    marks: Vec<f64>,
+    length: f64,
+}
+
+impl Axis {
+    fn new(least: f64, most: f64, length: f64) -> Axis {
+        let mut marks = units::logarithmic_marks(least, most);
+        if marks.len() < 2 {
+            marks.push(marks[0] * 2.0);
+        }
+        Axis { marks, length }
+    }
+
+    fn at(&self, value: f64) -> f64 {
+        let (first, last) = (self.marks[0].ln(), self.marks[self.marks.len() - 1].ln());
+        (value.ln() - first) / (last - first) * self.length
+    }
+}
 
 /// Time across, memory up, both logarithmic.
 pub(super) fn figure(found: &Found, capacity: Option<u64>) -> Option<Figure> {
     let mut figure = Figure::new(
-        "Time of a step and memory of a GPU: the Pareto front",
+        "Time of a step and memory of a GPU",
         format!(
-            "{} plans, {} of them fit (dots; crosses do not). No plan beats those on the line in both time and memory; their numbers are \
-             those of the table. Both axes are logarithmic.",
+            "{} plans, {} of them fit. No plan beats those on the line in both time and memory; their numbers are those of the table. \
+             Both axes are logarithmic.",
             units::count(found.tried as f64),
             units::count(found.fitting as f64)
         ),
     );
-    let memory = |candidate: &Candidate| candidate.memory as f64 / 1e9;
-    let time = |candidate: &Candidate| candidate.step_us / 1e6;
     // What needs many times the memory would press everything else together.
     let most = capacity.map_or(u64::MAX, |capacity| capacity.saturating_mul(MOST));
     let everything = || {
@@ -43,66 +62,70 @@ pub(super) fn figure(found: &Found, capacity: Option<u64>) -> Option<Figure> {
         let least = everything().map(value).fold(f64::INFINITY, f64::min);
         (least, everything().map(value).fold(0.0, f64::max))
     };
-    let (times, memories) = (range(&time), range(&memory));
+    let (times, memories) = (range(&|plan| plan.step_us), range(&|plan| plan.memory as f64));
     if times.1 <= 0.0 {
         return None;
     }
-    let axis = |(least, most): (f64, f64)| {
-        let mut marks = units::logarithmic_marks(least, most);
-        if marks.len() < 2 {
-            marks.push(marks[0] * 2.0);
+    let (seconds, gigabytes) = (Unit::of_times([times.1]), Unit::of_bytes([memories.1]));
+    let across = Axis::new(seconds.value(times.0), seconds.value(times.1), WIDTH - LEFT);
+    let up = Axis::new(gigabytes.value(memories.0), gigabytes.value(memories.1), PLOT);
+    let has = capacity.map(|bytes| bytes as f64);
+    let limit = has.map_or_else(|| "what a GPU has".to_owned(), |has| format!("what a GPU has, {}", units::bytes(has)));
+    let entries = [
+        (Mark::Dot, "fits".to_owned()),
+        (Mark::Cross, "does not fit".to_owned()),
+        (Mark::Front, "no other beats it".to_owned()),
+        (Mark::Limit, limit),
+    ];
+    let keys = figure.legend_of(&entries);
+    let [dot, cross, front, limit] = keys[..] else { return None };
+    figure.lines(Type::SMALL, Ink::Quiet, &format!("memory of the fullest GPU, {}", gigabytes.name));
+    let top = figure.y + 8.0;
+    let bottom = top + PLOT;
+    let place = |plan: &Candidate| {
+        let (time, memory) = (seconds.value(plan.step_us), gigabytes.value(plan.memory as f64));
+        [LEFT + across.at(time), bottom - up.at(memory)]
+    };
+    let mut last = f64::NEG_INFINITY;
+    for &mark in &across.marks {
+        let (x, label) = (LEFT + across.at(mark), round(mark).to_string());
+        figure.grid([x, top], [x, bottom]);
+        // Where the mark before leaves room.
+        if x - last > Type::NUMBER.width(&label) + 6.0 {
+            figure.write([x, bottom + 15.0], Type::NUMBER, Anchor::Middle, Ink::Quiet, &label);
+            last = x;
         }
-        marks
-    };
-    let (x_marks, y_marks) = (axis(times), axis(memories));
-    let place = |marks: &[f64], value: f64| {
-        let (first, last) = (marks[0].ln(), marks[marks.len() - 1].ln());
-        (value.ln() - first) / (last - first)
-    };
-    let top = 22.0;
-    let x = |value: f64| LEFT + place(&x_marks, value) * (WIDTH - LEFT - 30.0);
-    let y = |value: f64| top + PLOT - place(&y_marks, value) * PLOT;
-    figure.text(0.0, 10.0, "small quiet", "memory of the fullest GPU, GB");
-    for &mark in &x_marks {
-        figure.line([x(mark), top], [x(mark), top + PLOT], "grid");
-        figure.text(x(mark), top + PLOT + 16.0, "small middle quiet", format!("{} s", round(mark)));
     }
-    for &mark in &y_marks {
-        figure.line([LEFT, y(mark)], [WIDTH - 30.0, y(mark)], "grid");
-        figure.text(LEFT - 6.0, y(mark) + 4.0, "small end quiet", round(mark).to_string());
+    for &mark in &up.marks {
+        let y = bottom - up.at(mark);
+        figure.grid([LEFT, y], [WIDTH, y]);
+        figure.write([LEFT - 5.0, y + 4.0], Type::NUMBER, Anchor::End, Ink::Quiet, &round(mark).to_string());
     }
-    figure.text(WIDTH - 30.0, top + PLOT + 32.0, "small end quiet", "time of a step, seconds");
+    figure.write(
+        [WIDTH, bottom + 31.0],
+        Type::SMALL,
+        Anchor::End,
+        Ink::Quiet,
+        &format!("time of a step, {}", seconds.name),
+    );
     // Thousands of plans lie on each other; one mark for each pixel and kind.
     let mut seen = BTreeSet::new();
-    let mut crosses = String::new();
+    let (mut fit, mut misfit) = (Vec::new(), Vec::new());
     for plan in everything() {
-        let (px, py) = (x(time(plan)), y(memory(plan)));
-        if !seen.insert((px.round() as i64, py.round() as i64, plan.fits)) {
-            continue;
-        }
-        if plan.fits {
-            figure.add(Circle::new().set("cx", round(px)).set("cy", round(py)).set("r", 2.5).set("class", "dot"));
-        } else {
-            crosses += &format!("M{:.1} {:.1}l4 4m0 -4l-4 4", px - 2.0, py - 2.0);
+        let at = place(plan);
+        if seen.insert((at[0].round() as i64, at[1].round() as i64, plan.fits)) {
+            if plan.fits { &mut fit } else { &mut misfit }.push(at);
         }
     }
-    if !crosses.is_empty() {
-        figure.add(Path::new().set("d", crosses).set("class", "misfit"));
+    figure.crosses(cross, &misfit);
+    figure.dots(dot, &fit);
+    if let Some(has) = has.map(|bytes| gigabytes.value(bytes)).filter(|has| up.at(*has) > 0.0 && up.at(*has) < PLOT) {
+        figure.stroke(limit, [LEFT, bottom - up.at(has)], [WIDTH, bottom - up.at(has)]);
     }
-    if let Some(capacity) = capacity.map(|bytes| bytes as f64 / 1e9)
-        && capacity > y_marks[0]
-        && capacity < y_marks[y_marks.len() - 1]
-    {
-        figure.line([LEFT, y(capacity)], [WIDTH - 30.0, y(capacity)], "limit");
-        let words = format!("{} a GPU", units::bytes(capacity * 1e9));
-        figure.text(WIDTH - 34.0, y(capacity) - 5.0, "small end alarm", words);
-    }
-    let points: Vec<String> =
-        found.front.iter().map(|plan| format!("{:.1},{:.1}", x(time(plan)), y(memory(plan)))).collect();
-    figure.add(Polyline::new().set("points", points.join(" ")).set("class", "front"));
-    let mut last: Option<(f64, f64)> = None;
-    for (index, plan) in found.front.iter().enumerate() {
-        let (px, py) = (x(time(plan)), y(memory(plan)));
+    let places: Vec<[f64; 2]> = found.front.iter().map(place).collect();
+    figure.curve(front, &places);
+    let mut last: Option<[f64; 2]> = None;
+    for (index, (plan, [x, y])) in found.front.iter().zip(places).enumerate() {
         let tip = format!(
             "{}: ep {} pp {} dp {} zero {} {} SMs, {}: {}, {}",
             index + 1,
@@ -112,17 +135,17 @@ pub(super) fn figure(found: &Found, capacity: Option<u64>) -> Option<Figure> {
             plan.parallel.zero,
             plan.parallel.sms,
             plan.parallel.schedule.name(),
-            units::time(plan.step_us),
-            units::bytes(plan.memory as f64)
+            seconds.show(plan.step_us),
+            gigabytes.show(plan.memory as f64)
         );
-        let dot = Circle::new().set("cx", round(px)).set("cy", round(py)).set("r", 5).set("class", "frontDot");
-        figure.add(dot.add(Title::new(tip)));
+        figure.best(front, [x, y], &tip);
         // Numbers where the last one leaves room.
-        if last.is_none_or(|(lx, ly)| (px - lx).abs() > 16.0 || (py - ly).abs() > 14.0) {
-            figure.text(px - 8.0, py + 16.0, "small strong end", (index + 1).to_string());
-            last = Some((px, py));
+        if last.is_none_or(|[lx, ly]| (x - lx).abs() > 20.0 || (y - ly).abs() > 16.0) {
+            let number = (index + 1).to_string();
+            figure.write([x - 7.0, y + 15.0], Type::STRONG, Anchor::End, Ink::Plain, &number);
+            last = Some([x, y]);
         }
     }
-    figure.height = top + PLOT + 38.0;
+    figure.y = bottom + 36.0;
     Some(figure)
 }

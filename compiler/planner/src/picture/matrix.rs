@@ -1,14 +1,12 @@
-//! Who sends how much to whom in one dispatch, expected.
+//! Who sends how much to whom: in one dispatch, expected, or in a run, counted.
 //!
 //! Invariant: tokens start on every rank alike, as in [`crate::traffic::Expected`], so that a cell is a mean of its destination times the
 //! tokens that come that way; the sums over the cells of each link are the bytes of the report's phase.
 
-use std::collections::BTreeMap;
-
-use svg::node::element::Title;
-
-use super::figure::{Figure, WIDTH, rectangle};
-use super::{name, units};
+use super::figure::{Anchor, Figure, Ink, Key, WIDTH, round};
+use super::style::{Mark, STEPS};
+use super::text::Type;
+use super::units::{self, Unit};
 use crate::report::Report;
 
 /// What a cell crosses.
@@ -83,151 +81,183 @@ impl Traffic {
     }
 }
 
-/// Least and most of a kind of cell, without those that carry nothing.
-fn range(cells: &[Vec<Cell>], link: Link) -> Option<(f64, f64)> {
-    let bytes = || cells.iter().flatten().filter(|cell| cell.link == link && cell.bytes > 0.0).map(|cell| cell.bytes);
-    let least = bytes().fold(f64::INFINITY, f64::min);
-    let most = bytes().fold(0.0, f64::max);
-    (most > 0.0).then_some((least, most))
-}
-
-fn legend(cells: &[Vec<Cell>], kinds: &[(Link, &str, &str)]) -> Vec<(String, String)> {
-    let entry = |&(link, class, name): &(Link, &str, &str)| {
-        let (least, most) = range(cells, link)?;
-        let (least, most) = (units::bytes(least), units::bytes(most));
-        let range = if least == most { most } else { format!("{least} to {most}") };
-        Some((class.to_owned(), format!("{name}: {range} a cell")))
-    };
-    kinds.iter().filter_map(entry).collect()
-}
-
 /// Bytes between nodes.
 pub(super) fn by_node(report: &Report, traffic: &Traffic) -> Figure {
-    let nodes = traffic.by_node.len();
     let mut figure = Figure::new(
-        format!("Traffic by node, one dispatch · {}", name(report)),
+        "Traffic by node, one dispatch",
         format!(
             "Expected bytes that all {} GPUs of a node (row) send to a node (column) in one dispatch of one layer; the diagonal is what \
-             moves inside the node over NVLink, tokens from other nodes included. Combine goes the same ways backwards. The stronger the colour, the \
-             more, from zero, for each link on its own scale.",
+             moves inside the node over NVLink, tokens from other nodes included. Combine goes the same ways backwards.",
             report.gate.expected.ranks_per_node
         ),
     );
-    let kinds = [(Link::Nvlink, "nvlink", "NVLink, inside a node"), (Link::Rdma, "rdma", "RDMA, between nodes")];
-    draw(
-        &mut figure,
-        "node",
-        &traffic.by_node,
-        &legend(&traffic.by_node, &kinds),
-        1,
-        if nodes <= 16 { 52.0 } else { 30.0 },
-    );
+    let kinds = [(Link::Nvlink, "NVLink, inside a node"), (Link::Rdma, "RDMA, between nodes")];
+    Matrix { what: "node", cells: &traffic.by_node, kinds: &kinds, block: 1, exact: false }.draw(&mut figure);
     figure
 }
 
 /// Bytes between ranks.
 pub(super) fn by_rank(report: &Report, traffic: &Traffic) -> Figure {
-    let ranks = traffic.by_rank.len();
     let way = if report.nodes > 1 && report.mode == moe_compiler::spec::Mode::Throughput.text() {
         " Over the network a token goes to the GPU with the same local index, which passes it on inside its node."
     } else {
         ""
     };
     let mut figure = Figure::new(
-        format!("Traffic by rank, one dispatch · {}", name(report)),
+        "Traffic by rank, one dispatch",
         format!(
-            "Expected bytes from each rank (row) to each rank (column) in one dispatch of one layer.{way} Empty cells carry nothing. The stronger \
-             the colour, the more, from zero, for each link on its own scale."
+            "Expected bytes from each rank (row) to each rank (column) in one dispatch of one layer.{way} Empty cells carry nothing."
         ),
     );
-    let kinds = [
-        (Link::Own, "own", "to itself, over no link"),
-        (Link::Nvlink, "nvlink", "NVLink"),
-        (Link::Rdma, "rdma", "RDMA"),
-    ];
-    let legend = legend(&traffic.by_rank, &kinds);
-    let local = report.gate.expected.ranks_per_node as usize;
-    draw(&mut figure, "rank", &traffic.by_rank, &legend, local, if ranks <= 16 { 52.0 } else { 30.0 });
+    let kinds = [(Link::Own, "to itself, over no link"), (Link::Nvlink, "NVLink"), (Link::Rdma, "RDMA")];
+    let block = report.gate.expected.ranks_per_node as usize;
+    Matrix { what: "rank", cells: &traffic.by_rank, kinds: &kinds, block, exact: false }.draw(&mut figure);
     figure
 }
 
-const LEFT: f64 = 74.0;
-/// Cells this wide carry their number.
-const NUMBERED: f64 = 46.0;
-
-fn draw(figure: &mut Figure, what: &str, cells: &[Vec<Cell>], legend: &[(String, String)], block: usize, widest: f64) {
-    let count = cells.len();
-    let pitch = widest.min((if block == 1 { 890.0 } else { 760.0 }) / count as f64);
-    let top = figure.legend(0.0, 0.0, legend) + 34.0;
-    figure.text(LEFT, top - 22.0, "quiet", format!("to {what}"));
-    figure.text(0.0, top + 11.0, "quiet", format!("from {what}"));
-    let every = (26.0 / pitch).ceil().max(1.0) as usize;
-    // Labels at the beginnings of nodes when not every one has room.
-    let every = if every > 1 { every.next_multiple_of(block.max(1)) } else { 1 };
-    for index in (0..count).step_by(every) {
-        let at = (index as f64 + 0.5) * pitch;
-        figure.text(LEFT + at, top - 6.0, "small middle", index.to_string());
-        if index > 0 || pitch > 20.0 {
-            figure.text(LEFT - 6.0, top + at + 4.0, "small end", index.to_string());
-        }
+/// Bytes that were counted on the links of a node, `bytes[from][to]`.
+pub(super) fn counted(phase: &str, bytes: &[Vec<u64>]) -> Figure {
+    let all: u64 = bytes.iter().flatten().sum();
+    if all == 0 {
+        return Figure::new(phase, "Nothing crosses a link.");
     }
-    let most: BTreeMap<u8, f64> = [Link::Own, Link::Nvlink, Link::Rdma]
-        .into_iter()
-        .filter_map(|link| range(cells, link).map(|(_, most)| (link as u8, most)))
+    let mut figure = Figure::new(
+        phase,
+        format!(
+            "Bytes from each rank (row) to each rank (column); together {}. Empty cells carry nothing.",
+            units::bytes(all as f64)
+        ),
+    );
+    let cell = |from: usize, to: usize, bytes: u64| Cell {
+        link: if from == to { Link::Own } else { Link::Nvlink },
+        bytes: bytes as f64,
+    };
+    let cells: Vec<Vec<Cell>> = (0..)
+        .zip(bytes)
+        .map(|(from, row)| (0..).zip(row).map(|(to, &bytes)| cell(from, to, bytes)).collect())
         .collect();
-    let gap = if pitch > 8.0 { 1.0 } else { 0.0 };
-    for to in 0..count {
-        let mut from = 0;
-        while from < count {
-            let cell = cells[from][to];
-            // Equal neighbours of a column are one rectangle where cells are too small to be read one by one.
-            let alike = |row: &&Vec<Cell>| gap == 0.0 && row[to] == cell;
-            let rows = 1 + cells[from + 1..].iter().take_while(alike).count();
-            if cell.bytes > 0.0 {
-                let share = cell.bytes / most.get(&(cell.link as u8)).copied().unwrap_or(cell.bytes);
-                let area =
-                    [LEFT + to as f64 * pitch, top + from as f64 * pitch, pitch - gap, rows as f64 * pitch - gap];
-                let sender = if rows > 1 {
-                    format!("each of {what}s {from} to {}", from + rows - 1)
-                } else {
-                    format!("{what} {from}")
-                };
-                let tip = format!("{sender} to {what} {to}: {}", units::bytes(cell.bytes));
-                let opacity = (0.12 + 0.88 * share * share).min(1.0);
-                figure.add(
-                    rectangle(area, class(cell.link))
-                        .set("fill-opacity", (opacity * 100.0).round() / 100.0)
-                        .add(Title::new(tip)),
-                );
-                if pitch >= NUMBERED {
-                    let (x, y) = (area[0] + area[2] / 2.0, area[1] + area[3] / 2.0 + 4.0);
-                    let class = match cell.link {
-                        _ if opacity <= 0.55 => "small middle",
-                        Link::Own => "small middle onGrey",
-                        Link::Nvlink | Link::Rdma => "small middle onDark",
-                    };
-                    figure.text(x, y, class, units::bytes(cell.bytes));
-                }
-            }
-            from += rows;
-        }
-    }
-    let side = count as f64 * pitch;
-    if block > 1 && block < count {
-        for index in (0..=count).step_by(block) {
-            let at = index as f64 * pitch - gap / 2.0;
-            figure.line([LEFT, top + at], [LEFT + side, top + at], "grid");
-            figure.line([LEFT + at, top], [LEFT + at, top + side], "grid");
-        }
-    }
-    debug_assert!(LEFT + side <= WIDTH);
-    figure.height = top + side + 6.0;
+    let kinds = [(Link::Own, "to itself, over no link"), (Link::Nvlink, "NVLink")];
+    Matrix { what: "rank", cells: &cells, kinds: &kinds, block: 1, exact: true }.draw(&mut figure);
+    figure
 }
 
-fn class(link: Link) -> &'static str {
-    match link {
-        Link::Own => "own",
-        Link::Nvlink => "nvlink",
-        Link::Rdma => "rdma",
+/// Before the first column.
+const LEFT: f64 = 34.0;
+/// The widest cells, which carry their number.
+const NUMBERED: f64 = 48.0;
+/// Narrower cells carry none.
+const NARROWEST_NUMBERED: f64 = 38.0;
+
+/// Cells as they are drawn.
+struct Matrix<'a> {
+    what: &'a str,
+    cells: &'a [Vec<Cell>],
+    kinds: &'a [(Link, &'a str)],
+    /// So many neighbours share a node.
+    block: usize,
+    /// Whether bytes are counted, not expected.
+    exact: bool,
+}
+
+/// The colours of a link: from zero to the largest number, in steps of a round size.
+struct Scale {
+    link: Link,
+    /// In the unit of the chart.
+    step: f64,
+    keys: Vec<Key>,
+}
+
+impl Scale {
+    /// With its legend, or nothing where the link carries nothing.
+    fn new(figure: &mut Figure, cells: &[Vec<Cell>], unit: Unit, link: Link, name: &str) -> Option<Scale> {
+        let of_link = cells.iter().flatten().filter(|cell| cell.link == link);
+        let most = unit.value(of_link.map(|cell| cell.bytes).fold(0.0, f64::max));
+        if most <= 0.0 {
+            return None;
+        }
+        let marks = units::marks(most, STEPS as u32);
+        let bounds = &marks[1..];
+        figure.lines(Type::SMALL, Ink::Quiet, &format!("{name}; a cell carries up to"));
+        // Few steps are those in the middle, where links differ most.
+        let first = (STEPS + 1).saturating_sub(bounds.len()) / 2;
+        let entries: Vec<(Mark, String)> = (first..)
+            .zip(bounds)
+            .map(|(step, bound)| (Mark::Traffic(link, step), format!("{} {}", round(*bound), unit.name)))
+            .collect();
+        Some(Scale { link, step: marks[1], keys: figure.legend_of(&entries) })
+    }
+
+    fn key(&self, value: f64) -> Option<Key> {
+        let step = ((value / self.step).ceil() as usize).saturating_sub(1);
+        self.keys.get(step.min(self.keys.len().saturating_sub(1))).copied()
     }
 }
+
+impl Matrix<'_> {
+    fn draw(&self, figure: &mut Figure) {
+        let Matrix { what, cells, kinds, block, exact } = *self;
+        let count = cells.len();
+        let unit = Unit::of_bytes_alike(cells.iter().flatten().map(|cell| cell.bytes));
+        let scales: Vec<Scale> =
+            kinds.iter().filter_map(|(link, name)| Scale::new(figure, cells, unit, *link, name)).collect();
+        let pitch = NUMBERED.min((WIDTH - LEFT) / count.max(1) as f64);
+        figure.y += 4.0;
+        figure.write([LEFT, figure.y + 12.0], Type::SMALL, Anchor::Start, Ink::Quiet, &format!("to {what}"));
+        figure.write([0.0, figure.y + LINE_OF_NAMES], Type::SMALL, Anchor::Start, Ink::Quiet, "from");
+        let top = figure.y + LINE_OF_NAMES + 6.0;
+        self.names(figure, pitch, top);
+        let gap = if pitch > 8.0 { 1.0 } else { 0.0 };
+        for to in 0..count {
+            let mut from = 0;
+            while from < count {
+                let cell = cells[from][to];
+                // Equal neighbours of a column are one rectangle where cells are too small to be read one by one.
+                let alike = |row: &&Vec<Cell>| gap == 0.0 && row[to] == cell;
+                let rows = 1 + cells[from + 1..].iter().take_while(alike).count();
+                let scale = scales.iter().find(|scale| scale.link == cell.link && cell.bytes > 0.0);
+                if let Some(key) = scale.and_then(|scale| scale.key(unit.value(cell.bytes))) {
+                    let [x, y] = [LEFT + to as f64 * pitch, top + from as f64 * pitch];
+                    let area = [x, y, pitch - gap, rows as f64 * pitch - gap];
+                    let sender = match rows {
+                        1 => format!("{what} {from}"),
+                        _ => format!("each of {what}s {from} to {}", from + rows - 1),
+                    };
+                    let bytes = if exact { format!("{:.0} bytes", cell.bytes) } else { units::bytes(cell.bytes) };
+                    figure.rectangle(key, area, &format!("{sender} to {what} {to}: {bytes}"));
+                    if pitch >= NARROWEST_NUMBERED {
+                        let middle = [x + area[2] / 2.0, y + area[3] / 2.0 + 4.0];
+                        figure.write(middle, Type::NUMBER, Anchor::Middle, Ink::On(key), &unit.number(cell.bytes));
+                    }
+                }
+                from += rows;
+            }
+        }
+        let side = count as f64 * pitch;
+        let every = if gap > 0.0 { 1 } else { block.max(1) };
+        let every = if gap == 0.0 && every == 1 { count.max(1) } else { every };
+        for index in (0..=count).step_by(every) {
+            let at = index as f64 * pitch - gap / 2.0;
+            figure.grid([LEFT, top + at], [LEFT + side, top + at]);
+            figure.grid([LEFT + at, top], [LEFT + at, top + side]);
+        }
+        figure.y = top + side + 4.0;
+        if pitch >= NARROWEST_NUMBERED && count > 0 {
+            figure.lines(Type::SMALL, Ink::Quiet, &format!("numbers: {}", unit.name));
+        }
+    }
+
+    /// The numbers of columns and rows, of as many as have room; those where a node begins first.
+    fn names(&self, figure: &mut Figure, pitch: f64, top: f64) {
+        let every = (24.0 / pitch).ceil().max(1.0) as usize;
+        let every = if every > 1 { every.next_multiple_of(self.block.max(1)) } else { 1 };
+        for index in (0..self.cells.len()).step_by(every) {
+            let at = (index as f64 + 0.5) * pitch;
+            let name = index.to_string();
+            figure.write([LEFT + at, top - 5.0], Type::NUMBER, Anchor::Middle, Ink::Plain, &name);
+            figure.write([LEFT - 6.0, top + at + 4.0], Type::NUMBER, Anchor::End, Ink::Plain, &name);
+        }
+    }
+}
+
+/// From the words above a matrix to the names of its columns.
+const LINE_OF_NAMES: f64 = 26.0;

@@ -2,8 +2,9 @@
 //!
 //! Invariants: what is drawn is what the [`Report`] says, nothing is estimated here; a page refers to nothing outside itself and runs no
 //! script; every chart has a title and a description in words, and every number that a chart shows stands in a table too, with its
-//! exact value in `<data value>`. Colours come from one palette that the colour-blind can tell apart (Okabe and Ito, 2008), are never the
-//! only sign of anything, and follow the light or dark of the reader's system.
+//! exact value in `<data value>`. Charts are as wide as a phone and stand side by side where there is room. Colours come from one table
+//! (`style`), mean what the legend of their chart says, are never the only sign of anything, and follow the light or dark of the reader's
+//! system.
 
 mod bars;
 mod columns;
@@ -15,6 +16,7 @@ mod page;
 mod simulation;
 mod style;
 mod tables;
+mod text;
 mod units;
 
 pub use matrix::{Cell, Link, Traffic};
@@ -23,7 +25,8 @@ use crate::placement::{Load, Placement};
 use crate::report::Report;
 use crate::search::Found;
 use crate::simulate::Simulation;
-use figure::Figure;
+use figure::{Figure, Ink};
+use text::Type;
 
 /// What a page shows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,6 +98,20 @@ impl Page<'_> {
         figures.push(matrix::by_rank(report, &traffic));
         figures.push(experts::load(report));
         figures
+    }
+}
+
+/// A picture of a run of one node: a title, what is to be said, and of each phase the bytes from each rank to each rank,
+/// `bytes[from][to]`.
+pub fn traffic(title: &str, words: &str, phases: &[(&str, Vec<Vec<u64>>)]) -> String {
+    page::traffic(title, words, phases)
+}
+
+/// Which of several plans what follows is of.
+fn headline(figure: &mut Figure, plans: &[Report], report: &Report) {
+    if plans.len() > 1 {
+        figure.lines(Type::STRONG, Ink::Plain, &name(report));
+        figure.y += 3.0;
     }
 }
 

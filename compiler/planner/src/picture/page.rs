@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use svg::Document;
 use svg::node::element::{Description, Group, Rectangle, Style, Text, Title};
 
-use super::figure::{Figure, WIDTH, round};
+use super::figure::{Figure, LINE, WIDTH, round};
 use super::tables::{self, escape};
-use super::{Page, experts, name, simulation, style, units};
+use super::text::Type;
+use super::{Page, experts, matrix, name, simulation, style, units};
 use crate::report::Report;
 
 /// Charts so far, so that each has an id of its own.
@@ -17,12 +18,17 @@ struct Writer {
 }
 
 impl Writer {
-    fn figure(&mut self, figure: Figure) {
-        self.figures += 1;
-        let id = format!("figure-{}", self.figures);
-        let (title, caption) = (escape(&figure.title), escape(&figure.caption));
-        let drawn = figure.inline(&id);
-        self.push(&format!("<h3>{title}</h3>\n<figure>{drawn}<figcaption>{caption}</figcaption></figure>\n"));
+    /// Side by side where there is room.
+    fn figures(&mut self, figures: impl IntoIterator<Item = Figure>) {
+        self.push("<div class=\"figures\">\n");
+        for figure in figures {
+            self.figures += 1;
+            let id = format!("figure-{}", self.figures);
+            let (title, caption) = (escape(&figure.title), escape(&figure.caption));
+            let drawn = figure.inline(&id);
+            self.push(&format!("<figure><h3>{title}</h3>{drawn}<figcaption>{caption}</figcaption></figure>\n"));
+        }
+        self.push("</div>\n");
     }
 
     fn push(&mut self, text: &str) {
@@ -48,8 +54,8 @@ pub(super) fn html(page: &Page<'_>) -> String {
         "<!DOCTYPE html>\n<html lang=\"en\" xmlns=\"http://www.w3.org/1999/xhtml\"><head><meta charset=\"utf-8\"/>\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"/><title>{title}</title>\
          <style>{}{}</style></head>\n<body>\n<h1>{title}</h1>\n",
-        style::CHART,
-        style::PAGE
+        style::page(),
+        style::chart()
     ));
     if let Some(first) = page.plans.first() {
         let source = first.assumptions.first().map(String::as_str).unwrap_or_default();
@@ -62,14 +68,14 @@ pub(super) fn html(page: &Page<'_>) -> String {
     if page.plans.len() > 1 {
         writer.section("comparison", "Plans side by side");
         if let Some((last, lines)) = page.comparison.split_last() {
-            writer.push(&format!("<p class=\"verdict\">{}</p>\n", escape(last)));
+            writer.push(&format!("<p class=\"verdict card\">{}</p>\n", escape(last)));
             writer.list(lines);
         }
         writer.push(&tables::comparison(page.plans));
     }
     if page.search.is_some() || !page.plans.is_empty() {
         writer.section("time-and-memory", "Time and memory");
-        page.shared_figures().into_iter().for_each(|figure| writer.figure(figure));
+        writer.figures(page.shared_figures());
     }
     if let Some(found) = page.search {
         writer.push("<h3>Plans of the front</h3>\n");
@@ -81,13 +87,13 @@ pub(super) fn html(page: &Page<'_>) -> String {
     if let Some((load, placement)) = page.placement {
         writer.section("placement", "Placement of experts");
         writer.push(&tables::placement(placement));
-        experts::placed(load, placement).into_iter().for_each(|figure| writer.figure(figure));
+        writer.figures(experts::placed(load, placement));
     }
     if let Some(of) = page.simulation {
         writer.push("<h3>In words</h3>\n");
         writer.list(&of.explanation);
         writer.push(&tables::simulated_times(of));
-        simulation::figures(of).into_iter().for_each(|figure| writer.figure(figure));
+        writer.figures(simulation::figures(of));
         writer.push(&tables::simulated_details(of));
     }
     if let Some(assumptions) = page.assumptions() {
@@ -166,7 +172,7 @@ fn plan(writer: &mut Writer, index: usize, report: &Report) {
     writer.list(&report.explanation);
     writer.push("<h3>Where a token goes</h3>\n");
     writer.push(&tables::gate(report));
-    Page::figures_of(report).into_iter().for_each(|figure| writer.figure(figure));
+    writer.figures(Page::figures_of(report));
     writer.push("<h3>Numbers</h3>\n");
     writer.push(&tables::phases(report));
     writer.push(&tables::totals(report));
@@ -175,84 +181,104 @@ fn plan(writer: &mut Writer, index: usize, report: &Report) {
 
 /// One picture.
 pub(super) fn svg(page: &Page<'_>) -> String {
-    let margin = 24.0;
-    let mut y = margin + 20.0;
-    let mut body = Group::new().add(text(0.0, y, "title", &page.title()));
-    y += 16.0;
-    let words = |body: Group, y: &mut f64, title: &str, lines: &[String]| {
-        let mut body = body.add(text(0.0, *y + 18.0, "heading", title));
-        *y += 26.0;
-        for (first, line) in lines.iter().flat_map(|line| wrap(line, 150)) {
-            *y += 17.0;
-            body =
-                body.add(text(if first { 0.0 } else { 12.0 }, *y, "", &if first { format!("• {line}") } else { line }));
-        }
-        *y += 20.0;
-        body
-    };
+    let mut picture = Picture::new(&page.title());
     if !page.comparison.is_empty() {
-        body = words(body, &mut y, "Compared", page.comparison);
-    }
-    for report in page.plans {
-        body = words(body, &mut y, &name(report), &report.explanation);
+        picture.list("Compared", page.comparison);
     }
     if let Some(of) = page.simulation {
-        body = words(body, &mut y, "In words", &of.explanation);
+        picture.list("In words", &of.explanation);
     }
-    let mut figures = page.shared_figures();
-    figures.extend(page.plans.iter().flat_map(Page::figures_of));
-    figures.extend(page.placement.into_iter().flat_map(|(load, placement)| experts::placed(load, placement)));
-    figures.extend(page.simulation.into_iter().flat_map(simulation::figures));
-    for figure in figures {
-        y += 14.0;
-        body = body.add(text(0.0, y + 14.0, "heading", &figure.title));
-        y += 22.0;
-        for (_, line) in wrap(&figure.caption, 150) {
-            y += 16.0;
-            body = body.add(text(0.0, y, "quiet", &line));
-        }
-        y += 16.0;
-        let place = format!("translate(0 {})", round(y));
-        body = body.add(figure.body.set("transform", place));
-        y += figure.height + 18.0;
+    picture.figures(page.shared_figures());
+    for report in page.plans {
+        picture.list(&name(report), &report.explanation);
+        picture.figures(Page::figures_of(report));
     }
+    picture.figures(page.placement.into_iter().flat_map(|(load, placement)| experts::placed(load, placement)));
+    picture.figures(page.simulation.into_iter().flat_map(simulation::figures));
     if let Some(assumptions) = page.assumptions() {
-        body = words(body, &mut y, "Assumed", assumptions);
+        picture.list("Assumed", assumptions);
     }
-    let (width, height) = (WIDTH + 2.0 * margin, round(y + margin));
-    let paper = Rectangle::new().set("class", "paper").set("width", "100%").set("height", "100%");
-    let about = "Time, memory and traffic of parallel plans; each chart is described by the words above it.";
-    let document = Document::new()
-        .set("viewBox", (0, 0, width, height))
-        .set("width", width)
-        .set("height", height)
-        .set("role", "img")
-        .set("aria-labelledby", "title words")
-        .add(Title::new(page.title()).set("id", "title"))
-        .add(Description::new().set("id", "words").add(svg::node::Text::new(about)))
-        .add(Style::new(style::CHART))
-        .add(paper)
-        .add(body.set("transform", format!("translate({margin} 0)")));
-    format!("{document}\n")
+    picture.document("Time, memory and traffic; each chart is described by the words above it.")
 }
 
-fn text(x: f64, y: f64, class: &str, words: &str) -> Text {
-    Text::new(words).set("x", x).set("y", round(y)).set("class", class)
+/// Who sends how much to whom in each phase of a run.
+pub(super) fn traffic(title: &str, words: &str, phases: &[(&str, Vec<Vec<u64>>)]) -> String {
+    let mut picture = Picture::new(title);
+    picture.lines(Type::PLAIN, "quiet", words);
+    picture.figures(phases.iter().map(|(phase, bytes)| matrix::counted(phase, bytes)));
+    picture.document("Bytes from each rank to each rank in each phase of a run.")
 }
 
-/// Lines of at most `width` characters, and whether each is the first of its text; words are never cut.
-fn wrap(text: &str, width: usize) -> Vec<(bool, String)> {
-    let mut lines: Vec<String> = vec![String::new()];
-    for word in text.split_whitespace() {
-        let fits = |line: &String| line.is_empty() || line.chars().count() + 1 + word.chars().count() <= width;
-        match lines.last_mut().filter(|line| fits(line)) {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            None => lines.push(word.to_owned()),
+/// Charts and words below each other, as wide as a phone.
+struct Picture {
+    title: String,
+    body: Group,
+    y: f64,
+}
+
+impl Picture {
+    const MARGIN: f64 = 14.0;
+
+    fn new(title: &str) -> Picture {
+        let mut picture = Picture { title: title.to_owned(), body: Group::new(), y: 12.0 };
+        picture.lines(Type::TITLE, "", title);
+        picture
+    }
+
+    fn lines(&mut self, of: Type, class: &str, text: &str) {
+        for line in of.wrap(text, WIDTH) {
+            self.line(of, class, 0.0, &line);
         }
     }
-    lines.into_iter().enumerate().map(|(index, line)| (index == 0, line)).collect()
+
+    fn line(&mut self, of: Type, class: &str, x: f64, words: &str) {
+        self.y += LINE + of.size - Type::PLAIN.size;
+        let class = format!("{} {class}", of.class);
+        let text =
+            Text::new(words).set("x", Picture::MARGIN + x).set("y", round(self.y)).set("class", class.trim_end());
+        self.body = std::mem::take(&mut self.body).add(text);
+    }
+
+    fn list(&mut self, title: &str, lines: &[String]) {
+        const INDENT: f64 = 14.0;
+        self.y += 16.0;
+        self.lines(Type::HEADING, "", title);
+        for text in lines {
+            for (index, line) in Type::PLAIN.wrap(text, WIDTH - INDENT).iter().enumerate() {
+                if index == 0 {
+                    self.line(Type::PLAIN, "", 0.0, "•");
+                    self.y -= LINE;
+                }
+                self.line(Type::PLAIN, "", INDENT, line);
+            }
+        }
+    }
+
+    fn figures(&mut self, figures: impl IntoIterator<Item = Figure>) {
+        for figure in figures {
+            self.y += 20.0;
+            self.lines(Type::HEADING, "", &figure.title);
+            self.lines(Type::SMALL, "quiet", &figure.caption);
+            self.y += 8.0;
+            let height = figure.y;
+            self.body = std::mem::take(&mut self.body).add(figure.below(Picture::MARGIN, self.y));
+            self.y += height;
+        }
+    }
+
+    fn document(self, about: &str) -> String {
+        let (width, height) = (WIDTH + 2.0 * Picture::MARGIN, round(self.y + Picture::MARGIN));
+        let document = Document::new()
+            .set("viewBox", (0, 0, width, height))
+            .set("width", width)
+            .set("height", height)
+            .set("role", "img")
+            .set("aria-labelledby", "title words")
+            .add(Title::new(self.title).set("id", "title"))
+            .add(Description::new().set("id", "words").add(svg::node::Text::new(about)))
+            .add(Style::new(format!("{}{}", style::ALONE, style::chart())))
+            .add(Rectangle::new().set("class", "paper").set("width", "100%").set("height", "100%"))
+            .add(self.body);
+        format!("{document}\n")
+    }
 }

@@ -1,10 +1,17 @@
-//! Tables of a page: every number with its unit, and its exact value in `<data value>`.
+//! Tables and lists of a page.
+//!
+//! Invariants: every number has its exact value in `<data value>`; the numbers of a column, or of a line of plans side by side, have one
+//! unit, which stands in its head. What is of different kinds is a list, in which each number has its own unit.
 
-use super::{name, units};
-use crate::placement::Placement;
-use crate::report::Report;
+use moe_compiler::units::Microseconds;
+
+use super::name;
+use super::units::{self, Unit};
+use crate::placement::{LayerPlacement, Placement};
+use crate::report::{Phase, Report};
 use crate::search::Found;
-use crate::simulate::{Simulation, Spine};
+use crate::simulate::{Simulation, Spine, Tail};
+use crate::time::Prediction;
 
 /// Text that is safe between tags and in attributes.
 pub(super) fn escape(text: &str) -> String {
@@ -45,121 +52,198 @@ fn decimals(value: f64) -> String {
     number(value, format!("{value:.3}"))
 }
 
-/// A table whose cells are markup already.
-fn table(caption: &str, head: &[&str], rows: &[Vec<String>]) -> String {
-    let heads: String = head.iter().map(|cell| format!("<th scope=\"col\">{}</th>", escape(cell))).collect();
-    let line = |row: &Vec<String>| {
-        let mut cells = row.iter();
-        let first = cells.next().map(|cell| format!("<th scope=\"row\">{cell}</th>")).unwrap_or_default();
-        // A cell may say how it looks.
-        let cell = |cell: &String| if cell.starts_with("<td") { cell.clone() } else { format!("<td>{cell}</td>") };
-        format!("<tr>{first}{}</tr>\n", cells.map(cell).collect::<String>())
+/// A column of a table.
+struct Column {
+    head: String,
+    cells: Vec<String>,
+    words: bool,
+}
+
+impl Column {
+    /// Markup.
+    fn new(head: &str, cells: impl IntoIterator<Item = String>) -> Column {
+        Column { head: head.to_owned(), cells: cells.into_iter().collect(), words: false }
+    }
+
+    fn words<'a>(head: &str, words: impl IntoIterator<Item = &'a str>) -> Column {
+        Column { words: true, ..Column::new(head, words.into_iter().map(escape)) }
+    }
+
+    /// Numbers in one unit, which the head names.
+    fn of(head: &str, unit: Unit, values: impl IntoIterator<Item = f64>) -> Column {
+        let head = if unit.name.is_empty() { head.to_owned() } else { format!("{head}, {}", unit.name) };
+        Column::new(&head, values.into_iter().map(|value| number(value, unit.number(value))))
+    }
+
+    fn bytes(head: &str, values: &[f64]) -> Column {
+        Column::of(head, Unit::of_bytes(values.iter().copied()), values.iter().copied())
+    }
+
+    fn counts(head: &str, values: impl IntoIterator<Item = f64>) -> Column {
+        Column::new(head, values.into_iter().map(count))
+    }
+
+    fn decimals(head: &str, values: impl IntoIterator<Item = f64>) -> Column {
+        Column::new(head, values.into_iter().map(decimals))
+    }
+
+    fn percents(head: &str, values: impl IntoIterator<Item = f64>) -> Column {
+        Column::new(head, values.into_iter().map(|value| number(value, units::percent(value))))
+    }
+}
+
+/// A table whose first column names its rows.
+fn table(caption: &str, columns: &[Column]) -> String {
+    let class = |column: &Column| if column.words { " class=\"text\"" } else { "" };
+    let head = |column: &Column| format!("<th scope=\"col\"{}>{}</th>", class(column), escape(&column.head));
+    let cell = |index: usize, column: &Column, row: usize| {
+        let cell = column.cells.get(row).map_or("", String::as_str);
+        match index {
+            0 => format!("<th scope=\"row\">{cell}</th>"),
+            _ => format!("<td{}>{cell}</td>", class(column)),
+        }
     };
-    let rows: String = rows.iter().map(line).collect();
+    let rows = columns.iter().map(|column| column.cells.len()).max().unwrap_or(0);
+    let row = |row| {
+        let cells: String = columns.iter().enumerate().map(|(index, column)| cell(index, column, row)).collect();
+        format!("<tr>{cells}</tr>\n")
+    };
+    let heads: String = columns.iter().map(head).collect();
+    framed(caption, &heads, &(0..rows).map(row).collect::<String>())
+}
+
+/// Narrow screens move a wide table sideways, with the keyboard too.
+fn framed(caption: &str, heads: &str, rows: &str) -> String {
+    let caption = escape(caption);
     format!(
-        "<div class=\"wide\"><table aria-label=\"{}\"><thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n",
-        escape(caption)
+        "<div class=\"wide\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\"><table aria-label=\"{caption}\">\
+         <thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n"
     )
+}
+
+/// Numbers of different kinds.
+fn numbers(rows: Vec<(&str, String)>) -> String {
+    let rows: String =
+        rows.iter().map(|(what, value)| format!("<div><dt>{}</dt><dd>{value}</dd></div>\n", escape(what))).collect();
+    format!("<dl class=\"numbers\">{rows}</dl>\n")
+}
+
+/// Which of several is better.
+#[derive(Clone, Copy, PartialEq)]
+enum Better {
+    Less,
+    More,
+    Neither,
+}
+
+/// A number of every plan.
+struct Line {
+    what: &'static str,
+    unit: fn(Vec<f64>) -> Unit,
+    value: fn(&Report) -> Option<f64>,
+    better: Better,
+}
+
+const fn line(
+    what: &'static str,
+    unit: fn(Vec<f64>) -> Unit,
+    better: Better,
+    value: fn(&Report) -> Option<f64>,
+) -> Line {
+    Line { what, unit, value, better }
+}
+
+const LINES: [Line; 16] = {
+    use Better::{Less, More, Neither};
+    [
+        line("nodes of a group of ranks", Unit::of_counts, Neither, |r| Some(f64::from(r.nodes))),
+        line("distinct nodes of a token", Unit::of_means, Less, |r| Some(r.gate.expected.distinct_nodes.mean)),
+        line("remote nodes of a token", Unit::of_means, Less, |r| Some(r.gate.expected.remote_nodes.mean)),
+        line("most nodes of a token", Unit::of_counts, Less, |r| Some(f64::from(r.gate.most_nodes))),
+        line("RDMA, dispatch + combine", Unit::of_bytes, Less, |r| {
+            Some(r.phases[..2].iter().map(|phase| phase.rdma_bytes).sum())
+        }),
+        line("RDMA at worst", Unit::of_bytes, Less, |r| {
+            Some(r.phases[..2].iter().map(|phase| phase.rdma_bytes_worst).sum())
+        }),
+        line("NVLink, dispatch + combine", Unit::of_bytes, Less, |r| {
+            Some(r.phases[..2].iter().map(|phase| phase.nvlink_bytes).sum())
+        }),
+        line("dispatch", Unit::of_times, Less, |r| r.phases.first().map(|phase| phase.time.total().0)),
+        line("combine", Unit::of_times, Less, |r| r.phases.get(1).map(|phase| phase.time.total().0)),
+        line("SMs that suffice", Unit::of_counts, Neither, |r| r.enough_sms.map(f64::from)),
+        line("replicas of an expert", Unit::of_counts, Neither, |r| Some(f64::from(r.share.expert_replicas))),
+        line("experts among replicas, a GPU and step", Unit::of_bytes, Less, |r| Some(r.replicas.expert_bytes)),
+        line("memory of the fullest GPU", Unit::of_bytes, Less, |r| Some(r.memory.total().0 as f64)),
+        line("step", Unit::of_times, Less, |r| r.step.map(|step| step.total.0)),
+        line("tokens/s a GPU", Unit::of_counts, More, |r| r.step.map(|step| step.tokens_per_second)),
+        line("all layers of one token", Unit::of_times, Less, |r| r.decode.map(|decode| decode.0)),
+    ]
+};
+
+impl Line {
+    fn row(&self, plans: &[Report]) -> Option<String> {
+        let values: Vec<Option<f64>> = plans.iter().map(self.value).collect();
+        let known = || values.iter().flatten().copied();
+        known().next()?;
+        let best = match self.better {
+            Better::Less => known().fold(f64::INFINITY, f64::min),
+            Better::More => known().fold(f64::NEG_INFINITY, f64::max),
+            Better::Neither => f64::NAN,
+        };
+        let unit = (self.unit)(known().collect());
+        // Only what is shown differently is better.
+        let differ = known().any(|value| unit.number(value) != unit.number(best));
+        let cell = |value: &Option<f64>| match value {
+            Some(value) => {
+                let class = if differ && *value == best { " class=\"best\"" } else { "" };
+                format!("<td{class}>{}</td>", number(*value, unit.number(*value)))
+            }
+            None => "<td>–</td>".to_owned(),
+        };
+        let comma = if unit.name.is_empty() { "" } else { ", " };
+        let cells: String = values.iter().map(cell).collect();
+        Some(format!("<tr><th scope=\"row\">{}{comma}{}</th>{cells}</tr>\n", escape(self.what), unit.name))
+    }
 }
 
 /// Plans side by side; the best of each line is marked where better means something.
 pub(super) fn comparison(plans: &[Report]) -> String {
-    type Value = fn(&Report) -> Option<f64>;
-    type Show = fn(f64) -> String;
-    #[derive(Clone, Copy, PartialEq)]
-    enum Better {
-        Less,
-        More,
-        Neither,
-    }
-    let call = |index: usize| -> Value {
-        match index {
-            0 => |r| r.phases.first().map(|phase| phase.time.total().0),
-            _ => |r| r.phases.get(1).map(|phase| phase.time.total().0),
-        }
-    };
-    let lines: [(&str, Value, Show, Better); 16] = [
-        ("nodes of a group of ranks", |r| Some(f64::from(r.nodes)), count, Better::Neither),
-        ("distinct nodes of a token", |r| Some(r.gate.expected.distinct_nodes.mean), decimals, Better::Less),
-        ("remote nodes of a token", |r| Some(r.gate.expected.remote_nodes.mean), decimals, Better::Less),
-        ("most nodes of a token", |r| Some(f64::from(r.gate.most_nodes)), count, Better::Less),
-        ("RDMA, dispatch + combine", |r| Some(r.phases[..2].iter().map(|p| p.rdma_bytes).sum()), bytes, Better::Less),
-        ("RDMA at worst", |r| Some(r.phases[..2].iter().map(|p| p.rdma_bytes_worst).sum()), bytes, Better::Less),
-        (
-            "NVLink, dispatch + combine",
-            |r| Some(r.phases[..2].iter().map(|p| p.nvlink_bytes).sum()),
-            bytes,
-            Better::Less,
-        ),
-        ("dispatch", call(0), time, Better::Less),
-        ("combine", call(1), time, Better::Less),
-        ("SMs that suffice", |r| r.enough_sms.map(f64::from), count, Better::Neither),
-        ("replicas of an expert", |r| Some(f64::from(r.share.expert_replicas)), count, Better::Neither),
-        ("experts among replicas, a GPU and step", |r| Some(r.replicas.expert_bytes), bytes, Better::Less),
-        ("memory of the fullest GPU", |r| Some(r.memory.total().0 as f64), bytes, Better::Less),
-        ("step", |r| r.step.map(|step| step.total.0), time, Better::Less),
-        ("tokens/s a GPU", |r| r.step.map(|step| step.tokens_per_second), count, Better::More),
-        ("all layers of one token", |r| r.decode.map(|decode| decode.0), time, Better::Less),
-    ];
-    let rows: Vec<Vec<String>> = lines
-        .iter()
-        .filter(|(_, value, ..)| plans.iter().any(|report| value(report).is_some()))
-        .map(|(what, value, show, better)| {
-            let values: Vec<Option<f64>> = plans.iter().map(value).collect();
-            let known = || values.iter().flatten().copied();
-            let best = match better {
-                Better::Less => known().fold(f64::INFINITY, f64::min),
-                Better::More => known().fold(f64::NEG_INFINITY, f64::max),
-                Better::Neither => f64::NAN,
-            };
-            // Only what is shown differently is better.
-            let differ = known().any(|value| {
-                show(value).split_once('>').map(|(_, s)| s.to_owned())
-                    != show(best).split_once('>').map(|(_, s)| s.to_owned())
-            });
-            let cell = |value: &Option<f64>| match value {
-                Some(value) if differ && *value == best => format!("<td class=\"best\">{}</td>", show(*value)),
-                Some(value) => show(*value),
-                None => "–".to_owned(),
-            };
-            std::iter::once(escape(what)).chain(values.iter().map(cell)).collect()
-        })
-        .chain(std::iter::once(
-            std::iter::once("fits the memory".to_owned())
-                .chain(plans.iter().map(|r| if r.fits { "yes" } else { "<span class=\"bad\">no</span>" }.to_owned()))
-                .collect(),
-        ))
-        .collect();
-    let names: Vec<String> = plans.iter().map(name).collect();
-    let head: Vec<&str> = std::iter::once("").chain(names.iter().map(String::as_str)).collect();
-    table("Plans side by side", &head, &rows)
+    let mut rows: String = LINES.iter().filter_map(|line| line.row(plans)).collect();
+    let fits = |report: &Report| if report.fits { "<td>yes</td>" } else { "<td><span class=\"bad\">no</span></td>" };
+    rows += &format!("<tr><th scope=\"row\">fits the memory</th>{}</tr>\n", plans.iter().map(fits).collect::<String>());
+    let head = |report: &Report| format!("<th scope=\"col\">{}</th>", escape(&name(report)));
+    let heads = format!("<th scope=\"col\"></th>{}", plans.iter().map(head).collect::<String>());
+    framed("Plans side by side", &heads, &rows)
 }
 
 /// The front of a search.
 pub(super) fn front(found: &Found) -> String {
-    let rows: Vec<Vec<String>> = (1..)
-        .zip(&found.front)
-        .map(|(index, plan): (usize, _)| {
-            let parallel = &plan.parallel;
-            let mut row = vec![index.to_string()];
-            row.extend(
-                [parallel.ep, parallel.pp, parallel.dp, u32::from(parallel.zero), parallel.sms]
-                    .map(f64::from)
-                    .map(count),
-            );
-            row.push(escape(parallel.schedule.name()));
-            row.extend([time(plan.step_us), count(plan.tokens_per_second), bytes(plan.memory as f64)]);
-            row
-        })
-        .collect();
-    let head = ["", "ep", "pp", "dp", "zero", "SMs", "schedule", "step", "tokens/s a GPU", "memory"];
-    table("Plans that no other beats", &head, &rows)
+    let plans = &found.front;
+    let counts = |head: &str, of: fn(&crate::step::Parallel) -> u32| {
+        Column::counts(head, plans.iter().map(|plan| f64::from(of(&plan.parallel))))
+    };
+    let steps = || plans.iter().map(|plan| plan.step_us);
+    let memory: Vec<f64> = plans.iter().map(|plan| plan.memory as f64).collect();
+    let columns = [
+        Column::new("", (1..=plans.len()).map(|index| index.to_string())),
+        counts("ep", |plan| plan.ep),
+        counts("pp", |plan| plan.pp),
+        counts("dp", |plan| plan.dp),
+        counts("zero", |plan| u32::from(plan.zero)),
+        counts("SMs", |plan| plan.sms),
+        Column::words("schedule", plans.iter().map(|plan| plan.parallel.schedule.name())),
+        Column::of("step", Unit::of_times(steps()), steps()),
+        Column::counts("tokens/s a GPU", plans.iter().map(|plan| plan.tokens_per_second)),
+        Column::bytes("memory", &memory),
+    ];
+    table("Plans that no other beats", &columns)
 }
 
 /// Where a token goes.
 pub(super) fn gate(report: &Report) -> String {
     let expected = &report.gate.expected;
-    let rows: Vec<Vec<String>> = [
+    let rows = [
         ("distinct nodes", expected.distinct_nodes),
         ("remote nodes (copies over RDMA)", expected.remote_nodes),
         ("distinct ranks", expected.distinct_ranks),
@@ -167,59 +251,59 @@ pub(super) fn gate(report: &Report) -> String {
         ("picks", expected.picks),
         ("picks on other nodes", expected.remote_picks),
         ("picks on other ranks", expected.crossing_picks),
-    ]
-    .into_iter()
-    .map(|(what, estimate)| {
-        let half_width =
-            estimate.half_width.map_or_else(|| "–".to_owned(), |half| number(half, format!("± {half:.3}")));
-        vec![escape(what), decimals(estimate.mean), half_width, count(estimate.largest)]
-    })
-    .collect();
+    ];
+    let half_width =
+        |half: Option<f64>| half.map_or_else(|| "–".to_owned(), |half| number(half, format!("± {half:.3}")));
+    let columns = [
+        Column::words("per token", rows.map(|row| row.0)),
+        Column::decimals("mean", rows.map(|row| row.1.mean)),
+        Column::new("95 %", rows.map(|row| half_width(row.1.half_width))),
+        Column::counts("most", rows.map(|row| row.1.largest)),
+    ];
     let mut text = format!(
         "<p class=\"quiet\">Means over {} sampled tokens with the half width of their 95 % confidence interval, and the most that a token \
          had.</p>",
         count(expected.tokens as f64)
     );
-    text += &table("Where a token goes", &["per token", "mean", "95 %", "most"], &rows);
+    text += &table("Where a token goes", &columns);
     text
 }
 
 /// Calls of a layer.
 pub(super) fn phases(report: &Report) -> String {
-    let rows: Vec<Vec<String>> = report
-        .phases
-        .iter()
-        .map(|phase| {
-            let us = |value: f64| number(value, format!("{value:.0}"));
-            let t = &phase.time;
-            let mut row = vec![escape(phase.name)];
-            row.extend([phase.nvlink_bytes, phase.rdma_bytes, phase.rdma_bytes_worst].map(bytes));
-            row.extend([t.copy.0, t.nvlink.0, t.network.0, t.latency.0, t.notify.0, t.transfer.0].map(us));
-            row.push(number(t.total().0, format!("{:.0}", t.total().0)));
-            row.push(number(t.uncertainty, format!("± {:.1} %", t.uncertainty * 100.0)));
-            row.push(format!("<td class=\"text\">{}</td>", t.bottleneck.name()));
-            row
-        })
-        .collect();
-    let head = [
-        "one call of one layer",
-        "NVLink",
-        "RDMA",
-        "RDMA at worst",
-        "copy, µs",
-        "NVLink, µs",
-        "RDMA, µs",
-        "latency, µs",
-        "notify, µs",
-        "kernel, µs",
-        "time, µs",
-        "uncertainty",
-        "limit",
+    let phases = &report.phases;
+    let names = || Column::words("one call of one layer", phases.iter().map(|phase| phase.name));
+    let bytes = |head: &str, of: fn(&Phase) -> f64| Column::bytes(head, &phases.iter().map(of).collect::<Vec<_>>());
+    let columns = [
+        names(),
+        bytes("NVLink", |phase| phase.nvlink_bytes),
+        bytes("RDMA", |phase| phase.rdma_bytes),
+        bytes("RDMA at worst", |phase| phase.rdma_bytes_worst),
     ];
-    let mut text =
-        "<p class=\"quiet\">Bytes that leave a GPU; copy, NVLink, RDMA: time if that alone limited, at the rates that kernels reach.</p>"
-            .to_owned();
-    text += &table("Calls of a layer", &head, &rows);
+    let mut text = "<p class=\"quiet\">Bytes that leave a GPU.</p>".to_owned();
+    text += &table("Bytes of a call", &columns);
+    // One unit for all of them, since they are read beside each other.
+    let unit = Unit::of_times(phases.iter().map(|phase| phase.time.total().0));
+    let times =
+        |head: &str, of: fn(&Prediction) -> f64| Column::of(head, unit, phases.iter().map(|phase| of(&phase.time)));
+    let uncertainty = |phase: &Phase| {
+        let part = phase.time.uncertainty;
+        number(part, format!("± {:.1} %", part * 100.0))
+    };
+    let columns = [
+        names(),
+        times("copy", |time| time.copy.0),
+        times("NVLink", |time| time.nvlink.0),
+        times("RDMA", |time| time.network.0),
+        times("latency", |time| time.latency.0),
+        times("notify", |time| time.notify.0),
+        times("kernel", |time| time.transfer.0),
+        times("time", |time| time.total().0),
+        Column::new("uncertainty", phases.iter().map(uncertainty)),
+        Column::words("limit", phases.iter().map(|phase| phase.time.bottleneck.name())),
+    ];
+    text += "<p class=\"quiet\">Copy, NVLink, RDMA: time if that alone limited, at the rates that kernels reach.</p>";
+    text += &table("Times of a call", &columns);
     text
 }
 
@@ -236,17 +320,20 @@ pub(super) fn totals(report: &Report) -> String {
             ("replicas", step.replicas.0),
             ("step", step.total.0),
         ];
-        let mut rows: Vec<Vec<String>> = parts.map(|(what, us)| vec![escape(what), time(us)]).to_vec();
-        rows.push(vec!["tokens/s a GPU".to_owned(), count(step.tokens_per_second)]);
         let title =
             format!("step of {} micro-batches, {}", report.parallel.micro_batches, report.parallel.schedule.name());
-        text += &table("Step", &[&title, "time"], &rows);
+        let times = || parts.map(|(_, us)| us);
+        let columns =
+            [Column::words(&title, parts.map(|(what, _)| what)), Column::of("time", Unit::of_times(times()), times())];
+        text += &table("Step", &columns);
+        text += &numbers(vec![("tokens/s a GPU", count(step.tokens_per_second))]);
     }
-    let mut rows: Vec<Vec<String>> =
-        report.memory.parts.iter().map(|part| vec![escape(part.kind.name()), bytes(part.bytes.0 as f64)]).collect();
-    rows.push(vec!["all".to_owned(), bytes(report.memory.total().0 as f64)]);
-    rows.push(vec!["what a GPU has".to_owned(), bytes(report.memory.capacity.0 as f64)]);
-    text + &table("Memory of the fullest GPU", &["memory of the fullest GPU", "bytes"], &rows)
+    let memory = &report.memory;
+    let names = memory.parts.iter().map(|part| part.kind.name()).chain(["all", "what a GPU has"]);
+    let sizes = memory.parts.iter().map(|part| part.bytes.0).chain([memory.total().0, memory.capacity.0]);
+    let sizes: Vec<f64> = sizes.map(|bytes| bytes as f64).collect();
+    let columns = [Column::words("memory of the fullest GPU", names), Column::bytes("bytes", &sizes)];
+    text + &table("Memory of the fullest GPU", &columns)
 }
 
 /// What the other tables are computed from.
@@ -258,49 +345,49 @@ pub(super) fn details(report: &Report) -> String {
         .groups
         .map(|(chosen, groups)| format!("{} of {}", count(f64::from(chosen)), count(f64::from(groups))));
     let mut rows = vec![
-        vec!["GPUs".to_owned(), count(f64::from(report.gpus))],
-        vec!["tensor parallel".to_owned(), count(f64::from(plan.tp))],
-        vec!["tokens of a GPU in a call".to_owned(), count(f64::from(plan.tokens))],
-        vec!["micro-batches of a step".to_owned(), count(f64::from(plan.micro_batches))],
-        vec!["nodes that a group of experts spans, at most".to_owned(), count(f64::from(report.gate.nodes_per_group))],
-        vec!["groups that a token may use".to_owned(), groups.unwrap_or_else(|| "no limit".to_owned())],
-        vec!["nodes that a token may reach".to_owned(), count(f64::from(report.gate.most_nodes))],
-        vec!["other nodes that a token may reach".to_owned(), count(f64::from(report.gate.most_remote_nodes))],
-        vec!["largest over mean load of an expert".to_owned(), decimals(report.gate.expert_imbalance)],
-        vec!["largest over mean load of a rank".to_owned(), decimals(report.gate.rank_imbalance)],
-        vec!["largest over mean load of a node".to_owned(), decimals(report.gate.node_imbalance)],
-        vec!["row on the way to the experts, with scales".to_owned(), bytes(wire.dispatch_row as f64)],
-        vec!["record of a copy".to_owned(), bytes(wire.record as f64)],
-        vec!["row on the way back".to_owned(), bytes(wire.combine_row as f64)],
-        vec!["gradient of a weight".to_owned(), bytes(wire.weight_gradient as f64)],
-        vec!["count of a peer".to_owned(), bytes(wire.count as f64)],
-        vec!["flag of a peer".to_owned(), bytes(wire.flag as f64)],
-        vec!["parameters".to_owned(), count(parameters.total() as f64)],
-        vec!["of routed experts".to_owned(), count(parameters.routed() as f64)],
-        vec!["active for a token".to_owned(), count(parameters.active() as f64)],
-        vec!["expert parameters of the fullest GPU".to_owned(), count(share.expert)],
-        vec!["expert parameters of a GPU on average".to_owned(), count(share.expert_mean)],
-        vec!["other parameters of the fullest GPU".to_owned(), count(share.other)],
-        vec!["experts of a layer on a GPU".to_owned(), count(f64::from(share.experts_per_layer))],
-        vec!["replicas of an expert".to_owned(), count(f64::from(share.expert_replicas))],
-        vec!["replicas of everything else".to_owned(), count(f64::from(share.other_replicas))],
-        vec!["experts among replicas, a GPU and step".to_owned(), bytes(report.replicas.expert_bytes)],
-        vec!["everything else among replicas".to_owned(), bytes(report.replicas.other_bytes)],
-        vec!["of both over the network".to_owned(), bytes(report.replicas.network_bytes)],
-        vec!["recomputed in the backward pass".to_owned(), report.thrift.recompute.name().to_owned()],
-        vec!["halves of the receive regions".to_owned(), count(f64::from(report.thrift.halves))],
-        vec!["seed of the sample".to_owned(), number(report.seed as f64, report.seed.to_string())],
+        ("GPUs", count(f64::from(report.gpus))),
+        ("tensor parallel", count(f64::from(plan.tp))),
+        ("tokens of a GPU in a call", count(f64::from(plan.tokens))),
+        ("micro-batches of a step", count(f64::from(plan.micro_batches))),
+        ("nodes that a group of experts spans, at most", count(f64::from(report.gate.nodes_per_group))),
+        ("groups that a token may use", groups.unwrap_or_else(|| "no limit".to_owned())),
+        ("nodes that a token may reach", count(f64::from(report.gate.most_nodes))),
+        ("other nodes that a token may reach", count(f64::from(report.gate.most_remote_nodes))),
+        ("largest over mean load of an expert", decimals(report.gate.expert_imbalance)),
+        ("largest over mean load of a rank", decimals(report.gate.rank_imbalance)),
+        ("largest over mean load of a node", decimals(report.gate.node_imbalance)),
+        ("row on the way to the experts, with scales", bytes(wire.dispatch_row as f64)),
+        ("record of a copy", bytes(wire.record as f64)),
+        ("row on the way back", bytes(wire.combine_row as f64)),
+        ("gradient of a weight", bytes(wire.weight_gradient as f64)),
+        ("count of a peer", bytes(wire.count as f64)),
+        ("flag of a peer", bytes(wire.flag as f64)),
+        ("parameters", count(parameters.total() as f64)),
+        ("of routed experts", count(parameters.routed() as f64)),
+        ("active for a token", count(parameters.active() as f64)),
+        ("expert parameters of the fullest GPU", count(share.expert)),
+        ("expert parameters of a GPU on average", count(share.expert_mean)),
+        ("other parameters of the fullest GPU", count(share.other)),
+        ("experts of a layer on a GPU", count(f64::from(share.experts_per_layer))),
+        ("replicas of an expert", count(f64::from(share.expert_replicas))),
+        ("replicas of everything else", count(f64::from(share.other_replicas))),
+        ("experts among replicas, a GPU and step", bytes(report.replicas.expert_bytes)),
+        ("everything else among replicas", bytes(report.replicas.other_bytes)),
+        ("of both over the network", bytes(report.replicas.network_bytes)),
+        ("recomputed in the backward pass", report.thrift.recompute.name().to_owned()),
+        ("halves of the receive regions", count(f64::from(report.thrift.halves))),
+        ("seed of the sample", number(report.seed as f64, report.seed.to_string())),
     ];
     if let Some(nodes) = report.gate.closed_form_nodes {
-        rows.push(vec!["distinct nodes by the closed form".to_owned(), decimals(nodes)]);
+        rows.push(("distinct nodes by the closed form", decimals(nodes)));
     }
     if let Some(enough) = report.enough_sms {
-        rows.push(vec!["SMs that saturate the slower link".to_owned(), count(f64::from(enough))]);
+        rows.push(("SMs that saturate the slower link", count(f64::from(enough))));
     }
     if let Some(decode) = report.decode {
-        rows.push(vec!["dispatches and combines of all layers for one token".to_owned(), time(decode.0)]);
+        rows.push(("dispatches and combines of all layers for one token", time(decode.0)));
     }
-    let mut text = table("Further numbers", &["further numbers", ""], &rows);
+    let mut text = numbers(rows);
     let expected = &report.gate.expected;
     for (what, values) in [
         ("picks of each expert per token", &expected.experts),
@@ -320,90 +407,68 @@ fn list(what: &str, numbers: impl Iterator<Item = String>) -> String {
 
 /// Layers before and after placement.
 pub(super) fn placement(placement: &Placement) -> String {
-    let rows: Vec<Vec<String>> = placement
-        .layers
-        .iter()
-        .map(|layer| {
-            let ratio = |value: f64| number(value, format!("×{value:.3}"));
-            vec![
-                layer.layer.to_string(),
-                ratio(layer.before.max_over_mean),
-                ratio(layer.after.max_over_mean),
-                decimals(layer.before.copies_between_nodes),
-                decimals(layer.after.copies_between_nodes),
-                bytes(layer.before.bytes_between_nodes),
-                bytes(layer.after.bytes_between_nodes),
-                layer.moves.map_or_else(|| "–".to_owned(), |moves| count(f64::from(moves))),
-            ]
-        })
-        .collect();
-    let head = [
-        "layer",
-        "largest/mean before",
-        "after",
-        "copies between nodes before",
-        "after",
-        "bytes between nodes before",
-        "after",
-        "experts moved",
+    let layers = &placement.layers;
+    let ratios = |head: &str, of: fn(&LayerPlacement) -> f64| {
+        let ratio = |layer| number(of(layer), format!("×{:.3}", of(layer)));
+        Column::new(head, layers.iter().map(ratio))
+    };
+    // Before and after are read beside each other.
+    let moved = layers.iter().flat_map(|layer| [layer.before.bytes_between_nodes, layer.after.bytes_between_nodes]);
+    let unit = Unit::of_bytes(moved);
+    let moves = |layer: &LayerPlacement| layer.moves.map_or_else(|| "–".to_owned(), |moves| count(f64::from(moves)));
+    let columns = [
+        Column::new("layer", layers.iter().map(|layer| layer.layer.to_string())),
+        ratios("largest/mean before", |layer| layer.before.max_over_mean),
+        ratios("after", |layer| layer.after.max_over_mean),
+        Column::decimals("copies between nodes before", layers.iter().map(|layer| layer.before.copies_between_nodes)),
+        Column::decimals("after", layers.iter().map(|layer| layer.after.copies_between_nodes)),
+        Column::of("between nodes before", unit, layers.iter().map(|layer| layer.before.bytes_between_nodes)),
+        Column::of("after", unit, layers.iter().map(|layer| layer.after.bytes_between_nodes)),
+        Column::new("experts moved", layers.iter().map(moves)),
     ];
-    table("Placement by layer", &head, &rows)
+    table("Placement by layer", &columns)
 }
 
 /// Times of a simulation beside bound and plan, and what its links did.
 pub(super) fn simulated_times(simulation: &Simulation) -> String {
-    let part = |value: f64| number(value, units::percent(value));
-    let rows: Vec<Vec<String>> = simulation
-        .phases()
-        .into_iter()
-        .map(|(name, phase, bound, planned)| {
-            let tail = &phase.time;
-            let mut row = vec![escape(name)];
-            row.extend([tail.median, tail.mean, tail.p99, tail.max, bound.time, planned.links].map(|us| time(us.0)));
-            row.push(format!("<td class=\"text\">{}</td>", escape(planned.bottleneck.name())));
-            row.extend([
-                time(planned.call.0),
-                number(planned.uncertainty, format!("± {}", units::percent(planned.uncertainty))),
-            ]);
-            row
+    let phases = simulation.phases();
+    let times = phases.iter().flat_map(|(_, phase, bound, planned)| [phase.time.max, bound.time, planned.call]);
+    let unit = Unit::of_times(times.map(|us| us.0));
+    let names = || Column::words("time of the GPUs", phases.iter().map(|(name, ..)| *name));
+    let simulated = |head: &str, of: fn(&Tail) -> Microseconds| {
+        Column::of(head, unit, phases.iter().map(|(_, phase, ..)| of(&phase.time).0))
+    };
+    let uncertain = phases.iter().map(|(.., planned)| planned.uncertainty);
+    let columns = [
+        names(),
+        simulated("median", |time| time.median),
+        simulated("mean", |time| time.mean),
+        simulated("99 %", |time| time.p99),
+        simulated("slowest", |time| time.max),
+        Column::of("busiest link alone", unit, phases.iter().map(|(_, _, bound, _)| bound.time.0)),
+        Column::of("links by plan", unit, phases.iter().map(|(.., planned)| planned.links.0)),
+        Column::words("which", phases.iter().map(|(.., planned)| planned.bottleneck.name())),
+        Column::of("call by plan", unit, phases.iter().map(|(.., planned)| planned.call.0)),
+        Column::new("uncertainty", uncertain.map(|part| number(part, format!("± {}", units::percent(part))))),
+    ];
+    let mut text = table("Dispatch and combine, simulated", &columns);
+    let of_kinds = || {
+        phases.iter().flat_map(|(name, phase, ..)| {
+            phase.kinds.iter().map(move |of| (*name, of, phase.utilisation(of.kind).unwrap_or_default()))
         })
-        .collect();
-    let head = [
-        "time of the GPUs",
-        "median",
-        "mean",
-        "99 %",
-        "slowest",
-        "busiest link alone",
-        "links by plan",
-        "which",
-        "call by plan",
-        "uncertainty",
+    };
+    let columns = [
+        Column::new(
+            "links that carry bytes",
+            of_kinds().map(|(name, of, _)| escape(&format!("{name}, {}", of.kind.name()))),
+        ),
+        Column::counts("links", of_kinds().map(|(_, of, _)| f64::from(of.links))),
+        Column::of("mean", unit, of_kinds().map(|(_, of, _)| of.mean_busy.0)),
+        Column::percents("of the slowest GPU's time", of_kinds().map(|(.., (mean, _))| mean)),
+        Column::of("busiest", unit, of_kinds().map(|(_, of, _)| of.max_busy.0)),
+        Column::percents("of the slowest GPU's time", of_kinds().map(|(.., (_, most))| most)),
     ];
-    let mut text = table("Dispatch and combine, simulated", &head, &rows);
-    let mut rows = Vec::new();
-    for (name, phase, ..) in simulation.phases() {
-        for of in &phase.kinds {
-            let (mean, most) = phase.utilisation(of.kind).unwrap_or_default();
-            rows.push(vec![
-                escape(&format!("{name}, {}", of.kind.name())),
-                count(f64::from(of.links)),
-                time(of.mean_busy.0),
-                part(mean),
-                time(of.max_busy.0),
-                part(most),
-            ]);
-        }
-    }
-    let head = [
-        "links that carry bytes",
-        "links",
-        "mean",
-        "of the slowest GPU's time",
-        "busiest",
-        "of the slowest GPU's time",
-    ];
-    text += &table("Links", &head, &rows);
+    text += &table("Links", &columns);
     text
 }
 
@@ -413,59 +478,58 @@ pub(super) fn simulated_details(simulation: &Simulation) -> String {
     let (network, demand, options) = (&scenario.network, &scenario.demand, &scenario.options);
     let rate = |rate: u64| number(rate as f64, format!("{:.1} GB/s", rate as f64 / 1e9));
     let mut rows = vec![
-        vec!["GPUs".to_owned(), count(f64::from(outcome.gpus))],
-        vec!["nodes".to_owned(), count(f64::from(network.nodes))],
-        vec!["GPUs of a node".to_owned(), count(f64::from(network.gpus_per_node))],
-        vec!["ranks of a group".to_owned(), count(f64::from(demand.group_ranks))],
-        vec!["tokens of a GPU".to_owned(), count(f64::from(demand.tokens_per_gpu))],
-        vec!["nodes of a token".to_owned(), decimals(demand.nodes_per_token)],
-        vec!["ranks of a copy".to_owned(), decimals(demand.ranks_per_copy)],
-        vec!["copy out".to_owned(), bytes(demand.dispatch_bytes.0 as f64)],
-        vec!["copy back".to_owned(), bytes(demand.combine_bytes.0 as f64)],
-        vec!["experts, average load".to_owned(), time(demand.expert_time.0)],
-        vec!["NVLink of a GPU".to_owned(), rate(network.nvlink.0)],
-        vec!["NIC of a GPU".to_owned(), rate(network.nic.0)],
-        vec!["latency inside a node".to_owned(), time(network.nvlink_latency.0)],
-        vec!["latency between nodes".to_owned(), time(network.nic_latency.0)],
-        vec!["tokens of a chunk".to_owned(), count(f64::from(options.chunk_tokens))],
-        vec!["chunks on the way, at most".to_owned(), count(f64::from(options.window))],
-        vec!["seed".to_owned(), number(options.seed as f64, options.seed.to_string())],
-        vec!["chunks".to_owned(), count(outcome.chunks as f64)],
-        vec!["events".to_owned(), count(outcome.events as f64)],
-        vec!["from the first token sent to the last one back".to_owned(), time(outcome.total.0)],
+        ("GPUs", count(f64::from(outcome.gpus))),
+        ("nodes", count(f64::from(network.nodes))),
+        ("GPUs of a node", count(f64::from(network.gpus_per_node))),
+        ("ranks of a group", count(f64::from(demand.group_ranks))),
+        ("tokens of a GPU", count(f64::from(demand.tokens_per_gpu))),
+        ("nodes of a token", decimals(demand.nodes_per_token)),
+        ("ranks of a copy", decimals(demand.ranks_per_copy)),
+        ("copy out", bytes(demand.dispatch_bytes.0 as f64)),
+        ("copy back", bytes(demand.combine_bytes.0 as f64)),
+        ("experts, average load", time(demand.expert_time.0)),
+        ("NVLink of a GPU", rate(network.nvlink.0)),
+        ("NIC of a GPU", rate(network.nic.0)),
+        ("latency inside a node", time(network.nvlink_latency.0)),
+        ("latency between nodes", time(network.nic_latency.0)),
+        ("tokens of a chunk", count(f64::from(options.chunk_tokens))),
+        ("chunks on the way, at most", count(f64::from(options.window))),
+        ("seed", number(options.seed as f64, options.seed.to_string())),
+        ("chunks", count(outcome.chunks as f64)),
+        ("events", count(outcome.events as f64)),
+        ("from the first token sent to the last one back", time(outcome.total.0)),
     ];
     if let Some(Spine { nodes_per_pod, oversubscription, latency }) = &network.spine {
-        rows.push(vec!["nodes of a pod".to_owned(), count(f64::from(*nodes_per_pod))]);
-        rows.push(vec!["oversubscription of the spine".to_owned(), decimals(*oversubscription)]);
-        rows.push(vec!["latency of the spine".to_owned(), time(latency.0)]);
+        rows.push(("nodes of a pod", count(f64::from(*nodes_per_pod))));
+        rows.push(("oversubscription of the spine", decimals(*oversubscription)));
+        rows.push(("latency of the spine", time(latency.0)));
     }
     if let Some(healthy) = &simulation.without_faults {
-        rows.push(vec!["dispatch without what is wrong".to_owned(), time(healthy.dispatch.0)]);
-        rows.push(vec!["combine without what is wrong".to_owned(), time(healthy.combine.0)]);
-        rows.push(vec!["all without what is wrong".to_owned(), time(healthy.total.0)]);
+        rows.push(("dispatch without what is wrong", time(healthy.dispatch.0)));
+        rows.push(("combine without what is wrong", time(healthy.combine.0)));
+        rows.push(("all without what is wrong", time(healthy.total.0)));
     }
-    rows.extend(scenario.faults.iter().map(|fault| vec!["wrong".to_owned(), escape(&fault.to_string())]));
-    let mut text = table("What was simulated", &["what was simulated", ""], &rows);
+    rows.extend(scenario.faults.iter().map(|fault| ("wrong", escape(&fault.to_string()))));
+    let mut text = numbers(rows);
     if !demand.rank_load.is_empty() {
         text += &list("load of each rank", demand.rank_load.iter().map(|load| decimals(*load)));
     }
     for (name, phase, ..) in simulation.phases() {
-        let slowest: Vec<Vec<String>> = phase
-            .slowest
-            .iter()
-            .zip(&phase.busiest)
-            .map(|(slow, busy)| {
-                vec![
-                    format!("GPU {}", slow.gpu.0),
-                    time(slow.time.0),
-                    escape(&busy.link.to_string()),
-                    time(busy.busy.0),
-                ]
-            })
-            .collect();
-        let head = [&format!("slowest GPUs, {name}"), "time", "busiest links", "carry bytes for"];
-        text += &table(head[0], &head, &slowest);
-        text += &list(&format!("{name}: time of each GPU"), phase.by_gpu.iter().map(|us| time(us.0)));
+        let title = format!("slowest GPUs, {name}");
+        let times = || phase.slowest.iter().map(|slow| slow.time.0);
+        let busy = || phase.busiest.iter().map(|busy| busy.busy.0);
+        let unit = Unit::of_times(times().chain(busy()));
+        let links: Vec<String> = phase.busiest.iter().map(|busy| busy.link.to_string()).collect();
+        let columns = [
+            Column::new(&title, phase.slowest.iter().map(|slow| format!("GPU {}", slow.gpu.0))),
+            Column::of("time", unit, times()),
+            Column::words("busiest links", links.iter().map(String::as_str)),
+            Column::of("carry bytes for", unit, busy()),
+        ];
+        text += &table(&title, &columns);
+        let unit = Unit::of_times(phase.by_gpu.iter().map(|us| us.0));
+        let each = phase.by_gpu.iter().map(|us| number(us.0, unit.number(us.0)));
+        text += &list(&format!("{name}: time of each GPU, {}", unit.name), each);
     }
     text
 }

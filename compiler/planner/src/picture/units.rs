@@ -1,20 +1,91 @@
 //! Numbers as people read them, each with its unit.
 
-use crate::report::human_bytes;
+/// One unit for numbers that are read beside each other: that of the largest of them.
+///
+/// Invariant: numbers shown in one unit have equally many decimals, and a number that is not zero never looks like zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Unit {
+    /// Behind a number, without a blank; empty for plain numbers.
+    pub name: &'static str,
+    size: f64,
+    decimals: usize,
+}
 
-/// A time in us with the prefix that suits it.
-pub(super) fn time(us: f64) -> String {
-    match us {
-        us if us >= 1e6 => format!("{:.2} s", us / 1e6),
-        us if us >= 1e4 => format!("{:.1} ms", us / 1e3),
-        us if us >= 10.0 || us == 0.0 => format!("{us:.0} µs"),
-        us => format!("{us:.1} µs"),
+impl Unit {
+    /// Of times in microseconds: a call is said in µs, as everywhere, and a step in seconds.
+    pub(super) fn of_times(us: impl IntoIterator<Item = f64>) -> Unit {
+        match largest(us) {
+            us if us >= 1e6 => Unit { name: "s", size: 1e6, decimals: 2 },
+            us if us >= 1e5 => Unit { name: "ms", size: 1e3, decimals: 1 },
+            us if us >= 10.0 || us == 0.0 => Unit { name: "µs", size: 1.0, decimals: 0 },
+            _ => Unit { name: "µs", size: 1.0, decimals: 1 },
+        }
+    }
+
+    /// Of amounts of memory.
+    pub(super) fn of_bytes(bytes: impl IntoIterator<Item = f64>) -> Unit {
+        let largest = largest(bytes);
+        let (name, size) = match largest {
+            bytes if bytes >= 999.5e9 => ("TB", 1e12),
+            bytes if bytes >= 999.5e6 => ("GB", 1e9),
+            bytes if bytes >= 999.5e3 => ("MB", 1e6),
+            bytes if bytes >= 999.5 => ("kB", 1e3),
+            _ => return Unit { name: "B", size: 1.0, decimals: 0 },
+        };
+        Unit { name, size, decimals: usize::from(largest / size < 99.95) }
+    }
+
+    /// Of amounts of memory of which small ones matter too: a smaller unit, as long as no number has more than four digits.
+    pub(super) fn of_bytes_alike(bytes: impl IntoIterator<Item = f64> + Clone) -> Unit {
+        let least = bytes.clone().into_iter().filter(|bytes| *bytes > 0.0).fold(f64::INFINITY, f64::min);
+        let (unit, most) = (Unit::of_bytes(bytes.clone()), largest(bytes));
+        let finer = Unit { decimals: 0, ..Unit::of_bytes([most / 1000.0]) };
+        if unit.value(least) < 1.0 && finer.value(most) < 9999.5 { finer } else { unit }
+    }
+
+    /// Of whole numbers.
+    pub(super) fn of_counts(_: impl IntoIterator<Item = f64>) -> Unit {
+        Unit { name: "", size: 1.0, decimals: 0 }
+    }
+
+    /// Of means that are compared.
+    pub(super) fn of_means(_: impl IntoIterator<Item = f64>) -> Unit {
+        Unit { name: "", size: 1.0, decimals: 3 }
+    }
+
+    /// In the unit, as it is.
+    pub(super) fn value(self, number: f64) -> f64 {
+        number / self.size
+    }
+
+    /// The number alone.
+    pub(super) fn number(self, number: f64) -> String {
+        let (value, decimals) = (self.value(number), self.decimals);
+        let shown = format!("{value:.decimals$}");
+        if value != 0.0 && shown.parse() == Ok(0.0) {
+            return format!("<{:.decimals$}", 10f64.powi(-(decimals as i32)));
+        }
+        grouped(&shown)
+    }
+
+    /// With its unit.
+    pub(super) fn show(self, number: f64) -> String {
+        format!("{} {}", self.number(number), self.name)
     }
 }
 
-/// Bytes with a decimal prefix.
+fn largest(numbers: impl IntoIterator<Item = f64>) -> f64 {
+    numbers.into_iter().map(f64::abs).fold(0.0, f64::max)
+}
+
+/// A time in microseconds that stands alone.
+pub(super) fn time(us: f64) -> String {
+    Unit::of_times([us]).show(us)
+}
+
+/// Bytes that stand alone.
 pub(super) fn bytes(bytes: f64) -> String {
-    human_bytes(bytes)
+    Unit::of_bytes([bytes]).show(bytes)
 }
 
 /// A part of one.
@@ -24,15 +95,21 @@ pub(super) fn percent(part: f64) -> String {
 
 /// A count with thin spaces between thousands.
 pub(super) fn count(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
+    grouped(&format!("{number:.0}"))
+}
+
+/// Thin spaces between the thousands of a number of five digits or more.
+fn grouped(number: &str) -> String {
+    let (whole, rest) = number.split_at(number.find('.').unwrap_or(number.len()));
+    let (sign, digits) = whole.split_at(whole.len() - whole.trim_start_matches('-').len());
+    let mut text = sign.to_owned();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+        if index > 0 && digits.len() > 4 && (digits.len() - index).is_multiple_of(3) {
             text.push('\u{202f}');
         }
         text.push(digit);
     }
-    text
+    text + rest
 }
 
 /// Round marks of an axis from 0 to at least `largest`: steps of 1, 2 or 5 times a power of ten, at most `most` of them.
@@ -83,8 +160,23 @@ mod tests {
     #[test]
     fn numbers_have_units() {
         assert_eq!(time(2405.3), "2405 µs");
+        assert_eq!(time(99_999.0), "99\u{202f}999 µs");
         assert_eq!(time(12_340_000.0), "12.34 s");
         assert_eq!(time(0.0), "0 µs");
+        assert_eq!(bytes(48.6e9), "48.6 GB");
+        assert_eq!(bytes(201_000_000.0), "201 MB");
         assert_eq!(count(1_234_567.0), "1\u{202f}234\u{202f}567");
+        assert_eq!(count(-1186.0), "-1186");
+    }
+
+    #[test]
+    fn numbers_beside_each_other_have_one_unit() {
+        let memory = Unit::of_bytes([14.9e9, 116e6, 20e6, 0.0]);
+        assert_eq!(
+            [14.9e9, 116e6, 20e6, 0.0].map(|bytes| memory.show(bytes)),
+            ["14.9 GB", "0.1 GB", "<0.1 GB", "0.0 GB"]
+        );
+        let step = Unit::of_times([27_624_700.0, 129_400.0]);
+        assert_eq!([27_624_700.0, 129_400.0].map(|us| step.number(us)), ["27.62", "0.13"]);
     }
 }
