@@ -117,11 +117,11 @@ impl HostGate {
     /// If a token cannot be routed (the first such token; what is written of others is not specified), the inputs are of another gate,
     /// or a result has another size.
     pub fn route_into(&self, inputs: &Inputs, indices: &mut [i32], weights: &mut [f32]) -> Result<(), RunError> {
-        let k = self.gate.top_k() as usize;
+        let top_k = self.gate.top_k() as usize;
         self.check(inputs, indices.len(), weights.len())?;
         let error = indices
-            .par_chunks_mut(CHUNK * k)
-            .zip(weights.par_chunks_mut(CHUNK * k))
+            .par_chunks_mut(CHUNK * top_k)
+            .zip(weights.par_chunks_mut(CHUNK * top_k))
             .enumerate()
             .map_init(
                 || Scratch::of(&self.code),
