@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all set-up on a fresh Debian machine with Rust and git.
-.PHONY: demo test bench gpu setup
+.PHONY: demo test bench gpu install setup
 
 setup:
 	@.ci/bootstrap
@@ -12,6 +12,19 @@ demo: setup
 test: setup
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace --lib --bins --tests; fi
 	cargo test --workspace --doc
+
+# The tool, its completions and its man pages, for whoever calls it: PREFIX=/usr/local for all.
+PREFIX ?= $(HOME)/.local
+install: setup
+	cargo install --locked --path compiler/cli --root "$(PREFIX)"
+	mkdir -p "$(PREFIX)/share/man/man1" "$(PREFIX)/share/bash-completion/completions" \
+	    "$(PREFIX)/share/zsh/site-functions" "$(PREFIX)/share/fish/vendor_completions.d"
+	"$(PREFIX)/bin/moec" completions bash > "$(PREFIX)/share/bash-completion/completions/moec"
+	"$(PREFIX)/bin/moec" completions zsh > "$(PREFIX)/share/zsh/site-functions/_moec"
+	"$(PREFIX)/bin/moec" completions fish > "$(PREFIX)/share/fish/vendor_completions.d/moec.fish"
+	"$(PREFIX)/bin/moec" man > "$(PREFIX)/share/man/man1/moec.1"
+	for command in check fmt build run gate plan simulate place explain init completions man; do \
+	    "$(PREFIX)/bin/moec" man $$command > "$(PREFIX)/share/man/man1/moec-$$command.1" || exit 1; done
 
 bench: setup
 	cargo build --release -p moec

@@ -42,6 +42,12 @@ pub enum Command {
     Place(Box<crate::commands::Place>),
     /// Explain a diagnostic code, with a failing and a repaired example
     Explain(Explain),
+    /// Write a small file to start from
+    Init(Init),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Print a man page: of the tool, or of one of its commands
+    Man(Man),
 }
 
 /// The command line as it is parsed, completed and described.
@@ -65,6 +71,26 @@ pub struct Check {
     pub file: InputPath,
     #[command(flatten)]
     pub warnings: Warnings,
+}
+
+#[derive(Args)]
+pub struct Init {
+    /// Where the file goes, `-` for standard output; a file that exists is left as it is
+    #[arg(default_value = "layer.moe")]
+    pub file: OutputPath,
+}
+
+#[derive(Args)]
+pub struct Completions {
+    /// For which shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Args)]
+pub struct Man {
+    /// A command, such as `run` [default: the tool]
+    pub command: Option<String>,
 }
 
 #[derive(Args)]

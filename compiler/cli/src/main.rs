@@ -65,5 +65,8 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), Failure> {
         Command::Simulate(arguments) => commands::simulate(arguments, terminal),
         Command::Place(arguments) => commands::place(arguments, terminal),
         Command::Explain(arguments) => commands::explain(arguments),
+        Command::Init(arguments) => commands::init(arguments),
+        Command::Completions(arguments) => commands::completions(arguments),
+        Command::Man(arguments) => commands::man(arguments),
     }
 }

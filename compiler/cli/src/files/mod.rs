@@ -15,7 +15,7 @@ mod write;
 
 pub use conflict::conflict;
 pub use kind::Wanted;
-pub use write::{OutputError, check, check_binary, rewrite, write};
+pub use write::{OutputError, check, check_binary, create, rewrite, write};
 
 use std::ffi::OsString;
 use std::fmt;

@@ -23,6 +23,22 @@ pub fn write(output: &OutputPath, bytes: &[u8]) -> Result<(), OutputError> {
     written.map_err(|source| OutputError { name: output.to_string(), source: plain(source) })
 }
 
+/// Writes a file that is not there yet; one that is there is left as it is.
+pub fn create(output: &OutputPath, bytes: &[u8]) -> Result<(), OutputError> {
+    let Some(path) = output.path() else { return write(output, bytes) };
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).open(path).and_then(|mut file| {
+        file.write_all(bytes).inspect_err(|_| {
+            // What was begun here is worth nothing; that it cannot be removed says no more than the first error.
+            let _ = std::fs::remove_file(path);
+        })
+    });
+    made.map_err(|source| {
+        let exists = source.kind() == io::ErrorKind::AlreadyExists;
+        let source = if exists { io::Error::other("it is there already: name another file") } else { source };
+        OutputError { name: output.to_string(), source }
+    })
+}
+
 /// Replaces an input by what it shall be: all or nothing. Standard input is answered on standard output.
 pub fn rewrite(input: &InputPath, bytes: &[u8]) -> Result<(), OutputError> {
     write(&OutputPath(input.0.clone()), bytes)
