@@ -77,7 +77,7 @@ fn most_ranks_and_picks() {
 fn rank_major_without_weights() {
     let request = Exchange { layout: RowLayout::RankMajor, weighted: false, drop: Some(Drop::Position), ..DEEPSEEK_V3 };
     for (dispatch, combine) in [(Format::F16, Format::F16), (Format::F32, Format::F32)] {
-        assemble_all(&Exchange { dispatch, combine, hidden: 2880, top_k: 5, threads: 1024, ..request.clone() });
+        assemble_all(&Exchange { dispatch, combine, hidden: 2880, top_k: 5, threads: 1024, ..request });
     }
 }
 
@@ -85,7 +85,7 @@ fn rank_major_without_weights() {
 fn rows_of_one_chunk() {
     let request = Exchange { hidden: 8, ranks: 1, experts: 3, top_k: 1, ctas: 1, ..DEEPSEEK_V3 };
     for payload in [Format::BF16, Format::F16, Format::F32] {
-        assemble_all(&Exchange { dispatch: payload, combine: payload, ..request.clone() });
+        assemble_all(&Exchange { dispatch: payload, combine: payload, ..request });
     }
 }
 

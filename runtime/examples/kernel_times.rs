@@ -33,7 +33,7 @@ fn measure() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let path = arguments.get(1).ok_or("usage: kernel_times BUNDLE.moeb [TOKENS [CALLS]]")?;
     let bundle = Bundle::read(Path::new(path))?;
-    let exchange = bundle.manifest().exchange.clone();
+    let exchange = bundle.manifest().exchange;
     let number = |at: usize, default: usize| arguments.get(at).map_or(Ok(default), |text| text.parse());
     let (tokens, calls) = (number(2, exchange.max_tokens as usize)?, number(3, 30)?);
     let ranks = exchange.ranks as usize;

@@ -49,7 +49,7 @@ impl Communicator {
         order: Order,
         mut expert: impl FnMut(ExpertId, &[f32], &mut [f32]),
     ) -> Result<Distributed> {
-        let exchange = self.exchange().clone();
+        let exchange = *self.exchange();
         let format = if rows.kind() == Tensor::ExpertInput { exchange.dispatch } else { exchange.combine };
         let inputs: Vec<Vec<u8>> = self.download(rows)?;
         let scales: Vec<Vec<u8>> = match scales {
@@ -79,7 +79,7 @@ impl Communicator {
 
     /// What is to be done for each row of a rank; nothing for padding.
     fn work(&mut self, handle: &Handle, rank: RankId, received: &Received) -> Result<Vec<Vec<Pick>>> {
-        let exchange = self.exchange().clone();
+        let exchange = *self.exchange();
         let (k, first) = (exchange.top_k as usize, exchange.experts_of(rank.0).start);
         let rows = received.rows as usize;
         let mut work = vec![vec![]; rows];

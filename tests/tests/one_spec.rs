@@ -29,7 +29,7 @@ fn every_example_routes_alike_on_every_back_end_and_moves_the_predicted_bytes() 
         let gate = &model.gate;
 
         let input = GateInput::seeded(&gate.program, &TOKENS, 11);
-        let exchange = compiled.bundle.manifest().exchange.clone();
+        let exchange = compiled.bundle.manifest().exchange;
         let device: Arc<dyn Device> =
             Arc::new(VirtualDevice::new(exchange.ranks, &VirtualOptions::default()).expect("eight virtual GPUs"));
         let mut moe = Communicator::new(Arc::clone(&device), &compiled.bundle, Options::default()).expect("it loads");

@@ -120,7 +120,7 @@ impl Images {
             model: layer.model.clone(),
             deploy: layer.deploy.clone(),
             source: source.into(),
-            exchange: exchange.clone(),
+            exchange: *exchange,
             gate: gate.clone(),
             capacity: layer.capacity,
             kernels: vec![],

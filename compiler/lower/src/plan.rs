@@ -26,7 +26,7 @@ impl Layer {
     /// When a number exceeds what the kernels can be made for.
     pub fn plan(self) -> Result<Planned, LowerError> {
         let limit = |limit| LowerError::Limit { model: self.model.clone(), limit };
-        let exchange = self.request.clone().checked().map_err(limit)?;
+        let exchange = self.request.checked().map_err(limit)?;
         let gate = self.describe_gate();
         Ok(Planned { layer: self, exchange, gate })
     }

@@ -308,7 +308,10 @@ proptest! {
         let shape = Shape { nodes, gpus_per_node, groups, replicas };
         let load = match Load::new(counts) {
             Ok(load) => load,
-            Err(error) => return Ok(sentence(&error.to_string())),
+            Err(error) => {
+                sentence(&error.to_string());
+                return Ok(());
+            }
         };
         let options = placement::Options {
             policy: if global { Policy::Global } else { Policy::Hierarchical },
@@ -351,11 +354,15 @@ proptest! {
         let hardware = Hardware { gpus_per_node: 4, ..Hardware::H100 };
         let table = match calibrate::read(format!("{head},{times}\n{lines}").as_bytes(), &hardware) {
             Ok(table) => table,
-            Err(error) => return Ok(sentence(&error.to_string())),
+            Err(error) => {
+                sentence(&error.to_string());
+                return Ok(());
+            }
         };
         let mut profile = Profile::deepep_v1_h100();
         if let Err(error) = calibrate::refit(&mut profile, &table) {
-            return Ok(sentence(&error.to_string()));
+            sentence(&error.to_string());
+            return Ok(());
         }
         let options = Options { profile: Some(profile), sampled_tokens: 64, ..Options::default() };
         planned(&spec(), if latency { 2 } else { 0 }, options, &[Change::default()], None).expect("a plan");
@@ -380,7 +387,10 @@ proptest! {
         });
         let placement = match Placement::from_json(text.to_string().as_bytes()) {
             Ok(placement) => placement,
-            Err(error) => return Ok(sentence(&error.to_string())),
+            Err(error) => {
+                sentence(&error.to_string());
+                return Ok(());
+            }
         };
         let options = Options { placed: Some(Placed { placement, layer }), sampled_tokens: 64, ..Options::default() };
         if let Err(error) = planned(&spec(), 0, options, &[Change::default()], None) {

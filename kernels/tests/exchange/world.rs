@@ -43,14 +43,14 @@ impl Loaded {
             Ok((kernel, module.kernel(kernel.name()).expect("the entry has the kernel's name")))
         };
         let kernels = texts.iter().map(load).collect::<Result<_, _>>()?;
-        Ok(Loaded { exchange: exchange.clone(), kernels })
+        Ok(Loaded { exchange: *exchange, kernels })
     }
 
     /// The same kernels, one of them replaced.
     pub fn with(&self, kernel: Kernel, text: &str) -> Result<Loaded, moe_vgpu::PtxError> {
         let mut kernels = self.kernels.clone();
         kernels.insert(kernel, Module::parse(text)?.kernel(kernel.name()).expect("the entry has the kernel's name"));
-        Ok(Loaded { exchange: self.exchange.clone(), kernels })
+        Ok(Loaded { exchange: self.exchange, kernels })
     }
 }
 

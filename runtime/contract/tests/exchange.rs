@@ -102,7 +102,7 @@ fn traffic_worked_out_by_hand() {
     assert_eq!(matrix(&backward), [[48 + 24, 32 + 28], [48 + 20, 32 + 20]]);
     assert_eq!(backward.crossing(), 60 + 68);
     // Where experts weigh, gradients of weights come from them: 4 bytes for each pick.
-    let experts_weigh = Exchange { weighted: false, ..exchange.clone() };
+    let experts_weigh = Exchange { weighted: false, ..exchange };
     assert_eq!(matrix(&LinkBytes::of(Call::CombineBackward, &experts_weigh, &flow)), [[48, 32], [48, 32]]);
     assert_eq!(matrix(&LinkBytes::of(Call::WeightsBackward, &experts_weigh, &flow)), [[24, 28], [20, 20]]);
     assert_eq!(matrix(&LinkBytes::of(Call::WeightsBackward, &exchange, &flow)), [[0, 0], [0, 0]]);

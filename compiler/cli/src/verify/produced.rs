@@ -135,7 +135,7 @@ fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Pr
     if scope.backward {
         let seed = scope.seed;
         progress.say("combine backward");
-        let exchange = session.communicator.exchange().clone();
+        let exchange = *session.communicator.exchange();
         let gradients = expected::gradients(&exchange, given, seed);
         let gradients = upload_rows(session.communicator, Tensor::CombinedGradient, &gradients)?;
         let of_combine = session.counted(Call::CombineBackward, |communicator| {
@@ -202,7 +202,7 @@ fn handle_arrays(
     received: &[Received],
     tokens: &[usize],
 ) -> Result<Vec<HandleArrays>, Error> {
-    let exchange = communicator.exchange().clone();
+    let exchange = *communicator.exchange();
     let by_expert = exchange.layout.by_expert();
     // Rows of each local expert; between them lies padding, of which nothing is kept.
     let of_experts = |offsets: &[u32], counts: &[u32]| -> Vec<std::ops::Range<usize>> {
