@@ -208,7 +208,7 @@ fn simulation() -> Outcome<String> {
             dispatch_bytes: Bytes(7464),
             combine_bytes: Bytes(14_336),
             rank_load: Vec::new(),
-            expert_time: Microseconds(500.0),
+            expert_time: Some(Microseconds(500.0)),
         },
         faults: Vec::new(),
         options: simulate::Options::default(),

@@ -137,6 +137,15 @@ impl Asked {
     }
 }
 
+/// A change as `--set` would say it, before a message about it; nothing for none.
+pub fn shown(change: &Change) -> String {
+    let Change { ep, pp, dp, zero, sms, tokens } = *change;
+    let numbers = [("ep", ep), ("pp", pp), ("dp", dp), ("zero", zero.map(u32::from)), ("sms", sms), ("tokens", tokens)];
+    let said: Vec<String> =
+        numbers.iter().filter_map(|(name, number)| number.map(|number| format!("{name}={number}"))).collect();
+    if said.is_empty() { String::new() } else { format!("with {}: ", said.join(" ")) }
+}
+
 /// The counts of a model's experts.
 pub fn load(path: &InputPath, model: &Model) -> Result<Load, Failure> {
     let load = Load::parse(&path.read(Wanted::Counts)?).map_err(|error| at(path, &error))?;

@@ -41,7 +41,7 @@ fn a_deploy_is_simulated_in_words_and_numbers() {
 #[test]
 fn the_busiest_link_is_what_the_plan_says() {
     let shown = json(&["--gpus", "128"]);
-    assert_eq!(shown["schema"], 1);
+    assert_eq!(shown["schema"], 2);
     assert_eq!(number(&shown, "/outcome/gpus"), 128.0);
     for (place, phase) in ["dispatch", "combine"].into_iter().enumerate() {
         let bound = number(&shown, &format!("/outcome/bounds/{phase}/time"));

@@ -9,9 +9,11 @@
 //! ```
 
 pub mod calibrate;
+pub mod compare;
 pub mod explain;
 mod groups;
 pub mod memory;
+pub mod missing;
 pub mod picture;
 pub mod placement;
 pub mod report;
@@ -22,6 +24,7 @@ pub mod simulate;
 pub mod step;
 pub mod time;
 pub mod traffic;
+mod units;
 
 pub use report::{Change, Options, PlanError, Planner, Report};
 pub use sample::{Logits, Sample};

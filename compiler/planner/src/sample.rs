@@ -54,7 +54,7 @@ pub enum Source {
     },
     /// [`Logits::Counted`]
     Counted {
-        /// The part of the picks that are of other experts than the counts say.
+        /// The part of this sample's picks that are of other experts than the counts say, its own noise included.
         off: f64,
     },
     /// [`Logits::Observed`]
@@ -120,14 +120,16 @@ impl Sample {
                 let repeated = once.iter().copied().cycle().take(tokens * gate.top_k() as usize);
                 (repeated.collect(), Source::Observed)
             }
-            Logits::Independent => (draw(gate, None, tokens, seed)?, Source::Independent),
+            Logits::Independent => (draw(gate, None, tokens, seed, 0)?, Source::Independent),
             Logits::Skewed(deviation) if deviation.is_finite() && *deviation >= 0.0 => {
                 let offsets = offsets(gate, *deviation, seed);
-                (draw(gate, Some(&offsets), tokens, seed)?, Source::Skewed { deviation: *deviation })
+                (draw(gate, Some(&offsets), tokens, seed, 0)?, Source::Skewed { deviation: *deviation })
             }
             Logits::Counted(counts) => {
-                let fitted = counted::fit(gate, counts, seed)?;
-                (draw(gate, Some(&fitted.offsets), tokens, seed)?, Source::Counted { off: fitted.off })
+                let offsets = counted::fit(gate, counts, seed)?;
+                let picks = draw(gate, Some(&offsets), tokens, seed, 0)?;
+                let off = counted::elsewhere(&picks, counts);
+                (picks, Source::Counted { off })
             }
             Logits::Skewed(deviation) => return Err(SampleError::Skew(*deviation)),
         };
@@ -223,7 +225,8 @@ fn offsets(gate: &Gate, deviation: f32, seed: u64) -> Vec<f32> {
     offsets.into_iter().map(|offset| offset * deviation).collect()
 }
 
-fn draw(gate: &Gate, offsets: Option<&[f32]>, tokens: usize, seed: u64) -> Result<Vec<i32>, SampleError> {
+/// The picks of tokens whose random numbers are those of the blocks from `first` on.
+fn draw(gate: &Gate, offsets: Option<&[f32]>, tokens: usize, seed: u64, first: u64) -> Result<Vec<i32>, SampleError> {
     let program = &gate.program;
     let experts = program.experts() as usize;
     let mut tables = Random::stream(seed, TABLES);
@@ -250,7 +253,7 @@ fn draw(gate: &Gate, offsets: Option<&[f32]>, tokens: usize, seed: u64) -> Resul
         .into_par_iter()
         .map(|block| {
             let here = BLOCK.min(tokens - block * BLOCK);
-            let mut random = Random::stream(seed, BLOCKS + block as u64);
+            let mut random = Random::stream(seed, BLOCKS + first + block as u64);
             let own = |kind| match kind {
                 InputKind::TokenId => Numbers::I32((0..here).map(|_| random.index(vocabulary) as i32).collect()),
                 _ => {

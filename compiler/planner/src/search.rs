@@ -6,6 +6,9 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::compare::{Judged, Verdict};
+use crate::memory::Recompute;
+use crate::missing::withheld;
 use crate::report::{Change, PlanError, Planner};
 use crate::setting;
 use crate::step::{Parallel, Schedule};
@@ -19,10 +22,20 @@ pub struct Candidate {
     pub step_us: f64,
     /// Tokens per second and GPU.
     pub tokens_per_second: f64,
+    /// The relative difference to the step of another plan that cannot be told.
+    pub resolution: f64,
+    /// What the backward pass computes again.
+    pub recompute: Recompute,
     /// Memory of the fullest GPU, in bytes.
     pub memory: u64,
     /// Whether that fits.
     pub fits: bool,
+}
+
+impl Candidate {
+    fn judged(&self) -> Judged {
+        Judged { fits: self.fits, time: self.step_us, resolution: self.resolution, memory: self.memory }
+    }
 }
 
 /// What a search found.
@@ -32,7 +45,11 @@ pub struct Found {
     pub tried: usize,
     /// Those that fit the memory.
     pub fitting: usize,
-    /// The front of those.
+    /// The plan to take: of those that are as fast as the fastest, as far as can be told, the one that needs least memory.
+    pub best: Candidate,
+    /// How many are as fast, as far as can be told.
+    pub as_fast: usize,
+    /// The front of those that fit.
     pub front: Vec<Candidate>,
     /// All that were evaluated.
     pub all: Vec<Candidate>,
@@ -45,8 +62,12 @@ impl Planner<'_> {
     /// Tries every ep, pp, dp, ZeRO stage, number of SMs and schedule (unless the options say which).
     ///
     /// # Errors
-    /// If nothing fits.
+    /// If nothing fits, or the file does not say what steps and memory are counted from.
     pub fn search(&mut self) -> Result<Found, PlanError> {
+        let missing = self.missing(&self.written(Change::default())?);
+        if let Some(why) = withheld("the search for a plan is", &missing, &self.model.name, &self.cluster.name) {
+            return Err(PlanError::Withheld(why));
+        }
         let plans = self.candidates()?;
         if plans.is_empty() {
             let reason = "no ep, pp and dp divide the GPUs, the nodes and the layers".to_owned();
@@ -59,17 +80,23 @@ impl Planner<'_> {
             self.prepare(ep)?;
         }
         let planner = &*self;
-        let evaluate = |parallel: &Parallel| -> Result<Candidate, PlanError> {
+        let evaluate = |parallel: &Parallel| -> Result<Option<Candidate>, PlanError> {
             let evaluated = planner.evaluate(parallel)?;
-            Ok(Candidate {
-                parallel: *parallel,
-                step_us: evaluated.step.total.0,
-                tokens_per_second: evaluated.step.tokens_per_second,
-                memory: evaluated.bytes().0,
-                fits: evaluated.memory.fits(),
-            })
+            let known = evaluated.counted.zip(evaluated.timed);
+            Ok(known.and_then(|(counted, timed)| {
+                Some(Candidate {
+                    parallel: *parallel,
+                    step_us: timed.step.total.0,
+                    tokens_per_second: timed.step.tokens_per_second,
+                    resolution: timed.step.resolution,
+                    recompute: counted.recompute?.chosen,
+                    memory: counted.memory.total().0,
+                    fits: counted.memory.fits(),
+                })
+            }))
         };
-        let all: Vec<Candidate> = plans.par_iter().map(evaluate).collect::<Result<_, _>>()?;
+        let evaluated: Vec<Option<Candidate>> = plans.par_iter().map(evaluate).collect::<Result<_, _>>()?;
+        let all: Vec<Candidate> = evaluated.into_iter().flatten().collect();
         let fitting: Vec<Candidate> = all.iter().filter(|candidate| candidate.fits).copied().collect();
         if fitting.is_empty() {
             let least = all.iter().map(|candidate| candidate.memory).min().unwrap_or(0);
@@ -80,7 +107,17 @@ impl Planner<'_> {
             );
             return Err(PlanError::NothingFits { tried: all.len(), reason });
         }
-        Ok(Found { tried: all.len(), fitting: fitting.len(), front: front(&fitting), all })
+        let front = front(&fitting);
+        // Every plan processes the same tokens, so that steps can be compared.
+        let judged: Vec<Judged> = fitting.iter().map(Candidate::judged).collect();
+        let as_fast = Verdict::of(&judged).as_fast;
+        let least = as_fast
+            .iter()
+            .map(|&plan| &fitting[plan])
+            .min_by(|a, b| a.memory.cmp(&b.memory).then(a.step_us.total_cmp(&b.step_us)));
+        // Something fits, so that something is the fastest.
+        let best = *least.unwrap_or(&fitting[0]);
+        Ok(Found { tried: all.len(), fitting: fitting.len(), best, as_fast: as_fast.len(), front, all })
     }
 
     fn candidates(&self) -> Result<Vec<Parallel>, PlanError> {

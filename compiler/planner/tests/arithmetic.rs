@@ -1,7 +1,7 @@
 //! Published arithmetic of DeepSeek-V3, to the last published digit.
 
 use moe_compiler::spec::Model;
-use moe_planner::memory::{Parameters, Share, communication};
+use moe_planner::memory::{OfGpu, Parameters, Share, communication};
 use moe_planner::step::{Parallel, Schedule, decode_bound, gpu_hours_per_trillion, tokens_per_day};
 use moe_planner::traffic::Wire;
 
@@ -66,10 +66,10 @@ fn replicas_and_parameters_of_a_gpu() {
     let model = deepseek_v3();
     let parameters = Parameters::of(&model);
     for (ep, replicas, experts, billions) in [(64, 2, 4, "0.639"), (128, 1, 2, "0.319")] {
-        let share = Share::of(&parameters, &plan(ep), model.experts / ep);
+        let share = Share::of(&plan(ep), model.experts / ep);
         assert_eq!(share.expert_replicas, replicas);
         assert_eq!(share.experts_per_layer, experts);
-        prints(share.expert_mean / 1e9, 3, billions);
+        prints(OfGpu::of(&parameters, &plan(ep), &share).expert_mean / 1e9, 3, billions);
     }
     assert_eq!(Schedule::DualPipe.parameter_copies(), 2);
 }
@@ -141,6 +141,6 @@ fn receive_regions_are_those_of_the_plan() {
     };
     let placed = request.checked().unwrap().sizes().symmetric as f64;
     let parallel = Parallel { ep: 8, tokens: 128, ..plan(8) };
-    let counted = communication(&model, &Wire::of(&model, 20), &parallel, 8, 2).0 as f64;
+    let counted = communication(&model, &Wire::of(&model, 20), &parallel, 8).0 as f64;
     assert!(counted <= placed && placed / counted < 1.001, "{counted} counted, {placed} placed");
 }

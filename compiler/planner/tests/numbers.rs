@@ -195,20 +195,25 @@ fn finite(text: &str) {
     assert!(wrong.is_empty(), "{wrong:?} in {text}");
 }
 
-/// Names that `docs/json.md` allows to be null, and what is null where a number is none.
-const NULL: [&str; 12] = [
+/// Names that `docs/json.md` allows to be null; a number that is none would be null too.
+const NULL: [&str; 17] = [
     "half_width",
     "groups",
     "closed_form_nodes",
     "enough_sms",
+    "parameters",
+    "of_gpu",
+    "recompute",
+    "memory",
+    "fits",
+    "replicas",
     "step",
     "decode",
+    "expert_time",
     "spine",
     "without_faults",
-    "memory",
-    "moves",
     "total",
-    "recompute",
+    "moves",
 ];
 
 #[track_caller]

@@ -272,7 +272,7 @@ fn a_page_stands_alone() {
     let mut plans = reports(&spec, "pretrain", &[64, 128]);
     plans[0].deploy = "<script>alert('a & b')</script>".to_owned();
     plans[1].explanation.push("names may hold <, > & \"quotes\"".to_owned());
-    let words = compared(&plans[0], &plans[1]);
+    let words = compared(&plans).words;
     let options = Options { sampled_tokens: 1024, ..Options::default() };
     let found = Planner::new(&spec, spec.deploy("pretrain").unwrap(), options).unwrap().search().unwrap();
     let load = Load::new(vec![(0..32).map(|expert| f64::from(1000 / (1 + expert))).collect(); 2]).unwrap();

@@ -25,7 +25,7 @@ fn deepseek_v3_keeps_ep_64() {
         .collect();
     println!("{}", reports[0]);
     println!("{}", compare_table(&reports));
-    let words = compared(&reports[0], &reports[1]);
+    let words = compared(&reports).words;
     println!("{words:#?}\n{:#?}", reports[1].explanation);
     // Published: ×1.54; a sample says that or a hundredth more.
     assert!(
@@ -41,7 +41,7 @@ fn deepseek_v3_keeps_ep_64() {
     );
     assert!(words.last().unwrap().starts_with("keep ep 64"), "{words:?}");
     assert_eq!(reports[0].share.expert_replicas, 2);
-    assert_eq!(reports[1].replicas.expert_bytes, 0.0);
+    assert_eq!(reports[1].replicas.unwrap().expert_bytes, 0.0);
 }
 
 /// "One prediction by hand" of `docs/planner.md`, with its rounded parameters and means.
@@ -73,8 +73,8 @@ fn the_prediction_by_hand_is_the_prediction() {
     }
 }
 
-/// Without groups, reaching more nodes costs less, since a token already reaches most of them, and smaller shares of 384 experts leave
-/// memory that saves computing everything twice.
+/// Without groups, reaching more nodes costs less, since a token already reaches most of them; the steps are as fast, and receive regions of
+/// 64 ranks are smaller.
 #[test]
 fn kimi_k2_answers_differently() {
     let spec = spec("kimi_k2");
@@ -84,7 +84,7 @@ fn kimi_k2_answers_differently() {
         planner.report(&parallel).unwrap()
     };
     let (few, many) = (report(64), report(128));
-    let words = compared(&few, &many);
+    let words = compared(&[few.clone(), many.clone()]).words;
     println!("{}\n{words:#?}", compare_table(&[few.clone(), many.clone()]));
     assert!(few.gate.groups.is_none());
     let ratio = many.gate.expected.remote_nodes.mean / few.gate.expected.remote_nodes.mean;
@@ -93,7 +93,7 @@ fn kimi_k2_answers_differently() {
     let expected = closed(16.0, many.gate.closed_form_nodes) / closed(8.0, few.gate.closed_form_nodes);
     assert!((ratio / expected - 1.0).abs() < 0.01, "{ratio} {expected}");
     assert!(ratio < 1.4, "{ratio}");
-    assert!(words.last().unwrap().starts_with("keep ep 128"), "{words:?}");
+    assert!(words.last().unwrap().starts_with("keep ep 64"), "{words:?}");
 }
 
 #[test]
@@ -122,7 +122,11 @@ fn a_search_tries_a_thousand_plans_and_its_front_is_one() {
 fn every_deploy_of_every_example_is_reported() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dsl-examples");
     for file in std::fs::read_dir(folder).unwrap() {
-        let name = file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "moe") {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let spec = spec(&name);
         for (deploy, _) in spec.deploys.iter() {
             let options = Options { sampled_tokens: 2048, ..Options::default() };
@@ -134,7 +138,7 @@ fn every_deploy_of_every_example_is_reported() {
                 "{name}"
             );
             let json = serde_json::to_value(&report).unwrap();
-            assert_eq!(json["schema"], 1);
+            assert_eq!(json["schema"], 2);
         }
     }
 }

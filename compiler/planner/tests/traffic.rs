@@ -3,6 +3,7 @@
 use moe_compiler::spec::{Model, Spec};
 use moe_contract::placement::Placement;
 use moe_contract::{Call, Exchange, ExpertId, Format, RankId, RowLayout, wire};
+use moe_planner::sample::Source;
 use moe_planner::traffic::{Expected, Flow, LinkBytes, NodeId, Topology, Wire, expected_distinct};
 use moe_planner::{Logits, Sample};
 
@@ -82,7 +83,11 @@ fn every_example_can_be_sampled() {
     let folder = format!("{}/../../dsl-examples", env!("CARGO_MANIFEST_DIR"));
     let mut seen = 0;
     for file in std::fs::read_dir(folder).unwrap() {
-        let name = file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "moe") {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let model = example(&name);
         let sample = Sample::of(&model.gate, &Logits::Skewed(0.5), 64, 4).unwrap();
         let expected = Expected::of(&sample, &topology(&model, 8));
@@ -240,10 +245,15 @@ fn the_gate_picks_what_was_counted() {
     let mut found = vec![0.0; 256];
     sample.indices().iter().for_each(|&expert| found[expert as usize] += 1.0);
     let scale = f64::from(8 * (1 << 16)) / counts.iter().sum::<f64>();
+    // Tokens that were not fitted to: 2048 picks of the mean expert and 820 of the rarest, so 3.5 % noise, and what the fit's 32 × 8192 tokens have.
     for (expert, (found, count)) in found.iter().zip(&counts).enumerate() {
-        // 8192 tokens were fitted: about 256 picks of an expert, so 6 % noise.
-        assert!((found / (count * scale) - 1.0).abs() < 0.3, "expert {expert}: {found} and {}", count * scale);
+        assert!((found / (count * scale) - 1.0).abs() < 0.15, "expert {expert}: {found} and {}", count * scale);
     }
+    // The part that is elsewhere is that of these picks.
+    let off = found.iter().zip(&counts).map(|(found, count)| (found / scale - count).abs()).sum::<f64>();
+    let expected = off / 2.0 / counts.iter().sum::<f64>();
+    let Source::Counted { off } = *sample.source() else { panic!("{:?}", sample.source()) };
+    assert!((off / expected - 1.0).abs() < 1e-9 && off < 0.03, "{off} {expected}");
     let wrong = Sample::of(gate, &Logits::Counted(vec![0.0; 256]), 64, 3).unwrap_err().to_string();
     assert!(wrong.contains("not all of them 0"), "{wrong}");
 }

@@ -4,8 +4,9 @@ use clap::{Args, ValueEnum};
 use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics, Label, Severity};
 use moe_compiler::spec::{Cluster, DeployId, Model, Spec};
 use moe_contract::placement::{LayerSlots, Placement};
+use moe_planner::compare::By;
 use moe_planner::explain::{compared, remedy};
-use moe_planner::memory::Recompute;
+use moe_planner::memory::{Memory, Recompute};
 use moe_planner::picture::Page;
 use moe_planner::placement::{self, Load};
 use moe_planner::report::{Placed, SCHEMA, compare_table, front_table, human_bytes};
@@ -53,7 +54,7 @@ pub struct Plan {
     /// Micro-batches of a step [default: 8 for each pipeline stage]
     #[arg(long)]
     pub micro_batches: Option<u64>,
-    /// What is recomputed in the backward pass [default: as little as the memory allows]
+    /// What the backward pass computes again [default: selective if that fits the memory, else full]
     #[arg(long, value_enum)]
     pub recompute: Option<RecomputeName>,
     /// Part of the dense bf16 peak that compute reaches
@@ -75,6 +76,7 @@ pub enum ScheduleName {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum RecomputeName {
+    None,
     Selective,
     Full,
 }
@@ -107,24 +109,23 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     let observed = Observed::read(arguments, model)?;
     observed.apply(&mut options);
     let mut planner = Planner::new(&spec, id, options).map_err(|error| failed(&error))?;
+    let page = |page: Page<'_>| arguments.format.page(&Page { placement: observed.before_and_after(), ..page });
     if arguments.search {
         let found = planner.search().map_err(|error| failed(&error))?;
         return terminal::print(&match arguments.format {
             PlanFormat::Table => front_table(&found),
             PlanFormat::Json => pretty(&serde_json::json!({ "schema": SCHEMA, "search": found })),
             PlanFormat::Svg | PlanFormat::Html => {
-                // The fastest that fits beside the deploy as it is written, if that is a plan.
+                // The deploy as it is written, if that is a plan, beside the best that was found.
                 let written = planner.parallel(Change::default()).ok();
-                let fastest = found.front.first().map(|candidate| candidate.parallel);
-                let mut plans: Vec<Report> =
-                    written.iter().filter_map(|written| planner.report(written).ok()).collect();
-                if let Some(parallel) = fastest.filter(|fastest| Some(*fastest) != written) {
-                    plans.push(planner.report(&parallel).map_err(|error| failed(&error))?);
+                let mut plans: Vec<Report> = written.iter().filter_map(|plan| planner.report(plan).ok()).collect();
+                if Some(found.best.parallel) != written {
+                    plans.push(planner.report(&found.best.parallel).map_err(|error| failed(&error))?);
                 }
-                let comparison: Vec<String> = plans.iter().skip(1).flat_map(|plan| compared(&plans[0], plan)).collect();
-                arguments.format.page(&Page {
+                let comparison = (plans.len() > 1).then(|| compared(&plans));
+                page(Page {
                     plans: &plans,
-                    comparison: &comparison,
+                    comparison: comparison.as_ref().map_or(&[], |comparison| &comparison.words),
                     search: Some(&found),
                     ..Page::default()
                 })
@@ -134,35 +135,35 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     let changes = combinations(&arguments.changes, &arguments.compare)?;
     let mut reports = Vec::new();
     for change in changes {
+        let which = planning::shown(&change);
+        let failed = |error: &dyn std::fmt::Display| failed(&format!("{which}{error}"));
         let parallel = planner.parallel(change).map_err(|error| failed(&error))?;
         reports.push(planner.report(&parallel).map_err(|error| failed(&error))?);
     }
-    match (&reports[..], arguments.format) {
-        ([report], PlanFormat::Table) => terminal::print(&report.to_string())?,
-        ([report], PlanFormat::Json) => terminal::print(&pretty(&serde_json::json!(report)))?,
-        ([_], format) => {
-            let page = Page { plans: &reports, placement: observed.before_and_after(), ..Page::default() };
-            terminal::print(&format.page(&page))?;
-        }
-        (_, format) => {
-            let words: Vec<String> = reports[1..].iter().flat_map(|other| compared(&reports[0], other)).collect();
-            terminal::print(&match format {
-                PlanFormat::Table => side_by_side(&reports, &words),
-                PlanFormat::Json => {
-                    pretty(&serde_json::json!({ "schema": SCHEMA, "plans": reports, "comparison": words }))
-                }
-                format => format.page(&Page {
-                    plans: &reports,
-                    comparison: &words,
-                    placement: observed.before_and_after(),
-                    ..Page::default()
-                }),
-            })?;
-        }
+    if let [report] = &reports[..] {
+        terminal::print(&match arguments.format {
+            PlanFormat::Table => report.to_string(),
+            PlanFormat::Json => pretty(&serde_json::json!(report)),
+            PlanFormat::Svg | PlanFormat::Html => page(Page { plans: &reports, ..Page::default() }),
+        })?;
+        return match &report.memory {
+            Some(memory) if !memory.fits() => Err(does_not_fit(&source, &spec, id, report, memory)),
+            _ => Ok(()),
+        };
     }
-    match reports.iter().find(|report| reports.len() == 1 && !report.fits) {
-        Some(report) => Err(does_not_fit(&source, &spec, id, report)),
-        None => Ok(()),
+    let comparison = compared(&reports);
+    terminal::print(&match arguments.format {
+        PlanFormat::Table => side_by_side(&reports, &comparison.words),
+        PlanFormat::Json => {
+            pretty(&serde_json::json!({ "schema": SCHEMA, "plans": reports, "comparison": comparison }))
+        }
+        PlanFormat::Svg | PlanFormat::Html => {
+            page(Page { plans: &reports, comparison: &comparison.words, ..Page::default() })
+        }
+    })?;
+    match (comparison.verdict.by, comparison.words.last()) {
+        (By::NoneFits, Some(verdict)) => Err(failed(verdict)),
+        _ => Ok(()),
     }
 }
 
@@ -236,8 +237,9 @@ fn list(layers: &[u32]) -> String {
 }
 
 fn side_by_side(reports: &[Report], words: &[String]) -> String {
+    let verdict = words.last().map_or("", String::as_str);
     let mut text = format!(
-        "deploy {} of {} on {}, {} mode\n{}",
+        "deploy {} of {} on {}, {} mode\n{verdict}\n\n{}",
         reports[0].deploy,
         reports[0].model,
         reports[0].cluster,
@@ -251,7 +253,8 @@ fn side_by_side(reports: &[Report], words: &[String]) -> String {
     list("compared", words);
     for report in reports {
         let plan = &report.parallel;
-        list(&format!("ep {} pp {} dp {} zero {}", plan.ep, plan.pp, plan.dp, plan.zero), &report.explanation);
+        let words = [&report.headline[..], &report.explanation].concat();
+        list(&format!("ep {} pp {} dp {} zero {}", plan.ep, plan.pp, plan.dp, plan.zero), &words);
     }
     list("assumed", &reports[0].assumptions);
     text
@@ -265,6 +268,7 @@ fn options(arguments: &Plan, cluster: &Cluster) -> Result<Options, Failure> {
             ScheduleName::DualPipe => Schedule::DualPipe,
         }),
         recompute: arguments.recompute.map(|recompute| match recompute {
+            RecomputeName::None => Recompute::None,
             RecomputeName::Selective => Recompute::Selective,
             RecomputeName::Full => Recompute::Full,
         }),
@@ -298,15 +302,11 @@ fn combinations(fixed: &[String], compare: &[String]) -> Result<Vec<Change>, Fai
 const MOST_COMPARED: usize = 8;
 
 /// A deploy that its cluster cannot hold.
-fn does_not_fit(source: &Source, spec: &Spec, id: DeployId, report: &Report) -> Failure {
+fn does_not_fit(source: &Source, spec: &Spec, id: DeployId, report: &Report, memory: &Memory) -> Failure {
     let deploy = &spec.deploys[id];
-    let (total, capacity) = (report.memory.total().0, report.memory.capacity.0);
-    let parts: Vec<String> = report
-        .memory
-        .parts
-        .iter()
-        .map(|part| format!("{} {}", part.kind.name(), human_bytes(part.bytes.0 as f64)))
-        .collect();
+    let (total, capacity) = (memory.total().0, memory.capacity.0);
+    let parts: Vec<String> =
+        memory.parts.iter().map(|part| format!("{} {}", part.kind.name(), human_bytes(part.bytes.0 as f64))).collect();
     let mut diagnostics = Diagnostics::default();
     diagnostics.report(Diagnostic {
         code: Code::Memory,
@@ -317,7 +317,7 @@ fn does_not_fit(source: &Source, spec: &Spec, id: DeployId, report: &Report) -> 
             Label { span: spec.clusters[deploy.cluster].memory_place, text: "the memory of a GPU".to_owned() },
         ],
         notes: vec![parts.join(", ")],
-        help: Some(remedy(report).to_owned()),
+        help: remedy(report),
         fix: None,
     });
     Failure::File(source.clone(), diagnostics)

@@ -9,14 +9,20 @@
 //!   (Rajbhandari et al. 2020, arXiv:1910.02054).
 //! * A schedule with two copies of the parameters (DualPipe) holds weights and gradients twice.
 //! * Activations of the micro-batches in flight: see [`Recompute`].
-//! * Communication: the receive regions of [`moe_bundle::SymmetricLayout`], worst case, in two halves or one; across nodes also what a rail receives.
+//! * Communication: the receive regions of [`moe_bundle::SymmetricLayout`], worst case, in the two halves that every bundle has; across nodes
+//!   also what a rail receives.
+//!
+//! # What is kept for the backward pass
+//! [`Recompute`] says how much; [`Choice`] which of them was chosen, and what each would need.
 
+mod choice;
 mod surroundings;
 
 use moe_compiler::spec::Model;
 use moe_compiler::units::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use choice::{Choice, Need};
 pub use surroundings::{Parameters, score_operations};
 
 use crate::step::{Parallel, Schedule};
@@ -40,45 +46,39 @@ impl Precision {
     pub const DEEPSEEK_V3: Precision = Precision { weight: 2.0, gradient: 4.0, master: 4.0, moments: 4.0 };
 }
 
-/// What is computed again in the backward pass instead of being kept.
+/// What is computed again in the backward pass instead of being kept. Of each token and layer:
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recompute {
-    /// Norms, activation functions, what is compressed (latent attention's up-projections) and the experts' output. Kept of each token
-    /// and layer: the inputs of matrix multiplications in the dispatch format (of attention, of the experts before and after dispatch, one
-    /// row per pick, and the experts' inner layer before its activation), and in bf16 what goes into and comes out of the scores.
+    /// Nothing. Kept is what the two below keep, and in bf16 the inputs of both norms, queries, keys and values where they are compressed, and
+    /// the experts' output, one row per pick; in the dispatch format the experts' inner layer after its activation.
+    None,
+    /// Norms, activation functions, what is compressed (latent attention's up-projections) and the experts' output. Kept are the inputs of
+    /// matrix multiplications in the dispatch format (of attention, of the experts before and after dispatch, one row per pick, and the
+    /// experts' inner layer before its activation), and in bf16 what goes into and comes out of the scores. Its time is not counted: it
+    /// is small beside that of the matrix multiplications.
     Selective,
     /// Everything: only the input of a layer is kept in bf16, and one layer's worth of the above. Costs one more forward pass.
     Full,
 }
 
 impl Recompute {
+    /// From what keeps most to what keeps least.
+    pub const ALL: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
+
     /// For reports.
     pub fn name(self) -> &'static str {
         match self {
+            Recompute::None => "none",
             Recompute::Selective => "selective",
             Recompute::Full => "full",
         }
     }
-}
 
-/// How a plan uses the memory of a GPU: what it falls back to, in this order, until it fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Thrift {
-    /// What is not kept.
-    pub recompute: Recompute,
-    /// Halves of the receive regions: with one, a call waits until its peers have read the last.
-    pub halves: u32,
-}
-
-impl Thrift {
-    /// From the fastest to the smallest.
-    pub const LADDER: [Thrift; 4] = [
-        Thrift { recompute: Recompute::Selective, halves: 2 },
-        Thrift { recompute: Recompute::Selective, halves: 1 },
-        Thrift { recompute: Recompute::Full, halves: 2 },
-        Thrift { recompute: Recompute::Full, halves: 1 },
-    ];
+    /// Forward passes that the backward pass repeats.
+    pub fn passes(self) -> f64 {
+        if self == Recompute::Full { 1.0 } else { 0.0 }
+    }
 }
 
 /// The kinds of memory, in the order of reports.
@@ -119,16 +119,10 @@ impl Kind {
     }
 }
 
-/// Parameters of one GPU.
+/// How experts and everything else are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Share {
-    /// Of routed experts, on the GPU that has most.
-    pub expert: f64,
-    /// Of everything else, on the GPU that has most.
-    pub other: f64,
-    /// Of routed experts, on average.
-    pub expert_mean: f64,
-    /// Experts of a layer.
+    /// Experts of a layer, on the GPU that has most.
     pub experts_per_layer: u32,
     /// Copies of each expert in the cluster: what ZeRO shards over.
     pub expert_replicas: u32,
@@ -138,7 +132,30 @@ pub struct Share {
 
 impl Share {
     /// Of a plan that puts so many experts of a layer on the fullest GPU.
-    pub fn of(parameters: &Parameters, parallel: &Parallel, experts_per_layer: u32) -> Share {
+    pub fn of(parallel: &Parallel, experts_per_layer: u32) -> Share {
+        let replicas = u64::from(parallel.dp) * u64::from(parallel.tp) / u64::from(parallel.ep.max(1));
+        Share {
+            experts_per_layer,
+            expert_replicas: u32::try_from(replicas).unwrap_or(u32::MAX).max(1),
+            other_replicas: parallel.dp.max(1),
+        }
+    }
+}
+
+/// Parameters of one GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct OfGpu {
+    /// Of routed experts, on the GPU that has most.
+    pub expert: f64,
+    /// Of everything else, on the GPU that has most.
+    pub other: f64,
+    /// Of routed experts, on average.
+    pub expert_mean: f64,
+}
+
+impl OfGpu {
+    /// Of a plan.
+    pub fn of(parameters: &Parameters, parallel: &Parallel, share: &Share) -> OfGpu {
         let pp = parallel.pp.max(1);
         let moe_layers = f64::from(parameters.moe_layers.div_ceil(pp));
         let layers = f64::from(parameters.layers().div_ceil(pp));
@@ -148,14 +165,10 @@ impl Share {
             + layers * parameters.attention_layer as f64
             + dense * parameters.dense_layer as f64
             + ends * parameters.embeddings as f64;
-        let replicas = u64::from(parallel.dp) * u64::from(parallel.tp) / u64::from(parallel.ep.max(1));
-        Share {
-            expert: moe_layers * f64::from(experts_per_layer) * parameters.expert as f64,
+        OfGpu {
+            expert: moe_layers * f64::from(share.experts_per_layer) * parameters.expert as f64,
             other: other / f64::from(parallel.tp.max(1)),
             expert_mean: parameters.routed() as f64 / f64::from(pp) / f64::from(parallel.ep.max(1)),
-            experts_per_layer,
-            expert_replicas: u32::try_from(replicas).unwrap_or(u32::MAX).max(1),
-            other_replicas: parallel.dp.max(1),
         }
     }
 }
@@ -181,7 +194,7 @@ pub struct Memory {
 impl Memory {
     /// Of a plan.
     pub fn of(plan: &Inputs<'_>) -> Memory {
-        let Inputs { model, parallel, share, precision, .. } = *plan;
+        let Inputs { model, parallel, share, of_gpu, precision, .. } = *plan;
         let copies = f64::from(parallel.schedule.parameter_copies());
         let shard =
             |from: u8, replicas: u32| if parallel.zero >= from { 1.0 / f64::from(replicas.max(1)) } else { 1.0 };
@@ -192,10 +205,10 @@ impl Memory {
                 parameters * (precision.master + precision.moments) * shard(1, replicas),
             ]
         };
-        let expert = of(share.expert, share.expert_replicas);
-        let other = of(share.other, share.other_replicas);
+        let expert = of(of_gpu.expert, share.expert_replicas);
+        let other = of(of_gpu.other, share.other_replicas);
         let bytes = |value: f64| Bytes(value.round() as u64);
-        let communication = communication(model, &plan.wire, parallel, plan.ranks_per_node, plan.thrift.halves);
+        let communication = communication(model, &plan.wire, parallel, plan.ranks_per_node);
         let parts = vec![
             (Kind::ExpertWeights, bytes(expert[0])),
             (Kind::OtherWeights, bytes(other[0])),
@@ -236,14 +249,16 @@ pub struct Inputs<'a> {
     pub model: &'a Model,
     /// How it is laid out.
     pub parallel: &'a Parallel,
-    /// Parameters of a GPU.
+    /// How experts and everything else are divided.
     pub share: &'a Share,
+    /// Parameters of a GPU.
+    pub of_gpu: &'a OfGpu,
     /// All parameters.
     pub parameters: &'a Parameters,
     /// Bytes of a parameter.
     pub precision: Precision,
-    /// What is kept.
-    pub thrift: Thrift,
+    /// What is kept; nothing in decoding.
+    pub recompute: Option<Recompute>,
     /// What travels.
     pub wire: Wire,
     /// Ranks of a node.
@@ -261,24 +276,33 @@ fn activations(plan: &Inputs<'_>) -> f64 {
     let picks = f64::from(parameters.picks);
     // Bytes of an element in the dispatch format, scales included.
     let element = wire.dispatch_row as f64 / h;
-    let inner = |ffn: u32| f64::from(ffn) * if model.gated { 2.0 } else { 1.0 };
-    let expert = inner(model.expert_ffn.unwrap_or(0));
-    let dense = around.and_then(|around| around.dense).filter(|dense| dense.beside_experts);
-    let beside = dense.map_or(0.0, |dense| inner(dense.ffn));
-    let experts = picks * (h + expert) + expert * f64::from(model.shared) + beside;
-    let selective = element * (2.0 * h + experts) + BF16 * attention;
+    // Columns of the matrices before the activation, and after it.
+    let before = |ffn: u32| f64::from(ffn) * if model.gated { 2.0 } else { 1.0 };
+    let expert = model.expert_ffn.unwrap_or(0);
+    let beside =
+        around.and_then(|around| around.dense).filter(|dense| dense.beside_experts).map_or(0, |dense| dense.ffn);
+    let networks = |columns: &dyn Fn(u32) -> f64| (picks + f64::from(model.shared)) * columns(expert) + columns(beside);
+    let selective = element * (2.0 * h + picks * h + networks(&before)) + BF16 * attention;
+    let up_projected =
+        around.map_or(0.0, |around| f64::from(surroundings::up_projected_elements(around.attention.heads)));
+    let all = selective + element * networks(&|ffn| f64::from(ffn)) + BF16 * (2.0 * h + up_projected + picks * h);
     let layers = f64::from(parameters.layers().div_ceil(parallel.pp.max(1)));
     let in_flight = parallel.schedule.in_flight(parallel.pp, parallel.micro_batches);
     let tokens = f64::from(parallel.tokens) / f64::from(parallel.tp.max(1));
-    match plan.thrift.recompute {
-        Recompute::Selective if parallel.micro_batches > 0 => tokens * layers * in_flight * selective,
-        // Nothing in flight, in decoding: one layer's worth.
-        _ => tokens * (layers * in_flight * BF16 * h + selective),
+    match plan.recompute {
+        Some(Recompute::None) => tokens * layers * in_flight * all,
+        Some(Recompute::Selective) => tokens * layers * in_flight * selective,
+        Some(Recompute::Full) => tokens * (layers * in_flight * BF16 * h + selective),
+        // One layer's worth.
+        None => tokens * selective,
     }
 }
 
+/// Copies of the receive regions that every bundle has: a call writes into one while its peers may still read the other.
+const HALVES: u64 = 2;
+
 /// Receive regions in the worst case: every token of every rank may come here.
-pub fn communication(model: &Model, wire: &Wire, parallel: &Parallel, ranks_per_node: u32, halves: u32) -> Bytes {
+pub fn communication(model: &Model, wire: &Wire, parallel: &Parallel, ranks_per_node: u32) -> Bytes {
     let tokens = u64::from(parallel.tokens);
     let scales = model.dispatch.payload.scale_bytes(model.hidden).0.next_multiple_of(16);
     let row = model.dispatch.payload.row_bytes(model.hidden).0.max(wire.combine_row);
@@ -288,7 +312,8 @@ pub fn communication(model: &Model, wire: &Wire, parallel: &Parallel, ranks_per_
     // The GPU of a rail holds what it forwards: one slot per token of each other node, and their partial sums on the way back.
     let forwarded = if nodes > 1 { (nodes - 1) * tokens * (slot + wire.combine_row) } else { 0 };
     let partials = ranks.min(u64::from(model.top_k())) * tokens * wire.combine_row;
-    Bytes(u64::from(halves) * (ranks * tokens * slot + partials + forwarded))
+    // At most 2^10 ranks, 2^24 tokens and 2^24 bytes of a slot.
+    Bytes(HALVES * (ranks * tokens * slot + partials + forwarded))
 }
 
 impl Schedule {

@@ -1,7 +1,7 @@
 //! What a model counts, from what its file says of it.
 //!
 //! Invariant: a count is of every parameter that the checkpoint holds for one forward model, without multi-token prediction heads; of a
-//! model whose file does not say what surrounds the experts, only experts and gate.
+//! model whose file does not say what surrounds the experts, only experts and gate, which is why nothing of it is told then.
 
 use moe_compiler::spec::{Heads, Model, Reach, Surroundings};
 use serde::Serialize;
@@ -38,6 +38,17 @@ pub(super) fn kept_elements(heads: Heads) -> u32 {
             query_rank.unwrap_or(heads * (rope + nope)) + key_value_rank + rope + heads * value
         }
         Heads::Grouped { heads, key_value_heads, head } => (2 * heads + 2 * key_value_heads) * head,
+    }
+}
+
+/// Elements of a token that are computed from compressed ones before the scores: what is not among the kept ones.
+pub(super) fn up_projected_elements(heads: Heads) -> u32 {
+    match heads {
+        Heads::Latent { heads, query_rank, rope, nope, value, .. } => {
+            let queries = query_rank.map_or(0, |_| heads * (rope + nope));
+            queries + heads * (nope + value)
+        }
+        Heads::Grouped { .. } => 0,
     }
 }
 

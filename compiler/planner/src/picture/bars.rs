@@ -7,10 +7,11 @@ use super::figure::{Anchor, Figure, Ink, Key, WIDTH, round};
 use super::matrix::Link;
 use super::style::Mark;
 use super::text::Type;
-use super::units::{self, Unit};
 use super::{headline, name};
+use crate::memory::Memory;
 use crate::report::Report;
 use crate::time::Bottleneck;
+use crate::units::{self, Unit};
 
 /// How high a bar is.
 const BAR: f64 = 16.0;
@@ -221,35 +222,36 @@ pub(super) fn step(plans: &[Report]) -> Figure {
 /// Memory of the fullest GPU by kind.
 pub(super) fn memory(plans: &[Report]) -> Figure {
     let mut figure = Figure::new("Memory of the fullest GPU", "By kind, against what the GPU has.");
-    let Some(first) = plans.first() else { return figure };
-    let capacity = |report: &Report| report.memory.capacity.0 as f64;
-    let total = |report: &Report| report.memory.total().0 as f64;
+    let known = || plans.iter().filter_map(|report| Some((report, report.memory.as_ref()?)));
+    let Some((_, first)) = known().next() else { return figure };
+    let capacity = |memory: &Memory| memory.capacity.0 as f64;
+    let total = |memory: &Memory| memory.total().0 as f64;
     // The line of the capacity is within the chart.
-    let largest = plans.iter().flat_map(|report| [capacity(report) * 1.05, total(report)]).fold(0.0, f64::max);
+    let largest = known().flat_map(|(_, memory)| [capacity(memory) * 1.05, total(memory)]).fold(0.0, f64::max);
     let unit = Unit::of_bytes([largest]);
     let axis = Axis::new(unit, largest);
-    let parts = first.memory.parts.iter().enumerate();
+    let parts = first.parts.iter().enumerate();
     let mut entries: Vec<(Mark, String)> =
         parts.map(|(kind, part)| (Mark::Series(kind), part.kind.name().to_owned())).collect();
     entries.push((Mark::Limit, format!("what a GPU has, {}", units::bytes(capacity(first)))));
     let keys = figure.legend_of(&entries);
-    for (index, report) in plans.iter().enumerate() {
+    for (index, (report, memory)) in known().enumerate() {
         figure.y += 6.0;
-        let (ink, words) = if report.fits {
-            let free = units::bytes(capacity(report) - total(report));
-            (Ink::Plain, format!("{}, {free} free", units::bytes(total(report))))
+        let (ink, words) = if memory.fits() {
+            let free = units::bytes(capacity(memory) - total(memory));
+            (Ink::Plain, format!("{}, {free} free", units::bytes(total(memory))))
         } else {
-            let over = units::bytes(total(report) - capacity(report));
-            (Ink::Alarm, format!("{}: {over} too much", units::bytes(total(report))))
+            let over = units::bytes(total(memory) - capacity(memory));
+            (Ink::Alarm, format!("{}: {over} too much", units::bytes(total(memory))))
         };
         figure.row((Type::PLAIN, &name(report)), (Type::STRONG, ink, &words));
-        let parts = report.memory.parts.iter().zip(&keys).map(|(part, &key)| Part {
+        let parts = memory.parts.iter().zip(&keys).map(|(part, &key)| Part {
             key,
             value: part.bytes.0 as f64,
             what: format!("{}: {}", name(report), part.kind.name()),
         });
         figure.y += 4.0;
-        let (top, x) = (figure.y, axis.at(capacity(report)));
+        let (top, x) = (figure.y, axis.at(capacity(memory)));
         stack(&mut figure, &axis, unit, &format!("memory-{index}"), parts.collect());
         if let Some(limit) = keys.last() {
             // Not across the words within the bar.

@@ -2,7 +2,7 @@
 
 use super::figure::{Anchor, Figure, Ink, Key, WIDTH, round};
 use super::text::Type;
-use super::units::{self, Unit};
+use crate::units::{self, Unit};
 
 /// Where the columns begin, after the labels of their axis.
 const LEFT: f64 = 62.0;

@@ -3,9 +3,9 @@
 use super::columns::{self, Columns, Series, Together};
 use super::figure::Figure;
 use super::style::Mark;
-use super::units::{self, Unit};
 use crate::placement::{Load, Placement};
 use crate::report::Report;
+use crate::units::{self, Unit};
 
 /// Picks of each expert, as sampled.
 pub(super) fn load(report: &Report) -> Figure {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::figure::{Anchor, Figure, Ink, WIDTH, round};
 use super::style::Mark;
 use super::text::Type;
-use super::units::{self, Unit};
 use crate::search::{Candidate, Found};
+use crate::units::{self, Unit};
 
 const LEFT: f64 = 40.0;
 const PLOT: f64 = 300.0;

@@ -6,8 +6,8 @@
 use super::figure::{Anchor, Figure, Ink, Key, WIDTH, round};
 use super::style::{Mark, STEPS};
 use super::text::Type;
-use super::units::{self, Unit};
 use crate::report::Report;
+use crate::units::{self, Unit};
 
 /// What a cell crosses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,6 @@ mod simulation;
 mod style;
 mod tables;
 mod text;
-mod units;
 
 pub use matrix::{Cell, Link, Traffic};
 
@@ -75,7 +74,7 @@ impl Page<'_> {
     fn shared_figures(&self) -> Vec<Figure> {
         let mut figures = Vec::new();
         if let Some(found) = self.search {
-            let capacity = self.plans.first().map(|report| report.memory.capacity.0);
+            let capacity = self.plans.iter().find_map(|report| report.memory.as_ref()).map(|memory| memory.capacity.0);
             figures.extend(front::figure(found, capacity));
         }
         if !self.plans.is_empty() {
@@ -83,7 +82,9 @@ impl Page<'_> {
             if self.plans.iter().any(|report| report.step.is_some()) {
                 figures.push(bars::step(self.plans));
             }
-            figures.push(bars::memory(self.plans));
+            if self.plans.iter().any(|report| report.memory.is_some()) {
+                figures.push(bars::memory(self.plans));
+            }
         }
         figures
     }

@@ -8,8 +8,9 @@ use svg::node::element::{Description, Group, Rectangle, Style, Text, Title};
 use super::figure::{Figure, LINE, WIDTH, round};
 use super::tables::{self, escape};
 use super::text::Type;
-use super::{Page, experts, matrix, name, simulation, style, units};
+use super::{Page, experts, matrix, name, simulation, style};
 use crate::report::Report;
+use crate::units;
 
 /// Charts so far, so that each has an id of its own.
 struct Writer {
@@ -41,6 +42,10 @@ impl Writer {
         self.push("</ul>\n");
     }
 
+    fn headline(&mut self, lines: &[String]) {
+        lines.iter().for_each(|line| self.push(&format!("<p class=\"verdict card\">{}</p>\n", escape(line))));
+    }
+
     fn section(&mut self, id: &str, title: &str) {
         self.push(&format!("<h2 id=\"{id}\">{}</h2>\n", escape(title)));
     }
@@ -63,6 +68,7 @@ pub(super) fn html(page: &Page<'_>) -> String {
     }
     contents(&mut writer, page);
     if let [one] = page.plans {
+        writer.headline(&one.headline);
         writer.push(&facts(one));
     }
     if page.plans.len() > 1 {
@@ -90,6 +96,7 @@ pub(super) fn html(page: &Page<'_>) -> String {
         writer.figures(experts::placed(load, placement));
     }
     if let Some(of) = page.simulation {
+        writer.headline(&of.headline);
         writer.push("<h3>In words</h3>\n");
         writer.list(&of.explanation);
         writer.push(&tables::simulated_times(of));
@@ -138,10 +145,14 @@ fn facts(report: &Report) -> String {
             format!("± {}, {} limits", units::percent(phase.time.uncertainty), phase.time.bottleneck.name());
         facts.push((phase.name, units::time(phase.time.total().0), uncertainty));
     }
-    let memory = &report.memory;
-    let of =
-        format!("of {}{}", units::bytes(memory.capacity.0 as f64), if report.fits { "" } else { ": does not fit" });
-    facts.push(("memory of a GPU", units::bytes(memory.total().0 as f64), of));
+    if let Some(memory) = &report.memory {
+        let of = format!(
+            "of {}{}",
+            units::bytes(memory.capacity.0 as f64),
+            if memory.fits() { "" } else { ": does not fit" }
+        );
+        facts.push(("memory of a GPU", units::bytes(memory.total().0 as f64), of));
+    }
     if let Some(step) = &report.step {
         facts.push(("step", units::time(step.total.0), String::new()));
         facts.push(("tokens/s a GPU", units::count(step.tokens_per_second), String::new()));
@@ -165,11 +176,11 @@ fn facts(report: &Report) -> String {
 
 fn plan(writer: &mut Writer, index: usize, report: &Report) {
     writer.section(&format!("plan-{index}"), &name(report));
-    if !report.fits {
+    if report.fits == Some(false) {
         writer.push("<p class=\"bad\">This plan does not fit the memory of a GPU.</p>\n");
     }
     writer.push("<h3>In words</h3>\n");
-    writer.list(&report.explanation);
+    writer.list(&[&report.headline[..], &report.explanation].concat());
     writer.push("<h3>Where a token goes</h3>\n");
     writer.push(&tables::gate(report));
     writer.figures(Page::figures_of(report));
@@ -186,11 +197,11 @@ pub(super) fn svg(page: &Page<'_>) -> String {
         picture.list("Compared", page.comparison);
     }
     if let Some(of) = page.simulation {
-        picture.list("In words", &of.explanation);
+        picture.list("In words", &[&of.headline[..], &of.explanation].concat());
     }
     picture.figures(page.shared_figures());
     for report in page.plans {
-        picture.list(&name(report), &report.explanation);
+        picture.list(&name(report), &[&report.headline[..], &report.explanation].concat());
         picture.figures(Page::figures_of(report));
     }
     picture.figures(page.placement.into_iter().flat_map(|(load, placement)| experts::placed(load, placement)));

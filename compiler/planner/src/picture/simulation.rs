@@ -8,8 +8,8 @@ use super::figure::{Figure, Ink};
 use super::matrix::Link;
 use super::style::Mark;
 use super::text::Type;
-use super::units::{self, Unit};
 use crate::simulate::{LinkKind, Simulation};
+use crate::units::{self, Unit};
 
 /// More GPUs than this share columns.
 const MOST_COLUMNS: usize = 128;

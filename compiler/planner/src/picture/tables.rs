@@ -6,12 +6,14 @@
 use moe_compiler::units::Microseconds;
 
 use super::name;
-use super::units::{self, Unit};
+use crate::compare::MEMORY_RESOLUTION;
+use crate::memory::Need;
 use crate::placement::{LayerPlacement, Placement};
-use crate::report::{Phase, Report};
+use crate::report::{Phase, Report, uncertainty};
 use crate::search::Found;
 use crate::simulate::{Simulation, Spine, Tail};
 use crate::time::Prediction;
+use crate::units::{self, Unit};
 
 /// Text that is safe between tags and in attributes.
 pub(super) fn escape(text: &str) -> String {
@@ -142,6 +144,8 @@ struct Line {
     unit: fn(Vec<f64>) -> Unit,
     value: fn(&Report) -> Option<f64>,
     better: Better,
+    /// The relative difference that cannot be told.
+    resolution: fn(&Report) -> f64,
 }
 
 const fn line(
@@ -150,7 +154,7 @@ const fn line(
     better: Better,
     value: fn(&Report) -> Option<f64>,
 ) -> Line {
-    Line { what, unit, value, better }
+    Line { what, unit, value, better, resolution: |_| 0.0 }
 }
 
 const LINES: [Line; 16] = {
@@ -169,40 +173,66 @@ const LINES: [Line; 16] = {
         line("NVLink, dispatch + combine", Unit::of_bytes, Less, |r| {
             Some(r.phases[..2].iter().map(|phase| phase.nvlink_bytes).sum())
         }),
-        line("dispatch", Unit::of_times, Less, |r| r.phases.first().map(|phase| phase.time.total().0)),
-        line("combine", Unit::of_times, Less, |r| r.phases.get(1).map(|phase| phase.time.total().0)),
+        line("dispatch", Unit::of_times, Less, |r| r.phases.first().map(|phase| phase.time.total().0))
+            .told_to(|r| r.phases.first().map_or(0.0, |phase| phase.time.uncertainty)),
+        line("combine", Unit::of_times, Less, |r| r.phases.get(1).map(|phase| phase.time.total().0))
+            .told_to(|r| r.phases.get(1).map_or(0.0, |phase| phase.time.uncertainty)),
         line("SMs that suffice", Unit::of_counts, Neither, |r| r.enough_sms.map(f64::from)),
         line("replicas of an expert", Unit::of_counts, Neither, |r| Some(f64::from(r.share.expert_replicas))),
-        line("experts among replicas, a GPU and step", Unit::of_bytes, Less, |r| Some(r.replicas.expert_bytes)),
-        line("memory of the fullest GPU", Unit::of_bytes, Less, |r| Some(r.memory.total().0 as f64)),
-        line("step", Unit::of_times, Less, |r| r.step.map(|step| step.total.0)),
-        line("tokens/s a GPU", Unit::of_counts, More, |r| r.step.map(|step| step.tokens_per_second)),
-        line("all layers of one token", Unit::of_times, Less, |r| r.decode.map(|decode| decode.0)),
+        line("experts among replicas, a GPU and step", Unit::of_bytes, Less, |r| {
+            r.replicas.map(|replicas| replicas.expert_bytes)
+        }),
+        line("memory of the fullest GPU", Unit::of_bytes, Less, |r| {
+            r.memory.as_ref().map(|memory| memory.total().0 as f64)
+        })
+        .told_to(|_| MEMORY_RESOLUTION),
+        line("step", Unit::of_times, Less, |r| r.step.map(|step| step.total.0))
+            .told_to(|r| r.step.map_or(0.0, |step| step.resolution)),
+        line("tokens/s a GPU", Unit::of_counts, More, |r| r.step.map(|step| step.tokens_per_second))
+            .told_to(|r| r.step.map_or(0.0, |step| step.resolution)),
+        line("all layers of one token", Unit::of_times, Less, |r| r.decode.map(|decode| decode.0))
+            .told_to(|r| uncertainty(&r.phases[..2])),
     ]
 };
 
 impl Line {
+    const fn told_to(self, resolution: fn(&Report) -> f64) -> Line {
+        Line { resolution, ..self }
+    }
+
+    /// Of each plan, whether it is the best of those that fit, as far as can be told; none where all are.
+    fn best(&self, plans: &[Report]) -> Vec<bool> {
+        let values: Vec<Option<f64>> =
+            plans.iter().map(|plan| (self.value)(plan).filter(|_| plan.fits != Some(false))).collect();
+        let known = || values.iter().flatten().copied();
+        let best = match self.better {
+            Better::Less => known().fold(f64::INFINITY, f64::min),
+            Better::More => known().fold(f64::NEG_INFINITY, f64::max),
+            Better::Neither => return vec![false; plans.len()],
+        };
+        let unit = (self.unit)(known().collect());
+        let resolution = plans.iter().map(self.resolution).fold(0.0, f64::max);
+        // Only what is shown differently is better.
+        let as_good =
+            |value: f64| unit.number(value) == unit.number(best) || (value - best).abs() <= resolution * best.abs();
+        let all = known().all(as_good);
+        values.iter().map(|value| !all && value.is_some_and(as_good)).collect()
+    }
+
     fn row(&self, plans: &[Report]) -> Option<String> {
         let values: Vec<Option<f64>> = plans.iter().map(self.value).collect();
         let known = || values.iter().flatten().copied();
         known().next()?;
-        let best = match self.better {
-            Better::Less => known().fold(f64::INFINITY, f64::min),
-            Better::More => known().fold(f64::NEG_INFINITY, f64::max),
-            Better::Neither => f64::NAN,
-        };
         let unit = (self.unit)(known().collect());
-        // Only what is shown differently is better.
-        let differ = known().any(|value| unit.number(value) != unit.number(best));
-        let cell = |value: &Option<f64>| match value {
+        let cell = |(value, best): (&Option<f64>, bool)| match value {
             Some(value) => {
-                let class = if differ && *value == best { " class=\"best\"" } else { "" };
+                let class = if best { " class=\"best\"" } else { "" };
                 format!("<td{class}>{}</td>", number(*value, unit.number(*value)))
             }
             None => "<td>–</td>".to_owned(),
         };
         let comma = if unit.name.is_empty() { "" } else { ", " };
-        let cells: String = values.iter().map(cell).collect();
+        let cells: String = values.iter().zip(self.best(plans)).map(cell).collect();
         Some(format!("<tr><th scope=\"row\">{}{comma}{}</th>{cells}</tr>\n", escape(self.what), unit.name))
     }
 }
@@ -210,7 +240,17 @@ impl Line {
 /// Plans side by side; the best of each line is marked where better means something.
 pub(super) fn comparison(plans: &[Report]) -> String {
     let mut rows: String = LINES.iter().filter_map(|line| line.row(plans)).collect();
-    let fits = |report: &Report| if report.fits { "<td>yes</td>" } else { "<td><span class=\"bad\">no</span></td>" };
+    let fits = |report: &Report| match report.fits {
+        Some(true) => "<td>yes</td>",
+        Some(false) => "<td><span class=\"bad\">no</span></td>",
+        None => "<td>withheld</td>",
+    };
+    let recomputed = |report: &Report| {
+        let chosen = report.recompute.as_ref().map_or("–", |choice| choice.chosen.name());
+        format!("<td>{chosen}</td>")
+    };
+    rows +=
+        &format!("<tr><th scope=\"row\">recomputed</th>{}</tr>\n", plans.iter().map(recomputed).collect::<String>());
     rows += &format!("<tr><th scope=\"row\">fits the memory</th>{}</tr>\n", plans.iter().map(fits).collect::<String>());
     let head = |report: &Report| format!("<th scope=\"col\">{}</th>", escape(&name(report)));
     let heads = format!("<th scope=\"col\"></th>{}", plans.iter().map(head).collect::<String>());
@@ -328,24 +368,45 @@ pub(super) fn totals(report: &Report) -> String {
         text += &table("Step", &columns);
         text += &numbers(vec![("tokens/s a GPU", count(step.tokens_per_second))]);
     }
-    let memory = &report.memory;
+    let Some(memory) = &report.memory else { return text };
     let names = memory.parts.iter().map(|part| part.kind.name()).chain(["all", "what a GPU has"]);
     let sizes = memory.parts.iter().map(|part| part.bytes.0).chain([memory.total().0, memory.capacity.0]);
     let sizes: Vec<f64> = sizes.map(|bytes| bytes as f64).collect();
     let columns = [Column::words("memory of the fullest GPU", names), Column::bytes("bytes", &sizes)];
-    text + &table("Memory of the fullest GPU", &columns)
+    text += &table("Memory of the fullest GPU", &columns);
+    text + &recomputation(report)
+}
+
+/// What each choice of recomputation would need.
+fn recomputation(report: &Report) -> String {
+    let Some(choice) = &report.recompute else { return String::new() };
+    let bytes = |of: fn(&Need) -> f64| choice.choices.iter().map(of).collect::<Vec<f64>>();
+    let steps = || choice.choices.iter().filter_map(|need| need.step.map(|step| step.0));
+    let names = choice.choices.iter().map(|need| match need.recompute == choice.chosen {
+        true => format!("{}, chosen", need.recompute.name()),
+        false => need.recompute.name().to_owned(),
+    });
+    let mut columns = vec![
+        Column::words("recomputed", names.collect::<Vec<_>>().iter().map(String::as_str)),
+        Column::bytes("memory", &bytes(|need| need.bytes.0 as f64)),
+        Column::bytes("left", &bytes(|need| need.left as f64)),
+    ];
+    if steps().count() == choice.choices.len() {
+        columns.push(Column::of("step", Unit::of_times(steps()), steps()));
+    }
+    table("Recomputation", &columns)
 }
 
 /// What the other tables are computed from.
 pub(super) fn details(report: &Report) -> String {
     let (plan, wire, share) = (&report.parallel, &report.wire, &report.share);
-    let parameters = &report.parameters;
     let groups = report
         .gate
         .groups
         .map(|(chosen, groups)| format!("{} of {}", count(f64::from(chosen)), count(f64::from(groups))));
     let mut rows = vec![
         ("GPUs", count(f64::from(report.gpus))),
+        ("layers with experts", count(f64::from(report.moe_layers))),
         ("tensor parallel", count(f64::from(plan.tp))),
         ("tokens of a GPU in a call", count(f64::from(plan.tokens))),
         ("micro-batches of a step", count(f64::from(plan.micro_batches))),
@@ -362,22 +423,39 @@ pub(super) fn details(report: &Report) -> String {
         ("gradient of a weight", bytes(wire.weight_gradient as f64)),
         ("count of a peer", bytes(wire.count as f64)),
         ("flag of a peer", bytes(wire.flag as f64)),
-        ("parameters", count(parameters.total() as f64)),
-        ("of routed experts", count(parameters.routed() as f64)),
-        ("active for a token", count(parameters.active() as f64)),
-        ("expert parameters of the fullest GPU", count(share.expert)),
-        ("expert parameters of a GPU on average", count(share.expert_mean)),
-        ("other parameters of the fullest GPU", count(share.other)),
         ("experts of a layer on a GPU", count(f64::from(share.experts_per_layer))),
         ("replicas of an expert", count(f64::from(share.expert_replicas))),
         ("replicas of everything else", count(f64::from(share.other_replicas))),
-        ("experts among replicas, a GPU and step", bytes(report.replicas.expert_bytes)),
-        ("everything else among replicas", bytes(report.replicas.other_bytes)),
-        ("of both over the network", bytes(report.replicas.network_bytes)),
-        ("recomputed in the backward pass", report.thrift.recompute.name().to_owned()),
-        ("halves of the receive regions", count(f64::from(report.thrift.halves))),
         ("seed of the sample", number(report.seed as f64, report.seed.to_string())),
     ];
+    if let Some(parameters) = &report.parameters {
+        rows.push(("parameters", count(parameters.total() as f64)));
+        rows.push(("of routed experts", count(parameters.routed() as f64)));
+        rows.push(("active for a token", count(parameters.active() as f64)));
+    }
+    if let Some(of_gpu) = &report.of_gpu {
+        rows.push(("expert parameters of the fullest GPU", count(of_gpu.expert)));
+        rows.push(("expert parameters of a GPU on average", count(of_gpu.expert_mean)));
+        rows.push(("other parameters of the fullest GPU", count(of_gpu.other)));
+    }
+    if let Some(replicas) = &report.replicas {
+        rows.push(("experts among replicas, a GPU and step", bytes(replicas.expert_bytes)));
+        rows.push(("everything else among replicas", bytes(replicas.other_bytes)));
+        rows.push(("of both over the network", bytes(replicas.network_bytes)));
+    }
+    if let Some(step) = &report.step {
+        rows.push(("tokens of a step", count(step.tokens as f64)));
+        rows.push((
+            "difference of steps that can be told",
+            number(step.resolution, format!("{:.1} %", step.resolution * 100.0)),
+        ));
+    }
+    for faster in &report.faster {
+        rows.push((faster.what.name(), time(faster.time.0)));
+    }
+    for remedy in &report.remedies {
+        rows.push((&remedy.setting, bytes(remedy.bytes.0 as f64)));
+    }
     if let Some(nodes) = report.gate.closed_form_nodes {
         rows.push(("distinct nodes by the closed form", decimals(nodes)));
     }
@@ -487,7 +565,6 @@ pub(super) fn simulated_details(simulation: &Simulation) -> String {
         ("ranks of a copy", decimals(demand.ranks_per_copy)),
         ("copy out", bytes(demand.dispatch_bytes.0 as f64)),
         ("copy back", bytes(demand.combine_bytes.0 as f64)),
-        ("experts, average load", time(demand.expert_time.0)),
         ("NVLink of a GPU", rate(network.nvlink.0)),
         ("NIC of a GPU", rate(network.nic.0)),
         ("latency inside a node", time(network.nvlink_latency.0)),
@@ -497,17 +574,18 @@ pub(super) fn simulated_details(simulation: &Simulation) -> String {
         ("seed", number(options.seed as f64, options.seed.to_string())),
         ("chunks", count(outcome.chunks as f64)),
         ("events", count(outcome.events as f64)),
-        ("from the first token sent to the last one back", time(outcome.total.0)),
     ];
     if let Some(Spine { nodes_per_pod, oversubscription, latency }) = &network.spine {
         rows.push(("nodes of a pod", count(f64::from(*nodes_per_pod))));
         rows.push(("oversubscription of the spine", decimals(*oversubscription)));
         rows.push(("latency of the spine", time(latency.0)));
     }
+    rows.extend(demand.expert_time.map(|us| ("experts, average load", time(us.0))));
+    rows.extend(outcome.total.map(|us| ("from the first token sent to the last one back", time(us.0))));
     if let Some(healthy) = &simulation.without_faults {
         rows.push(("dispatch without what is wrong", time(healthy.dispatch.0)));
         rows.push(("combine without what is wrong", time(healthy.combine.0)));
-        rows.push(("all without what is wrong", time(healthy.total.0)));
+        rows.extend(healthy.total.map(|total| ("all without what is wrong", time(total.0))));
     }
     rows.extend(scenario.faults.iter().map(|fault| ("wrong", escape(&fault.to_string()))));
     let mut text = numbers(rows);

@@ -81,6 +81,9 @@ pub enum PlanError {
     /// A layer that the placement does not have.
     #[error("the placement has no layer {0}")]
     NoLayer(u32),
+    /// Something that the file does not say.
+    #[error("{0}")]
+    Withheld(String),
     /// A simulation that makes no sense.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),

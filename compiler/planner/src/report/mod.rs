@@ -4,20 +4,23 @@
 //! those of the plans.
 
 mod error;
+mod remedies;
 mod table;
 
 use std::collections::BTreeMap;
 
 use moe_compiler::spec::{Cluster, Deploy, DeployId, Link, Mode, Model, Spec};
-use moe_compiler::units::{Bytes, Microseconds};
+use moe_compiler::units::Microseconds;
 use serde::{Deserialize, Serialize};
 
 pub use error::PlanError;
+pub use remedies::Remedy;
 pub(crate) use table::columns;
 pub use table::{compare_table, front_table, human_bytes};
 
 use crate::explain;
-use crate::memory::{Inputs, Memory, Parameters, Precision, Recompute, Share, Thrift, score_operations};
+use crate::memory::{Choice, Inputs, Memory, Need, OfGpu, Parameters, Precision, Recompute, Share, score_operations};
+use crate::missing::Missing;
 use crate::sample::{Logits, Sample, Source};
 use crate::setting::{self, OutOfRange};
 use crate::step::{Parallel, Replicas, Schedule, StageWork, Step};
@@ -25,7 +28,7 @@ use crate::time::{Call, Demand, Direction, Prediction, Profile};
 use crate::traffic::{Expected, Given, Topology, Wire};
 
 /// The version of the JSON form of a report; it grows when a field changes its meaning or is taken away.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// What is assumed, where the file says nothing.
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ pub struct Options {
     pub profile: Option<Profile>,
     /// Bytes of a parameter.
     pub precision: Precision,
-    /// What is kept for the backward pass; as much as fits when it is not given.
+    /// What the backward pass computes again; as little as the memory allows when it is not given.
     pub recompute: Option<Recompute>,
     /// How stages alternate; DualPipe on an even number of stages, else 1F1B, when it is not given.
     pub schedule: Option<Schedule>,
@@ -136,6 +139,7 @@ pub struct Planner<'a> {
     pub(crate) options: Options,
     pub(crate) profile: Profile,
     pub(crate) sample: Sample,
+    pub(crate) missing: Vec<Missing>,
     pub(crate) parameters: Parameters,
     expected: BTreeMap<u32, (Topology, Expected)>,
 }
@@ -178,6 +182,38 @@ pub struct GateCost {
     pub expert_imbalance: f64,
 }
 
+/// A part that could be faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Links between nodes at twice their rate.
+    Rdma,
+    /// Links within nodes at twice their rate.
+    Nvlink,
+    /// Twice as many multiprocessors.
+    Sms,
+}
+
+impl Part {
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Rdma => "RDMA twice as fast",
+            Part::Nvlink => "NVLink twice as fast",
+            Part::Sms => "twice the SMs",
+        }
+    }
+}
+
+/// What a faster part would give.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Faster {
+    /// Which.
+    pub what: Part,
+    /// Dispatch and combine.
+    pub time: Microseconds,
+}
+
 /// Everything about one plan.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
@@ -197,6 +233,8 @@ pub struct Report {
     pub nodes: u32,
     /// GPUs of the plan.
     pub gpus: u32,
+    /// Layers with experts.
+    pub moe_layers: u32,
     /// How the gate was asked.
     pub source: Source,
     /// With which seed.
@@ -207,27 +245,37 @@ pub struct Report {
     pub gate: GateCost,
     /// Dispatch, combine, backward of combine, backward of dispatch.
     pub phases: Vec<Phase>,
+    /// How long dispatch and combine together would take with faster parts.
+    pub faster: Vec<Faster>,
     /// The exact bytes of recorded tokens; none if tokens were made up, or in latency mode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub given: Option<Given>,
     /// The fewest multiprocessors that saturate the slower link, in throughput mode.
     pub enough_sms: Option<u32>,
-    /// All parameters.
-    pub parameters: Parameters,
-    /// Parameters of a GPU.
+    /// What the file does not say; what needs it is none below.
+    pub missing: Vec<Missing>,
+    /// How experts and everything else are divided.
     pub share: Share,
-    /// How its memory is used.
-    pub thrift: Thrift,
+    /// All parameters.
+    pub parameters: Option<Parameters>,
+    /// Parameters of a GPU.
+    pub of_gpu: Option<OfGpu>,
+    /// What the backward pass computes again; none in latency mode, which has no backward pass.
+    pub recompute: Option<Choice>,
     /// Memory of a GPU.
-    pub memory: Memory,
+    pub memory: Option<Memory>,
     /// Whether it fits.
-    pub fits: bool,
-    /// Traffic among replicas.
-    pub replicas: Replicas,
+    pub fits: Option<bool>,
+    /// What would need less memory, where it does not suffice.
+    pub remedies: Vec<Remedy>,
+    /// Traffic among replicas; none in latency mode.
+    pub replicas: Option<Replicas>,
     /// The step; none in latency mode.
     pub step: Option<Step>,
     /// Dispatches and combines of all layers for one token in decoding; none in throughput mode.
     pub decode: Option<Microseconds>,
+    /// What matters most, or why it is withheld.
+    pub headline: Vec<String>,
     /// In words.
     pub explanation: Vec<String>,
     /// What was assumed.
@@ -244,12 +292,13 @@ impl<'a> Planner<'a> {
         let (model, cluster) = (&spec.models[deploy.model], &spec.clusters[deploy.cluster]);
         options.check()?;
         let sample = Sample::of(&model.gate, &options.logits, options.sampled_tokens, options.seed)?;
+        let missing = missing(model);
         let parameters = Parameters::of(model);
         let rate = |link: Link| link.bandwidth.0 as f64;
         let for_links = || Profile::of_links(rate(cluster.nvlink), cluster.rdma.map(rate));
         let profile = options.profile.clone().unwrap_or_else(for_links);
         let expected = BTreeMap::new();
-        Ok(Planner { model, cluster, deploy, options, profile, sample, parameters, expected })
+        Ok(Planner { model, cluster, deploy, options, profile, sample, missing, parameters, expected })
     }
 
     /// The plan as it is written, with a change. Where neither says how many multiprocessors, the fewest that saturate the slower link.
@@ -360,6 +409,7 @@ impl<'a> Planner<'a> {
             parallel: *parallel,
             nodes: topology.nodes(),
             gpus: parallel.pp * parallel.dp * parallel.tp,
+            moe_layers: self.model.moe_layers,
             source: self.sample.source().clone(),
             seed: self.sample.seed(),
             wire: evaluated.wire,
@@ -370,20 +420,49 @@ impl<'a> Planner<'a> {
                 .given()
                 .filter(|_| training)
                 .map(|indices| Given::of(topology, &evaluated.wire, self.sample.top_k(), indices)),
+            faster: self.faster(parallel)?,
             phases: evaluated.phases,
-            parameters: self.parameters,
+            remedies: Vec::new(),
+            missing: self.missing(parallel),
             share: evaluated.share,
-            thrift: evaluated.thrift,
-            fits: evaluated.memory.fits(),
-            memory: evaluated.memory,
-            replicas: evaluated.replicas,
-            step: training.then_some(evaluated.step),
+            parameters: evaluated.counted.as_ref().map(|_| self.parameters),
+            of_gpu: evaluated.counted.as_ref().map(|counted| counted.of_gpu),
+            fits: evaluated.counted.as_ref().map(|counted| counted.memory.fits()),
+            replicas: evaluated.timed.as_ref().map(|timed| timed.replicas),
+            step: evaluated.timed.as_ref().map(|timed| timed.step),
+            recompute: evaluated.counted.as_ref().and_then(|counted| counted.recompute.clone()),
+            memory: evaluated.counted.map(|counted| counted.memory),
+            headline: Vec::new(),
             decode: (!training).then(|| Microseconds(forward * f64::from(self.model.moe_layers))),
             explanation: Vec::new(),
             assumptions: explain::assumptions(self),
         };
+        if report.fits == Some(false) {
+            report.remedies = self.remedies(&report)?;
+        }
+        report.headline = explain::headline(&report);
         report.explanation = explain::words(self, &report)?;
         Ok(report)
+    }
+
+    /// What faster parts would give.
+    fn faster(&self, parallel: &Parallel) -> Result<Vec<Faster>, PlanError> {
+        let nodes = self.expected(parallel.ep).map_or(1, |(topology, _)| topology.nodes());
+        let doubled = parallel.sms.saturating_mul(2);
+        let copies = self.deploy.mode == Mode::Throughput && doubled < self.cluster.gpu.sms;
+        let parts = [(Part::Rdma, nodes > 1), (Part::Nvlink, true), (Part::Sms, copies)];
+        let time = |what: Part| -> Result<Faster, PlanError> {
+            let (sms, nvlink, rdma) = match what {
+                Part::Rdma => (parallel.sms, 1.0, 2.0),
+                Part::Nvlink => (parallel.sms, 2.0, 1.0),
+                Part::Sms => (doubled, 1.0, 1.0),
+            };
+            let plan = Parallel { sms, ..*parallel };
+            let phases = self.phases(&plan, &Wire::of(self.model, sms), nvlink, rdma)?;
+            let time = phases[..2].iter().map(|phase| phase.time.total().0).sum();
+            Ok(Faster { what, time: Microseconds(time) })
+        };
+        parts.into_iter().filter(|(_, possible)| *possible).map(|(what, _)| time(what)).collect()
     }
 
     /// Whether a plan fits cluster and model, whoever made it.
@@ -422,37 +501,54 @@ impl<'a> Planner<'a> {
         let Some((topology, _)) = self.expected(parallel.ep) else { return Err(PlanError::NotPrepared(parallel.ep)) };
         let wire = Wire::of(self.model, parallel.sms);
         let phases = self.phases(parallel, &wire, 1.0, 1.0)?;
-        let share = Share::of(&self.parameters, parallel, topology.experts_per_rank());
+        let share = Share::of(parallel, topology.experts_per_rank());
+        let missing = self.missing(parallel);
         let training = self.deploy.mode == Mode::Throughput;
+        let memory_known = !missing.iter().any(|missing| matches!(missing, Missing::Attention | Missing::ExpertFfn));
+        if !memory_known {
+            return Ok(Evaluated { wire, phases, share, counted: None, timed: None });
+        }
+        let of_gpu = OfGpu::of(&self.parameters, parallel, &share);
         // Decoding holds weights only, and the rows of one call.
         let weights_only = Precision { gradient: 0.0, master: 0.0, moments: 0.0, ..self.options.precision };
         let one_call = Parallel { schedule: Schedule::OneForwardOneBackward, micro_batches: 0, ..*parallel };
-        let memory_with = |thrift: Thrift| {
+        let memory_with = |recompute: Option<Recompute>| {
             Memory::of(&Inputs {
                 model: self.model,
                 parallel: if training { parallel } else { &one_call },
                 share: &share,
+                of_gpu: &of_gpu,
                 parameters: &self.parameters,
                 precision: if training { self.options.precision } else { weights_only },
-                thrift,
+                recompute,
                 wire,
                 ranks_per_node: topology.ranks_per_node(),
                 capacity: self.cluster.gpu.memory,
             })
         };
-        let allowed = |thrift: &Thrift| self.options.recompute.is_none_or(|recompute| recompute == thrift.recompute);
-        let mut ladder = Thrift::LADDER.into_iter().filter(allowed).map(|thrift| (thrift, memory_with(thrift)));
-        let mut least = (Thrift::LADDER[0], memory_with(Thrift::LADDER[0]));
-        let (thrift, memory) = loop {
-            match ladder.next() {
-                Some(step) if step.1.fits() => break step,
-                Some(step) => least = step,
-                None => break least,
-            }
+        if !training {
+            let counted = Counted { of_gpu, memory: memory_with(None), recompute: None };
+            return Ok(Evaluated { wire, phases, share, counted: Some(counted), timed: None });
+        }
+        let replicas =
+            missing.is_empty().then(|| Replicas::of(parallel, self.cluster, &share, &of_gpu, self.options.precision));
+        let step = |recompute| replicas.as_ref().map(|replicas| self.step(parallel, &phases, replicas, recompute));
+        let need = |recompute: Recompute| {
+            Need::of(recompute, &memory_with(Some(recompute)), step(recompute).map(|step| step.total))
         };
-        let replicas = Replicas::of(parallel, self.cluster, &share, self.options.precision);
-        let step = self.step(parallel, &phases, &replicas, thrift.recompute);
-        Ok(Evaluated { wire, phases, share, thrift, memory, replicas, step })
+        let choice = Choice::of(self.options.recompute, Recompute::ALL.map(need).to_vec());
+        let timed = replicas.zip(step(choice.chosen)).map(|(replicas, step)| Timed { replicas, step });
+        let counted = Counted { of_gpu, memory: memory_with(Some(choice.chosen)), recompute: Some(choice) };
+        Ok(Evaluated { wire, phases, share, counted: Some(counted), timed })
+    }
+
+    /// What the file does not say and a plan needs to be known whole.
+    pub(crate) fn missing(&self, parallel: &Parallel) -> Vec<Missing> {
+        let crosses = u64::from(parallel.pp) * u64::from(parallel.dp) * u64::from(parallel.tp)
+            > u64::from(self.cluster.gpus_per_node);
+        let training = self.deploy.mode == Mode::Throughput;
+        let rdma = (training && crosses && self.cluster.rdma.is_none()).then_some(Missing::Rdma);
+        self.missing.iter().copied().chain(rdma).collect()
     }
 
     fn step(&self, parallel: &Parallel, phases: &[Phase], replicas: &Replicas, recompute: Recompute) -> Step {
@@ -465,10 +561,11 @@ impl<'a> Planner<'a> {
         let per_token = (2.0 * self.parameters.active() as f64 + scores) / stages;
         let times: Vec<f64> = phases.iter().map(|phase| phase.time.total().0 * layers).collect();
         let work = StageWork {
+            uncertainty: uncertainty(phases),
             operations: per_token * f64::from(parallel.tokens) / f64::from(parallel.tp),
             forward: times[..2].iter().sum(),
             backward: times[2..].iter().sum(),
-            recomputed: if recompute == Recompute::Full { 1.0 } else { 0.0 },
+            recomputed: recompute.passes(),
         };
         Step::of(parallel, self.cluster, self.options.efficiency, &work, replicas)
     }
@@ -535,7 +632,8 @@ impl<'a> Planner<'a> {
             if link > 0.0 { (phase.time.copy.0 / link).ceil() } else { 1.0 }
         });
         let needed = needed.fold(1.0, f64::max);
-        Some((needed as u32).clamp(1, self.cluster.gpu.sms))
+        // No number of them suffices where a link is faster than all together.
+        (needed <= f64::from(self.cluster.gpu.sms)).then_some((needed as u32).max(1))
     }
 }
 
@@ -544,17 +642,37 @@ pub(crate) struct Evaluated {
     pub wire: Wire,
     pub phases: Vec<Phase>,
     pub share: Share,
-    pub thrift: Thrift,
+    /// None where not all of the model is known.
+    pub counted: Option<Counted>,
+    /// None where not all of model and cluster is known, and in latency mode.
+    pub timed: Option<Timed>,
+}
+
+/// What follows from the parameters of a model.
+pub(crate) struct Counted {
+    pub of_gpu: OfGpu,
     pub memory: Memory,
+    pub recompute: Option<Choice>,
+}
+
+/// What follows from its operations.
+pub(crate) struct Timed {
     pub replicas: Replicas,
     pub step: Step,
 }
 
-impl Evaluated {
-    /// Memory of a GPU.
-    pub fn bytes(&self) -> Bytes {
-        self.memory.total()
-    }
+/// The expected relative error of calls one after the other, all of which are wrong alike.
+pub(crate) fn uncertainty(phases: &[Phase]) -> f64 {
+    let [time, error] = [|_: &Phase| 1.0, |phase: &Phase| phase.time.uncertainty]
+        .map(|weight| phases.iter().map(|phase| phase.time.total().0 * weight(phase)).sum::<f64>());
+    error / time
+}
+
+/// What a file does not say of a model.
+fn missing(model: &Model) -> Vec<Missing> {
+    let attention = model.surroundings.is_none().then_some(Missing::Attention);
+    let expert = model.expert_ffn.is_none().then_some(Missing::ExpertFfn);
+    attention.into_iter().chain(expert).collect()
 }
 
 /// Multiprocessors when the deploy does not say.

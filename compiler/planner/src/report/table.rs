@@ -3,10 +3,12 @@
 use std::fmt;
 
 use super::{Phase, Report};
-use crate::memory::Parameters;
+use crate::memory::{Choice, Parameters};
 use crate::sample::Source;
 use crate::search::{Candidate, Found};
+use crate::time::Prediction;
 use crate::traffic::GivenPhase;
+use crate::units::Unit;
 
 /// Bytes with a decimal prefix, in three or four digits.
 pub fn human_bytes(bytes: f64) -> String {
@@ -45,31 +47,69 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
 
-fn phase(phase: &Phase) -> Vec<String> {
-    let time = &phase.time;
-    let us = |value: f64| if value > 0.0 { format!("{value:.0}") } else { "–".to_owned() };
-    vec![
-        phase.name.to_owned(),
-        human_bytes(phase.nvlink_bytes),
-        human_bytes(phase.rdma_bytes),
-        us(time.copy.0),
-        us(time.nvlink.0),
-        us(time.network.0),
-        us(time.notify.0),
-        format!("{:.0} µs ± {:.0} %", time.total().0, time.uncertainty * 100.0),
-        time.bottleneck.name().to_owned(),
-    ]
+/// A head with the unit of its column, and the numbers in it.
+fn column(head: &str, unit: Unit, values: impl IntoIterator<Item = f64>) -> Vec<String> {
+    let head = if head.is_empty() { unit.name.to_owned() } else { format!("{head}, {}", unit.name) };
+    std::iter::once(head).chain(values.into_iter().map(|value| unit.number(value))).collect()
 }
 
-fn exact(phase: &GivenPhase) -> Vec<String> {
-    let human = |bytes: u64| human_bytes(bytes as f64);
-    vec![
-        phase.name.to_owned(),
-        human(phase.nvlink_out().sum()),
-        human(phase.nvlink_out().max().unwrap_or(0)),
-        human(phase.rdma_out().sum()),
-        human(phase.rdma_out().max().unwrap_or(0)),
-    ]
+/// The same; what is nothing is a dash.
+fn dashes(mut column: Vec<String>, values: impl IntoIterator<Item = f64>) -> Vec<String> {
+    for (cell, value) in column.iter_mut().skip(1).zip(values) {
+        if value == 0.0 {
+            *cell = "–".to_owned();
+        }
+    }
+    column
+}
+
+fn words<'a>(head: &str, words: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    std::iter::once(head.to_owned()).chain(words.into_iter().map(str::to_owned)).collect()
+}
+
+/// Columns of equal length as rows.
+fn rows_of<const N: usize>(columns: [Vec<String>; N]) -> Vec<Vec<String>> {
+    let rows = columns.iter().map(Vec::len).min().unwrap_or(0);
+    (0..rows).map(|row| columns.iter().map(|column| column[row].clone()).collect()).collect()
+}
+
+fn phases(phases: &[Phase]) -> Vec<Vec<String>> {
+    let bytes = |of: fn(&Phase) -> f64| phases.iter().map(of);
+    let unit = Unit::of_bytes(bytes(|phase| phase.nvlink_bytes).chain(bytes(|phase| phase.rdma_bytes)));
+    let longest = Unit::of_times(phases.iter().map(|phase| phase.time.total().0));
+    let time = |head: &str, of: fn(&Prediction) -> f64| {
+        let times = || phases.iter().map(|phase| of(&phase.time));
+        dashes(column(head, longest, times()), times())
+    };
+    let errors: Vec<String> = phases.iter().map(|phase| format!("{:.0} %", phase.time.uncertainty * 100.0)).collect();
+    rows_of([
+        words("", phases.iter().map(|phase| phase.name)),
+        dashes(column("NVLink", unit, bytes(|phase| phase.nvlink_bytes)), bytes(|phase| phase.nvlink_bytes)),
+        dashes(column("RDMA", unit, bytes(|phase| phase.rdma_bytes)), bytes(|phase| phase.rdma_bytes)),
+        time("copy", |time| time.copy.0),
+        time("NVLink", |time| time.nvlink.0),
+        time("RDMA", |time| time.network.0),
+        time("latency", |time| time.latency.0),
+        time("notify", |time| time.notify.0),
+        time("time", |time| time.total().0),
+        words("±", errors.iter().map(String::as_str)),
+        words("limit", phases.iter().map(|phase| phase.time.bottleneck.name())),
+    ])
+}
+
+fn exact(phases: &[GivenPhase]) -> Vec<Vec<String>> {
+    type Bytes = fn(&GivenPhase) -> u64;
+    let columns: [(&str, Bytes); 4] = [
+        ("NVLink", |phase| phase.nvlink_out().sum()),
+        ("fullest GPU", |phase| phase.nvlink_out().max().unwrap_or(0)),
+        ("RDMA", |phase| phase.rdma_out().sum()),
+        ("fullest NIC", |phase| phase.rdma_out().max().unwrap_or(0)),
+    ];
+    let [a, b, c, d] = columns.map(|(head, of)| {
+        let bytes = || phases.iter().map(|phase| of(phase) as f64);
+        column(head, Unit::of_bytes(bytes()), bytes())
+    });
+    rows_of([words("", phases.iter().map(|phase| phase.name)), a, b, c, d])
 }
 
 fn billions(parameters: f64) -> String {
@@ -98,7 +138,11 @@ impl fmt::Display for Report {
             "ep {} ({} nodes), pp {}, dp {}, tp {}, zero {}, {} tokens per GPU, {} SMs",
             plan.ep, self.nodes, plan.pp, plan.dp, plan.tp, plan.zero, plan.tokens, plan.sms
         )?;
-        writeln!(f, "{}", parameters(&self.parameters))?;
+        if let Some(all) = &self.parameters {
+            writeln!(f, "{}", parameters(all))?;
+        }
+        writeln!(f)?;
+        self.headline.iter().try_for_each(|line| writeln!(f, "{line}"))?;
 
         let expected = &self.gate.expected;
         let how = if self.source == Source::Observed { "recorded" } else { "sampled" };
@@ -124,47 +168,52 @@ impl fmt::Display for Report {
             self.gate.expert_imbalance, self.gate.rank_imbalance, self.gate.node_imbalance
         )?;
 
-        writeln!(f, "\none call of one layer, bytes that leave a GPU; µs if that part alone limited")?;
-        let mut rows = vec![row(["", "NVLink", "RDMA", "copy", "NVLink", "RDMA", "notify", "time", "limit"])];
-        rows.extend(self.phases.iter().map(phase));
-        columns(f, &rows)?;
+        writeln!(
+            f,
+            "\none call of one layer: bytes that leave a GPU; time if that part alone limited, and of the call"
+        )?;
+        columns(f, &phases(&self.phases))?;
 
         if let Some(given) = &self.given {
             writeln!(f, "\nexactly, the {} recorded tokens split over {} ranks, each once", given.tokens, plan.ep)?;
-            let mut rows = vec![row(["", "NVLink", "fullest GPU", "RDMA", "fullest NIC"])];
-            rows.extend(given.phases.iter().map(exact));
-            columns(f, &rows)?;
+            columns(f, &exact(&given.phases))?;
         }
 
         if let Some(step) = &self.step {
             writeln!(f, "\nstep of {} micro-batches, {}", plan.micro_batches, plan.schedule.name())?;
-            let ms = |value: f64| format!("{:.1} ms", value / 1e3);
             let micro_batches = f64::from(plan.micro_batches);
-            let rows = [
-                ("compute", ms(step.compute.0 * micro_batches)),
-                ("dispatch and combine", ms(step.communication.0 * micro_batches)),
-                ("  of which nothing hides", ms(step.exposed.0 * micro_batches)),
-                ("pipeline bubble", ms(step.bubble.0)),
-                ("replicas", ms(step.replicas.0)),
-                ("step", ms(step.total.0)),
-                ("tokens/s per GPU", format!("{:.0}", step.tokens_per_second)),
+            let parts = [
+                ("compute", step.compute.0 * micro_batches),
+                ("dispatch and combine", step.communication.0 * micro_batches),
+                ("  of which nothing hides", step.exposed.0 * micro_batches),
+                ("pipeline bubble", step.bubble.0),
+                ("replicas", step.replicas.0),
+                ("step", step.total.0),
             ];
-            columns(f, &rows.map(|(name, value)| vec![name.to_owned(), value]))?;
+            let times = || parts.map(|(_, us)| us);
+            let [names, times] = [words("", parts.map(|(name, _)| name)), column("", Unit::of_times(times()), times())];
+            columns(f, &rows_of([names, times]))?;
+            writeln!(f, "  {:.0} tokens/s per GPU", step.tokens_per_second)?;
         }
-        writeln!(f, "\nmemory of the fullest GPU, {}", human_bytes(self.memory.capacity.0 as f64))?;
-        let mut rows: Vec<Vec<String>> = self
-            .memory
-            .parts
-            .iter()
-            .filter(|part| part.bytes.0 > 0)
-            .map(|part| vec![part.kind.name().to_owned(), human_bytes(part.bytes.0 as f64)])
-            .collect();
-        let verdict = if self.fits { "fits" } else { "DOES NOT FIT" };
-        rows.push(vec!["all".to_owned(), human_bytes(self.memory.total().0 as f64), verdict.to_owned()]);
-        columns(f, &rows)?;
-        if let Some(decode) = self.decode {
-            writeln!(f, "\nall layers of one token: dispatch + combine {:.2} ms", decode.0 / 1e3)?;
+        if let Some(choice) = &self.recompute {
+            writeln!(f, "\nrecomputed in the backward pass")?;
+            columns(f, &recomputation(choice))?;
         }
+        if let Some(memory) = &self.memory {
+            writeln!(f, "\nmemory of the fullest GPU")?;
+            let parts: Vec<_> = memory.parts.iter().filter(|part| part.bytes.0 > 0).collect();
+            let sizes = parts.iter().map(|part| part.bytes.0).chain([memory.total().0, memory.capacity.0]);
+            let sizes: Vec<f64> = sizes.map(|bytes| bytes as f64).collect();
+            let names = parts.iter().map(|part| part.kind.name()).chain(["all", "what a GPU has"]);
+            columns(
+                f,
+                &rows_of([
+                    words("", names),
+                    column("", Unit::of_bytes_alike(sizes.iter().copied()), sizes.iter().copied()),
+                ]),
+            )?;
+        }
+
         writeln!(f, "\nin words")?;
         self.explanation.iter().try_for_each(|line| writeln!(f, "  • {line}"))?;
         writeln!(f, "\nassumed")?;
@@ -172,61 +221,111 @@ impl fmt::Display for Report {
     }
 }
 
-/// Plans side by side.
+fn recomputation(choice: &Choice) -> Vec<Vec<String>> {
+    let needs = &choice.choices;
+    let sizes: Vec<f64> =
+        needs.iter().flat_map(|need| [need.bytes.0 as f64, need.left.unsigned_abs() as f64]).collect();
+    let bytes = Unit::of_bytes_alike(sizes.iter().copied());
+    let steps = || needs.iter().map(|need| need.step.map_or(0.0, |step| step.0));
+    let signed: Vec<String> = needs
+        .iter()
+        .map(|need| {
+            format!(
+                "{} {}",
+                bytes.number(need.left.unsigned_abs() as f64),
+                if need.fits() { "left" } else { "too much" }
+            )
+        })
+        .collect();
+    let chosen = needs.iter().map(|need| if need.recompute == choice.chosen { "chosen" } else { "" });
+    rows_of([
+        words("", needs.iter().map(|need| need.recompute.name())),
+        column("memory", bytes, needs.iter().map(|need| need.bytes.0 as f64)),
+        words(bytes.name, signed.iter().map(String::as_str)),
+        column("step", Unit::of_times(steps()), steps()),
+        words("", chosen),
+    ])
+}
+
+/// Plans side by side: a row has one unit.
 pub fn compare_table(reports: &[Report]) -> String {
     type Cell = fn(&Report) -> String;
-    let lines: [(&str, Cell); 16] = [
+    type Value = fn(&Report) -> Option<f64>;
+    type Line = (&'static str, fn(Vec<f64>) -> Unit, Value);
+    let plain: [(&str, Cell); 8] = [
         ("ep · pp · dp · zero", |r| {
             format!("{} · {} · {} · {}", r.parallel.ep, r.parallel.pp, r.parallel.dp, r.parallel.zero)
         }),
+        ("SMs · tokens", |r| format!("{} · {}", r.parallel.sms, r.parallel.tokens)),
         ("nodes of a group of ranks", |r| r.nodes.to_string()),
         ("distinct nodes", |r| format!("{:.2}", r.gate.expected.distinct_nodes.mean)),
         ("remote nodes", |r| format!("{:.2}", r.gate.expected.remote_nodes.mean)),
         ("most nodes", |r| r.gate.most_nodes.to_string()),
-        ("RDMA, dispatch + combine", |r| human_bytes(r.phases[..2].iter().map(|p| p.rdma_bytes).sum())),
-        ("NVLink, dispatch + combine", |r| human_bytes(r.phases[..2].iter().map(|p| p.nvlink_bytes).sum())),
-        ("dispatch", |r| format!("{:.0} µs", r.phases[0].time.total().0)),
-        ("combine", |r| format!("{:.0} µs", r.phases[1].time.total().0)),
-        ("limit", |r| r.phases[0].time.bottleneck.name().to_owned()),
         ("SMs that suffice", |r| r.enough_sms.map_or_else(|| "–".to_owned(), |sms| sms.to_string())),
         ("expert replicas", |r| r.share.expert_replicas.to_string()),
-        ("experts among replicas", |r| human_bytes(r.replicas.expert_bytes)),
-        ("memory", |r| {
-            format!("{}{}", human_bytes(r.memory.total().0 as f64), if r.fits { "" } else { " (too much)" })
-        }),
-        ("step", |r| r.step.map_or_else(|| "–".to_owned(), |step| format!("{:.2} s", step.total.0 / 1e6))),
-        ("tokens/s per GPU", |r| {
-            r.step.map_or_else(|| "–".to_owned(), |step| format!("{:.0}", step.tokens_per_second))
-        }),
     ];
-    let rows: Vec<Vec<String>> = lines
-        .iter()
-        .map(|(name, cell)| std::iter::once((*name).to_owned()).chain(reports.iter().map(cell)).collect())
-        .collect();
+    let numbers: [Line; 9] = [
+        ("RDMA, dispatch + combine", Unit::of_bytes, |r| Some(r.phases[..2].iter().map(|p| p.rdma_bytes).sum())),
+        ("NVLink, dispatch + combine", Unit::of_bytes, |r| Some(r.phases[..2].iter().map(|p| p.nvlink_bytes).sum())),
+        ("dispatch", Unit::of_times, |r| Some(r.phases[0].time.total().0)),
+        ("combine", Unit::of_times, |r| Some(r.phases[1].time.total().0)),
+        ("experts among replicas", Unit::of_bytes, |r| r.replicas.map(|replicas| replicas.expert_bytes)),
+        ("memory", Unit::of_bytes, |r| r.memory.as_ref().map(|memory| memory.total().0 as f64)),
+        ("step", Unit::of_times, |r| r.step.map(|step| step.total.0)),
+        ("tokens/s per GPU", Unit::of_counts, |r| r.step.map(|step| step.tokens_per_second)),
+        ("all layers of one token", Unit::of_times, |r| r.decode.map(|decode| decode.0)),
+    ];
+    let last: [(&str, Cell); 3] = [
+        ("limit of dispatch", |r| r.phases[0].time.bottleneck.name().to_owned()),
+        ("recomputed", |r| r.recompute.as_ref().map_or("–", |choice| choice.chosen.name()).to_owned()),
+        ("fits the memory", |r| r.fits.map_or("withheld", |fits| if fits { "yes" } else { "NO" }).to_owned()),
+    ];
+    let told = |(name, cell): &(&str, Cell)| -> Vec<String> {
+        std::iter::once((*name).to_owned()).chain(reports.iter().map(cell)).collect()
+    };
+    let mut rows: Vec<Vec<String>> = plain.iter().map(told).collect();
+    for (name, unit, value) in numbers {
+        let values: Vec<Option<f64>> = reports.iter().map(value).collect();
+        if values.iter().all(Option::is_none) {
+            continue;
+        }
+        let unit = unit(values.iter().flatten().copied().collect());
+        let comma = if unit.name.is_empty() { "" } else { ", " };
+        let cell = |value: &Option<f64>| value.map_or_else(|| "–".to_owned(), |value| unit.number(value));
+        rows.push(std::iter::once(format!("{name}{comma}{}", unit.name)).chain(values.iter().map(cell)).collect());
+    }
+    rows.extend(last.iter().map(told));
     text(&rows)
 }
 
 /// The front of a search.
 pub fn front_table(found: &Found) -> String {
-    let mut rows = vec![row(["ep", "pp", "dp", "zero", "SMs", "schedule", "step", "tokens/s per GPU", "memory"])];
-    rows.extend(found.front.iter().map(|Candidate { parallel, step_us, tokens_per_second, memory, .. }| {
-        vec![
-            parallel.ep.to_string(),
-            parallel.pp.to_string(),
-            parallel.dp.to_string(),
-            parallel.zero.to_string(),
-            parallel.sms.to_string(),
-            parallel.schedule.name().to_owned(),
-            format!("{:.2} s", step_us / 1e6),
-            format!("{tokens_per_second:.0}"),
-            human_bytes(*memory as f64),
-        ]
-    }));
+    let plans = &found.front;
+    let numbers = |head: &str, of: fn(&Candidate) -> String| -> Vec<String> {
+        std::iter::once(head.to_owned()).chain(plans.iter().map(of)).collect()
+    };
+    let steps = || plans.iter().map(|plan| plan.step_us);
+    let memory = || plans.iter().map(|plan| plan.memory as f64);
+    let best = plans.iter().map(|plan| if *plan == found.best { "best" } else { "" });
+    let rows = rows_of([
+        numbers("ep", |plan| plan.parallel.ep.to_string()),
+        numbers("pp", |plan| plan.parallel.pp.to_string()),
+        numbers("dp", |plan| plan.parallel.dp.to_string()),
+        numbers("zero", |plan| plan.parallel.zero.to_string()),
+        numbers("SMs", |plan| plan.parallel.sms.to_string()),
+        words("schedule", plans.iter().map(|plan| plan.parallel.schedule.name())),
+        words("recomputed", plans.iter().map(|plan| plan.recompute.name())),
+        column("step", Unit::of_times(steps()), steps()),
+        numbers("tokens/s per GPU", |plan| format!("{:.0}", plan.tokens_per_second)),
+        column("memory", Unit::of_bytes(memory()), memory()),
+        words("", best),
+    ]);
     format!(
-        "{} plans, {} fit the memory; no other beats these in time and memory\n{}",
+        "{} plans, {} fit the memory; no other beats these in time and memory\n{}\n{}\n",
         found.tried,
         found.fitting,
-        text(&rows)
+        text(&rows),
+        crate::explain::found(found)
     )
 }
 

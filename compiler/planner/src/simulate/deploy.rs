@@ -8,13 +8,14 @@ use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
 use serde::Serialize;
 
 use super::{Demand, Fault, Network, Options, Outcome, Scenario, ScenarioError, Spine, simulate_watched};
+use crate::missing::{self, Missing};
 use crate::report::{PlanError, Planner, Report};
 use crate::sample::Source;
 use crate::step::peak_per_sm;
 use crate::time::{Bottleneck, Prediction};
 
 /// The version of the JSON form of a [`Simulation`]; it grows when a field changes its meaning or is taken away.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// What a `.moe` file does not say of a cluster, and how finely it is simulated.
 #[derive(Clone, Debug)]
@@ -80,8 +81,8 @@ pub struct Times {
     pub dispatch: Microseconds,
     /// Of the slowest GPU.
     pub combine: Microseconds,
-    /// From the start until the last GPU has its tokens back.
-    pub total: Microseconds,
+    /// From the start until the last GPU has its tokens back; none where the time of the experts is not known.
+    pub total: Option<Microseconds>,
 }
 
 impl Times {
@@ -107,6 +108,8 @@ pub struct Simulation {
     pub outcome: Outcome,
     /// What the plan says of dispatch and of combine.
     pub planned: [Planned; 2],
+    /// What is withheld, and why.
+    pub headline: Vec<String>,
     /// The same cluster without its faults, if it has any.
     pub without_faults: Option<Times>,
     /// In words.
@@ -152,7 +155,7 @@ impl Planner<'_> {
                 dispatch_bytes: Bytes(report.wire.dispatch_copy()),
                 combine_bytes: Bytes(report.wire.combine_row),
                 rank_load: if even { Vec::new() } else { expected.copies_by_rank.clone() },
-                expert_time: conditions.expert_time.unwrap_or_else(|| self.expert_time(report)),
+                expert_time: conditions.expert_time.or_else(|| self.expert_time(report)),
             },
             faults: conditions.faults.clone(),
             options: conditions.options.clone(),
@@ -160,11 +163,12 @@ impl Planner<'_> {
     }
 
     /// Two operations for each parameter of each pick, on the multiprocessors that communication leaves.
-    fn expert_time(&self, report: &Report) -> Microseconds {
+    fn expert_time(&self, report: &Report) -> Option<Microseconds> {
+        let parameters = self.model.expert_parameters()?;
         let left = f64::from(self.cluster.gpu.sms.saturating_sub(report.parallel.sms).max(1));
         let rate = peak_per_sm(self.cluster.gpu.target) * left * self.options.efficiency;
         let picks = f64::from(report.parallel.tokens) * report.gate.expected.picks.mean;
-        Microseconds(2.0 * self.parameters.expert as f64 * picks / rate * 1e6)
+        Some(Microseconds(2.0 * parameters as f64 * picks / rate * 1e6))
     }
 
     /// Simulates one dispatch and one combine of a plan that was reported on. `watch` is told how many more chunks have arrived; with
@@ -187,12 +191,13 @@ impl Planner<'_> {
             deploy: report.deploy.clone(),
             model: report.model.clone(),
             cluster: report.cluster.clone(),
-            scenario,
             outcome,
             planned: [0, 1].map(|phase: usize| Planned::of(&report.phases[phase].time)),
             without_faults: without_faults.as_ref().map(Times::of),
             explanation: Vec::new(),
-            assumptions: assumptions(report, conditions),
+            headline: withheld(&scenario, report).into_iter().collect(),
+            assumptions: assumptions(report, &scenario, conditions),
+            scenario,
         };
         simulation.explanation = words(&simulation);
         Ok(simulation)
@@ -210,17 +215,29 @@ impl Simulation {
     }
 }
 
+/// What is not said because the file does not say how wide an expert is.
+fn withheld(scenario: &Scenario, report: &Report) -> Option<String> {
+    let missing: &[Missing] = if scenario.demand.expert_time.is_none() { &[Missing::ExpertFfn] } else { &[] };
+    let why = missing::withheld(
+        "the time of experts and of everything together is",
+        missing,
+        &report.model,
+        &report.cluster,
+    )?;
+    Some(format!("{why}, or give --expert-time"))
+}
+
 fn words(simulation: &Simulation) -> Vec<String> {
     let mut words = Vec::new();
     for (name, phase, bound, planned) in simulation.phases() {
         let (time, least) = (&phase.time, bound.time.0);
-        if time.max.0 <= 0.0 {
+        if time.max.0 <= 0.0 || least <= 0.0 {
             words.push(format!("{name}: no byte crosses a link"));
             continue;
         }
         words.push(format!(
-            "{name}: half of the GPUs are done after {:.0} µs, the last, GPU {}, after {:.0} µs; {} has bytes for {least:.0} µs, so that \
-             waiting costs {:.0} %; the plan says {:.0} µs if {} alone limited, {:.0} µs ± {:.0} % for the call with its kernels",
+            "{name}: half of the GPUs are done after {:.0} µs, the last, GPU {}, after {:.0} µs; {} has bytes for {least:.0} µs, which \
+             no order of sending beats: the last takes {:.0} % longer; the plan says {:.0} µs if {} alone limited, {:.0} µs ± {:.0} % for the call with its kernels",
             time.median.0,
             phase.slowest.first().map_or(0, |slowest| slowest.gpu.0),
             time.max.0,
@@ -236,21 +253,23 @@ fn words(simulation: &Simulation) -> Vec<String> {
         let now = Times::of(&simulation.outcome);
         let ratio = |now: Microseconds, then: Microseconds| if then.0 > 0.0 { now.0 / then.0 } else { 1.0 };
         let faults: Vec<String> = simulation.scenario.faults.iter().map(Fault::to_string).collect();
+        let all = now.total.zip(healthy.total).map(|(now, then)| {
+            format!(", and {:.0} µs from the first token sent to the last one back", now.0 - then.0)
+        });
         words.push(format!(
-            "{}: that costs dispatch ×{:.2} ({:.0} µs without), combine ×{:.2} ({:.0} µs), and {:.0} µs from the first token sent to the \
-             last one back",
+            "{}: that costs dispatch ×{:.2} ({:.0} µs without), combine ×{:.2} ({:.0} µs){}",
             faults.join(", "),
             ratio(now.dispatch, healthy.dispatch),
             healthy.dispatch.0,
             ratio(now.combine, healthy.combine),
             healthy.combine.0,
-            now.total.0 - healthy.total.0
+            all.unwrap_or_default()
         ));
     }
     words
 }
 
-fn assumptions(report: &Report, conditions: &Conditions) -> Vec<String> {
+fn assumptions(report: &Report, scenario: &Scenario, conditions: &Conditions) -> Vec<String> {
     let mut list: Vec<String> = report.assumptions.iter().take(1).cloned().collect();
     list.push(format!(
         "links give what kernels reach on them; {} µs to a GPU of the node, {} µs to another node",
@@ -260,7 +279,7 @@ fn assumptions(report: &Report, conditions: &Conditions) -> Vec<String> {
         list.push("each rail is one switch that never limits (no --oversubscription)".to_owned());
     }
     list.push("all groups of ranks send at the same time; multiprocessors never limit".to_owned());
-    if conditions.expert_time.is_none() {
+    if conditions.expert_time.is_none() && scenario.demand.expert_time.is_some() {
         list.push(
             "experts: two operations for each parameter of a pick, at the efficiency that the plan assumes".to_owned(),
         );

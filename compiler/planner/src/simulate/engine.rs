@@ -160,13 +160,14 @@ impl<'a> Engine<'a> {
             })
             .collect();
         let mean = chunks.target.len() as f64 / gpus as f64;
+        let usual = demand.expert_time.map_or(0.0, |time| time.0);
         let expert_time = (0..gpus).map(|gpu| {
             let factor = |fault: &Fault| match *fault {
                 Fault::SlowExperts { gpu: who, factor } if who.0 as usize == gpu => Some(factor),
                 _ => None,
             };
             let factor: f64 = scenario.faults.iter().filter_map(factor).product();
-            picoseconds(demand.expert_time.0 * 1e-6 * factor * f64::from(expected[gpu]) / mean)
+            picoseconds(usual * 1e-6 * factor * f64::from(expected[gpu]) / mean)
         });
         // Each GPU has a few chunks on the way, and each of those an event in about the time that it takes on a link.
         let shortest = servers.iter().map(|server| server.service[0]).min().unwrap_or(1);

@@ -84,7 +84,7 @@ mod tests {
                 dispatch_bytes: Bytes(7464),
                 combine_bytes: Bytes(14_336),
                 rank_load: (0..group_nodes * 4).map(|rank| f64::from(1 + rank % 3)).collect(),
-                expert_time: Microseconds(100.0),
+                expert_time: Some(Microseconds(100.0)),
             },
             faults: vec![
                 Fault::SlowNic { gpu: Gpu(5), rate: 0.5 },

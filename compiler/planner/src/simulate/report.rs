@@ -25,8 +25,8 @@ pub struct Outcome {
     pub dispatch: Phase,
     /// From the moment a GPU begins to send back until it has all its tokens back.
     pub combine: Phase,
-    /// From the start until the last GPU has its tokens back.
-    pub total: Microseconds,
+    /// From the start until the last GPU has its tokens back; none where the time of the experts is not known.
+    pub total: Option<Microseconds>,
     /// What no schedule can beat.
     pub bounds: Bounds,
 }
@@ -101,7 +101,7 @@ pub(super) fn summarise(scenario: &Scenario, links: &Links, record: &Record, bou
         events: record.events,
         dispatch: phase(&record.dispatched, links, &record.busy(0, links.count())),
         combine: phase(&combine_time, links, &record.busy(1, links.count())),
-        total: microseconds(last as f64),
+        total: scenario.demand.expert_time.map(|_| microseconds(last as f64)),
         bounds,
     }
 }

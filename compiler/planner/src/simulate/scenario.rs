@@ -73,8 +73,9 @@ pub struct Demand {
     pub combine_bytes: Bytes,
     /// Relative load of each rank of a group; empty for an even one.
     pub rank_load: Vec<f64>,
-    /// Time of the experts between dispatch and combine on a GPU with average load.
-    pub expert_time: Microseconds,
+    /// Time of the experts between dispatch and combine on a GPU with average load. Where it is not known, combine begins at once, and nothing
+    /// is said of both together.
+    pub expert_time: Option<Microseconds>,
 }
 
 /// Something that is not as it should be.
@@ -349,6 +350,14 @@ pub enum ScenarioError {
         /// Nodes of a group with any load.
         available: u32,
     },
+    /// A factor of nothing.
+    #[error(
+        "{fault}, and how long they take is not known: write `expert_ffn` in the model, or give the time of the experts"
+    )]
+    UnknownExperts {
+        /// Which fault.
+        fault: Fault,
+    },
     /// A fault names a GPU that is not there.
     #[error("{fault}: there is no such GPU, the cluster has GPUs 0 to {last}")]
     NoSuchGpu {
@@ -424,7 +433,7 @@ impl Scenario {
         setting::WINDOW.check(options.window)?;
         setting::NVLINK_LATENCY.check(network.nvlink_latency.0)?;
         setting::NIC_LATENCY.check(network.nic_latency.0)?;
-        setting::EXPERT_TIME.check(demand.expert_time.0)?;
+        setting::EXPERT_TIME.check(demand.expert_time.map_or(0.0, |time| time.0))?;
         for (what, value) in [
             ("nvlink", network.nvlink.0),
             ("nic", network.nic.0),
@@ -454,6 +463,9 @@ impl Scenario {
         }
         for fault in &self.faults {
             check_fault(fault, gpus)?;
+            if demand.expert_time.is_none() && matches!(fault, Fault::SlowExperts { .. }) {
+                return Err(ScenarioError::UnknownExperts { fault: *fault });
+            }
         }
         let copies = f64::from(demand.tokens_per_gpu) * demand.nodes_per_token * gpus as f64;
         let chunks = copies / f64::from(options.chunk_tokens) + gpus as f64;

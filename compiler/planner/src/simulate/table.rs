@@ -51,6 +51,7 @@ impl fmt::Display for Simulation {
             "{} chunks of {} tokens, {} events, seed {}",
             outcome.chunks, scenario.options.chunk_tokens, outcome.events, scenario.options.seed
         )?;
+        self.headline.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         self.times(f)?;
         self.links(f)?;
         self.slowest(f)?;
@@ -79,7 +80,10 @@ impl Simulation {
             ]));
         }
         columns(f, &rows)?;
-        writeln!(f, "  from the first token sent to the last one back: {} µs", us(self.outcome.total))
+        match self.outcome.total {
+            Some(total) => writeln!(f, "  from the first token sent to the last one back: {} µs", us(total)),
+            None => Ok(()),
+        }
     }
 
     fn links(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

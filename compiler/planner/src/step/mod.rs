@@ -113,9 +113,17 @@ pub struct Step {
     pub replicas: Microseconds,
     /// Everything.
     pub total: Microseconds,
+    /// Tokens of all replicas.
+    pub tokens: u64,
     /// Tokens per second and GPU.
     pub tokens_per_second: f64,
+    /// The relative difference to another plan's time that cannot be told: [`COMPUTE_RESOLUTION`], and of dispatches and combines that nothing
+    /// hides their uncertainty.
+    pub resolution: f64,
 }
+
+/// Steps that differ by less are equal: the model of compute is an assumption, and no better than this.
+pub const COMPUTE_RESOLUTION: f64 = 0.02;
 
 /// What one micro-batch needs on the slowest stage.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -126,6 +134,8 @@ pub struct StageWork {
     pub forward: f64,
     /// Their backward, in us.
     pub backward: f64,
+    /// Expected relative error of both.
+    pub uncertainty: f64,
     /// Forward passes that the backward pass repeats.
     pub recomputed: f64,
 }
@@ -148,7 +158,10 @@ impl Step {
         let steady = f64::from(parallel.micro_batches) * (forward + backward);
         let bubble = parallel.schedule.bubble(parallel.pp, forward, backward, weights);
         let total = steady + bubble + replicas.time.0;
-        let tokens = f64::from(parallel.tokens) * f64::from(parallel.micro_batches) * f64::from(parallel.dp);
+        let tokens =
+            [parallel.tokens, parallel.micro_batches, parallel.dp].map(u128::from).into_iter().product::<u128>();
+        // What nothing hides is in the bubble as it is in the rest of the pipeline.
+        let open = exposed / (forward + backward) * (steady + bubble) / total;
         let gpus = f64::from(parallel.dp) * f64::from(parallel.pp) * f64::from(parallel.tp);
         Step {
             compute: Microseconds((3.0 + work.recomputed) * weights),
@@ -158,7 +171,9 @@ impl Step {
             bubble: Microseconds(bubble),
             replicas: replicas.time,
             total: Microseconds(total),
-            tokens_per_second: tokens / (total / 1e6) / gpus,
+            tokens: u64::try_from(tokens).unwrap_or(u64::MAX),
+            tokens_per_second: tokens as f64 / (total / 1e6) / gpus,
+            resolution: COMPUTE_RESOLUTION * (1.0 - open) + work.uncertainty * open,
         }
     }
 }

@@ -12,7 +12,7 @@ use moe_compiler::units::Microseconds;
 use serde::Serialize;
 
 use super::Parallel;
-use crate::memory::{Precision, Share};
+use crate::memory::{OfGpu, Precision, Share};
 
 /// Traffic of one step and GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -29,7 +29,7 @@ pub struct Replicas {
 
 impl Replicas {
     /// Of a plan.
-    pub fn of(parallel: &Parallel, cluster: &Cluster, share: &Share, precision: Precision) -> Replicas {
+    pub fn of(parallel: &Parallel, cluster: &Cluster, share: &Share, of_gpu: &OfGpu, precision: Precision) -> Replicas {
         let passes = f64::from(parallel.micro_batches);
         // Bytes of a parameter that all rings together work on.
         let per_parameter = match parallel.zero {
@@ -43,11 +43,11 @@ impl Replicas {
         let nvlink = cluster.nvlink.bandwidth.0 as f64;
         let rdma = cluster.rdma.map_or(nvlink, |link| link.bandwidth.0 as f64);
 
-        let experts = share.expert * per_parameter * ring(f64::from(share.expert_replicas));
+        let experts = of_gpu.expert * per_parameter * ring(f64::from(share.expert_replicas));
         let experts_cross = parallel.ep >= local;
         let inside = f64::from(share.other_replicas.min(local / parallel.tp.min(local).max(1)).max(1));
         let across = f64::from(share.other_replicas) / inside;
-        let volume = share.other * per_parameter;
+        let volume = of_gpu.other * per_parameter;
         let (other_inside, other_across) = (volume * ring(inside), volume / inside * ring(across));
 
         let network = other_across + if experts_cross { experts } else { 0.0 };

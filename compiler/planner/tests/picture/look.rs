@@ -22,8 +22,8 @@ static DOCUMENTS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
     add("one node", Page { plans: &one_node, ..Page::default() });
     add("one rank", Page { plans: &reports(&v3, "one_node", &[1]), ..Page::default() });
     let mut plans = reports(&v3, "pretrain", &[64, 128]);
-    assert!(plans.iter().all(|plan| plan.fits));
-    let words = compared(&plans[0], &plans[1]);
+    assert!(plans.iter().all(|plan| plan.fits == Some(true)));
+    let words = compared(&plans).words;
     add("two plans", Page { plans: &plans, comparison: &words, ..Page::default() });
 
     let options = Options { sampled_tokens: 1024, ..Options::default() };
@@ -34,8 +34,9 @@ static DOCUMENTS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
     plans[0].model = long.clone();
     plans[0].deploy = "<wide & 広い> ".repeat(20);
     plans[0].explanation.push(long.clone());
-    plans[1].memory.capacity.0 /= 2;
-    plans[1].fits = false;
+    let memory = plans[1].memory.as_mut().expect("the model is known");
+    memory.capacity.0 /= 2;
+    plans[1].fits = Some(false);
     add("long names, one does not fit", Page { plans: &plans, comparison: &words, ..Page::default() });
 
     let text = std::fs::read_to_string(format!("{}/../../dsl-examples/deepseek_v3.moe", env!("CARGO_MANIFEST_DIR")));

@@ -4,7 +4,7 @@
 ///
 /// Invariant: numbers shown in one unit have equally many decimals, and a number that is not zero never looks like zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Unit {
+pub(crate) struct Unit {
     /// Behind a number, without a blank; empty for plain numbers.
     pub name: &'static str,
     size: f64,
@@ -13,7 +13,7 @@ pub(super) struct Unit {
 
 impl Unit {
     /// Of times in microseconds: a call is said in µs, as everywhere, and a step in seconds.
-    pub(super) fn of_times(us: impl IntoIterator<Item = f64>) -> Unit {
+    pub(crate) fn of_times(us: impl IntoIterator<Item = f64>) -> Unit {
         match largest(us) {
             us if us >= 1e6 => Unit { name: "s", size: 1e6, decimals: 2 },
             us if us >= 1e5 => Unit { name: "ms", size: 1e3, decimals: 1 },
@@ -23,7 +23,7 @@ impl Unit {
     }
 
     /// Of amounts of memory.
-    pub(super) fn of_bytes(bytes: impl IntoIterator<Item = f64>) -> Unit {
+    pub(crate) fn of_bytes(bytes: impl IntoIterator<Item = f64>) -> Unit {
         let largest = largest(bytes);
         let (name, size) = match largest {
             bytes if bytes >= 999.5e9 => ("TB", 1e12),
@@ -36,7 +36,7 @@ impl Unit {
     }
 
     /// Of amounts of memory of which small ones matter too: a smaller unit, as long as no number has more than four digits.
-    pub(super) fn of_bytes_alike(bytes: impl IntoIterator<Item = f64> + Clone) -> Unit {
+    pub(crate) fn of_bytes_alike(bytes: impl IntoIterator<Item = f64> + Clone) -> Unit {
         let least = bytes.clone().into_iter().filter(|bytes| *bytes > 0.0).fold(f64::INFINITY, f64::min);
         let (unit, most) = (Unit::of_bytes(bytes.clone()), largest(bytes));
         let finer = Unit { decimals: 0, ..Unit::of_bytes([most / 1000.0]) };
@@ -44,22 +44,22 @@ impl Unit {
     }
 
     /// Of whole numbers.
-    pub(super) fn of_counts(_: impl IntoIterator<Item = f64>) -> Unit {
+    pub(crate) fn of_counts(_: impl IntoIterator<Item = f64>) -> Unit {
         Unit { name: "", size: 1.0, decimals: 0 }
     }
 
     /// Of means that are compared.
-    pub(super) fn of_means(_: impl IntoIterator<Item = f64>) -> Unit {
+    pub(crate) fn of_means(_: impl IntoIterator<Item = f64>) -> Unit {
         Unit { name: "", size: 1.0, decimals: 3 }
     }
 
     /// In the unit, as it is.
-    pub(super) fn value(self, number: f64) -> f64 {
+    pub(crate) fn value(self, number: f64) -> f64 {
         number / self.size
     }
 
     /// The number alone.
-    pub(super) fn number(self, number: f64) -> String {
+    pub(crate) fn number(self, number: f64) -> String {
         let (value, decimals) = (self.value(number), self.decimals);
         let shown = format!("{value:.decimals$}");
         if value != 0.0 && shown.parse() == Ok(0.0) {
@@ -69,7 +69,7 @@ impl Unit {
     }
 
     /// With its unit.
-    pub(super) fn show(self, number: f64) -> String {
+    pub(crate) fn show(self, number: f64) -> String {
         format!("{} {}", self.number(number), self.name)
     }
 }
@@ -79,22 +79,22 @@ fn largest(numbers: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 /// A time in microseconds that stands alone.
-pub(super) fn time(us: f64) -> String {
+pub(crate) fn time(us: f64) -> String {
     Unit::of_times([us]).show(us)
 }
 
 /// Bytes that stand alone.
-pub(super) fn bytes(bytes: f64) -> String {
+pub(crate) fn bytes(bytes: f64) -> String {
     Unit::of_bytes([bytes]).show(bytes)
 }
 
 /// A part of one.
-pub(super) fn percent(part: f64) -> String {
+pub(crate) fn percent(part: f64) -> String {
     format!("{:.0} %", part * 100.0)
 }
 
 /// A count with thin spaces between thousands.
-pub(super) fn count(number: f64) -> String {
+pub(crate) fn count(number: f64) -> String {
     grouped(&format!("{number:.0}"))
 }
 
@@ -113,7 +113,7 @@ fn grouped(number: &str) -> String {
 }
 
 /// Round marks of an axis from 0 to at least `largest`: steps of 1, 2 or 5 times a power of ten, at most `most` of them.
-pub(super) fn marks(largest: f64, most: u32) -> Vec<f64> {
+pub(crate) fn marks(largest: f64, most: u32) -> Vec<f64> {
     if !(largest > 0.0 && largest.is_finite()) {
         return vec![0.0, 1.0];
     }
@@ -126,7 +126,7 @@ pub(super) fn marks(largest: f64, most: u32) -> Vec<f64> {
 }
 
 /// Round marks between two positive numbers on a logarithmic axis, the first at most `least`, the last at least `largest`.
-pub(super) fn logarithmic_marks(least: f64, largest: f64) -> Vec<f64> {
+pub(crate) fn logarithmic_marks(least: f64, largest: f64) -> Vec<f64> {
     let mut marks = vec![];
     let mut power = 10f64.powf(least.log10().floor());
     while marks.last().is_none_or(|last| *last < largest) {

@@ -1,0 +1,73 @@
+//! What was assumed, where the file says nothing.
+
+use moe_compiler::spec::Mode;
+
+use crate::report::Planner;
+use crate::sample::Source;
+
+/// What was assumed, one sentence each.
+pub(crate) fn assumptions(planner: &Planner<'_>) -> Vec<String> {
+    let options = &planner.options;
+    let source = match planner.sample.source() {
+        Source::Independent => "independent standard normal logits, gate biases zero".to_owned(),
+        Source::Skewed { deviation } => {
+            format!("standard normal logits with an offset per expert of standard deviation {deviation}")
+        }
+        Source::Observed => "the logits of the given file".to_owned(),
+        Source::Counted { off } => format!(
+            "standard normal logits with an offset per expert, so that picks are those of the given counts ({:.1} % of them elsewhere)",
+            off * 100.0
+        ),
+    };
+    let mut list = vec![
+        format!(
+            "routing: {} tokens through the gate, {source}, seed {}",
+            planner.sample.tokens(),
+            planner.sample.seed()
+        ),
+        match &options.placed {
+            None => "experts lie in contiguous blocks on the ranks; no pick is dropped for capacity".to_owned(),
+            Some(placed) => format!(
+                "experts lie as the placement of layer {} says, {} slots on a GPU; a token takes each copy of an expert equally often, near or \
+                 far; no pick is dropped for capacity",
+                placed.layer,
+                placed.placement.slots_per_gpu()
+            ),
+        },
+        format!("kernel times: profile {} ({}), link rates of the file", planner.profile.name, planner.profile.source),
+        match planner.deploy.mode {
+            Mode::Throughput => "between nodes: one copy per token and node over the rail, then NVLink",
+            Mode::Latency => "between nodes: every pick is a message of its own over the rail",
+        }
+        .to_owned()
+            + "; kernels of one node are built, those across nodes are planned",
+    ];
+    if !planner.missing.is_empty() {
+        return list;
+    }
+    list.push("attention, dense layers and embeddings: as the file says".to_owned());
+    match planner.deploy.mode {
+        Mode::Throughput => {
+            list.push(format!(
+                "compute: {:.0} % of the dense bf16 peak on the SMs that communication leaves; sequences of {} tokens; selective recomputation \
+                 takes no time",
+                options.efficiency * 100.0,
+                options.sequence
+            ));
+            list.push(
+                "dispatch and combine hide behind compute with DualPipe only; traffic among replicas hides nowhere"
+                    .to_owned(),
+            );
+            let precision = options.precision;
+            list.push(format!(
+                "bytes per parameter: weight {}, gradient {}, master {}, moments {}",
+                precision.weight, precision.gradient, precision.master, precision.moments,
+            ));
+            list.push("stages have equal numbers of layers, rounded up; micro-batches of one call's tokens".to_owned());
+        }
+        Mode::Latency => {
+            list.push("memory: weights and receive regions; caches of keys and values are not counted".to_owned());
+        }
+    }
+    list
+}
