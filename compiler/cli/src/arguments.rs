@@ -50,6 +50,21 @@ pub enum Command {
     Man(Man),
 }
 
+impl Command {
+    /// Whether it needs more than one thread.
+    pub fn computes(&self) -> bool {
+        match self {
+            Command::Check(_) | Command::Fmt(_) | Command::Explain(_) => false,
+            Command::Build(_)
+            | Command::Run(_)
+            | Command::Gate(_)
+            | Command::Plan(_)
+            | Command::Simulate(_)
+            | Command::Place(_) => true,
+        }
+    }
+}
+
 /// The command line as it is parsed, completed and described.
 pub fn command() -> clap::Command {
     let files = [TypeId::of::<InputPath>(), TypeId::of::<OutputPath>()];

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
 
-use arguments::{Cli, Command};
+use arguments::{Cli, Command, MessageFormat};
 use failure::Failure;
 use terminal::Terminal;
 
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Err(error) => error.format(&mut command).exit(),
     };
     let terminal = Terminal::new(cli.message_format, cli.color);
+    memory::prepare(matches!(cli.message_format, MessageFormat::Json));
     // Without a thread for signals there is no tidying up after them, and everything else is as good.
     let _ = scratch::watch_signals();
     let result = match files::conflict(&command, &matches) {
@@ -55,6 +56,9 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command, terminal: &Terminal) -> Result<(), Failure> {
+    if command.computes() {
+        memory::start_threads()?;
+    }
     match command {
         Command::Check(arguments) => commands::check(arguments, terminal),
         Command::Fmt(arguments) => commands::fmt(arguments, terminal),

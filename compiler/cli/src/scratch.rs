@@ -52,6 +52,13 @@ pub fn watch_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// For a process that is about to end for want of memory: removes what can be removed, unless somebody makes something just now.
+pub fn discard_all() {
+    if let Ok(mut paths) = LIVE.try_lock() {
+        paths.drain(..).for_each(|path| remove(&path));
+    }
+}
+
 /// As a mask, signal 1 in the lowest bit; none where the system does not say.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

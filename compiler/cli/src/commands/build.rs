@@ -4,11 +4,12 @@ use moe_compiler::dump_source;
 use moe_compiler::spec::{Spec, Target};
 use moe_gate::derivative::derivative;
 use moe_kernels::assemble::AssembleError;
-use moe_lower::{Choice, Layer, LowerError};
+use moe_lower::{Choice, Kernels, Layer, LowerError};
 
 use crate::arguments::{Build, Stage, TargetName};
 use crate::failure::Failure;
 use crate::files::{self, OutputPath};
+use crate::memory;
 use crate::scratch;
 use crate::source::Source;
 use crate::terminal::Terminal;
@@ -35,8 +36,9 @@ pub fn build(arguments: &Build, terminal: &Terminal) -> Result<(), Failure> {
 fn bundle(arguments: &Build, source: &Source, terminal: &Terminal) -> Result<Vec<u8>, Failure> {
     let failed = |error| Failure::of_lowering(source, error);
     let (spec, _) = source.check()?.deploy(arguments.deploy.as_deref(), &arguments.warnings, terminal)?;
-    let planned = Layer::select(&spec, &choice(arguments)).and_then(Layer::plan);
-    let mut images = planned.and_then(|planned| planned.kernels()?.ptx()).map_err(failed)?;
+    let planned = Layer::select(&spec, &choice(arguments)).and_then(Layer::plan).map_err(failed)?;
+    memory::enough_to_compile()?;
+    let mut images = planned.kernels().and_then(Kernels::ptx).map_err(failed)?;
     let _temporary = scratch::Folder::new();
     // Registers are for reports; without the assembler the bundle is as good.
     match images.assemble() {
@@ -61,7 +63,11 @@ fn text(arguments: &Build, stage: Stage, source: Source, terminal: &Terminal) ->
         }
     };
     let planned = || Layer::select(&spec, &choice(arguments)).and_then(Layer::plan).map_err(failed);
-    let kernels = || planned()?.kernels().map_err(failed);
+    let kernels = || {
+        let planned = planned()?;
+        memory::enough_to_compile()?;
+        planned.kernels().map_err(failed)
+    };
     let images = || kernels()?.ptx().map_err(failed);
     let _temporary = scratch::Folder::new();
     Ok(match stage {

@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::files;
 use crate::given::Given;
 use crate::gpus;
+use crate::memory;
 use crate::source::Source;
 use crate::tensors::{self, Dim, TensorFile};
 use crate::terminal::Terminal;
@@ -210,6 +211,7 @@ fn on_device(
     given: &Given,
     weight_gradients: Option<&[f32]>,
 ) -> Result<Results, Failure> {
+    memory::enough_to_compile()?;
     let bundle: Bundle = planned
         .gate_kernels()
         .and_then(moe_lower::Kernels::ptx)

@@ -15,6 +15,7 @@ use moe_planner::{Change, Logits, Options, Planner, Report, setting};
 
 use crate::failure::Failure;
 use crate::files::InputPath;
+use crate::memory;
 use crate::planning::{self, Asked, Evidence, at, pretty};
 use crate::source::{Source, Warnings};
 use crate::terminal::{self, Terminal};
@@ -106,6 +107,7 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     };
     let (model, cluster) = (&spec.models[spec.deploys[id].model], &spec.clusters[spec.deploys[id].cluster]);
     let mut options = options(arguments, cluster)?;
+    memory::enough_for_sample(options.sampled_tokens, model.top_k())?;
     let observed = Observed::read(arguments, model)?;
     observed.apply(&mut options);
     let mut planner = Planner::new(&spec, id, options).map_err(|error| failed(&error))?;

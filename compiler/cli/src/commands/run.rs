@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::files::{self, OutputPath, Wanted};
 use crate::given::{Given, dtype};
 use crate::gpus;
+use crate::memory;
 use crate::picture;
 use crate::progress::Progress;
 use crate::report::{
@@ -147,6 +148,7 @@ fn compile(
     if let Some(file) = input {
         choice.tokens = Some(tokens_of_file(&spec, &choice, file).map_err(failed)??);
     }
+    memory::enough_to_compile()?;
     let mut images = compile_spec(&spec, &choice, &mut timings).map_err(failed)?;
     let _temporary = scratch::Folder::new();
     let usage = timings.measure(Stage::Assemble, || images.assemble());
@@ -189,7 +191,7 @@ fn open(arguments: &Run, manifest: &Manifest) -> Result<Opened, Failure> {
             Ok(Opened { device: Arc::new(CudaDevice::new(ranks, &options)?), virtual_gpus: None })
         }
         DeviceName::Virtual => {
-            crate::memory::enough_for(manifest)?;
+            memory::enough_for(manifest)?;
             let policy = match arguments.schedule {
                 Schedule::RoundRobin => Policy::RoundRobin,
                 Schedule::Random => Policy::Random,

@@ -8,6 +8,7 @@ use moe_planner::{Planner, setting};
 
 use crate::failure::Failure;
 use crate::files::InputPath;
+use crate::memory;
 use crate::planning::{self, Evidence, pretty};
 use crate::progress::Progress;
 use crate::source::{Source, Warnings};
@@ -151,6 +152,7 @@ pub fn simulate(arguments: &Simulate, terminal: &Terminal) -> Result<(), Failure
         change.tokens = Some(setting::TOKENS.narrow(tokens)?);
     }
     let options = arguments.evidence.options(&spec.clusters[deploy.cluster])?;
+    memory::enough_for_sample(options.sampled_tokens, spec.models[deploy.model].top_k())?;
     let mut planner = Planner::new(&spec, id, options).map_err(failed)?;
     let parallel = planner.parallel(change).map_err(failed)?;
     let report = planner.report(&parallel).map_err(failed)?;

@@ -45,9 +45,9 @@ struct Limit {
 }
 
 impl Limit {
-    /// What is read is looked at in a second form too: half of the memory is for the bytes.
+    /// What is read is taken apart and cut into the parts of ranks, so that it is there three times for a moment.
     fn of(wanted: Wanted) -> Limit {
-        let memory = memory::available().map_or(u64::MAX, |available| available / 2);
+        let memory = memory::available().map_or(u64::MAX, |available| available / 4);
         match wanted.most() {
             Some(most) if most <= memory => Limit { most, why: "is read of such a file" },
             _ => Limit { most: memory, why: "fits into the memory of this process" },
