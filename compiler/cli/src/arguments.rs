@@ -54,7 +54,12 @@ impl Command {
     /// Whether it needs more than one thread.
     pub fn computes(&self) -> bool {
         match self {
-            Command::Check(_) | Command::Fmt(_) | Command::Explain(_) => false,
+            Command::Check(_)
+            | Command::Fmt(_)
+            | Command::Explain(_)
+            | Command::Init(_)
+            | Command::Completions(_)
+            | Command::Man(_) => false,
             Command::Build(_)
             | Command::Run(_)
             | Command::Gate(_)
