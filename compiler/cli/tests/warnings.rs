@@ -11,7 +11,7 @@ fn several() -> String {
         .replace("let score  = sigmoid(logits)", "let score  = sigmoid(logits)\n        let unused = exp(logits)")
         .replace("cluster node", "cluster swapped")
         .replace("nodes 1 ", "nodes 2 ")
-        .replace("nvlink 160 GB/s", "nvlink 160 GB/s\n    rdma   400 GB/s per gpu")
+        .replace("nvlink 160 GB/s", "nvlink 40 GB/s\n    rdma   50 GB/s per gpu")
         .replace("deploy tiny of small on node", "deploy of_idle of idle on node");
     let zeroed = "\ndeploy zeroed of small on node { ep 4   tokens 8 per gpu   sms 2   zero 1 }\n";
     let on_swapped = "\ndeploy on_swapped of small on swapped { ep 4   tokens 8 per gpu   sms 2 }\n";
