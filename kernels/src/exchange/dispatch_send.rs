@@ -59,7 +59,7 @@ pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
             send_records(frame, token, &groups);
         }
         let row = frame.tensor_row(rows, token);
-        for_each_batch(k, pieces(frame, format), payload::in_flight(exchange.threads), |pieces| {
+        for_each_batch(k, pieces(frame, format), payload::in_flight_beside_ranks(exchange), |pieces| {
             let pieces = payload::load(k, format, row, pieces);
             for_each_destination(frame, &groups, |peer, slot| {
                 let [row, scales] =
