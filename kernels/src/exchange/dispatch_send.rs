@@ -28,7 +28,10 @@ pub(super) enum Sent {
 
 /// Ranks of one group, one for each lane, and the slots of a token there.
 struct Group<'k> {
-    peers: Peer<'k>,
+    /// Number of its first rank.
+    first: u32,
+    /// Each lane's rank; `None` where a lane has no registers left for it, so that a rank is looked up when it is written to.
+    peers: Option<Peer<'k>>,
     slots: Value<'k, U32>,
     /// Lanes whose rank the token goes to.
     lanes: Value<'k, U32>,
@@ -41,8 +44,10 @@ pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
 
     let ranks = exchange.ranks;
     let of_lane = |group: u32| k.lane() + 32 * group;
-    let peers: Vec<Peer> =
-        (0..frame.rank_groups()).map(|group| frame.peer(of_lane(group).min(k.u32(ranks - 1)))).collect();
+    // Three groups of ranks and the pieces in flight are more than the registers of a thread of a large CTA.
+    let held = exchange.threads <= 512 || frame.rank_groups() < 3;
+    let peers: Vec<Option<Peer>> =
+        (0..frame.rank_groups()).map(|group| held.then(|| frame.peer(of_lane(group).min(k.u32(ranks - 1))))).collect();
 
     frame.for_each_by_warps(frame.tokens(), |token| {
         let slots = frame.buffer::<U32>(Buffer::Slots).bytes(token.wide() * (4 * u64::from(ranks)));
@@ -52,14 +57,14 @@ pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
             .map(|(group, &peers)| {
                 let exists = of_lane(group).less(k.u32(ranks));
                 let slots = slots.at(of_lane(group).min(k.u32(ranks - 1))).load();
-                Group { peers, slots, lanes: k.ballot(exists & !slots.is_negative()) }
+                Group { first: 32 * group, peers, slots, lanes: k.ballot(exists & !slots.is_negative()) }
             })
             .collect();
         if sent == Sent::RowsAndRecords {
             send_records(frame, token, &groups);
         }
         let row = frame.tensor_row(rows, token);
-        for_each_batch(k, pieces(frame, format), payload::in_flight_beside_ranks(exchange), |pieces| {
+        for_each_batch(k, pieces(frame, format), payload::in_flight(exchange.threads), |pieces| {
             let pieces = payload::load(k, format, row, pieces);
             for_each_destination(frame, &groups, |peer, slot| {
                 let [row, scales] =
@@ -92,7 +97,8 @@ fn for_each_destination<'k>(frame: &Frame<'k, '_>, groups: &[Group<'k>], body: i
                 let lane = left.get().lowest_set();
                 left.set(left.get().without_lowest_set());
                 let slot = Slot { list: frame.rank(), index: group.slots.of_lane(lane) };
-                body(group.peers.of_lane(lane), slot);
+                let peer = group.peers.map_or_else(|| frame.peer(lane + group.first), |peers| peers.of_lane(lane));
+                body(peer, slot);
             },
         );
     }

@@ -3,7 +3,7 @@
 //! Invariant: [`moe_contract::format`] says what the numbers of a row stand for; here is how kernels compute them, once for each element
 //! and each kind of scale.
 
-use moe_contract::{Element, Exchange, Format, ScaleElement, Scales};
+use moe_contract::{Element, Format, ScaleElement, Scales};
 
 use super::link::Place;
 use super::row::Piece;
@@ -144,11 +144,6 @@ impl<'k> Sending<'k> {
 /// Pieces of which a lane holds the bytes at a time: as many as its registers allow, which are fewer in a larger CTA.
 pub(super) fn in_flight(threads: u32) -> u32 {
     if threads > 512 { 2 } else { 4 }
-}
-
-/// The same while a lane also holds what it knows of the ranks of every group.
-pub(super) fn in_flight_beside_ranks(exchange: &Exchange) -> u32 {
-    if exchange.threads > 512 && exchange.ranks > 64 { 1 } else { in_flight(exchange.threads) }
 }
 
 /// Pieces of which a lane holds the sums in f32 at a time.
