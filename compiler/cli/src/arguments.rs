@@ -48,6 +48,8 @@ pub enum Command {
     Completions(Completions),
     /// Print a man page: of the tool, or of one of its commands
     Man(Man),
+    /// Print the JSON Schema of what a command prints as JSON
+    Schema(crate::commands::Schema),
 }
 
 /// The command line as it is parsed, completed and described.

@@ -68,5 +68,6 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), Failure> {
         Command::Init(arguments) => commands::init(arguments),
         Command::Completions(arguments) => commands::completions(arguments),
         Command::Man(arguments) => commands::man(arguments),
+        Command::Schema(arguments) => commands::schema(arguments),
     }
 }

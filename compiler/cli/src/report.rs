@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use moe_planner::report::human_bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::verify::Check;
 
 /// Everything about a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Report {
     /// Name of the model.
     pub model: String,
@@ -48,7 +49,7 @@ pub struct Report {
 }
 
 /// How the kernels came to be.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct CompiledReport {
     /// Milliseconds of each stage.
     pub stages: Vec<StageReport>,
@@ -59,7 +60,7 @@ pub struct CompiledReport {
 }
 
 /// One stage of the compilation.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct StageReport {
     /// Its name.
     pub stage: &'static str,
@@ -68,7 +69,7 @@ pub struct StageReport {
 }
 
 /// One kernel.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct KernelReport {
     /// Its name.
     pub name: &'static str,
@@ -88,7 +89,7 @@ pub struct KernelReport {
 }
 
 /// What a rank received.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ReceivedReport {
     /// Tokens that were sent there.
     pub copies: u64,
@@ -99,7 +100,7 @@ pub struct ReceivedReport {
 }
 
 /// Bytes of one phase.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct LinkReport {
     /// Its name.
     pub phase: &'static str,
@@ -110,7 +111,7 @@ pub struct LinkReport {
 }
 
 /// What virtual GPUs did.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct WorkReport {
     /// Warp instructions.
     pub instructions: u64,
@@ -119,7 +120,7 @@ pub struct WorkReport {
 }
 
 /// Wall-clock seconds.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Seconds {
     /// Kernels on the device, and experts on the host.
     pub device: f64,

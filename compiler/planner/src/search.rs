@@ -4,6 +4,7 @@
 //! sorted by time, and memory falls along it.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::report::{Change, PlanError, Planner};
@@ -11,7 +12,7 @@ use crate::setting;
 use crate::step::{Parallel, Schedule};
 
 /// One plan.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Candidate {
     /// Its numbers.
     pub parallel: Parallel,
@@ -26,7 +27,7 @@ pub struct Candidate {
 }
 
 /// What a search found.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Found {
     /// Plans that were evaluated.
     pub tried: usize,

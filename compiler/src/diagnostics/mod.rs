@@ -30,7 +30,7 @@ pub use units::UnitProblem;
 use crate::syntax::Span;
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The file is legal; it may cost more than its author thinks.
@@ -49,7 +49,7 @@ pub struct Label {
 }
 
 /// A change of the text that mends a problem.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Fix {
     /// First byte of what is replaced.
     pub start: u32,

@@ -9,6 +9,7 @@ mod init;
 mod place;
 mod plan;
 mod run;
+mod schema;
 mod shell;
 mod simulate;
 
@@ -21,5 +22,6 @@ pub use init::init;
 pub use place::{Place, place};
 pub use plan::{Plan, plan};
 pub use run::run;
+pub use schema::{Schema, schema};
 pub use shell::{completions, man};
 pub use simulate::{Simulate, simulate};

@@ -9,8 +9,11 @@ use moe_planner::memory::Recompute;
 use moe_planner::picture::Page;
 use moe_planner::placement::{self, Load};
 use moe_planner::report::{Placed, SCHEMA, compare_table, front_table, human_bytes};
+use moe_planner::search::Found;
 use moe_planner::step::Schedule;
 use moe_planner::{Change, Logits, Options, Planner, Report, setting};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::files::InputPath;
@@ -95,6 +98,28 @@ impl PlanFormat {
     }
 }
 
+/// What `--compare` prints as JSON.
+#[derive(Serialize, JsonSchema)]
+pub struct Comparison<'a> {
+    /// Of this form; other forms get other numbers.
+    #[schemars(extend("const" = SCHEMA))]
+    schema: u32,
+    /// In the order that was asked for.
+    plans: &'a [Report],
+    /// How the others differ from the first, in words.
+    comparison: &'a [String],
+}
+
+/// What `--search` prints as JSON.
+#[derive(Serialize, JsonSchema)]
+pub struct Search<'a> {
+    /// Of this form; other forms get other numbers.
+    #[schemars(extend("const" = SCHEMA))]
+    schema: u32,
+    /// What was found.
+    search: &'a Found,
+}
+
 /// Says what a deploy costs, and why.
 pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     let source = Source::read(&arguments.file)?;
@@ -111,7 +136,7 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
         let found = planner.search().map_err(|error| failed(&error))?;
         return terminal::print(&match arguments.format {
             PlanFormat::Table => front_table(&found),
-            PlanFormat::Json => pretty(&serde_json::json!({ "schema": SCHEMA, "search": found })),
+            PlanFormat::Json => pretty(&serde_json::json!(Search { schema: SCHEMA, search: &found })),
             PlanFormat::Svg | PlanFormat::Html => {
                 // The fastest that fits beside the deploy as it is written, if that is a plan.
                 let written = planner.parallel(Change::default()).ok();
@@ -149,7 +174,7 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
             terminal::print(&match format {
                 PlanFormat::Table => side_by_side(&reports, &words),
                 PlanFormat::Json => {
-                    pretty(&serde_json::json!({ "schema": SCHEMA, "plans": reports, "comparison": words }))
+                    pretty(&serde_json::json!(Comparison { schema: SCHEMA, plans: &reports, comparison: &words }))
                 }
                 format => format.page(&Page {
                     plans: &reports,

@@ -9,7 +9,7 @@ use super::{Expected, Produced};
 use crate::given::Given;
 
 /// One comparison over all ranks.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Check {
     /// What is compared.
     pub what: String,
@@ -24,7 +24,7 @@ pub struct Check {
 }
 
 /// A number that is not what it should be.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Difference {
     /// Where.
     pub place: String,

@@ -15,6 +15,7 @@ mod surroundings;
 
 use moe_compiler::spec::Model;
 use moe_compiler::units::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use surroundings::{Parameters, score_operations};
@@ -23,7 +24,7 @@ use crate::step::{Parallel, Schedule};
 use crate::traffic::Wire;
 
 /// Bytes of a parameter.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Precision {
     /// Of the weights that are multiplied with.
     pub weight: f64,
@@ -41,7 +42,7 @@ impl Precision {
 }
 
 /// What is computed again in the backward pass instead of being kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Recompute {
     /// Norms, activation functions, what is compressed (latent attention's up-projections) and the experts' output. Kept of each token
@@ -63,7 +64,7 @@ impl Recompute {
 }
 
 /// How a plan uses the memory of a GPU: what it falls back to, in this order, until it fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Thrift {
     /// What is not kept.
     pub recompute: Recompute,
@@ -82,7 +83,7 @@ impl Thrift {
 }
 
 /// The kinds of memory, in the order of reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Weights of routed experts.
@@ -120,7 +121,7 @@ impl Kind {
 }
 
 /// Parameters of one GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Share {
     /// Of routed experts, on the GPU that has most.
     pub expert: f64,
@@ -161,7 +162,7 @@ impl Share {
 }
 
 /// Bytes of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Part {
     /// Of what.
     pub kind: Kind,
@@ -170,9 +171,9 @@ pub struct Part {
 }
 
 /// The memory of the GPU that has most.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Memory {
-    /// Bytes of each kind, in the order of [`Kind`].
+    /// Bytes of each kind, in a fixed order of the kinds.
     pub parts: Vec<Part>,
     /// What the GPU has.
     pub capacity: Bytes,

@@ -4,6 +4,7 @@
 //! model whose file does not say what surrounds the experts, only experts and gate.
 
 use moe_compiler::spec::{Heads, Model, Reach, Surroundings};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Operations of scores and sums of one token in all `layers`, forward, in a sequence of so many tokens.
@@ -42,7 +43,7 @@ pub(super) fn kept_elements(heads: Heads) -> u32 {
 }
 
 /// Parameters by part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Parameters {
     /// One expert.
     pub expert: u64,

@@ -38,6 +38,7 @@ use moe_compiler::spec::Model;
 use moe_compiler::units::Bytes;
 use moe_contract::placement::Placement as Current;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use layer::{Task, place_layer};
@@ -61,7 +62,7 @@ pub struct Shape {
 }
 
 /// What is kept together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// Whole groups on nodes, copies of an expert all on its node: for gates that limit groups, in training and prefill.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use moe_compiler::spec::{Cluster, Deploy, DeployId, Link, Mode, Model, Spec};
 use moe_compiler::units::{Bytes, Microseconds};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use error::PlanError;
@@ -96,7 +97,7 @@ impl Default for Options {
 }
 
 /// Numbers of a deploy that a comparison changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// Ranks among which experts are divided.
     pub ep: Option<u32>,
@@ -141,7 +142,7 @@ pub struct Planner<'a> {
 }
 
 /// One kind of call, its bytes and its time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Phase {
     /// `dispatch`, `combine`, and their backward.
     pub name: &'static str,
@@ -156,7 +157,7 @@ pub struct Phase {
 }
 
 /// What the gate means for the network.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct GateCost {
     /// How many groups a token may use, and of how many, if the gate limits them.
     pub groups: Option<(u32, u32)>,
@@ -179,9 +180,10 @@ pub struct GateCost {
 }
 
 /// Everything about one plan.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Report {
-    /// [`SCHEMA`]
+    /// Of this form; other forms get other numbers.
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: u32,
     /// Names in the file.
     pub deploy: String,

@@ -5,6 +5,7 @@
 
 use moe_compiler::spec::Mode;
 use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Demand, Fault, Network, Options, Outcome, Scenario, ScenarioError, Spine, simulate_watched};
@@ -50,7 +51,7 @@ impl Default for Conditions {
 }
 
 /// What the plan says of one call.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Planned {
     /// If the slower kind of link alone limited.
     pub links: Microseconds,
@@ -74,7 +75,7 @@ impl Planned {
 }
 
 /// The times that a fault changes.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Times {
     /// Of the slowest GPU.
     pub dispatch: Microseconds,
@@ -91,9 +92,10 @@ impl Times {
 }
 
 /// A deploy, simulated.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Simulation {
-    /// [`SCHEMA`]
+    /// Of this form; other forms get other numbers.
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: u32,
     /// Names in the file.
     pub deploy: String,

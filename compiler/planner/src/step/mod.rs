@@ -17,13 +17,14 @@ mod replicas;
 
 use moe_compiler::spec::{Cluster, Target};
 use moe_compiler::units::Microseconds;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use arithmetic::{decode_bound, gpu_hours_per_trillion, tokens_per_day};
 pub use replicas::Replicas;
 
 /// How stages of a pipeline alternate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// 1F1B
@@ -65,7 +66,7 @@ impl Schedule {
 }
 
 /// A plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Parallel {
     /// Ranks among which experts are divided.
     pub ep: u32,
@@ -97,7 +98,7 @@ pub fn peak_per_sm(target: Target) -> f64 {
 }
 
 /// The times of one step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Step {
     /// Compute of one micro-batch on the slowest stage, forward and backward.
     pub compute: Microseconds,

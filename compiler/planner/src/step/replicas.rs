@@ -9,13 +9,14 @@
 
 use moe_compiler::spec::Cluster;
 use moe_compiler::units::Microseconds;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Parallel;
 use crate::memory::{Precision, Share};
 
 /// Traffic of one step and GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Replicas {
     /// Bytes for routed experts.
     pub expert_bytes: f64,

@@ -6,13 +6,14 @@
 
 use moe_contract::RankId;
 use moe_contract::placement::Turns;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{NodeId, Topology};
 use crate::sample::Sample;
 
 /// A mean and how far it can be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Estimate {
     /// The mean over the sampled tokens.
     pub mean: f64,
@@ -32,7 +33,7 @@ impl Estimate {
 }
 
 /// How evenly something is spread.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Load {
     /// The mean.
     pub mean: f64,
@@ -83,7 +84,7 @@ impl Load {
 }
 
 /// Where a token goes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Expected {
     /// Sampled tokens.
     pub tokens: u64,

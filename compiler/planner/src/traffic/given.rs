@@ -1,12 +1,13 @@
 //! The exact bytes of recorded tokens, for a report.
 
 use moe_contract::RankId;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Flow, LinkBytes, NodeId, Topology, Wire};
 
 /// What recorded tokens put on every link, each token once.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Given {
     /// Split evenly over the ranks of an expert-parallel group, in order; the first ranks get those that are left over.
     pub tokens: u64,
@@ -15,7 +16,7 @@ pub struct Given {
 }
 
 /// Bytes of one call.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct GivenPhase {
     /// Its name, as in the report's phases.
     pub name: &'static str,

@@ -5,11 +5,12 @@
 use moe_compiler::spec::Model;
 use moe_contract::placement::{LayerSlots, Placement, Turns};
 use moe_contract::{ExpertId, RankId};
+use schemars::JsonSchema;
 use serde::Serialize;
 use thiserror::Error;
 
 /// One NVLink domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct NodeId(pub u32);
 

@@ -1,10 +1,11 @@
 //! What travels: the sizes that "Bytes on the links" of [`moe_contract`] defines.
 
 use moe_compiler::spec::{Combine, Dispatch, Model};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Bytes of everything that a kernel writes to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Wire {
     /// A row on the way to the experts, with its scales.
     pub dispatch_row: u64,
