@@ -73,9 +73,26 @@ fn remove(path: &Path) {
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         match removed {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            Err(_) if path.is_dir() => return remove_one_by_one(path),
             _ => return,
         }
     }
+}
+
+/// With one open file at a time, where the system allows no more: removing a folder at once holds one open for each level.
+fn remove_one_by_one(folder: &Path) {
+    let entries = fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
+    let entries: Vec<PathBuf> = entries.unwrap_or_default();
+    for entry in entries {
+        let is_folder = entry.symlink_metadata().is_ok_and(|entry| entry.is_dir());
+        if is_folder {
+            remove_one_by_one(&entry);
+        } else {
+            // What cannot be removed has nobody to be told.
+            let _ = fs::remove_file(&entry);
+        }
+    }
+    let _ = fs::remove_dir(folder);
 }
 
 /// The folder of all temporary files that are not beside an output, those of other programs too: while this lives, [`tempfile`] makes
