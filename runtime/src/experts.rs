@@ -1,13 +1,13 @@
 //! Experts that run on the host: for tests, demonstrations, and to try a function before it becomes a kernel.
 //!
-//! Invariant: the order of arithmetic is that of a kernel for the same layout. A row of a rank-major layout is the sum over its picks in
-//! ascending expert, in f32, each weighted; the result is rounded once, and a NaN is that of a GPU ([`moe_contract::codec::NAN`]).
+//! Invariant: the order of arithmetic is that of a kernel for the same layout. Where combine does not weigh, the experts do: their input
+//! or, after them, their output. A row of a rank-major layout is the sum over its picks in ascending expert, in f32; the result is rounded once, and a NaN is that of a GPU ([`moe_contract::codec::NAN`]).
 
 use moe_contract::codec::canonical;
 use moe_contract::{Buffer, Exchange, ExpertId, Format, RankId, Tensor};
 
 use crate::communicator::{Communicator, Dispatched, Handle, Received};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::Distributed;
 
 impl Communicator {
@@ -26,8 +26,7 @@ impl Communicator {
     }
 
     /// Calls `gradient` with the gradient of every row of the experts' output and collects what it writes: the gradient of their input, as
-    /// [`Communicator::dispatch_backward`] takes it. Where the weights are the experts' business (a rank-major layout, or weights that scale
-    /// the input), they scale it after the call.
+    /// [`Communicator::dispatch_backward`] takes it. Where combine does not weigh, the weights scale it after the call.
     ///
     /// # Errors
     /// When a kernel failed.
@@ -41,6 +40,73 @@ impl Communicator {
         self.apply(handle, gradients, None, Order::ExpertFirst, gradient)
     }
 
+    /// Gradients of the weights that the experts applied, as [`Communicator::weights_backward`] takes them: the inner product of what a
+    /// weight multiplied and the gradient of the product, in f64, rounded once. `expert` and `gradient` are those of
+    /// [`Communicator::apply_experts`] and [`Communicator::apply_expert_gradients`].
+    ///
+    /// # Errors
+    /// When combine weighs, or a kernel failed.
+    pub fn apply_expert_weight_gradients(
+        &mut self,
+        dispatched: &Dispatched,
+        gradients: &Distributed,
+        mut expert: impl FnMut(ExpertId, &[f32], &mut [f32]),
+        mut gradient: impl FnMut(ExpertId, &[f32], &mut [f32]),
+    ) -> Result<Distributed> {
+        gradients.expect(Tensor::ExpertOutputGradient)?;
+        gradients.expect_rows(&dispatched.input.all_rows())?;
+        let exchange = *self.exchange();
+        if exchange.weighted {
+            return Err(Error::NotPossible {
+                what: "apply_expert_weight_gradients",
+                why: "combine weighs, and combine_backward gives the gradients of the weights",
+            });
+        }
+        let before = self.manifest().gate.before_experts;
+        let (inputs, scales) = self.rows_and_scales(&dispatched.input, dispatched.scales.as_ref())?;
+        let of_outputs: Vec<Vec<u8>> = self.download(gradients)?;
+        let received = self.received(&dispatched.handle)?;
+        let per_row = exchange.weights_per_row() as usize;
+        let mut outputs = Vec::new();
+        for ((rank, received), ((input, scales), of_output)) in
+            self.ranks().zip(&received).zip(inputs.iter().zip(&scales).zip(&of_outputs))
+        {
+            let mut output = vec![0.0f32; gradients.rows(rank) as usize * per_row];
+            for (row, picks) in self.work(&dispatched.handle, rank, received)?.iter().enumerate() {
+                for pick in picks {
+                    let mut factor = decode_row(&exchange, exchange.dispatch, input, scales, row);
+                    let mut of_product = decode_row(&exchange, exchange.combine, of_output, &[], row);
+                    let mut mapped = vec![0.0; factor.len()];
+                    if before {
+                        gradient(pick.expert, &of_product, &mut mapped);
+                        of_product = mapped;
+                    } else {
+                        expert(pick.expert, &factor, &mut mapped);
+                        factor = mapped;
+                    }
+                    let product = |(a, b): (&f32, &f32)| f64::from(*a) * f64::from(*b);
+                    let sum: f64 = factor.iter().zip(&of_product).map(product).sum();
+                    output[row * per_row + pick.place] = canonical(sum as f32);
+                }
+            }
+            outputs.push(output);
+        }
+        self.upload(Tensor::RowWeightGradients, &outputs)
+    }
+
+    fn rows_and_scales(
+        &mut self,
+        rows: &Distributed,
+        scales: Option<&Distributed>,
+    ) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
+        let rows: Vec<Vec<u8>> = self.download(rows)?;
+        let scales = match scales {
+            Some(scales) => self.download(scales)?,
+            None => rows.iter().map(|_| vec![]).collect(),
+        };
+        Ok((rows, scales))
+    }
+
     fn apply(
         &mut self,
         handle: &Handle,
@@ -51,11 +117,7 @@ impl Communicator {
     ) -> Result<Distributed> {
         let exchange = *self.exchange();
         let format = if rows.kind() == Tensor::ExpertInput { exchange.dispatch } else { exchange.combine };
-        let inputs: Vec<Vec<u8>> = self.download(rows)?;
-        let scales: Vec<Vec<u8>> = match scales {
-            Some(scales) => self.download(scales)?,
-            None => inputs.iter().map(|_| vec![]).collect(),
-        };
+        let (inputs, scales) = self.rows_and_scales(rows, scales)?;
         let received = self.received(handle)?;
         let row_bytes = exchange.row_bytes(exchange.combine) as usize;
         let mut outputs = Vec::new();
@@ -80,35 +142,33 @@ impl Communicator {
     /// What is to be done for each row of a rank; nothing for padding.
     fn work(&mut self, handle: &Handle, rank: RankId, received: &Received) -> Result<Vec<Vec<Pick>>> {
         let exchange = *self.exchange();
-        let (k, first) = (exchange.top_k as usize, exchange.experts_of(rank.0).start);
-        let rows = received.rows as usize;
+        let (rows, per_row) = (received.rows as usize, exchange.weights_per_row() as usize);
+        let first = exchange.experts_of(rank.0).start;
         let mut work = vec![vec![]; rows];
-        if !exchange.layout.by_expert() {
-            let experts: Vec<i32> = self.inspect(handle, rank, Buffer::RowPicks, 0..rows * k)?;
-            let weights: Vec<f32> = self.inspect(handle, rank, Buffer::RowWeights, 0..rows * k)?;
-            for (place, (&local, &weight)) in experts.iter().zip(&weights).enumerate() {
-                if let Ok(local) = u32::try_from(local) {
-                    work[place / k].push(Pick { expert: ExpertId(first + local), weight: Some(weight) });
+        if exchange.layout.by_expert() {
+            for (local, (&start, &count)) in (0..).zip(received.expert_offsets.iter().zip(&received.expert_counts)) {
+                let rows = start as usize..(start + count) as usize;
+                let expert = ExpertId(first + local);
+                let weights: Vec<Option<f32>> = match exchange.weighted {
+                    true => vec![None; rows.len()],
+                    // Of padding, none is kept.
+                    false => {
+                        let weights = self.inspect::<f32>(handle, rank, Buffer::RowWeights, rows.clone())?;
+                        weights.into_iter().map(Some).collect()
+                    }
+                };
+                for (picks, weight) in work[rows].iter_mut().zip(weights) {
+                    picks.push(Pick { expert, place: 0, weight });
                 }
             }
             return Ok(work);
         }
-        for (local, (&start, &count)) in (0..).zip(received.expert_offsets.iter().zip(&received.expert_counts)) {
-            for picks in &mut work[start as usize..(start + count) as usize] {
-                picks.push(Pick { expert: ExpertId(first + local), weight: None });
-            }
-        }
-        if self.manifest().gate.before_experts {
-            for (source, &copies) in received.copies.iter().enumerate() {
-                let start = source * exchange.max_tokens as usize * k;
-                let range = start..start + copies as usize * k;
-                let rows: Vec<i32> = self.inspect(handle, rank, Buffer::CopyRows, range.clone())?;
-                let weights: Vec<f32> = self.inspect(handle, rank, Buffer::CopyWeights, range)?;
-                for (&row, &weight) in rows.iter().zip(&weights) {
-                    if let Ok(row) = usize::try_from(row) {
-                        work[row].iter_mut().for_each(|pick| pick.weight = Some(weight));
-                    }
-                }
+        let experts: Vec<i32> = self.inspect(handle, rank, Buffer::RowPicks, 0..rows * per_row)?;
+        let weights: Vec<f32> = self.inspect(handle, rank, Buffer::RowWeights, 0..rows * per_row)?;
+        for (place, (&local, &weight)) in experts.iter().zip(&weights).enumerate() {
+            if let Ok(local) = u32::try_from(local) {
+                let pick = Pick { expert: ExpertId(first + local), place: place % per_row, weight: Some(weight) };
+                work[place / per_row].push(pick);
             }
         }
         Ok(work)
@@ -126,6 +186,8 @@ enum Order {
 #[derive(Clone, Copy, Debug)]
 struct Pick {
     expert: ExpertId,
+    /// Among the weights of the row.
+    place: usize,
     /// `None` where combine weighs.
     weight: Option<f32>,
 }

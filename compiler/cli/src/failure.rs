@@ -1,11 +1,13 @@
 //! Why a command failed: always the user's file or input, or this machine.
 
 use moe_compiler::diagnostics::Diagnostics;
+use moe_judge::Given;
 use moe_lower::LowerError;
 use moe_runtime::Error;
 
-use crate::given::Given;
+use crate::given::token_of_file;
 use crate::source::Source;
+use crate::verify::VerifyError;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -30,13 +32,21 @@ impl Failure {
 
 impl Failure {
     /// Of running a bundle; the tokens of a file are called by their place in it.
-    pub fn of_run(error: Error, given: &Given) -> Failure {
-        match (&error, &given.file) {
+    pub fn of_run(error: Error, given: &Given, file: Option<&str>) -> Failure {
+        match (&error, file) {
             (Error::Input(fault), Some(file)) => {
-                let token = given.token_of_file(fault.rank.index(), fault.token);
+                let token = token_of_file(given, fault.rank, fault.token);
                 Failure::Message(format!("{file}: token {token}: {}", fault.problem))
             }
             _ => Failure::Message(error.to_string()),
+        }
+    }
+
+    /// Of running a bundle and judging it.
+    pub fn of_verifying(error: VerifyError, given: &Given, file: Option<&str>) -> Failure {
+        match error {
+            VerifyError::Run(error) => Failure::of_run(error, given, file),
+            VerifyError::Judge(error) => error.into(),
         }
     }
 }
@@ -56,6 +66,8 @@ messages! {
     crate::files::OutputError,
     crate::tensors::TensorError,
     moe_host::CompileError,
+    moe_judge::GivenError,
+    moe_judge::JudgeError,
     moe_planner::setting::OutOfRange,
     moe_runtime::DeviceError,
     moe_runtime::Error,

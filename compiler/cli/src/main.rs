@@ -18,7 +18,6 @@ mod progress;
 mod report;
 mod scratch;
 mod source;
-mod synthetic;
 mod tensors;
 mod terminal;
 mod verify;

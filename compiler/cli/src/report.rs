@@ -3,10 +3,9 @@
 use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use moe_judge::Check;
 use moe_planner::report::human_bytes;
 use serde::Serialize;
-
-use crate::verify::Check;
 
 /// Everything about a run.
 #[derive(Debug, Serialize)]
@@ -41,8 +40,10 @@ pub struct Report {
     pub work: Option<WorkReport>,
     /// How long it took.
     pub seconds: Seconds,
-    /// Everything that was compared with the reference.
+    /// Everything that was compared.
     pub checks: Vec<Check>,
+    /// What else is to be said of the comparison, a sentence each.
+    pub remarks: Vec<String>,
     /// Whether all of it holds.
     pub verified: bool,
 }
@@ -268,21 +269,25 @@ impl Report {
             out,
             "run phase {run:.2} s (device {device:.2} s, reference beside it {reference:.2} s); everything {total:.2} s\n"
         );
-        let mut table = table(&["compared with the reference", "numbers", "how", "result"]);
+        let mut table = table(&["compared", "with", "numbers", "how", "result"]);
         for check in &self.checks {
             let result = match (&check.difference, &check.figure) {
                 (None, None) => "equal".into(),
                 (None, Some(figure)) => figure.clone(),
-                (Some(found), _) => format!("{}: {} instead of {}", found.place, found.found, found.expected),
+                (Some(difference), _) => difference.to_string(),
             };
             table.add_row(vec![
                 Cell::new(&check.what),
+                Cell::new(check.against),
                 right(check.compared),
-                Cell::new(check.criterion),
+                Cell::new(&check.criterion),
                 Cell::new(result),
             ]);
         }
         let _ = writeln!(out, "{table}");
+        for remark in &self.remarks {
+            let _ = writeln!(out, "note: {remark}");
+        }
         let _ = writeln!(
             out,
             "{}",

@@ -6,7 +6,7 @@
 use std::ops::Mul;
 
 use moe_contract::codec::canonical;
-use moe_contract::{Exchange, ExpertId, RowLayout};
+use moe_contract::{Exchange, ExpertId};
 
 use crate::reference::Handle;
 use crate::rows::Rows;
@@ -50,16 +50,17 @@ pub fn exact_transposed(expert: ExpertId, gradient: &[f64]) -> Vec<f64> {
     output
 }
 
-/// The experts' output on one rank, from what the reference dispatched there.
+/// The experts' output on one rank, from what the reference dispatched there. Where combine does not weigh they do: their input, or else
+/// their output.
 pub fn forward(exchange: &Exchange, handle: &Handle, input: &Rows, before_experts: bool) -> Rows {
     each_row(exchange, handle, |CopyPick { expert: id, weight, row }| {
         let mut values = input.values(row);
-        if before_experts {
+        if !exchange.weighted && before_experts {
             weigh(&mut values, weight);
         }
         let mut output = vec![0.0; values.len()];
         expert(id, &values, &mut output);
-        if exchange.layout == RowLayout::RankMajor && !before_experts {
+        if !exchange.weighted && !before_experts {
             weigh(&mut output, weight);
         }
         output
@@ -67,15 +68,48 @@ pub fn forward(exchange: &Exchange, handle: &Handle, input: &Rows, before_expert
 }
 
 /// The gradient of the experts' input on one rank, from that of their output.
-pub fn backward(exchange: &Exchange, handle: &Handle, gradient: &Rows, before_experts: bool) -> Rows {
+pub fn backward(exchange: &Exchange, handle: &Handle, gradient: &Rows) -> Rows {
     each_row(exchange, handle, |CopyPick { expert, weight, row }| {
         let mut output = vec![0.0; exchange.hidden as usize];
         transposed(expert, &gradient.elements(row), &mut output);
-        if before_experts || exchange.layout == RowLayout::RankMajor {
+        if !exchange.weighted {
             weigh(&mut output, weight);
         }
         output
     })
+}
+
+/// Gradients of the weights that the experts applied, `[tokens, top_k]` on every rank: of what a weight multiplied with the gradient of
+/// the product, in f64, rounded once. 0 for a pick that was sent nowhere.
+pub fn weight_gradients(
+    exchange: &Exchange,
+    handles: &[Handle],
+    inputs: &[Rows],
+    gradients: &[Rows],
+    before_experts: bool,
+) -> Vec<Vec<f32>> {
+    let k = exchange.top_k as usize;
+    let mut weights: Vec<Vec<f32>> = handles.iter().map(|handle| vec![0.0; handle.tokens * k]).collect();
+    for ((handle, input), gradient) in handles.iter().zip(inputs).zip(gradients) {
+        for copy in &handle.copies {
+            for (pick, (&id, &row)) in copy.picks.iter().zip(&copy.rows).enumerate() {
+                let (Some(row), Ok(id)) = (row, u32::try_from(id)) else { continue };
+                let (mut factor, mut gradient) = (input.values(row), gradient.elements(row));
+                let mut mapped = vec![0.0; factor.len()];
+                if before_experts {
+                    transposed(ExpertId(id), &gradient, &mut mapped);
+                    gradient = mapped;
+                } else {
+                    expert(ExpertId(id), &factor, &mut mapped);
+                    factor = mapped;
+                }
+                let product = |(a, b): (&f32, &f32)| f64::from(*a) * f64::from(*b);
+                let sum: f64 = factor.iter().zip(&gradient).map(product).sum();
+                weights[copy.source.index()][copy.token * k + pick] = canonical(sum as f32);
+            }
+        }
+    }
+    weights
 }
 
 fn weigh(values: &mut [f32], weight: f32) {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use moe_bundle::Bundle;
 use moe_compiler::spec::{ModelId, Spec, Target};
-use moe_contract::{Kernel, Tensor};
+use moe_contract::{Kernel, RankId, Tensor};
 use moe_gate::derivative::{WEIGHT_GRADIENT, derivative};
 use moe_gate::inputs::Inputs;
 use moe_gate::interpret::{self, GateError, Routing};
 use moe_gate::ir::Gate;
 use moe_host::{HostBackward, HostGate, RunError};
+use moe_judge::{Given, limit_capacity};
 use moe_lower::{Layer, Planned};
 use moe_runtime::{Communicator, CudaDevice, CudaOptions, Device, Options, VirtualDevice, VirtualOptions};
 use safetensors::Dtype;
@@ -17,13 +18,12 @@ use safetensors::Dtype;
 use crate::arguments::{Backend, Gate as Arguments};
 use crate::failure::Failure;
 use crate::files;
-use crate::given::Given;
+use crate::given::{gate_from_file, runtime_parameters};
 use crate::gpus;
 use crate::memory;
 use crate::source::Source;
 use crate::tensors::{self, Dim, TensorFile};
 use crate::terminal::Terminal;
-use crate::verify::limit_capacity;
 
 /// What a gate gives for a file.
 struct Results {
@@ -49,7 +49,7 @@ pub fn gate(arguments: &Arguments, terminal: &Terminal) -> Result<(), Failure> {
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         Layer::gate_alone(model, tokens, target).plan().map_err(|error| Failure::of_lowering(&source, error))
     };
-    let given = Given::gate_from_file(&file, &planned(1)?.gate, 1)?;
+    let given = gate_from_file(&file, &planned(1)?.gate, 1)?;
     let (tokens, k) = (given.tokens[0], model.top_k() as usize);
     let weight_gradients = file
         .contains(WEIGHT_GRADIENT)
@@ -57,15 +57,15 @@ pub fn gate(arguments: &Arguments, terminal: &Terminal) -> Result<(), Failure> {
         .transpose()?;
     let planned = planned(tokens)?;
     let results = match arguments.on {
-        Backend::Reference => on_host(&planned, &given, weight_gradients.as_deref(), &Interpreter)?,
-        Backend::Host => on_host(&planned, &given, weight_gradients.as_deref(), &Native)?,
+        Backend::Reference => on_host(&planned, &given, &file.name(), weight_gradients.as_deref(), &Interpreter)?,
+        Backend::Host => on_host(&planned, &given, &file.name(), weight_gradients.as_deref(), &Native)?,
         Backend::Virtual => {
             let device = Arc::new(VirtualDevice::new(1, &VirtualOptions::default())?);
-            on_device(device, &source, planned, &given, weight_gradients.as_deref())?
+            on_device(device, &source, planned, &given, &file.name(), weight_gradients.as_deref())?
         }
         Backend::Cuda => {
             let device = Arc::new(CudaDevice::new(1, &CudaOptions { gpus: Some(1), ..CudaOptions::default() })?);
-            on_device(device, &source, planned, &given, weight_gradients.as_deref())?
+            on_device(device, &source, planned, &given, &file.name(), weight_gradients.as_deref())?
         }
     };
     let Results { routing, gradient } = &results;
@@ -155,7 +155,7 @@ impl HostExecution for Interpreter {
         weight_gradients: &[f32],
     ) -> Result<Option<Vec<f32>>, HostError> {
         let Some(backward) = derivative(gate) else { return Ok(None) };
-        let inputs = given.inputs(&backward.program, 0, weight_gradients)?;
+        let inputs = given.inputs(&backward.program, RankId(0), weight_gradients).map_err(Failure::from)?;
         Ok(Some(interpret::differentiate(&backward, &inputs)?))
     }
 }
@@ -175,7 +175,7 @@ impl HostExecution for Native {
         weight_gradients: &[f32],
     ) -> Result<Option<Vec<f32>>, HostError> {
         let Some(backward) = derivative(gate) else { return Ok(None) };
-        let inputs = given.inputs(&backward.program, 0, weight_gradients)?;
+        let inputs = given.inputs(&backward.program, RankId(0), weight_gradients).map_err(Failure::from)?;
         Ok(Some(HostBackward::compile(&backward)?.differentiate(&inputs)?))
     }
 }
@@ -183,16 +183,16 @@ impl HostExecution for Native {
 fn on_host(
     planned: &Planned,
     given: &Given,
+    file: &str,
     weight_gradients: Option<&[f32]>,
     execution: &dyn HostExecution,
 ) -> Result<Results, Failure> {
-    let file = given.file.as_deref().unwrap_or("input");
     let failed = |error| match error {
         HostError::Token(error) => Failure::Message(format!("{file}: {error}")),
         HostError::Other(failure) => failure,
     };
     let gate = &planned.layer.gate;
-    let inputs = given.inputs(&gate.program, 0, &[])?;
+    let inputs = given.inputs(&gate.program, RankId(0), &[])?;
     let mut routing = execution.route(gate, &inputs).map_err(failed)?;
     let tokens = u32::try_from(given.tokens[0]).unwrap_or(u32::MAX);
     let capacity = planned.layer.capacity.map(|capacity| capacity.picks(tokens, &planned.gate));
@@ -209,6 +209,7 @@ fn on_device(
     source: &Source,
     planned: Planned,
     given: &Given,
+    file: &str,
     weight_gradients: Option<&[f32]>,
 ) -> Result<Results, Failure> {
     memory::enough_to_compile()?;
@@ -219,7 +220,7 @@ fn on_device(
         .map_err(|error| Failure::of_lowering(source, error))?;
     let mut communicator = Communicator::new(device, &bundle, Options::default())?;
     let run = |communicator: &mut Communicator| {
-        let parameters = given.runtime_parameters();
+        let parameters = runtime_parameters(given);
         let logits = communicator.upload(Tensor::Logits, &given.logits)?;
         let routing = communicator.gate(&logits, &parameters)?;
         let indices: Vec<Vec<i32>> = communicator.download(&routing.indices)?;
@@ -234,5 +235,5 @@ fn on_device(
         };
         Ok(Results { routing: Routing { indices: indices.concat(), weights: weights.concat() }, gradient })
     };
-    run(&mut communicator).map_err(|error| Failure::of_run(error, given))
+    run(&mut communicator).map_err(|error| Failure::of_run(error, given, Some(file)))
 }

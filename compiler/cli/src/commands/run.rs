@@ -7,18 +7,17 @@ use moe_bundle::file::MAGIC;
 use moe_bundle::{Bundle, Manifest};
 use moe_compiler::check_source;
 use moe_compiler::spec::Spec;
-use moe_contract::RankId;
+use moe_contract::{LinkBytes, RankId};
 use moe_gate::ir::Gate;
+use moe_judge::Given;
 use moe_lower::{Choice, KernelUsage, Layer, LowerError, Stage, Timings, compile_spec};
-use moe_runtime::{
-    Communicator, CudaDevice, CudaOptions, Device, LinkBytes, Options, Policy, VirtualDevice, VirtualOptions,
-};
+use moe_runtime::{Communicator, CudaDevice, CudaOptions, Device, Options, Policy, VirtualDevice, VirtualOptions};
 use safetensors::Dtype;
 
 use crate::arguments::{DeviceName, ReportFormat, Run, Schedule};
 use crate::failure::Failure;
 use crate::files::{self, OutputPath, Wanted};
-use crate::given::{Given, dtype};
+use crate::given::{dtype, from_file, gate_from_file};
 use crate::gpus;
 use crate::memory;
 use crate::picture;
@@ -30,7 +29,7 @@ use crate::scratch;
 use crate::source::Source;
 use crate::tensors::{self, TensorFile};
 use crate::terminal::{self, Terminal};
-use crate::verify::{Scope, Verified, verify};
+use crate::verify::{Verified, verify};
 
 /// Steps of a run with gradients.
 const STEPS: u64 = 13;
@@ -64,17 +63,21 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let manifest = program.bundle.manifest();
     // Before anything large is made up: it says when memory is short.
     let Opened { device, virtual_gpus } = open(arguments, manifest)?;
-    let given = match &input {
-        Some(file) => Given::from_file(file, manifest)?,
+    let mut given = match &input {
+        Some(file) => from_file(file, manifest)?,
         None => Given::synthetic(manifest, tokens(arguments, manifest)?, arguments.seed),
     };
+    if !arguments.forward_only {
+        given = given.with_backward(manifest, arguments.seed);
+    }
     let mut communicator = Communicator::new(Arc::clone(&device), &program.bundle, Options::default())?;
-    let scope = Scope { backward: !arguments.forward_only, seed: arguments.seed, repeat: arguments.repeat };
-    let verified = verify(&mut communicator, &program.gate, &given, scope, &progress)?;
+    let file = input.as_ref().map(TensorFile::name);
+    let verified = verify(&mut communicator, &program.gate, &given, arguments.repeat, &progress)
+        .map_err(|error| Failure::of_verifying(error, &given, file.as_deref()))?;
 
     let seconds = Seconds {
-        device: verified.produced.seconds,
-        reference: verified.expected.seconds,
+        device: verified.run.seconds,
+        reference: verified.reference_seconds,
         run: run_start.elapsed().as_secs_f64(),
         total: start.elapsed().as_secs_f64(),
     };
@@ -160,7 +163,7 @@ fn compile(
 /// Tokens of the fullest rank when a file is split over the ranks.
 fn tokens_of_file(spec: &Spec, choice: &Choice, file: &TensorFile) -> Result<Result<u32, Failure>, LowerError> {
     let planned = Layer::select(spec, choice)?.plan()?;
-    let given = Given::gate_from_file(file, &planned.gate, planned.exchange.ranks);
+    let given = gate_from_file(file, &planned.gate, planned.exchange.ranks);
     Ok(given.map(|given| given.tokens.iter().max().map_or(0, |&most| u32::try_from(most).unwrap_or(u32::MAX))))
 }
 
@@ -214,14 +217,14 @@ fn report(
     seconds: Seconds,
 ) -> Report {
     let manifest = program.bundle.manifest();
-    let (produced, expected) = (&verified.produced, &verified.expected);
+    let (produced, expected) = (&verified.run.produced, &verified.expected);
     let mut tokens_per_expert = vec![0; manifest.gate.experts as usize];
     for &pick in produced.indices.iter().flatten() {
         if let Some(count) = usize::try_from(pick).ok().and_then(|pick| tokens_per_expert.get_mut(pick)) {
             *count += 1;
         }
     }
-    let received = produced.received.iter().zip(&expected.handles).map(|(received, handle)| {
+    let received = verified.run.received.iter().zip(&expected.handles).map(|(received, handle)| {
         let rows: usize =
             handle.copies.iter().flat_map(|copy| &copy.rows).flatten().collect::<std::collections::BTreeSet<_>>().len();
         ReceivedReport {
@@ -254,8 +257,8 @@ fn report(
         text_to_ptx_milliseconds: timings.text_to_ptx().as_secs_f64() * 1e3,
         assembler: usage.as_ref().err().map(ToString::to_string),
     });
-    let links = produced.traffic.iter().map(|(phase, bytes)| LinkReport {
-        phase: phase.name(),
+    let links = produced.traffic.iter().map(|(call, bytes)| LinkReport {
+        phase: call.name(),
         bytes: matrix(bytes),
         total: bytes.crossing(),
     });
@@ -275,8 +278,9 @@ fn report(
         links: links.collect(),
         work,
         seconds,
-        verified: verified.checks.iter().all(crate::verify::Check::holds),
-        checks: verified.checks.clone(),
+        verified: verified.verdict.holds(),
+        checks: verified.verdict.checks.clone(),
+        remarks: verified.verdict.remarks.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -288,9 +292,9 @@ fn matrix(bytes: &LinkBytes) -> Vec<Vec<u64>> {
 fn write_results(path: &OutputPath, manifest: &Manifest, given: &Given, verified: &Verified) -> Result<(), Failure> {
     let exchange = &manifest.exchange;
     let (tokens, k): (usize, usize) = (given.tokens.iter().sum(), exchange.top_k as usize);
-    let indices: Vec<i32> = verified.produced.indices.concat();
-    let weights: Vec<f32> = verified.produced.weights.concat();
-    let combined: Vec<u8> = verified.produced.combined.iter().flat_map(|rows| rows.bytes()).copied().collect();
+    let indices: Vec<i32> = verified.run.produced.indices.concat();
+    let weights: Vec<f32> = verified.run.produced.weights.concat();
+    let combined: Vec<u8> = verified.run.produced.combined.iter().flat_map(|rows| rows.bytes()).copied().collect();
     tensors::write(
         path,
         &[

@@ -1,79 +1,86 @@
-//! A run of every call of the runtime, each result compared with the reference.
-//!
-//! Invariants: what is expected comes from [`moe_gate::interpret`] and [`moe_judge::reference`], which know nothing of kernels, and from the
-//! given input alone; every comparison is bit for bit, so that a wrong order of addition is found too.
+//! A run of every call of the runtime, each result compared by the judge ([`moe_judge`]).
 
-mod check;
-mod expected;
-mod produced;
+mod run;
 mod times;
 
-pub use check::Check;
-pub use expected::{Expected, limit_capacity};
-pub use produced::Produced;
+pub use run::Run;
 pub use times::Times;
 
+use std::time::Instant;
+
 use moe_gate::ir::Gate;
+use moe_judge::{Expected, Given, JudgeError, Verdict, compare};
 use moe_runtime::Communicator;
 
-use crate::failure::Failure;
-use crate::given::Given;
 use crate::progress::Progress;
-
-/// What is run beside the forward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scope {
-    /// Gradients, and a second dispatch with the same routing.
-    pub backward: bool,
-    /// Of the gradients and the second dispatch.
-    pub seed: u64,
-    /// How often, at least once.
-    pub repeat: u32,
-}
 
 /// What came out of it.
 pub struct Verified {
-    /// Results and bytes of the device in the last repetition; the first that differs is the last.
-    pub produced: Produced,
+    /// Results of the device in the last repetition; the first that differs is the last.
+    pub run: Run,
     /// What they should be.
     pub expected: Expected,
+    /// Seconds that the judge took to say so.
+    pub reference_seconds: f64,
     /// Everything that was compared, in that repetition.
-    pub checks: Vec<Check>,
+    pub verdict: Verdict,
     /// Of the kernels.
     pub times: Times,
 }
 
-/// Runs everything and compares it. The reference computes on one core while the device runs on the other.
+/// Why there is nothing to compare.
+pub enum VerifyError {
+    /// The device failed.
+    Run(moe_runtime::Error),
+    /// What is given cannot be run.
+    Judge(JudgeError),
+}
+
+impl From<moe_runtime::Error> for VerifyError {
+    fn from(error: moe_runtime::Error) -> VerifyError {
+        VerifyError::Run(error)
+    }
+}
+
+impl From<JudgeError> for VerifyError {
+    fn from(error: JudgeError) -> VerifyError {
+        VerifyError::Judge(error)
+    }
+}
+
+/// Runs everything, at least once, and compares it. The judge computes on one core while the device runs on the other.
 pub fn verify(
     communicator: &mut Communicator,
     gate: &Gate,
     given: &Given,
-    scope: Scope,
+    repeat: u32,
     progress: &Progress,
-) -> Result<Verified, Failure> {
+) -> Result<Verified, VerifyError> {
     let manifest = communicator.manifest().clone();
-    let (produced, expected) = std::thread::scope(|threads| {
-        let reference = threads.spawn(|| Expected::compute(&manifest, gate, given, scope));
-        let produced = Produced::run(communicator, given, scope, progress);
+    let (run, (expected, reference_seconds)) = std::thread::scope(|threads| {
+        let judge = threads.spawn(|| {
+            let start = Instant::now();
+            Expected::compute(&manifest, gate, given).map(|expected| (expected, start.elapsed().as_secs_f64()))
+        });
+        let run = Run::every_call(communicator, given, progress);
         progress.say("reference");
-        let expected = match reference.join() {
+        let expected = match judge.join() {
             Ok(expected) => expected,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        // The device names the rank and the token of wrong numbers; the reference, running alone, would too.
-        produced.and_then(|produced| Ok((produced, expected?)))
+        // The device names the rank and the token of wrong numbers; the judge, running alone, would too.
+        Ok::<_, VerifyError>((run?, expected?))
     })?;
     progress.say("comparing");
-    let checks = check::all(&manifest, given, &produced, &expected);
-    let mut verified = Verified { produced, expected, checks, times: Times::default() };
+    let verdict = compare(&manifest, given, &run.produced, &expected);
+    let mut verified = Verified { run, expected, reference_seconds, verdict, times: Times::default() };
     verified.times.add(&communicator.kernel_times()?);
-    for _ in 1..scope.repeat {
-        if !verified.checks.iter().all(Check::holds) {
+    for _ in 1..repeat {
+        if !verified.verdict.holds() {
             break;
         }
-        let produced = Produced::run(communicator, given, scope, progress)?;
-        verified.checks = check::all(&manifest, given, &produced, &verified.expected);
-        verified.produced = produced;
+        verified.run = Run::every_call(communicator, given, progress)?;
+        verified.verdict = compare(&manifest, given, &verified.run.produced, &verified.expected);
         verified.times.add(&communicator.kernel_times()?);
     }
     Ok(verified)

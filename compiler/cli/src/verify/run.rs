@@ -1,54 +1,23 @@
-//! What a device makes of the same input.
+//! What a device makes of what is given.
 
 use std::time::Instant;
 
-use moe_contract::{Buffer, Call, RankId, Tensor};
-use moe_judge::{Rows, experts};
+use moe_contract::{Buffer, Call, Kernel, LinkBytes, RankId, Tensor};
+use moe_judge::{Given, HandleArrays, Produced, ProducedBackward, Rows, experts};
 use moe_runtime::communicator::Received;
-use moe_runtime::{Communicator, Dispatched, Distributed, Error, LinkBytes};
+use moe_runtime::{Communicator, Dispatched, Distributed, Error};
 
-use super::{Scope, expected};
-use crate::failure::Failure;
-use crate::given::Given;
+use crate::given::runtime_parameters;
 use crate::progress::Progress;
 
-/// An array of a handle, in the parts that are defined, one after the other.
-pub type HandleArrays = Vec<(Buffer, Vec<i32>)>;
-
-/// What a run gave, on every rank.
-pub struct Produced {
-    /// Sorted picks.
-    pub indices: Vec<Vec<i32>>,
-    /// Of the picks.
-    pub weights: Vec<Vec<f32>>,
-    /// What dispatch keeps.
-    pub handles: Vec<HandleArrays>,
-    /// What arrived.
+/// Every call, once.
+pub struct Run {
+    /// What they gave.
+    pub produced: Produced,
+    /// What arrived at each rank.
     pub received: Vec<Received>,
-    /// The experts' input.
-    pub input: Vec<Rows>,
-    /// The result.
-    pub combined: Vec<Rows>,
-    /// Bytes of each call, where the device counts them.
-    pub traffic: Vec<(Call, LinkBytes)>,
-    /// Of the backward pass.
-    pub backward: Option<ProducedBackward>,
     /// Wall-clock seconds, those of the experts on the host included.
     pub seconds: f64,
-}
-
-/// What a backward pass gave, on every rank.
-pub struct ProducedBackward {
-    /// The experts' input of the second dispatch.
-    pub again: Vec<Rows>,
-    /// Gradients of the experts' output.
-    pub output: Vec<Rows>,
-    /// Gradients of the weights, where combine weighs.
-    pub weights: Option<Vec<Vec<f32>>>,
-    /// Gradients of the tokens.
-    pub tokens: Vec<Rows>,
-    /// Gradients of the logits, where the gate has a gradient.
-    pub logits: Option<Vec<Vec<f32>>>,
 }
 
 /// Calls, with the bytes that each writes.
@@ -92,27 +61,21 @@ impl Session<'_> {
     }
 }
 
-impl Produced {
-    /// Makes every call.
-    pub fn run(
-        communicator: &mut Communicator,
-        given: &Given,
-        scope: Scope,
-        progress: &Progress,
-    ) -> Result<Produced, Failure> {
+impl Run {
+    /// Makes every call; those of the backward pass if it is given.
+    pub fn every_call(communicator: &mut Communicator, given: &Given, progress: &Progress) -> Result<Run, Error> {
         let start = Instant::now();
         let mut session = Session { communicator, traffic: vec![] };
-        let mut produced =
-            forward(&mut session, given, scope, progress).map_err(|error| Failure::of_run(error, given))?;
-        produced.traffic = session.traffic;
-        produced.seconds = start.elapsed().as_secs_f64();
-        Ok(produced)
+        let mut run = forward(&mut session, given, progress)?;
+        run.produced.traffic = session.traffic;
+        run.seconds = start.elapsed().as_secs_f64();
+        Ok(run)
     }
 }
 
-fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Progress) -> Result<Produced, Error> {
+fn forward(session: &mut Session<'_>, given: &Given, progress: &Progress) -> Result<Run, Error> {
     progress.say("gate");
-    let parameters = given.runtime_parameters();
+    let parameters = runtime_parameters(given);
     let logits = session.communicator.upload(Tensor::Logits, &given.logits)?;
     let routing = session.communicator.gate(&logits, &parameters)?;
     let indices = session.communicator.download(&routing.indices)?;
@@ -132,19 +95,28 @@ fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Pr
     let combined = session.rows(&combined, None)?;
 
     let mut backward = None;
-    if scope.backward {
-        let seed = scope.seed;
+    if let Some(of_result) = &given.backward {
         progress.say("combine backward");
-        let exchange = *session.communicator.exchange();
-        let gradients = expected::gradients(&exchange, given, seed);
-        let gradients = upload_rows(session.communicator, Tensor::CombinedGradient, &gradients)?;
+        let gradients = upload_rows(session.communicator, Tensor::CombinedGradient, &of_result.combined)?;
         let of_combine = session.counted(Call::CombineBackward, |communicator| {
             communicator.combine_backward(&dispatched.handle, &output, &gradients)
         })?;
         drop(output);
         let of_output = session.rows(&of_combine.output, None)?;
-        let of_weights =
-            of_combine.weights.as_ref().map(|weights| session.communicator.download(weights)).transpose()?;
+        let of_weights = match of_combine.weights {
+            Some(weights) => weights,
+            None => {
+                let of_rows = session.communicator.apply_expert_weight_gradients(
+                    &dispatched,
+                    &of_combine.output,
+                    experts::expert,
+                    experts::transposed,
+                )?;
+                session.counted(Call::WeightsBackward, |communicator| {
+                    communicator.weights_backward(&dispatched.handle, &of_rows)
+                })?
+            }
+        };
 
         progress.say("dispatch backward");
         let of_input =
@@ -156,25 +128,16 @@ fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Pr
         let of_tokens = session.rows(&of_tokens, None)?;
 
         progress.say("dispatch cached");
-        let again =
-            upload_rows(session.communicator, Tensor::Tokens, &expected::second_activations(&exchange, given, seed))?;
+        let again = upload_rows(session.communicator, Tensor::Tokens, &of_result.again)?;
         let (again, scales) = session
             .counted(Call::DispatchCached, |communicator| communicator.dispatch_cached(&dispatched.handle, &again))?;
         let again = session.rows(&again, scales.as_ref())?;
 
         progress.say("gate backward");
-        let has_gradient = session.communicator.has(moe_contract::Kernel::GateBackward);
+        let has_gradient = session.communicator.has(Kernel::GateBackward);
         let mut of_logits = None;
         if has_gradient {
-            let weights = match of_combine.weights {
-                Some(weights) => weights,
-                None => {
-                    let invented = |rank| expected::weight_gradients(&exchange, given, rank, seed);
-                    let invented: Vec<Vec<f32>> = (0..given.tokens.len()).map(invented).collect();
-                    session.communicator.upload(Tensor::WeightGradients, &invented)?
-                }
-            };
-            let gradients = session.communicator.gate_backward(&logits, &weights, &parameters)?;
+            let gradients = session.communicator.gate_backward(&logits, &of_weights, &parameters)?;
             of_logits = Some(session.communicator.download(&gradients)?);
         }
         progress.say("barrier");
@@ -182,12 +145,13 @@ fn forward(session: &mut Session<'_>, given: &Given, scope: Scope, progress: &Pr
         backward = Some(ProducedBackward {
             again,
             output: of_output,
-            weights: of_weights,
+            weights: session.communicator.download(&of_weights)?,
             tokens: of_tokens,
             logits: of_logits,
         });
     }
-    Ok(Produced { indices, weights, handles, received, input, combined, traffic: vec![], backward, seconds: 0.0 })
+    let produced = Produced { indices, weights, handles, input, combined, traffic: vec![], backward };
+    Ok(Run { produced, received, seconds: 0.0 })
 }
 
 fn upload_rows(communicator: &mut Communicator, tensor: Tensor, rows: &[Rows]) -> Result<Distributed, Error> {
