@@ -10,6 +10,9 @@ use crate::communicator::{Communicator, Dispatched, Handle, Received};
 use crate::error::{Error, Result};
 use crate::tensor::Distributed;
 
+/// Bytes of every rank.
+type OfRanks = Vec<Vec<u8>>;
+
 impl Communicator {
     /// Calls `expert` with every row that was dispatched and collects what it writes: the experts' output. Where the gate's weights scale
     /// the input, they do so before the call.
@@ -63,7 +66,7 @@ impl Communicator {
             });
         }
         let before = self.manifest().gate.before_experts;
-        let (inputs, scales) = self.rows_and_scales(&dispatched.input, dispatched.scales.as_ref())?;
+        let [inputs, scales] = self.rows_and_scales(&dispatched.input, dispatched.scales.as_ref())?;
         let of_outputs: Vec<Vec<u8>> = self.download(gradients)?;
         let received = self.received(&dispatched.handle)?;
         let per_row = exchange.weights_per_row() as usize;
@@ -94,17 +97,13 @@ impl Communicator {
         self.upload(Tensor::RowWeightGradients, &outputs)
     }
 
-    fn rows_and_scales(
-        &mut self,
-        rows: &Distributed,
-        scales: Option<&Distributed>,
-    ) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
-        let rows: Vec<Vec<u8>> = self.download(rows)?;
+    fn rows_and_scales(&mut self, rows: &Distributed, scales: Option<&Distributed>) -> Result<[OfRanks; 2]> {
+        let rows: OfRanks = self.download(rows)?;
         let scales = match scales {
             Some(scales) => self.download(scales)?,
             None => rows.iter().map(|_| vec![]).collect(),
         };
-        Ok((rows, scales))
+        Ok([rows, scales])
     }
 
     fn apply(
@@ -117,7 +116,7 @@ impl Communicator {
     ) -> Result<Distributed> {
         let exchange = *self.exchange();
         let format = if rows.kind() == Tensor::ExpertInput { exchange.dispatch } else { exchange.combine };
-        let (inputs, scales) = self.rows_and_scales(rows, scales)?;
+        let [inputs, scales] = self.rows_and_scales(rows, scales)?;
         let received = self.received(handle)?;
         let row_bytes = exchange.row_bytes(exchange.combine) as usize;
         let mut outputs = Vec::new();

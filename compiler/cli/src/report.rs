@@ -132,6 +132,11 @@ pub struct Seconds {
     pub total: f64,
 }
 
+/// Below the table of comparisons.
+const WHAT_IS_COMPARED: &str = "\
+the experts are stand-ins on the host, a factor and a rotation each: what is judged is the layer around them
+the reference computes from the input alone, in plain Rust that shares no code with the kernels, in the order of sums that they promise";
+
 impl Report {
     /// For tools.
     pub fn json(&self) -> String {
@@ -285,6 +290,7 @@ impl Report {
             ]);
         }
         let _ = writeln!(out, "{table}");
+        let _ = writeln!(out, "{WHAT_IS_COMPARED}");
         for remark in &self.remarks {
             let _ = writeln!(out, "note: {remark}");
         }

@@ -131,7 +131,7 @@ fn a_run_is_verified_and_reported() {
                 "weights",
                 "slots and places",
                 "experts' input",
-                "experts' input against the tokens",
+                "experts' input",
                 "combined result",
                 "gradient of experts' output",
                 "gradient of weights",
@@ -139,6 +139,9 @@ fn a_run_is_verified_and_reported() {
                 "experts' input, cached routing",
                 "gradient of logits",
                 "bytes on the links",
+                "combined result, as expected",
+                "gradient of weights, as expected",
+                "gradient of tokens, as expected",
             ]
         );
         let picks: u64 =
@@ -268,7 +271,7 @@ fn every_kind_of_layer_runs() {
     const DISPATCH: &str = "payload fp8_e4m3 scale f32 per 128   layout expert_major align 8";
     const COMBINE: &str = "payload bf16   reduce f32 weighted";
     let folder = Folder::new();
-    let changes: [Kind; 8] = [
+    let changes: [Kind; 9] = [
         (
             "bf16 to rank-major rows",
             &[(DISPATCH, "payload bf16   layout rank_major"), ("f32 weighted", "f32 unweighted")],
@@ -289,6 +292,7 @@ fn every_kind_of_layer_runs() {
         ("capacity by position", &[("in 4 groups\n", "in 4 groups\n    capacity 2 tokens drop position\n")], "4"),
         ("experts that compute nothing", &[("experts 8 in 4 groups", "experts 8 in 4 groups { zero 6..7 }")], "4"),
         ("weights on the input", &[("1e-20)\n", "1e-20) before experts\n"), ("f32 weighted", "f32 unweighted")], "3"),
+        ("weights on the output, by the experts", &[("f32 weighted", "f32 unweighted")], "4"),
     ];
     for (what, replacements, ranks) in changes {
         let mut source = SMALL.to_owned();
@@ -302,6 +306,11 @@ fn every_kind_of_layer_runs() {
         assert_eq!(output.status.code(), Some(0), "{what}: {}", support::text(&output.stderr));
         let report: serde_json::Value = serde_json::from_str(&support::text(&output.stdout)).expect("JSON");
         assert_eq!(report["verified"], true, "{what}: {report:#}");
+        // 8 tokens on each rank, 3 picks each.
+        let of_weights =
+            report["checks"].as_array().expect("checks").iter().find(|check| check["what"] == "gradient of weights");
+        let compared = ranks.parse::<u64>().expect("a number") * 8 * 3;
+        assert_eq!(of_weights.expect("compared")["compared"], compared, "{what}: {report:#}");
     }
 }
 

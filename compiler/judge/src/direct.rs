@@ -97,7 +97,7 @@ impl Comparison {
     }
 
     fn done(mut self) -> Check {
-        self.check.figure = Some(format!("largest error {:.1} % of the bound", self.worst * 100.0));
+        self.check.figure = Some(format!("within the bound, {:.1} % of it at most", self.worst * 100.0));
         self.check
     }
 }

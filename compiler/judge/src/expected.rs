@@ -19,6 +19,10 @@ use crate::{direct, experts};
 
 /// What a run must give, on every rank.
 pub struct Expected {
+    /// Of the layer.
+    pub exchange: Exchange,
+    /// `[tokens, hidden]` in the source format, as given.
+    pub sent: Vec<Rows>,
     /// Sorted picks.
     pub indices: Vec<Vec<i32>>,
     /// Of the picks.
@@ -93,7 +97,8 @@ impl Expected {
         drop(outputs);
         let layer = Layer::new(exchange, gate.before_experts, &given.activations, &indices, &weights);
         let direct = direct::checks(&layer, &combined, given.backward.as_ref().zip(backward.as_ref()));
-        Ok(Expected { indices, weights, handles, input, combined, traffic, backward, direct })
+        let (exchange, sent) = (*exchange, given.activations.clone());
+        Ok(Expected { exchange, sent, indices, weights, handles, input, combined, traffic, backward, direct })
     }
 }
 

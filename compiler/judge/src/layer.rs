@@ -89,6 +89,9 @@ struct Pick {
 
 impl<'l> Layer<'l> {
     /// Of tokens in the source format, picks `[tokens, top_k]` and their weights, of every rank.
+    ///
+    /// # Panics
+    /// When there are not as many picks or weights as the tokens have.
     pub fn new(
         exchange: &'l Exchange,
         before_experts: bool,
@@ -96,6 +99,9 @@ impl<'l> Layer<'l> {
         indices: &'l [Vec<i32>],
         weights: &'l [Vec<f32>],
     ) -> Layer<'l> {
+        let picks: Vec<usize> = tokens.iter().map(|rows| rows.count() * exchange.top_k as usize).collect();
+        assert_eq!(indices.iter().map(Vec::len).collect::<Vec<_>>(), picks, "picks of every token");
+        assert_eq!(weights.iter().map(Vec::len).collect::<Vec<_>>(), picks, "weights of every token");
         Layer { exchange, weighing: Weighing::of(exchange, before_experts), tokens, indices, weights }
     }
 

@@ -108,7 +108,7 @@ fn a_run_with_nan_and_infinity_is_judged_like_any_other() {
             with(&mut case, 1, &[(2, 5, number)]);
             let expected = case.expected();
             let run = produced(&case.manifest, &expected);
-            let verdict = compare(&case.manifest, &case.given, &run, &expected);
+            let verdict = compare(&run, &expected);
             assert!(verdict.holds(), "{what}, {number}: {:?}", verdict.checks);
             assert!(matches!(verdict.remarks[0], Remark::NotFinite(_)), "{what}, {number}");
             for (rank, rows) in expected.combined.iter().enumerate() {
@@ -136,7 +136,7 @@ fn a_run_that_overflows_is_judged_like_any_other() {
         with(&mut case, 0, &[(0, 0, largest), (1, 3, -largest), (1, 4, largest)]);
         let expected = case.expected();
         let run = produced(&case.manifest, &expected);
-        let verdict = compare(&case.manifest, &case.given, &run, &expected);
+        let verdict = compare(&run, &expected);
         assert!(verdict.holds(), "{what}: {:?}", verdict.checks);
         assert_eq!(verdict.remarks, [], "{what}: the input is finite");
     }
@@ -162,5 +162,5 @@ fn uneven_tokens_are_judged() {
     let expected = case.expected();
     assert_eq!(expected.combined.iter().map(Rows::count).collect::<Vec<_>>(), [0, 1, 6]);
     let run = produced(&case.manifest, &expected);
-    assert!(compare(&case.manifest, &case.given, &run, &expected).holds());
+    assert!(compare(&run, &expected).holds());
 }

@@ -21,7 +21,7 @@ fn everything_f32() -> Case {
 fn verdict(case: &Case, expected: &Expected, fault: impl FnOnce(&mut Produced)) -> Verdict {
     let mut run = produced(&case.manifest, expected);
     fault(&mut run);
-    compare(&case.manifest, &case.given, &run, expected)
+    compare(&run, expected)
 }
 
 /// What differs: the name, and the difference in words.
@@ -101,7 +101,7 @@ fn every_quantity_is_compared_with_something_named() {
             ("experts' input", "the tokens before they were converted"),
             ("combined result", "the reference"),
             ("gradient of experts' output", "the reference"),
-            ("gradient of weights", "the reference"),
+            ("gradient of weights", "the reference, which weighs in combine"),
             ("gradient of tokens", "the reference"),
             ("experts' input, cached routing", "the reference"),
             ("gradient of logits", "the gate's derivative, interpreted"),

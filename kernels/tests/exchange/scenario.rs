@@ -35,7 +35,7 @@ fn draw_rows(random: &mut Random, numbers: Numbers, format: Format, hidden: u32,
     Rows::from_values(format, hidden, &values)
 }
 
-/// Bits of all kinds. A NaN in f32 is not rounded on its way, so that its bits are the hardware's: f32 gets none.
+/// Bits of all kinds: NaNs with payloads and signs, infinities, the smallest and the largest numbers.
 fn hostile_rows(random: &mut Random, format: Format, hidden: u32, count: usize) -> Rows {
     let element = format.element.bytes() as usize;
     let mut bytes = Vec::new();
@@ -48,11 +48,6 @@ fn hostile_rows(random: &mut Random, format: Format, hidden: u32, count: usize) 
                 2 => random.bits(),
                 3 => u64::MAX >> random.below(32),
                 _ => u64::from(number(random).to_bits()) >> (32 - 8 * element),
-            };
-            let bits = match format {
-                Format::F32 if f32::from_bits(bits as u32).is_nan() => 0x8000_0001,
-                Format::F32 if f32::from_bits(bits as u32).is_infinite() => 0x7f7f_ffff,
-                _ => bits,
             };
             bytes.extend(&bits.to_le_bytes()[..element]);
         }

@@ -10,7 +10,8 @@
 //! * [`ScaleElement::Ue8m0`] (the power-of-two scales of the OCP Microscaling formats): the smallest power of two 2^e that is at least
 //!   a / m, stored as the byte e + 127, 255 where a is infinite; element = saturate(x × 2^−e), x × 0 where a is infinite.
 //!
-//! A reader multiplies: value = element × scale.
+//! A reader multiplies: value = element × scale. A NaN is stored as one, and its block keeps its other numbers. An infinity takes its
+//! block with it: a is infinite, elements are zeros with the sign of x, and NaN for the infinity itself, and a reader has NaN for all.
 
 use serde::{Deserialize, Serialize};
 

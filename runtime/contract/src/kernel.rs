@@ -12,7 +12,10 @@
 //! * Gradient of a weight: a row is cut into chunks of 16 bytes of the combine format. Lane l of 32 starts from +0 and takes the chunks
 //!   l, l + 32, l + 64 … ascending, within a chunk the elements ascending: sum = sum + (output × gradient), the product rounded first.
 //!   Then, for m = 16, 8, 4, 2, 1: every lane adds the sum of lane `l xor m` to its own. The result is that of any lane (all are equal).
-//! * A NaN that is rounded to bf16 or f16 becomes 0x7fff, to fp8 0x7f.
+//! * NaN and infinity are numbers like others. A NaN that f32 arithmetic gives (of a NaN, of ∞ − ∞, of 0 × ∞) is 0x7fffffff, whatever
+//!   its operands were: a GPU has no other in f32. One that is rounded to bf16 or f16 becomes 0x7fff, to fp8 0x7f. What is only moved
+//!   keeps its bits, those of a NaN too: a row on its way to the experts in its source format, a gradient on its way there that is not
+//!   weighed, and in f32 a sum of one term that is not weighed. The gradient of the logits promises where a NaN is, not which.
 
 use serde::{Deserialize, Serialize};
 

@@ -72,7 +72,7 @@ pub fn verify(
         Ok::<_, VerifyError>((run?, expected?))
     })?;
     progress.say("comparing");
-    let verdict = compare(&manifest, given, &run.produced, &expected);
+    let verdict = compare(&run.produced, &expected);
     let mut verified = Verified { run, expected, reference_seconds, verdict, times: Times::default() };
     verified.times.add(&communicator.kernel_times()?);
     for _ in 1..repeat {
@@ -80,7 +80,7 @@ pub fn verify(
             break;
         }
         verified.run = Run::every_call(communicator, given, progress)?;
-        verified.verdict = compare(&manifest, given, &verified.run.produced, &verified.expected);
+        verified.verdict = compare(&verified.run.produced, &verified.expected);
         verified.times.add(&communicator.kernel_times()?);
     }
     Ok(verified)

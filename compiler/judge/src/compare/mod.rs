@@ -12,12 +12,10 @@ mod quantised;
 pub use check::{Check, Difference};
 
 use check::Nans;
-use moe_bundle::Manifest;
 use moe_contract::{Buffer, Exchange, RankId, RowLayout};
 use place::Naming;
 
 use crate::expected::Expected;
-use crate::given::Given;
 use crate::produced::Produced;
 use crate::reference::{Copy, Handle};
 use crate::remarks::{Remark, not_finite};
@@ -39,22 +37,24 @@ impl Verdict {
 }
 
 const REFERENCE: &str = "the reference";
+const COMBINE_WEIGHS: &str = "the reference, which weighs in combine";
+const EXPERTS_WEIGH: &str = "the reference, whose experts weigh";
 const GATE: &str = "the gate as written, interpreted";
 const DERIVATIVE: &str = "the gate's derivative, interpreted";
 
 /// Compares everything.
-pub fn compare(manifest: &Manifest, given: &Given, produced: &Produced, expected: &Expected) -> Verdict {
-    let exchange = &manifest.exchange;
+pub fn compare(produced: &Produced, expected: &Expected) -> Verdict {
+    let exchange = &expected.exchange;
     let k = exchange.top_k as usize;
     let (of_tokens, of_picks, of_rows) = (Naming::Rows(&[]), Naming::Tokens("pick"), Naming::Rows(&expected.handles));
-    let mut remarks: Vec<Remark> = not_finite("x", &given.activations).map(Remark::NotFinite).into_iter().collect();
+    let mut remarks: Vec<Remark> = not_finite("x", &expected.sent).map(Remark::NotFinite).into_iter().collect();
     let mut checks = vec![
         Check::numbers("chosen experts", GATE, &produced.indices, &expected.indices, k, &of_picks),
         Check::numbers("weights", GATE, &produced.weights, &expected.weights, k, &of_picks),
-        slots(exchange, produced, expected),
+        slots(produced, expected),
         Check::rows("experts' input", REFERENCE, &produced.input, &expected.input, &of_rows),
     ];
-    checks.extend(quantised::check(exchange, given, produced, expected));
+    checks.extend(quantised::check(produced, expected));
     checks.push(Check::rows("combined result", REFERENCE, &produced.combined, &expected.combined, &of_tokens));
     match (&produced.backward, &expected.backward) {
         (None, None) => {}
@@ -65,10 +65,11 @@ pub fn compare(manifest: &Manifest, given: &Given, produced: &Produced, expected
             checks.push(check);
         }
         (Some(found), Some(wanted)) => {
-            let experts = manifest.gate.experts as usize;
+            let experts = exchange.gate_width() as usize;
+            let weighed = if exchange.weighted { COMBINE_WEIGHS } else { EXPERTS_WEIGH };
             checks.extend([
                 Check::rows("gradient of experts' output", REFERENCE, &found.output, &wanted.output, &of_rows),
-                Check::numbers("gradient of weights", REFERENCE, &found.weights, &wanted.weights, k, &of_picks),
+                Check::numbers("gradient of weights", weighed, &found.weights, &wanted.weights, k, &of_picks),
                 Check::rows("gradient of tokens", REFERENCE, &found.tokens, &wanted.tokens, &of_tokens),
                 Check::rows("experts' input, cached routing", REFERENCE, &found.again, &wanted.again, &of_rows),
             ]);
@@ -90,12 +91,12 @@ pub fn compare(manifest: &Manifest, given: &Given, produced: &Produced, expected
 }
 
 /// Everything that dispatch keeps: slots, counts, places.
-fn slots(exchange: &Exchange, produced: &Produced, expected: &Expected) -> Check {
+fn slots(produced: &Produced, expected: &Expected) -> Check {
     let mut check = Check::new("slots and places", REFERENCE, check::BITWISE);
     check.ranks(produced.handles.len(), expected.handles.len());
     for (rank, (arrays, handle)) in (0..).map(RankId).zip(produced.handles.iter().zip(&expected.handles)) {
         for buffer in Buffer::of_handle() {
-            let wanted = handle_array(exchange, handle, buffer);
+            let wanted = handle_array(&expected.exchange, handle, buffer);
             let found = arrays.iter().find(|(found, _)| *found == buffer).map_or(&[][..], |(_, found)| found);
             check.numbers_of(rank, found, &wanted, 1, &Naming::Array(buffer.name()), Nans::Bits);
         }

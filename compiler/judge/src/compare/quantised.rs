@@ -1,10 +1,9 @@
 //! fp8 rows against the tokens that were sent: the reference's conversion has no part in it.
 
-use moe_contract::{Exchange, RankId, Scales};
+use moe_contract::{RankId, Scales};
 
 use super::check::Check;
 use crate::expected::Expected;
-use crate::given::Given;
 use crate::produced::Produced;
 
 /// Half a step of 3 mantissa bits.
@@ -15,7 +14,8 @@ const SMALLEST: f64 = 1.0 / 1024.0;
 const ROUNDING: f64 = 1.0 + 1e-6;
 
 /// Each element of each copy; nothing for a format without scales.
-pub(super) fn check(exchange: &Exchange, given: &Given, produced: &Produced, expected: &Expected) -> Option<Check> {
+pub(super) fn check(produced: &Produced, expected: &Expected) -> Option<Check> {
+    let exchange = &expected.exchange;
     let Scales { element: scale, block } = exchange.dispatch.scales?;
     let block = block as usize;
     let criterion = "within half a step of fp8: 1/16 of the number or 1/1024 of the scale";
@@ -27,7 +27,7 @@ pub(super) fn check(exchange: &Exchange, given: &Given, produced: &Produced, exp
             continue;
         }
         for copy in &handle.copies {
-            let sent = given.activations[copy.source.index()].elements(copy.token);
+            let sent = expected.sent[copy.source.index()].elements(copy.token);
             // Copies of a row are equal, bit for bit.
             let Some(&row) = copy.rows.iter().flatten().find(|&&row| row < input.count()) else { continue };
             let found = input.values(row);
@@ -55,6 +55,6 @@ pub(super) fn check(exchange: &Exchange, given: &Given, produced: &Produced, exp
             }
         }
     }
-    check.figure = Some(format!("largest error {:.1} % of the bound", largest * 100.0));
+    check.figure = Some(format!("within the bound, {:.1} % of it at most", largest * 100.0));
     Some(check)
 }

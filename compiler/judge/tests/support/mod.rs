@@ -91,10 +91,11 @@ pub fn kinds() -> Vec<(String, Exchange, Weights)> {
 pub fn manifest(exchange: &Exchange, gate: &Gate) -> Manifest {
     Manifest {
         compiler: "none".into(),
+        assembler: None,
         model: "m".into(),
         deploy: None,
         source: String::new(),
-        exchange: exchange.clone(),
+        exchange: *exchange,
         gate: GateDescription {
             logits: "logits".into(),
             parameters: vec![Parameter { name: "bias".into(), kind: ParameterKind::Experts }],
