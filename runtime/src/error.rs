@@ -123,7 +123,7 @@ pub enum Error {
         /// What is needed.
         expected: String,
     },
-    /// Combine does not weigh, so that its gradient has no weights.
+    /// A call that has no meaning for the exchange of this bundle.
     #[error("{what} is not possible: {why}")]
     NotPossible {
         /// The call.

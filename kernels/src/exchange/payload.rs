@@ -3,14 +3,12 @@
 //! Invariant: [`moe_contract::format`] says what the numbers of a row stand for; here is how kernels compute them, once for each element
 //! and each kind of scale.
 
+use moe_contract::format::LEAST_AMAX;
 use moe_contract::{Element, Format, ScaleElement, Scales};
 
 use super::link::Place;
 use super::row::Piece;
 use crate::device::{Builder, Chunk, F32, Global, Pointer, U8, U16, U64, Value};
-
-/// The least magnitude that a block is scaled by, so that a block of zeros has a scale: [`moe_contract::format`].
-const LEAST_AMAX: f32 = 1e-4;
 
 /// Elements of a 16-byte chunk.
 fn per_chunk(element: Element) -> u32 {

@@ -6,10 +6,7 @@
 use float8::F8E4M3;
 use half::{bf16, f16};
 
-use crate::format::{Element, Format, ScaleElement, Scales};
-
-/// The least magnitude that a block is scaled by.
-const LEAST_AMAX: f32 = 1e-4;
+use crate::format::{Element, Format, LEAST_AMAX, ScaleElement, Scales};
 
 /// The NaN that f32 arithmetic gives on a GPU, whatever its operands were.
 pub const NAN: f32 = f32::from_bits(0x7fff_ffff);

@@ -5,7 +5,7 @@
 //!
 //! # Scales
 //! A block of elements x with largest magnitude *amax* (NaN left out) is stored as scale and elements, in f32 arithmetic, each
-//! operation correctly rounded to nearest even. a = max(amax, 1e-4), m = [`Element::largest`].
+//! operation correctly rounded to nearest even. a = max(amax, [`LEAST_AMAX`]), m = [`Element::largest`].
 //! * [`ScaleElement::F32`]: scale = a / m; element = saturate(x × (m / a)).
 //! * [`ScaleElement::Ue8m0`] (the power-of-two scales of the OCP Microscaling formats): the smallest power of two 2^e that is at least
 //!   a / m, stored as the byte e + 127, 255 where a is infinite; element = saturate(x × 2^−e), x × 0 where a is infinite.
@@ -14,6 +14,9 @@
 //! block with it: a is infinite, elements are zeros with the sign of x, and NaN for the infinity itself, and a reader has NaN for all.
 
 use serde::{Deserialize, Serialize};
+
+/// The least magnitude that a block is scaled by, so that a block of zeros has a scale.
+pub const LEAST_AMAX: f32 = 1e-4;
 
 /// One number of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
