@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use moe_contract::{Buffer, Format, RowLayout};
+use moe_contract::{Buffer, Format};
 
 use crate::plan::Planned;
 
@@ -24,11 +24,7 @@ impl fmt::Display for Planned {
         writeln!(f, "  picks per token   {}", exchange.top_k)?;
         writeln!(f, "  tokens per rank   at most {}", exchange.max_tokens)?;
         writeln!(f, "  hidden            {}", exchange.hidden)?;
-        let layout = match exchange.layout {
-            RowLayout::RankMajor => "rank_major".into(),
-            RowLayout::ExpertMajor { align } => format!("expert_major align {align}"),
-        };
-        writeln!(f, "  dispatch          {}, {layout}", name(exchange.dispatch))?;
+        writeln!(f, "  dispatch          {}, {}", name(exchange.dispatch), exchange.layout)?;
         let weighted = if exchange.weighted { "weighted" } else { "unweighted" };
         writeln!(f, "  combine           {}, {weighted}", name(exchange.combine))?;
         writeln!(f, "  launches          {} CTAs of {} threads", exchange.ctas, exchange.threads)?;

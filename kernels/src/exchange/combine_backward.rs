@@ -24,10 +24,7 @@ use crate::device::{Chunk, F32, Global, Pointer, U8, U32, Value};
 pub(super) fn body(frame: &Frame<'_, '_>) {
     let (k, exchange) = (frame.k, frame.exchange);
     frame.wait_together(Flag::Dispatch);
-    if exchange.layout.pads() {
-        let offsets: Pointer<Global, U32> = frame.buffer(Buffer::ExpertOffsets);
-        zero_padding(frame, offsets, Tensor::ExpertOutputGradient);
-    }
+    zero_padding(frame, frame.buffer::<U32>(Buffer::ExpertOffsets), Tensor::ExpertOutputGradient);
     Copies::for_each_of_handle(frame, |copy| {
         let gradient = frame.own(Region::Rows, copy.place_of_slot());
         if exchange.weighted {

@@ -79,13 +79,28 @@ impl Exchange {
         self.owners().most()
     }
 
-    /// Rows of the experts' input in the worst case.
-    pub fn output_rows_max(&self) -> u64 {
-        self.layout.rows_most(Arrivals {
+    /// What can arrive at a rank.
+    fn arrivals(&self) -> Arrivals {
+        Arrivals {
             copies: u64::from(self.ranks) * u64::from(self.max_tokens),
             top_k: self.top_k,
             experts: self.local_experts_max(),
-        })
+        }
+    }
+
+    /// Rows of the experts' input in the worst case.
+    pub fn output_rows_max(&self) -> u64 {
+        self.layout.rows_most(self.arrivals())
+    }
+
+    /// Rows of the experts' input when so many picks arrive, in the worst case.
+    pub fn rows_of(&self, picks: u64) -> u64 {
+        self.layout.rows_of(picks, self.arrivals())
+    }
+
+    /// Rows from the start of an expert's group to the next, when the expert has so many picks. Only where rows are by expert.
+    pub fn group_rows(&self, picks: u64) -> u64 {
+        self.layout.group_rows(picks, self.arrivals())
     }
 
     /// Destinations of a token at most.

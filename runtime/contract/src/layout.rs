@@ -1,4 +1,8 @@
 //! How received rows are laid out in front of the experts, and how many there can be.
+//!
+//! Invariant: whatever a layout means for numbers of rows is said here; kernels and judge say once more where an expert's rows start.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +21,15 @@ pub enum RowLayout {
     },
 }
 
+/// What lies between the last row of an expert and the next group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gaps {
+    /// No row.
+    None,
+    /// Rows of zeros: a product over rows may go through them.
+    Zeros,
+}
+
 /// What of a deploy decides how many rows there can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrivals {
@@ -28,7 +41,44 @@ pub struct Arrivals {
     pub experts: u32,
 }
 
+/// As in a `.moe` file, behind `layout`.
+impl fmt::Display for RowLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        self.align().map_or(Ok(()), |align| write!(f, " align {align}"))
+    }
+}
+
+impl Arrivals {
+    /// Picks that a rank can receive.
+    fn picks(self) -> u64 {
+        self.copies * u64::from(self.top_k.min(self.experts))
+    }
+}
+
 impl RowLayout {
+    /// The layout that the language calls so, aligned to so many rows where it is aligned; `None` where no kernel is made for it.
+    pub fn named(name: &str, align: u32) -> Option<RowLayout> {
+        let known = [RowLayout::RankMajor, RowLayout::ExpertMajor { align }];
+        known.into_iter().find(|layout| layout.name() == name)
+    }
+
+    /// What the language calls it, behind `layout`.
+    pub fn name(self) -> &'static str {
+        match self {
+            RowLayout::RankMajor => "rank_major",
+            RowLayout::ExpertMajor { .. } => "expert_major",
+        }
+    }
+
+    /// What groups start at a multiple of, where that is said.
+    pub fn align(self) -> Option<u32> {
+        match self {
+            RowLayout::RankMajor => None,
+            RowLayout::ExpertMajor { align } => Some(align),
+        }
+    }
+
     /// Whether a row belongs to one expert, so that rows have a weight each.
     pub fn by_expert(self) -> bool {
         match self {
@@ -37,32 +87,36 @@ impl RowLayout {
         }
     }
 
-    /// Whether rows between the groups of two experts are zeroed.
-    pub fn pads(self) -> bool {
+    /// What lies between the rows of an expert and the next group.
+    pub fn gaps(self) -> Gaps {
         match self {
-            RowLayout::RankMajor => false,
-            RowLayout::ExpertMajor { align } => align > 1,
+            RowLayout::RankMajor | RowLayout::ExpertMajor { align: ..=1 } => Gaps::None,
+            RowLayout::ExpertMajor { .. } => Gaps::Zeros,
+        }
+    }
+
+    /// Rows from the start of an expert's group to the next, when the expert has so many picks. Only where rows are by expert.
+    pub fn group_rows(self, picks: u64, _arrivals: Arrivals) -> u64 {
+        match self {
+            RowLayout::RankMajor => picks,
+            RowLayout::ExpertMajor { align } => picks.next_multiple_of(align.into()),
+        }
+    }
+
+    /// Rows of so many picks in the worst case, each of another copy.
+    pub fn rows_of(self, picks: u64, arrivals: Arrivals) -> u64 {
+        let picks = picks.min(arrivals.picks());
+        match self {
+            RowLayout::RankMajor => picks.min(arrivals.copies),
+            RowLayout::ExpertMajor { align } => {
+                let padding = picks.min(arrivals.experts.into()) * u64::from(align - 1);
+                (picks + padding).next_multiple_of(align.into())
+            }
         }
     }
 
     /// Rows in the worst case.
     pub fn rows_most(self, arrivals: Arrivals) -> u64 {
-        let Arrivals { copies, top_k, experts } = arrivals;
-        match self {
-            RowLayout::RankMajor => copies,
-            RowLayout::ExpertMajor { align } => {
-                let rows = copies * u64::from(top_k.min(experts));
-                let padding = u64::from(experts) * u64::from(align - 1);
-                (rows + padding).next_multiple_of(u64::from(align))
-            }
-        }
-    }
-
-    /// The first row behind an expert's group that starts at `first` and has `rows` rows: where the next one starts.
-    pub fn next_group(self, first: u64, rows: u64) -> u64 {
-        match self {
-            RowLayout::RankMajor => first + rows,
-            RowLayout::ExpertMajor { align } => (first + rows).next_multiple_of(u64::from(align)),
-        }
+        self.rows_of(arrivals.picks(), arrivals)
     }
 }

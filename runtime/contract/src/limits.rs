@@ -5,7 +5,6 @@ use std::ops::RangeInclusive;
 
 use crate::exchange::Exchange;
 use crate::format::Format;
-use crate::layout::RowLayout;
 use crate::memory::WORD_BYTES;
 
 /// Ranks of one NVLink domain.
@@ -18,7 +17,7 @@ pub const TOP_K: RangeInclusive<u32> = 1..=32;
 pub const HIDDEN: RangeInclusive<u32> = 4..=1 << 20;
 /// Tokens of a rank in one call.
 pub const MAX_TOKENS: RangeInclusive<u32> = 1..=1 << 24;
-/// Rows that a group of [`RowLayout::ExpertMajor`] may be aligned to.
+/// Rows that a group of [`crate::RowLayout::ExpertMajor`] may be aligned to.
 pub const ALIGN: RangeInclusive<u32> = 1..=1 << 16;
 /// CTAs of a kernel.
 pub const CTAS: RangeInclusive<u32> = 1..=65_535;
@@ -130,11 +129,10 @@ impl Exchange {
         if self.combine.scales.is_some() {
             return Err(LimitError::CombineFormat { format: self.combine });
         }
-        match self.layout {
-            RowLayout::RankMajor if self.weighted => return Err(LimitError::WeightedRankMajor),
-            RowLayout::RankMajor => {}
-            RowLayout::ExpertMajor { align } => within("align", align, &ALIGN)?,
+        if self.weighted && !self.layout.by_expert() {
+            return Err(LimitError::WeightedRankMajor);
         }
+        self.layout.align().map_or(Ok(()), |align| within("align", align, &ALIGN))?;
         if let Some(scales) = self.dispatch.scales {
             multiple("hidden", u64::from(self.hidden), u64::from(scales.block))?;
         }

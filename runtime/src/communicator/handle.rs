@@ -108,7 +108,7 @@ impl Received {
         let mut expert_offsets = vec![0];
         let mut rows = 0;
         for &count in &expert_counts {
-            rows = exchange.layout.next_group(rows, count.into());
+            rows += exchange.group_rows(count.into());
             expert_offsets.push(rows as u32);
         }
         Received { copies, expert_counts, expert_offsets, rows }

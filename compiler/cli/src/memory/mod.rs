@@ -12,7 +12,6 @@ use std::num::NonZero;
 use std::thread::available_parallelism;
 
 use moe_bundle::Manifest;
-use moe_contract::RowLayout;
 use moe_planner::report::human_bytes;
 
 use crate::failure::Failure;
@@ -73,13 +72,7 @@ pub fn enough_for(manifest: &Manifest) -> Result<(), Failure> {
     let exchange = &manifest.exchange;
     let sizes = exchange.sizes();
     let picks = u64::from(exchange.max_tokens) * u64::from(exchange.top_k);
-    let begun = match exchange.layout {
-        RowLayout::ExpertMajor { align } => {
-            u64::from(align - 1) * (2 * picks).min(u64::from(exchange.local_experts_max()))
-        }
-        RowLayout::RankMajor => 0,
-    };
-    let rows = (2 * picks + begun).min(exchange.output_rows_max());
+    let rows = exchange.rows_of(2 * picks);
     let row = exchange.row_bytes(exchange.dispatch) + 4 * exchange.row_bytes(exchange.combine);
     let needed = u64::from(exchange.ranks) * (sizes.symmetric + sizes.handle + rows * row);
     enough("the virtual GPUs need", needed, "run fewer tokens (`--tokens`) or ranks (`--gpus-per-node`)")
