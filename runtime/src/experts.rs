@@ -66,9 +66,9 @@ impl Communicator {
             });
         }
         let before = self.manifest().gate.before_experts;
-        let [inputs, scales] = self.rows_and_scales(&dispatched.input, dispatched.scales.as_ref())?;
-        let of_outputs: Vec<Vec<u8>> = self.download(gradients)?;
         let received = self.received(&dispatched.handle)?;
+        let [inputs, scales] = self.rows_and_scales(&dispatched.input, dispatched.scales.as_ref(), &received)?;
+        let of_outputs: Vec<Vec<u8>> = self.download_received(gradients, &received)?;
         let per_row = exchange.weights_per_row() as usize;
         let mut outputs = Vec::new();
         for ((rank, received), ((input, scales), of_output)) in
@@ -97,10 +97,15 @@ impl Communicator {
         self.upload(Tensor::RowWeightGradients, &outputs)
     }
 
-    fn rows_and_scales(&mut self, rows: &Distributed, scales: Option<&Distributed>) -> Result<[OfRanks; 2]> {
-        let rows: OfRanks = self.download(rows)?;
+    fn rows_and_scales(
+        &mut self,
+        rows: &Distributed,
+        scales: Option<&Distributed>,
+        received: &[Received],
+    ) -> Result<[OfRanks; 2]> {
+        let rows: OfRanks = self.download_received(rows, received)?;
         let scales = match scales {
-            Some(scales) => self.download(scales)?,
+            Some(scales) => self.download_received(scales, received)?,
             None => rows.iter().map(|_| vec![]).collect(),
         };
         Ok([rows, scales])
@@ -116,8 +121,8 @@ impl Communicator {
     ) -> Result<Distributed> {
         let exchange = *self.exchange();
         let format = if rows.kind() == Tensor::ExpertInput { exchange.dispatch } else { exchange.combine };
-        let [inputs, scales] = self.rows_and_scales(rows, scales)?;
         let received = self.received(handle)?;
+        let [inputs, scales] = self.rows_and_scales(rows, scales, &received)?;
         let row_bytes = exchange.row_bytes(exchange.combine) as usize;
         let mut outputs = Vec::new();
         for (((rank, input), scales), received) in self.ranks().zip(&inputs).zip(&scales).zip(&received) {

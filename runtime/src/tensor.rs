@@ -1,5 +1,6 @@
 //! Tensors of a communicator: one on every rank, with the same row and any number of rows.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use moe_contract::{Exchange, RankId, Tensor};
@@ -84,6 +85,20 @@ impl Distributed {
     pub(crate) fn download<T: bytemuck::Pod>(&self) -> Result<Vec<Vec<T>>> {
         let count = |part: &Part| (part.rows * self.row_bytes) as usize / size_of::<T>();
         self.parts.iter().map(|part| Ok(part.memory.read(0..count(part))?)).collect()
+    }
+
+    /// Copies some rows from every rank; the others are zeros.
+    pub(crate) fn download_rows<T: bytemuck::Pod>(&self, rows: &[&[Range<u64>]]) -> Result<Vec<Vec<T>>> {
+        let elements = |rows: u64| (rows * self.row_bytes) as usize / size_of::<T>();
+        let of_rank = |(part, rows): (&Part, &&[Range<u64>])| {
+            let mut all = vec![T::zeroed(); elements(part.rows)];
+            for rows in *rows {
+                let place = elements(rows.start)..elements(rows.end);
+                all[place.clone()].copy_from_slice(&part.memory.read(place)?);
+            }
+            Ok(all)
+        };
+        self.parts.iter().zip(rows).map(of_rank).collect()
     }
 
     /// Refuses a tensor of another kind.

@@ -132,6 +132,8 @@ struct Results {
     at: Everywhere,
     scales: Option<Everywhere>,
     expected: Vec<Rows>,
+    /// Rows are those of experts, not of tokens.
+    of_experts: bool,
 }
 
 /// What one round put into the streams, and what must come out.
@@ -230,7 +232,14 @@ fn enqueue(
     }
     world.call(Call::Dispatch, &calls);
     *expected += &LinkBytes::of(Call::Dispatch, exchange, &flow);
-    rows.push(Results { what: "experts' input", payload: exchange.dispatch, at: to, scales, expected: sent });
+    rows.push(Results {
+        what: "experts' input",
+        payload: exchange.dispatch,
+        at: to,
+        scales,
+        expected: sent,
+        of_experts: true,
+    });
 
     // Combine
     let outputs: Vec<Rows> = handles
@@ -247,7 +256,14 @@ fn enqueue(
     };
     let to = combine_with(world, Call::Combine);
     let result = reference::combine(exchange, &handles, &outputs, Weighting::of(exchange));
-    rows.push(Results { what: "combined rows", payload: exchange.combine, at: to, scales: None, expected: result });
+    rows.push(Results {
+        what: "combined rows",
+        payload: exchange.combine,
+        at: to,
+        scales: None,
+        expected: result,
+        of_experts: false,
+    });
     let to = combine_with(world, Call::DispatchBackward);
     let result = reference::dispatch_backward(exchange, &handles, &outputs);
     rows.push(Results {
@@ -256,6 +272,7 @@ fn enqueue(
         at: to,
         scales: None,
         expected: result,
+        of_experts: false,
     });
     *expected += &LinkBytes::of(Call::Combine, exchange, &flow);
     *expected += &LinkBytes::of(Call::Combine, exchange, &flow);
@@ -274,7 +291,14 @@ fn enqueue(
     }
     world.call(Call::DispatchCached, &calls);
     let result = reference::dispatch_cached(exchange, &handles, &others.iter().collect::<Vec<_>>());
-    rows.push(Results { what: "experts' input, cached", payload: exchange.dispatch, at: to, scales, expected: result });
+    rows.push(Results {
+        what: "experts' input, cached",
+        payload: exchange.dispatch,
+        at: to,
+        scales,
+        expected: result,
+        of_experts: true,
+    });
     *expected += &LinkBytes::of(Call::DispatchCached, exchange, &flow);
 
     // Backward of combine
@@ -321,6 +345,7 @@ fn enqueue(
         at: to,
         scales: None,
         expected: of_output,
+        of_experts: true,
     });
     *expected += &LinkBytes::of(Call::CombineBackward, exchange, &flow);
 
@@ -366,10 +391,13 @@ fn check(world: &mut World<'_>, round: &Round) -> Result<(), String> {
             same("indices", rank, &found, &expected)?;
         }
         check_handle(world, round, rank)?;
-        for Results { what, payload, at, scales, expected } in &round.rows {
+        for Results { what, payload, at, scales, expected, of_experts } in &round.rows {
             let expected = &expected[rank];
+            let whole = [0..expected.count()];
+            let written = if *of_experts { &round.handles[rank].written[..] } else { &whole };
             let scales = scales.as_ref().map(|scales| scales[rank]);
-            let found = world.rows(*payload, at[rank], scales, expected.count());
+            let found = world.rows(*payload, at[rank], scales, expected.count(), written);
+            let found = found.map_err(|problem| format!("rank {rank}, {what}: {problem}"))?;
             same(what, rank, found.bytes(), expected.bytes())?;
             same(&format!("scales of {what}"), rank, found.scales(), expected.scales())?;
         }
@@ -401,7 +429,7 @@ fn check_handle(world: &mut World<'_>, round: &Round, rank: usize) -> Result<(),
     compare(B::SendCounts, 0, &counts(&handle.send_counts))?;
     compare(B::ReceivedCounts, 0, &counts(&handle.received_counts(exchange)))?;
     compare(B::ExpertCounts, 0, &counts(&handle.expert_counts))?;
-    if exchange.layout != RowLayout::RankMajor {
+    if exchange.layout.by_expert() {
         compare(B::ExpertOffsets, 0, &counts(&handle.expert_offsets))?;
     }
     let mut slots = vec![0; ranks];
@@ -414,7 +442,7 @@ fn check_handle(world: &mut World<'_>, round: &Round, rank: usize) -> Result<(),
         compare(B::CopyOrdinals, place, &[copy.ordinal as u32])?;
         compare(B::CopyRows, place * k, &copy.rows.iter().map(|&row| or_none(row)).collect::<Vec<u32>>())?;
         compare(B::CopyWeights, place * k, &weights)?;
-        if exchange.layout == RowLayout::RankMajor {
+        if !exchange.layout.by_expert() {
             compare(B::RowWeights, number * k, &weights)?;
         } else if !exchange.weighted {
             for (row, weight) in copy.rows.iter().zip(&weights) {
@@ -422,7 +450,7 @@ fn check_handle(world: &mut World<'_>, round: &Round, rank: usize) -> Result<(),
             }
         }
     }
-    if exchange.layout == RowLayout::RankMajor {
+    if !exchange.layout.by_expert() {
         let picks: Vec<u32> = handle.row_picks(exchange).into_iter().map(|pick| pick as u32).collect();
         compare(B::RowPicks, 0, &picks)?;
     }

@@ -5,6 +5,7 @@
 //! arrived is a fault.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -292,14 +293,38 @@ impl<'l> World<'l> {
         self.words(handle.0[rank][&buffer].offset(4 * first as u64), count)
     }
 
-    /// Rows in memory.
-    pub fn rows(&mut self, format: Format, address: Address, scales: Option<Address>, count: usize) -> Rows {
+    /// Rows in memory; zeros for those that are not written.
+    ///
+    /// # Errors
+    /// When something was written to another row.
+    pub fn rows(
+        &mut self,
+        format: Format,
+        address: Address,
+        scales: Option<Address>,
+        count: usize,
+        written: &[Range<usize>],
+    ) -> Result<Rows, String> {
         let hidden = self.exchange().hidden;
-        let bytes = self.bytes(address, count * format.row_bytes(hidden) as usize);
-        let scales = match scales {
-            Some(scales) => self.bytes(scales, count * format.scale_bytes(hidden) as usize),
-            None => vec![],
+        let mut read = |address: Address, row_bytes: u64| -> Result<Vec<u8>, String> {
+            let mut all = Vec::new();
+            for row in 0..count {
+                let place = address.offset(row as u64 * row_bytes);
+                if written.iter().any(|rows| rows.contains(&row)) {
+                    all.extend(self.bytes(place, row_bytes as usize));
+                    continue;
+                }
+                // What was never written cannot be read.
+                let touched = (0..row_bytes).find(|&byte| self.cluster.read(place.offset(byte), &mut [0]).is_ok());
+                if let Some(byte) = touched {
+                    return Err(format!("byte {byte} of row {row} is written, which nobody reads"));
+                }
+                all.resize(all.len() + row_bytes as usize, 0);
+            }
+            Ok(all)
         };
-        Rows::from_memory(format, hidden, bytes, scales).expect("whole rows")
+        let bytes = read(address, format.row_bytes(hidden))?;
+        let scales = scales.map_or(Ok(vec![]), |scales| read(scales, format.scale_bytes(hidden)))?;
+        Rows::from_memory(format, hidden, bytes, scales).map_err(|error| error.to_string())
     }
 }

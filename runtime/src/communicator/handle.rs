@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use moe_contract::{Buffer, Exchange, RankId};
+use moe_contract::{Buffer, Exchange, Gaps, RankId};
 
 use crate::device::{Address, Device, Memory, StreamId};
 use crate::error::Result;
@@ -97,13 +97,16 @@ pub struct Received {
     pub expert_offsets: Vec<u32>,
     /// Rows of the experts' input, padding included.
     pub rows: u64,
+    /// Those of them that are written, ascending; the others may hold anything.
+    pub written: Vec<Range<u64>>,
 }
 
 impl Received {
     pub(super) fn new(exchange: &Exchange, copies: Vec<u32>, expert_counts: Vec<u32>) -> Received {
         if !exchange.layout.by_expert() {
             let rows = copies.iter().copied().map(u64::from).sum();
-            return Received { copies, expert_counts, expert_offsets: vec![], rows };
+            let written = std::iter::once(0..rows).collect();
+            return Received { copies, expert_counts, expert_offsets: vec![], rows, written };
         }
         let mut expert_offsets = vec![0];
         let mut rows = 0;
@@ -111,6 +114,9 @@ impl Received {
             rows += exchange.group_rows(count.into());
             expert_offsets.push(rows as u32);
         }
-        Received { copies, expert_counts, expert_offsets, rows }
+        let written = match exchange.layout.gaps() {
+            Gaps::None | Gaps::Zeros => std::iter::once(0..rows).collect(),
+        };
+        Received { copies, expert_counts, expert_offsets, rows, written }
     }
 }

@@ -20,6 +20,7 @@ pub use gate::Parameters;
 pub use handle::{Dispatched, Handle, Received, Routing};
 pub use times::{KernelTime, together};
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,6 +161,23 @@ impl Communicator {
     pub fn download<T: bytemuck::Pod>(&mut self, tensor: &Distributed) -> Result<Vec<Vec<T>>> {
         self.synchronise()?;
         tensor.download()
+    }
+
+    /// Copies the rows of an expert's tensor that a dispatch wrote, after everything that was launched before; the others are zeros.
+    ///
+    /// # Errors
+    /// When a kernel failed.
+    ///
+    /// # Panics
+    /// When more rows were received than the tensor has.
+    pub fn download_received<T: bytemuck::Pod>(
+        &mut self,
+        tensor: &Distributed,
+        received: &[Received],
+    ) -> Result<Vec<Vec<T>>> {
+        self.synchronise()?;
+        let written: Vec<&[Range<u64>]> = received.iter().map(|received| &received.written[..]).collect();
+        tensor.download_rows(&written)
     }
 
     /// Waits for everything that was launched.

@@ -38,26 +38,39 @@ impl Session<'_> {
         Ok(result)
     }
 
-    fn rows(&mut self, tensor: &Distributed, scales: Option<&Distributed>) -> Result<Vec<Rows>, Error> {
+    /// Rows of tokens.
+    fn rows(&mut self, tensor: &Distributed) -> Result<Vec<Rows>, Error> {
+        let bytes = self.communicator.download(tensor)?;
+        let no_scales = bytes.iter().map(|_| vec![]).collect();
+        Ok(self.of_memory(tensor, bytes, no_scales))
+    }
+
+    /// Rows of experts; those that were not written are zeros.
+    fn rows_of_experts(
+        &mut self,
+        tensor: &Distributed,
+        scales: Option<&Distributed>,
+        received: &[Received],
+    ) -> Result<Vec<Rows>, Error> {
+        let bytes = self.communicator.download_received(tensor, received)?;
+        let scales = match scales {
+            Some(scales) => self.communicator.download_received(scales, received)?,
+            None => bytes.iter().map(|_| vec![]).collect(),
+        };
+        Ok(self.of_memory(tensor, bytes, scales))
+    }
+
+    fn of_memory(&self, tensor: &Distributed, bytes: Vec<Vec<u8>>, scales: Vec<Vec<u8>>) -> Vec<Rows> {
         let exchange = self.communicator.exchange();
-        let hidden = exchange.hidden;
         let format = match tensor.kind() {
             Tensor::ExpertInput => exchange.dispatch,
             _ => exchange.combine,
         };
-        let bytes: Vec<Vec<u8>> = self.communicator.download(tensor)?;
-        let scales = match scales {
-            Some(scales) => self.communicator.download(scales)?,
-            None => bytes.iter().map(|_| vec![]).collect(),
+        let rows = |(bytes, scales)| {
+            // A tensor is whole rows, and its scales are those of its rows.
+            Rows::from_memory(format, exchange.hidden, bytes, scales).expect("the runtime's own tensors")
         };
-        Ok(bytes
-            .into_iter()
-            .zip(scales)
-            .map(|(bytes, scales)| {
-                // A tensor is whole rows, and its scales are those of its rows.
-                Rows::from_memory(format, hidden, bytes, scales).expect("the runtime's own tensors")
-            })
-            .collect())
+        bytes.into_iter().zip(scales).map(rows).collect()
     }
 }
 
@@ -86,13 +99,13 @@ fn forward(session: &mut Session<'_>, given: &Given, progress: &Progress) -> Res
     let dispatched = session.counted(Call::Dispatch, |communicator| communicator.dispatch(&tokens, &routing))?;
     let received = session.communicator.received(&dispatched.handle)?;
     let handles = handle_arrays(session.communicator, &dispatched, &received, &given.tokens)?;
-    let input = session.rows(&dispatched.input, dispatched.scales.as_ref())?;
+    let input = session.rows_of_experts(&dispatched.input, dispatched.scales.as_ref(), &received)?;
 
     progress.say("experts");
     let output = session.communicator.apply_experts(&dispatched, experts::expert)?;
     progress.say("combine");
     let combined = session.counted(Call::Combine, |communicator| communicator.combine(&dispatched.handle, &output))?;
-    let combined = session.rows(&combined, None)?;
+    let combined = session.rows(&combined)?;
 
     let mut backward = None;
     if let Some(of_result) = &given.backward {
@@ -102,7 +115,7 @@ fn forward(session: &mut Session<'_>, given: &Given, progress: &Progress) -> Res
             communicator.combine_backward(&dispatched.handle, &output, &gradients)
         })?;
         drop(output);
-        let of_output = session.rows(&of_combine.output, None)?;
+        let of_output = session.rows_of_experts(&of_combine.output, None, &received)?;
         let of_weights = match of_combine.weights {
             Some(weights) => weights,
             None => {
@@ -125,13 +138,13 @@ fn forward(session: &mut Session<'_>, given: &Given, progress: &Progress) -> Res
             communicator.dispatch_backward(&dispatched.handle, &of_input)
         })?;
         drop(of_input);
-        let of_tokens = session.rows(&of_tokens, None)?;
+        let of_tokens = session.rows(&of_tokens)?;
 
         progress.say("dispatch cached");
         let again = upload_rows(session.communicator, Tensor::Tokens, &of_result.again)?;
         let (again, scales) = session
             .counted(Call::DispatchCached, |communicator| communicator.dispatch_cached(&dispatched.handle, &again))?;
-        let again = session.rows(&again, scales.as_ref())?;
+        let again = session.rows_of_experts(&again, scales.as_ref(), &received)?;
 
         progress.say("gate backward");
         let has_gradient = session.communicator.has(Kernel::GateBackward);

@@ -167,7 +167,9 @@ impl Check {
     /// Rows of one rank: their elements and their scales.
     fn rows_of(&mut self, rank: RankId, found: &Rows, expected: &Rows, naming: &Naming) {
         let (format, hidden) = (expected.format(), expected.hidden());
-        self.compared += expected.count() as u64 * u64::from(hidden + format.scales_per_row(hidden));
+        let written = naming.written(rank, expected.count());
+        let rows: usize = written.iter().map(ExactSizeIterator::len).sum();
+        self.compared += rows as u64 * u64::from(hidden + format.scales_per_row(hidden));
         let form = |rows: &Rows| (rows.count(), rows.hidden(), rows.format());
         if form(found) != form(expected) {
             let name = |rows: &Rows| rows.format().name().unwrap_or("an unknown format");
@@ -175,7 +177,7 @@ impl Check {
             self.differ(rank.to_string(), told(found), told(expected));
             return;
         }
-        for row in 0..expected.count() {
+        for row in written.into_iter().flatten() {
             let first = self.difference.is_none();
             self.parts(
                 found.row_bytes(row),

@@ -1,5 +1,7 @@
 //! Where a number is, in the words of who wrote the layer.
 
+use std::ops::Range;
+
 use moe_contract::RankId;
 
 use crate::reference::Handle;
@@ -15,6 +17,16 @@ pub(crate) enum Naming<'n> {
 }
 
 impl Naming<'_> {
+    /// The rows of so many that hold something.
+    pub fn written(&self, rank: RankId, rows: usize) -> Vec<Range<usize>> {
+        let of_handle = |handles: &[Handle]| handles.get(rank.index()).map(|handle| handle.written.clone());
+        let written = match self {
+            Naming::Rows(handles) => of_handle(handles),
+            Naming::Tokens(_) | Naming::Array(_) => None,
+        };
+        written.unwrap_or_else(|| std::iter::once(0..rows).collect())
+    }
+
     /// A row.
     pub fn row(&self, rank: RankId, row: usize) -> String {
         match self {

@@ -1,5 +1,7 @@
 //! Dispatch: which token goes where, and which row it becomes there.
 
+use std::ops::Range;
+
 use moe_contract::{Exchange, RankId, RowLayout};
 
 use crate::rows::Rows;
@@ -53,6 +55,8 @@ pub struct Handle {
     pub expert_offsets: Vec<usize>,
     /// Rows of the experts' input, padding included.
     pub rows: usize,
+    /// Those of them that are written, ascending; the others may hold anything.
+    pub written: Vec<Range<usize>>,
 }
 
 impl Handle {
@@ -202,6 +206,7 @@ fn handle(exchange: &Exchange, rank: RankId, inputs: &[Input]) -> Handle {
         expert_counts: vec![],
         expert_offsets: vec![],
         rows: 0,
+        written: vec![],
     };
     assign_rows(exchange, &mut handle);
     handle
@@ -234,4 +239,5 @@ fn assign_rows(exchange: &Exchange, handle: &mut Handle) {
         RowLayout::RankMajor => handle.rows = handle.copies.len(),
         RowLayout::ExpertMajor { .. } => handle.expert_offsets.push(handle.rows),
     }
+    handle.written.push(0..handle.rows);
 }
