@@ -37,7 +37,8 @@ pub mod units;
 
 pub use diagnostics::explain;
 use diagnostics::{BuildProblem, Diagnostic, Diagnostics};
-use spec::{DeployId, Layout, Model, Payload, Scale, Spec};
+use moe_contract::{Format, RowLayout};
+use spec::{DeployId, Model, Spec};
 
 /// A file that was checked.
 #[derive(Debug)]
@@ -99,13 +100,13 @@ fn parse_source(source: &[u8]) -> Result<(&str, syntax::Parsed), Diagnostics> {
 pub fn not_built_yet(model: &Model) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
     let (payload, layout) = (model.dispatch.payload, model.dispatch.layout);
-    if matches!(payload, Payload::Fp4E2m1 | Payload::Fp8E4m3(Scale::Ue8m0Per128 | Scale::Ue8m0Per32)) {
-        let span = model.places.dispatch_payload;
-        problems.push(BuildProblem::Payload { span, format: payload.text().to_owned() }.into());
+    if payload.format().is_none() {
+        let (span, known) = (model.places.dispatch_payload, Format::KNOWN.iter().map(|known| known.name).collect());
+        problems.push(BuildProblem::Rows { span, what: "payload", written: payload.text().to_owned(), known }.into());
     }
-    if layout == Layout::Batched {
-        let span = model.places.layout;
-        problems.push(BuildProblem::Layout { span, layout: layout.text() }.into());
+    if layout.rows().is_none() {
+        let (span, known) = (model.places.layout, RowLayout::KNOWN.iter().map(|known| known.name()).collect());
+        problems.push(BuildProblem::Rows { span, what: "layout", written: layout.text(), known }.into());
     }
     let later = |zero: &u32| (zero + 1..model.experts).find(|&expert| !model.is_zero_expert(expert));
     let zero = model.zero_experts.iter().map(|range| range.last).find_map(|zero| Some((zero, later(&zero)?)));

@@ -1,6 +1,6 @@
 //! Problems of a deploy on its cluster.
 
-use super::{Code, Diagnostic, quoted};
+use super::{Code, Diagnostic, any_of, quoted};
 use crate::syntax::Span;
 use crate::units::Bytes;
 
@@ -415,19 +415,16 @@ fn two_digits(value: f64) -> String {
 /// A legal model that this version cannot build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildProblem {
-    /// A payload format without kernels.
-    Payload {
-        /// The format.
+    /// A payload or a layout without kernels.
+    Rows {
+        /// Where it is said.
         span: Span,
+        /// Which of the two.
+        what: &'static str,
         /// As written.
-        format: String,
-    },
-    /// A layout without kernels.
-    Layout {
-        /// The layout.
-        span: Span,
-        /// As written.
-        layout: String,
+        written: String,
+        /// Those with kernels.
+        known: Vec<&'static str>,
     },
     /// Experts that compute nothing before some that compute: kernels expect them last.
     ZeroExperts {
@@ -454,17 +451,12 @@ pub enum BuildProblem {
 impl From<BuildProblem> for Diagnostic {
     fn from(problem: BuildProblem) -> Diagnostic {
         match problem {
-            BuildProblem::Payload { span, format } => {
-                Diagnostic::new(Code::PayloadNotBuilt, format!("there are no kernels for {} yet", quoted(&format)))
-                    .label(span, "checked, but not built")
-                    .help("build with `bf16`, `f16`, `f32` or `fp8_e4m3 scale f32 per 128`")
-            }
-            BuildProblem::Layout { span, layout } => Diagnostic::new(
-                Code::LayoutNotBuilt,
-                format!("there are no kernels for layout {} yet", quoted(&layout)),
+            BuildProblem::Rows { span, what, written, known } => Diagnostic::new(
+                Code::RowsNotBuilt,
+                format!("there are no kernels for {what} {} yet", quoted(&written)),
             )
             .label(span, "checked, but not built")
-            .help("build with `rank_major` or `expert_major align 128`"),
+            .help(format!("build with {}", any_of(known))),
             BuildProblem::ZeroExperts { span, zero, computes } => Diagnostic::new(
                 Code::ZeroExpertsNotBuilt,
                 "there are no kernels yet for experts that compute nothing among others",

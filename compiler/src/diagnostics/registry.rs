@@ -171,8 +171,7 @@ codes! {
     M0617 LatencyTokens Warning "latency mode with many tokens";
     M0618 LinksSwapped Warning "a network faster than NVLink";
     M0619 UnlikelyHardware Warning "hardware that nobody has";
-    M0701 PayloadNotBuilt Error "a payload without kernels yet";
-    M0702 LayoutNotBuilt Error "a layout without kernels yet";
+    M0701 RowsNotBuilt Error "a payload or a layout without kernels yet";
     M0703 ZeroExpertsNotBuilt Error "experts that compute nothing among others";
     M0704 NodesNotBuilt Error "several nodes";
 }

@@ -13,6 +13,7 @@ mod show;
 mod surroundings;
 
 pub use arena::{Arena, Handle};
+use moe_contract::{Format, RowLayout};
 use moe_gate::ir::Gate;
 pub use surroundings::{Attention, Dense, Heads, Local, Reach, Surroundings};
 
@@ -271,6 +272,11 @@ impl Payload {
         }
     }
 
+    /// What kernels send; `None` where there are none for it.
+    pub fn format(self) -> Option<Format> {
+        Format::named(self.text())
+    }
+
     /// Bytes of a row without its scales.
     pub fn row_bytes(self, hidden: u32) -> Bytes {
         Bytes(u64::from(hidden) * u64::from(self.element_bits()) / 8)
@@ -310,12 +316,29 @@ pub enum Layout {
 }
 
 impl Layout {
+    /// The word for it in a file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Layout::RankMajor => "rank_major",
+            Layout::ExpertMajor { .. } => "expert_major",
+            Layout::Batched => "batched",
+        }
+    }
+
+    /// What kernels lay out; `None` where there are none for it.
+    pub fn rows(self) -> Option<RowLayout> {
+        let align = match self {
+            Layout::ExpertMajor { align } => align,
+            Layout::RankMajor | Layout::Batched => 1,
+        };
+        RowLayout::named(self.word(), align)
+    }
+
     /// As written in a file.
     pub fn text(self) -> String {
         match self {
-            Layout::RankMajor => "rank_major".to_owned(),
-            Layout::ExpertMajor { align } => format!("expert_major align {align}"),
-            Layout::Batched => "batched".to_owned(),
+            Layout::ExpertMajor { align } => format!("{} align {align}", self.word()),
+            Layout::RankMajor | Layout::Batched => self.word().to_owned(),
         }
     }
 }

@@ -111,7 +111,7 @@ impl Format {
     pub const FP8_F32_128: Format = Format::fp8(ScaleElement::F32, 128);
 
     /// Every format that kernels are made for. What a row costs, and how it is converted, follows from the data.
-    pub const KNOWN: [Named; 4] = [
+    pub const KNOWN: &[Named] = &[
         Named { name: "bf16", format: Format::BF16 },
         Named { name: "f16", format: Format::F16 },
         Named { name: "f32", format: Format::F32 },
@@ -120,6 +120,11 @@ impl Format {
 
     const fn fp8(element: ScaleElement, block: u32) -> Format {
         Format { element: Element::E4m3, scales: Some(Scales { element, block }) }
+    }
+
+    /// The format that the language calls so; `None` where no kernel is made for it.
+    pub fn named(name: &str) -> Option<Format> {
+        Format::KNOWN.iter().find(|known| known.name == name).map(|known| known.format)
     }
 
     /// What the language calls it; `None` for one that no kernel is made for.

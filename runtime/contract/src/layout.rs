@@ -57,10 +57,14 @@ impl Arrivals {
 }
 
 impl RowLayout {
-    /// The layout that the language calls so, aligned to so many rows where it is aligned; `None` where no kernel is made for it.
+    /// Every layout that kernels are made for.
+    pub const KNOWN: &[RowLayout] = &[RowLayout::RankMajor, RowLayout::ExpertMajor { align: 1 }];
+
+    /// The layout that the language calls so, with groups at multiples of so many rows where it has such; `None` where no kernel is made
+    /// for it.
     pub fn named(name: &str, align: u32) -> Option<RowLayout> {
-        let known = [RowLayout::RankMajor, RowLayout::ExpertMajor { align }];
-        known.into_iter().find(|layout| layout.name() == name)
+        let known = RowLayout::KNOWN.iter().find(|known| known.name() == name)?;
+        Some(known.aligned(align))
     }
 
     /// What the language calls it, behind `layout`.
@@ -76,6 +80,15 @@ impl RowLayout {
         match self {
             RowLayout::RankMajor => None,
             RowLayout::ExpertMajor { align } => Some(align),
+        }
+    }
+
+    /// The same with groups at multiples of so many rows, where it has such.
+    #[must_use]
+    pub fn aligned(self, align: u32) -> RowLayout {
+        match self {
+            RowLayout::RankMajor => self,
+            RowLayout::ExpertMajor { .. } => RowLayout::ExpertMajor { align },
         }
     }
 
