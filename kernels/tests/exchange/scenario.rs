@@ -1,5 +1,7 @@
 //! Calls of all kinds, one after the other without a break, and what the reference says they give.
 
+use std::ops::Range;
+
 use moe_contract::{Buffer, Call, Drop, Exchange, Flow, Format, Kernel, LinkBytes, RowLayout, Tensor as X};
 use moe_judge::Rows;
 use moe_judge::reference::{self, Handle, Input, Weighting};
@@ -393,8 +395,8 @@ fn check(world: &mut World<'_>, round: &Round) -> Result<(), String> {
         check_handle(world, round, rank)?;
         for Results { what, payload, at, scales, expected, of_experts } in &round.rows {
             let expected = &expected[rank];
-            let whole = [0..expected.count()];
-            let written = if *of_experts { &round.handles[rank].written[..] } else { &whole };
+            let whole: Vec<Range<usize>> = std::iter::once(0..expected.count()).collect();
+            let written = if *of_experts { &round.handles[rank].written } else { &whole };
             let scales = scales.as_ref().map(|scales| scales[rank]);
             let found = world.rows(*payload, at[rank], scales, expected.count(), written);
             let found = found.map_err(|problem| format!("rank {rank}, {what}: {problem}"))?;
