@@ -34,6 +34,12 @@ const CASES: &[(&str, &str, &str)] = &[
     ("experts 8 in groups", "experts 8 in 2 groups", "model m { # { zeroo 1..2 } shard 1 }"),
     ("attention latent 8", "attention latent", "model m { # { heads -8 } }"),
     ("attention grouped 8", "attention grouped", "model m { # { heads 8.5 } }"),
+    ("attention single 8", "attention single", "model m { # { heads 8.5 } }"),
+    (
+        "compress 4 in layers",
+        "compress 4 in 2 layers",
+        "model m { hidden 64 experts 8 attention single { # { naer 8 } } }",
+    ),
     ("attention latnt", "attention latent", "model m { # { heads 8.5 } }"),
 ];
 

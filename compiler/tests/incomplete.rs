@@ -23,6 +23,14 @@ const MODEL: &[&str] = &[
     "attention grouped { window 128 in }",
     "attention grouped { window 128 in 18 }",
     "attention latent { query_rank }",
+    "attention single",
+    "attention single { output_rank }",
+    "attention single { compress }",
+    "attention single { compress 4 in }",
+    "attention single { compress 4 in 2 layers { near } }",
+    "attention single { compress 4 in 2 layers { top } }",
+    "encoder_layers",
+    "streams",
     "capacity",
     "capacity 1.5 drop",
     "dispatch",
@@ -75,8 +83,9 @@ fn a_setting_that_stops_in_the_middle_is_shown_whole() {
             let whole = help.split('`').nth(1).unwrap_or_else(|| panic!("`{setting}` is answered by {help}"));
             let word = whole.split(' ').next().unwrap_or_default();
             let begin = setting.find(word).unwrap_or_else(|| panic!("`{setting}` is answered by {help}"));
-            let close = if setting.ends_with('}') && !whole.ends_with('}') { " }" } else { "" };
-            let mended = format!("{}{whole}{close}", &setting[..begin]);
+            let mended = format!("{}{whole}", &setting[..begin]);
+            let open = mended.matches('{').count() - mended.matches('}').count();
+            let mended = mended + &" }".repeat(open);
             assert_eq!(problems(block, &mended), [], "`{setting}` is answered by {help}");
         }
     }

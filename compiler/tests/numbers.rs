@@ -31,6 +31,20 @@ const MODEL: &[Row] = &[
     ("attention grouped { heads 8 key_value_heads 2 head 16 window # in 1 layers }", "128"),
     ("attention grouped { heads 8 key_value_heads 2 head 16 window 128 in # layers }", "1"),
     ("attention grouped { heads 8 key_value_heads 2 head 16 chunk # in 1 layers }", "8192"),
+    ("attention single { heads # head 16 }", "8"),
+    ("attention single { heads 8 query_rank # head 16 }", "64"),
+    ("attention single { heads 8 head # }", "16"),
+    ("attention single { heads 8 head 16 output_rank # }", "16"),
+    ("attention single { heads 8 head 16 output_rank 16 output_groups # }", "4"),
+    ("attention single { heads 8 head 16 compress # in 1 layers }", "4"),
+    ("attention single { heads 8 head 16 compress 4 in # layers { near 128 } }", "1"),
+    ("attention single { heads 8 head 16 compress 4 in 1 layers { near # } }", "128"),
+    ("attention single { heads 8 head 16 compress 4 in 1 layers { pieces # } }", "2"),
+    ("attention single { heads 8 head 16 compress 4 in 1 layers { index_heads # index_head 16 top 9 } }", "64"),
+    ("attention single { heads 8 head 16 compress 4 in 1 layers { index_heads 8 index_head # top 9 } }", "16"),
+    ("attention single { heads 8 head 16 compress 4 in 1 layers { index_heads 8 index_head 16 top # } }", "512"),
+    ("encoder_layers # attention grouped { heads 8 key_value_heads 2 head 16 }", "12"),
+    ("streams # attention grouped { heads 8 key_value_heads 2 head 16 }", "4"),
     ("capacity # drop lowest", "1.25"),
     ("capacity # tokens drop position", "512"),
     ("dispatch { layout expert_major align # }", "128"),
@@ -224,7 +238,29 @@ fn the_largest_model_counts_less_than_2_to_the_64() {
     assert_eq!(expert, 3 << 40);
     let attention = u128::from(around.attention.heads.parameters(model.hidden));
     let (layers, network) = (1024, u128::from(model.network_parameters(1 << 20)));
+    assert_eq!(u128::from(around.attention_parameters(model.hidden, 2048)), 2048 * (attention + (1 << 21)));
     let total =
         layers * (2048 * expert + (1 << 30)) + 2 * layers * (attention + (1 << 21)) + 2 * layers * network + (1 << 46);
     assert!(total < 1 << 64, "{total}");
+}
+
+/// The same of the attention with most settings, in as many layers and streams as there can be.
+#[test]
+fn the_largest_compressed_attention_counts_less_than_2_to_the_64() {
+    let source =
+        "model m { hidden 1048576 experts 64 moe_layers 1024 dense_layers 1024 dense_ffn 1 vocab 16777216 streams 64
+        attention single { heads 4096 query_rank 65536 head 65536 output_rank 65536 output_groups 4096
+            compress 16777216 in 1024 layers { near 1 pieces 64 index_heads 4096 index_head 65536 top 16777216 } }
+        gate(logits: f32[experts]) { weights softmax(logits[top(32, experts, by: logits)]) } }";
+    let spec = check_source(source.as_bytes()).spec.expect("it is legal");
+    let model = spec.models.iter().next().expect("a model").1;
+    let around = model.surroundings.as_ref().expect("it is said");
+    let (h, head, all) = (1_u128 << 20, 1 << 16, 1 << 28);
+    let heads = h * head + head + head * all + h * head + head + all * head + 4096 * head * h;
+    let compressor = 64 * (2 * h * head + (1 << 24) * head) + head;
+    let mixing = 66 * 64 * 64 * h + 66 * 64 + 3;
+    let index = head * all + h * 4096 + compressor;
+    let counted = 2048 * (heads + 2 * h + 2 * mixing) + 1024 * (compressor + index);
+    assert!(counted < 1 << 64);
+    assert_eq!(u128::from(around.attention_parameters(model.hidden, 2048)), counted);
 }

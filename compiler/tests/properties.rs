@@ -4,10 +4,10 @@ use std::sync::LazyLock;
 
 use moe_compiler::diagnostics::render::{Style, json, render};
 use moe_compiler::syntax::ast::{
-    Argument, Block, Declaration, Expression, ExpressionKind, File, Gate, Item, ModelSetting, Name, Number, Operator,
-    Parameter, Quantity, Setting, Statement,
+    Argument, AttentionSetting, Block, Declaration, Expression, ExpressionKind, File, Gate, Item, ModelSetting, Name,
+    Number, Operator, Parameter, Quantity, Setting, Statement,
 };
-use moe_compiler::syntax::{Span, dump::dump, format::format};
+use moe_compiler::syntax::{Span, dump::dump, format::format, token::Keyword};
 use moe_compiler::{check_source, dump_source, format_source};
 use proptest::prelude::*;
 
@@ -37,6 +37,12 @@ const PIECES: &[&str] = &[
     "vocab",
     "attention",
     "latent",
+    "single",
+    "compress",
+    "near",
+    "pieces",
+    "encoder_layers",
+    "streams",
     "grouped",
     "heads",
     "key_value_rank",
@@ -257,8 +263,32 @@ fn setting() -> impl Strategy<Value = ModelSetting> {
             groups,
             zero: None
         }),
+        quantity().prop_map(ModelSetting::EncoderLayers),
+        quantity().prop_map(ModelSetting::Streams),
+        attention(),
         gate.prop_map(|(parameters, body)| ModelSetting::Gate(Gate { parameters, body: block(body), damaged: false })),
     ]
+}
+
+/// An attention with compressed layers.
+fn attention() -> impl Strategy<Value = ModelSetting> {
+    let quantity = || number().prop_map(|number| Quantity { number, unit: None, span: Span::default() });
+    let plain = |name: Keyword, value: Quantity| AttentionSetting { name, value, layers: None, block: None };
+    let inner = (prop::sample::select(&[Keyword::Near, Keyword::Pieces, Keyword::Top][..]), quantity())
+        .prop_map(move |(name, value)| plain(name, value));
+    let inner = prop::option::of(prop::collection::vec(inner, 0..3).prop_map(block));
+    let setting = prop_oneof![
+        (prop::sample::select(&[Keyword::Heads, Keyword::Head, Keyword::OutputRank][..]), quantity())
+            .prop_map(move |(name, value)| plain(name, value)),
+        (quantity(), quantity(), inner).prop_map(|(value, layers, block)| AttentionSetting {
+            name: Keyword::Compress,
+            value,
+            layers: Some(layers),
+            block
+        }),
+    ];
+    prop::collection::vec(setting, 0..4)
+        .prop_map(|settings| ModelSetting::Attention { kind: Keyword::Single, block: block(settings) })
 }
 
 fn file() -> impl Strategy<Value = File> {

@@ -68,14 +68,15 @@ fn every_name_is_on_the_page() {
     let path = |name: &str| workspace().join(name).to_string_lossy().into_owned();
     let golden = path("tests/data/gates/deepseek_v3_256_8_4_8.safetensors");
     let (v3, qwen3) = (path("dsl-examples/deepseek_v3.moe"), path("dsl-examples/qwen3_moe.moe"));
-    let v4 = path("dsl-examples/deepseek_v4.moe");
+    let folder = tempfile::tempdir().expect("a folder");
+    let silent = support::without_attention(folder.path()).to_string_lossy().into_owned();
     let plans: [&[&str]; 7] = [
         &["plan", &v3, "--deploy", "pretrain"],
         &["plan", &v3, "--deploy", "pretrain", "--input", &golden],
         &["plan", &v3, "--deploy", "pretrain", "--search"],
         &["plan", &v3, "--deploy", "pretrain", "--compare", "ep=64,128"],
         &["plan", &qwen3, "--deploy", "serve"],
-        &["plan", &v4, "--deploy", "pretrain"],
+        &["plan", &silent, "--deploy", "train"],
         &["plan", &v3, "--deploy", "one_node"],
     ];
     assert_same(&page, "`moec plan FILE`", &plans);

@@ -1,5 +1,7 @@
 //! `moec plan` as a user types it: what it answers, its exit status, and what it says of bad input.
 
+mod support;
+
 use std::process::{Command, Output};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -155,21 +157,20 @@ fn the_exit_status_is_as_documented() {
     assert_eq!(v3(&["--search"]), Some(0));
     assert_eq!(status(&[V3, "--deploy", "one_node", "--search"]), Some(1), "nothing fits");
     // What is withheld is not refused; a search has nothing else to say.
-    let v4 = "dsl-examples/deepseek_v4.moe";
-    assert_eq!(status(&[v4, "--deploy", "pretrain"]), Some(0));
-    assert_eq!(status(&[v4, "--deploy", "pretrain", "--compare", "ep=32,64"]), Some(0));
-    assert_eq!(status(&[v4, "--deploy", "pretrain", "--search"]), Some(1));
+    let folder = tempfile::tempdir().expect("a folder");
+    let silent = support::without_attention(folder.path());
+    let silent = silent.to_str().expect("a path in UTF-8");
+    assert_eq!(status(&[silent, "--deploy", "train"]), Some(0));
+    assert_eq!(status(&[silent, "--deploy", "train", "--compare", "ep=4,8"]), Some(0));
+    assert_eq!(status(&[silent, "--deploy", "train", "--search"]), Some(1));
     assert_eq!(v3(&["--set"]), Some(2), "misuse of the command line");
 
     let said = fails(&[V3, "--deploy", "pretrain", "--compare", "pp=1,2"]);
     assert!(said.contains("none of 2 plans fits the memory: ep 64 pp 1 dp 2048 zero 1 needs least"), "{said}");
     let said = fails(&[V3, "--deploy", "pretrain", "--compare", "ep=64,12"]);
     assert!(said.contains("deploy `pretrain`: with ep=12: ep 12 does not divide dp 128"), "{said}");
-    let said = fails(&[v4, "--deploy", "pretrain", "--search"]);
-    assert!(
-        said.contains("the search for a plan is withheld: model `deepseek_v4` does not say what surrounds"),
-        "{said}"
-    );
+    let said = fails(&[silent, "--deploy", "train", "--search"]);
+    assert!(said.contains("the search for a plan is withheld: model `mixtral` does not say what surrounds"), "{said}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn prints(value: f64, decimals: usize, published: &str) {
 fn parameter_counts() {
     let model = deepseek_v3();
     let parameters = Parameters::of(&model);
-    prints((parameters.attention_layer - 2 * 7168) as f64 / 1e6, 3, "187.107");
+    prints((parameters.attention / 61 - 2 * 7168) as f64 / 1e6, 3, "187.107");
     prints(parameters.expert as f64 / 1e6, 3, "44.040");
     prints(parameters.dense_layer as f64 / 1e6, 3, "396.362");
     prints(parameters.total() as f64 / 1e9, 2, "671.03");

@@ -14,7 +14,7 @@ fn example(name: &str) -> Model {
 }
 
 /// Billions of parameters of each example as published, all and active, with how far they may be off and why.
-const PUBLISHED: [(&str, f64, f64, &str); 12] = [
+const PUBLISHED: [(&str, f64, f64, &str); 13] = [
     ("deepseek_v2", 236.0, 0.002, "DeepSeek-V2, arXiv:2405.04434"),
     ("deepseek_v3", 671.0, 0.001, "DeepSeek-V3, arXiv:2412.19437"),
     ("deepseek_v3_3_groups", 671.0, 0.001, "DeepSeek-V3, arXiv:2412.19437"),
@@ -36,6 +36,7 @@ const PUBLISHED: [(&str, f64, f64, &str); 12] = [
         0.007,
         "GLM-4.5, arXiv:2508.06471, which counts the multi-token prediction layer but no embeddings",
     ),
+    ("switch", 7.4, 0.005, "Switch-Base with 128 experts, table 9 of arXiv:2101.03961"),
     ("llama4", 109.0, 0.012, "announcement of Llama 4 Scout, which counts the vision encoder too"),
 ];
 
@@ -53,7 +54,8 @@ fn an_example_has_as_many_parameters_as_its_model_publishes() {
 fn glm_counts_355_billion_without_embeddings_and_with_its_prediction_layer() {
     let p = Parameters::of(&example("glm4_5"));
     // The layer for multi-token prediction is a layer with experts that also projects two rows to one.
-    let layer = p.routed_layer + p.gate_and_shared_layer + p.attention_layer + 2 * 5120 * 5120;
+    let attention = p.attention / u64::from(p.layers());
+    let layer = p.routed_layer + p.gate_and_shared_layer + attention + 2 * 5120 * 5120;
     let counted = (p.total() - p.embeddings + layer) as f64 / 1e9;
     assert_eq!(format!("{counted:.0}"), "355");
 }
@@ -93,12 +95,49 @@ fn llama_4_maverick_counts_400_billion() {
     assert_eq!(p.layers(), 48);
 }
 
-/// `Switch-Base`, 128 experts: 7.4 billion (table 9 of arXiv:2101.03961), nearly all in experts of two matrices.
+/// The two examples of DeepSeek-V4-Flash are one model, with one embedding and one output: 284 billion, 13 active (arXiv:2606.19348).
+#[test]
+fn the_layers_of_deepseek_v4_are_284_billion_together() {
+    let [learned, hash] = ["deepseek_v4", "deepseek_v4_hash"].map(|name| Parameters::of(&example(name)));
+    assert_eq!((learned.layers() + hash.layers(), learned.embeddings), (43, hash.embeddings));
+    let total = (learned.total() + hash.total() - hash.embeddings) as f64 / 1e9;
+    assert!((total / 284.0 - 1.0).abs() < 0.002, "{total}");
+    let active = (learned.active() + hash.active() - (hash.embeddings - hash.looked_up)) as f64 / 1e9;
+    assert_eq!(format!("{active:.0}"), "13");
+}
+
+/// The shapes of the tensors of a layer of DeepSeek-V4-Flash, one by one, as github.com/ROCm/ATOM/issues/664 lists them.
+#[test]
+fn a_compressed_attention_counts_its_tensors() {
+    let (h, heads, head, rank) = (4096, 64, 512, 1024);
+    let window = h * rank + rank + rank * heads * head + h * head + head + heads * head * rank + 8 * rank * h;
+    // Value, weight and place in the piece, and a norm.
+    let heavily = 2 * h * head + 128 * head + head;
+    let sparse = 2 * h * 2 * head + 4 * 2 * head + head;
+    let index = rank * 64 * 128 + h * 64 + 2 * h * 2 * 128 + 4 * 2 * 128 + 128;
+    // Two norms, and twice 24 numbers from 4 rows, a bias and a scale for each kind of them.
+    let rest = 2 * h + 2 * (24 * 4 * h + 24 + 3);
+    let learned = 40 * (window + rest) + 20 * heavily + 20 * (sparse + index);
+    assert_eq!(Parameters::of(&example("deepseek_v4")).attention, learned);
+    let hash = 3 * (window + rest) + sparse + index;
+    assert_eq!(Parameters::of(&example("deepseek_v4_hash")).attention, hash);
+}
+
+/// An encoder and a decoder: bytes of the checkpoints of google/switch-base-16 and google/switch-base-32, in f32.
+#[test]
+fn smaller_switch_transformers_fill_their_checkpoints() {
+    let path = format!("{}/../../dsl-examples/switch.moe", env!("CARGO_MANIFEST_DIR"));
+    let source = std::fs::read_to_string(path).expect("the example is there");
+    for (experts, gigabytes) in [(16, "4.29"), (32, "7.91")] {
+        let smaller = source.replace("experts        128", &format!("experts        {experts}"));
+        let counted = Parameters::of(&model(smaller.as_bytes(), "switch")).total();
+        assert_eq!(format!("{:.2}", 4.0 * counted as f64 / 1e9), gigabytes, "{experts} experts");
+    }
+}
+
 #[test]
 fn an_expert_without_a_gate_has_two_matrices() {
-    let p = Parameters::of(&example("switch"));
-    assert_eq!(p.expert, 2 * 768 * 3072);
-    assert!((p.routed() as f64 / 7.4e9 - 1.0).abs() < 0.03, "{p:?}");
+    assert_eq!(Parameters::of(&example("switch")).expert, 2 * 768 * 3072);
 }
 
 #[test]
@@ -111,9 +150,11 @@ fn renaming_a_model_changes_nothing_that_is_counted() {
 
 #[test]
 fn a_model_that_does_not_say_its_attention_is_counted_by_experts_and_gate() {
-    let v4 = Parameters::of(&example("deepseek_v4"));
-    assert_eq!((v4.attention_layer, v4.embeddings, v4.dense_layers), (0, 0, 0));
-    assert_eq!(v4.total(), 40 * (257 * 3 * 4096 * 2048 + 256 * (4096 + 1)));
+    let source = b"model m { hidden 64 experts 8 shared 1 moe_layers 5 expert_ffn 32
+        gate(logits: f32[experts], bias: f32[experts]) { weights logits[top(2, experts, by: logits + bias)] } }";
+    let p = Parameters::of(&model(source, "m"));
+    assert_eq!((p.attention, p.embeddings, p.dense_layers), (0, 0, 0));
+    assert_eq!(p.total(), 5 * (9 * 3 * 64 * 32 + 8 * (64 + 1)));
 }
 
 /// What a small model of one layer counts, by hand.
@@ -146,6 +187,19 @@ fn every_setting_around_the_experts_counts() {
     let latent = 64 * 256 + 64 * (24 + 16) + 24 * 8 * (16 + 12) + 24 + 8 * 12 * 64 + 2 * 64;
     let plain = count("attention latent { heads 8 key_value_rank 24 rope 16 nope 16 value 12 }");
     assert_eq!(plain.total(), experts_and_gate + latent + ends);
+    // Queries of 8 × 16, one key of 16, and outputs, plain or compressed to 12 in each of 4 groups.
+    let single = count("attention single { heads 8 head 16 }");
+    assert_eq!(single.attention, 64 * 128 + 64 * 16 + 16 + 128 * 64 + 2 * 64);
+    let grouped_outputs = count("attention single { heads 8 head 16 output_rank 12 output_groups 4 }");
+    assert_eq!(grouped_outputs.attention, single.attention - 128 * 64 + 4 * 32 * 12 + 4 * 12 * 64);
+    let ranked = count("attention single { heads 8 query_rank 20 head 16 }");
+    assert_eq!(ranked.attention, single.attention - 64 * 128 + 64 * 20 + 20 + 20 * 128);
+    // Two layers of a decoder, of three.
+    let crossing = count(&format!("{grouped} dense_layers 2 dense_ffn 96 encoder_layers 1"));
+    assert_eq!(crossing.attention, 3 * attention + 2 * (attention - 64));
+    let streams = count(&format!("{grouped} streams 2"));
+    assert_eq!(streams.attention, attention + 2 * (8 * 2 * 64 + 8 + 3));
+    assert_eq!(streams.embeddings, ends + 2 * 2 * 64 + 2 + 1);
     let compressed = count("attention latent { heads 8 query_rank 20 key_value_rank 24 rope 16 nope 16 value 12 }");
     assert_eq!(compressed.total(), plain.total() - 64 * 256 + 64 * 20 + 20 * 256 + 20);
 }
@@ -178,4 +232,45 @@ fn a_window_and_a_chunk_are_seen_as_a_token_sees_them() {
         all + 2.0 * window + 3.0 * chunk,
     );
     close(score_operations(&around("window 9000 in 3 layers chunk 8192 in 3 layers"), 6, 4096.0), 6.0 * all);
+}
+
+/// Keys of each token, counted one by one.
+#[test]
+fn compressed_keys_are_seen_as_a_token_sees_them() {
+    let around = |attention: &str| {
+        let source = format!(
+            "model m {{ hidden 64 experts 4 moe_layers 6 vocab 1000
+                attention single {{ heads 8 head 16 {attention} }}
+                gate(logits: f32[experts]) {{ weights logits[top(2, experts, by: logits)] }} }}"
+        );
+        model(source.as_bytes(), "m").surroundings.expect("it is said")
+    };
+    let tokens = 4096_u32;
+    let mean = |of_token: &dyn Fn(u32) -> u32| (0..tokens).map(|t| f64::from(of_token(t))).sum::<f64>() / 4096.0;
+    let close = |counted: f64, exact: f64| assert!((counted / exact - 1.0).abs() < 0.01, "{counted} and {exact}");
+    let heavily = mean(&|token| (token + 1) / 128 + (token + 1).min(100));
+    close(score_operations(&around("compress 128 in 6 layers { near 100 }"), 6, 4096.0), 6.0 * 2.0 * 256.0 * heavily);
+    let sparse = mean(&|token| ((token + 1) / 4).min(50));
+    let scored = mean(&|token| (token + 1) / 4);
+    close(
+        score_operations(&around("compress 4 in 6 layers { index_heads 3 index_head 5 top 50 }"), 6, 4096.0),
+        6.0 * (2.0 * 256.0 * sparse + 2.0 * 15.0 * scored),
+    );
+}
+
+/// A token of the encoder sees all; one of the decoder those before it, and all of the encoder.
+#[test]
+fn an_encoder_is_seen_whole() {
+    let around = |encoder: &str| {
+        let source = format!(
+            "model m {{ hidden 64 experts 4 moe_layers 6 vocab 1000 {encoder}
+                attention grouped {{ heads 8 key_value_heads 8 head 16 }}
+                gate(logits: f32[experts]) {{ weights logits[top(2, experts, by: logits)] }} }}"
+        );
+        model(source.as_bytes(), "m").surroundings.expect("it is said")
+    };
+    let plain = score_operations(&around(""), 6, 512.0);
+    assert_eq!(score_operations(&around("encoder_layers 6"), 6, 512.0), 2.0 * plain);
+    // 2 layers that see twice as much, 4 that see it a second time, whole.
+    assert_eq!(score_operations(&around("encoder_layers 2"), 6, 512.0), plain / 6.0 * (2.0 * 2.0 + 4.0 * 3.0));
 }

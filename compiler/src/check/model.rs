@@ -101,6 +101,8 @@ impl Checker<'_> {
                     combine.set(self, span, Some(value));
                 }
                 ModelSetting::Attention { .. }
+                | ModelSetting::EncoderLayers(_)
+                | ModelSetting::Streams(_)
                 | ModelSetting::DenseLayers(_)
                 | ModelSetting::DenseFfn { .. }
                 | ModelSetting::Embeddings(_) => around.take(self, &setting.kind, span),

@@ -235,16 +235,36 @@ pub enum ModelProblem {
         /// Heads of keys and values.
         key_value_heads: u32,
     },
-    /// A window or chunk in more layers than the model has.
+    /// A window, a chunk or compression in more layers than the model has.
     LocalLayers {
         /// The number of layers.
         span: Span,
         /// Asked for.
         layers: u32,
-        /// Layers that have no other window.
+        /// Layers that see all tokens yet.
         left: u32,
         /// Layers with experts, and dense ones.
         all: u32,
+        /// Those of them that are the encoder, and always see all tokens.
+        encoder: u32,
+    },
+    /// An encoder of more layers than the model has.
+    EncoderLayers {
+        /// The number of layers.
+        span: Span,
+        /// Asked for.
+        layers: u32,
+        /// Layers with experts, and dense ones.
+        all: u32,
+    },
+    /// Heads that are not as many for each group of outputs.
+    OutputGroups {
+        /// The number of groups.
+        span: Span,
+        /// Heads.
+        heads: u32,
+        /// Groups.
+        groups: u32,
     },
     /// A division of the weights by their sum that may be a division by zero.
     SumMayVanish {
@@ -415,14 +435,29 @@ impl From<ModelProblem> for Diagnostic {
                     .label(span, format!("leaves {} over", heads % key_value_heads))
                     .help(format!("use a number that divides {heads}: {}", divisors_near(heads, key_value_heads)))
             }
-            ModelProblem::LocalLayers { span, layers, left, all } => {
-                Diagnostic::new(Code::LocalLayers, format!("{layers} layers are said to see near tokens only, of {left}"))
+            ModelProblem::LocalLayers { span, layers, left, all, encoder } => {
+                let of_them = match encoder {
+                    0 => String::new(),
+                    encoder => format!(", of which the {encoder} of the encoder see all tokens"),
+                };
+                Diagnostic::new(Code::LocalLayers, format!("{layers} layers are said to see part of the tokens, of {left}"))
                     .label(span, format!("at most {left}"))
-                    .note(format!("the model has {all} layers, `moe_layers` and `dense_layers` together"))
+                    .note(format!("the model has {all} layers, `moe_layers` and `dense_layers` together{of_them}"))
                     .help(match left {
-                        0 => "remove it: all layers have their window already".to_owned(),
+                        0 => "remove it: it is said of every layer already what it sees".to_owned(),
                         left => format!("write `in {left} layers`, or fewer"),
                     })
+            }
+            ModelProblem::EncoderLayers { span, layers, all } => {
+                Diagnostic::new(Code::EncoderLayers, format!("an encoder of {layers} layers, of {all} in all"))
+                    .label(span, format!("at most {all}"))
+                    .note(format!("the model has {all} layers, `moe_layers` and `dense_layers` together, those of the decoder included"))
+                    .help(format!("write `encoder_layers {}`, or say how many layers there are", all.div_ceil(2)))
+            }
+            ModelProblem::OutputGroups { span, heads, groups } => {
+                Diagnostic::new(Code::OutputGroups, format!("{heads} heads do not make {groups} equal groups of outputs"))
+                    .label(span, format!("leaves {} over", heads % groups))
+                    .help(format!("use a number of groups that divides {heads}: {}", divisors_near(heads, groups)))
             }
             ModelProblem::SumMayVanish { span } => {
                 Diagnostic::new(Code::SumMayVanish, "this sum can be zero, and zero by zero is not a number")

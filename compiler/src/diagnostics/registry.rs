@@ -151,7 +151,9 @@ codes! {
     M0527 SumMayVanish Warning "a normalisation that can divide by zero";
     M0528 WeightedRankMajor Error "weights on rows that belong to several experts";
     M0529 UnevenHeads Error "heads that do not share keys evenly";
-    M0530 LocalLayers Error "more layers with a window than there are";
+    M0530 LocalLayers Error "more layers that see part of the tokens than there are";
+    M0531 EncoderLayers Error "an encoder of more layers than there are";
+    M0532 OutputGroups Error "heads that do not make equal groups of outputs";
     M0601 UnevenExperts Warning "experts that do not divide among ranks";
     M0602 IdleRanks Warning "ranks without experts";
     M0603 TooFewGpus Error "more ranks than GPUs";

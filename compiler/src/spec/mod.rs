@@ -15,7 +15,7 @@ mod surroundings;
 pub use arena::{Arena, Handle};
 use moe_contract::{Format, RowLayout};
 use moe_gate::ir::Gate;
-pub use surroundings::{Attention, Dense, Heads, Local, Reach, Surroundings};
+pub use surroundings::{Attention, Compression, Dense, Heads, Index, Local, Reach, Surroundings};
 
 use crate::syntax::Span;
 use crate::units::{Bytes, BytesPerSecond, Microseconds, Tokens};
@@ -42,6 +42,10 @@ pub mod limits {
     pub const HEADS: u32 = 4096;
     /// Width of a head, and of a compressed vector.
     pub const WIDTH: u32 = 1 << 16;
+    /// Rows that a layer passes on of each token.
+    pub const STREAMS: u32 = 64;
+    /// Pieces of the sequence that a compressed key is made of.
+    pub const PIECES: u32 = 64;
     /// Nodes of a cluster.
     pub const NODES: u32 = 1 << 20;
     /// Ranks of one kind of parallelism: the product of three kinds is below 2^64.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{CapacityLimit, Dense, DropRule, Heads, Link, Model, Reach, Spec, Surroundings};
+use super::{CapacityLimit, Compression, Dense, DropRule, Heads, Index, Link, Model, Reach, Spec, Surroundings};
 
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,19 +100,51 @@ impl fmt::Display for Surroundings {
             Heads::Grouped { heads, key_value_heads, head } => {
                 write!(f, "  attention       grouped, {heads} heads of {head}, {key_value_heads} of keys and values")?;
             }
+            Heads::Single { heads, query_rank, head, output_rank, output_groups } => {
+                write!(f, "  attention       single, {heads} heads of {head}, one key that is the value")?;
+                if let Some(rank) = query_rank {
+                    write!(f, ", query rank {rank}")?;
+                }
+                if let Some(rank) = output_rank {
+                    write!(f, ", output rank {rank} in each of {output_groups} groups")?;
+                }
+            }
         }
         for local in &self.attention.local {
             match local.reach {
                 Reach::Window(tokens) => write!(f, ", window {tokens} in {} layers", local.layers)?,
                 Reach::Chunk(tokens) => write!(f, ", chunk {tokens} in {} layers", local.layers)?,
+                Reach::Compressed(compression) => write!(f, ", {compression} in {} layers", local.layers)?,
             }
         }
         writeln!(f)?;
+        if self.encoder_layers > 0 {
+            writeln!(f, "  encoder layers  {}", self.encoder_layers)?;
+        }
+        if self.streams > 1 {
+            writeln!(f, "  streams         {}", self.streams)?;
+        }
         if let Some(Dense { layers, ffn, beside_experts }) = self.dense {
             let beside = if beside_experts { ", and one beside the experts" } else { "" };
             writeln!(f, "  dense layers    {layers}, ffn {ffn}{beside}")?;
         }
         writeln!(f, "  embeddings      {}", if self.tied_embeddings { "tied" } else { "separate" })
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "one key per {} tokens", self.ratio)?;
+        if self.pieces > 1 {
+            write!(f, " of {} pieces", self.pieces)?;
+        }
+        if let Some(near) = self.near {
+            write!(f, " beside the last {near}")?;
+        }
+        match self.index {
+            Some(Index { heads, head, top }) => write!(f, ", the best {top} by {heads} heads of {head}"),
+            None => Ok(()),
+        }
     }
 }
 

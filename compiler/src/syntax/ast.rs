@@ -139,9 +139,13 @@ pub enum ModelSetting {
     Vocab(Quantity),
     /// `embeddings tied`
     Embeddings(Name),
-    /// `attention latent { … }`, `attention grouped { … }`
+    /// `encoder_layers 12`
+    EncoderLayers(Quantity),
+    /// `streams 4`
+    Streams(Quantity),
+    /// `attention latent { … }`, `attention grouped { … }`, `attention single { … }`
     Attention {
-        /// [`Keyword::Latent`] or [`Keyword::Grouped`]
+        /// [`Keyword::Latent`], [`Keyword::Grouped`] or [`Keyword::Single`]
         kind: Keyword,
         /// Its numbers.
         block: Block<AttentionSetting>,
@@ -161,15 +165,17 @@ pub enum ModelSetting {
     Combine(Block<CombineSetting>),
 }
 
-/// A number of an attention: `heads 128`, `window 128 in 18 layers`
+/// A number of an attention: `heads 128`, `window 128 in 18 layers`, `compress 4 in 21 layers { near 128 }`
 #[derive(Clone, Debug)]
 pub struct AttentionSetting {
     /// Which number.
     pub name: Keyword,
     /// How many.
     pub value: Quantity,
-    /// In how many layers, of `window` and `chunk`.
+    /// In how many layers, of `window`, `chunk` and `compress`.
     pub layers: Option<Quantity>,
+    /// How it is compressed, and what of it is seen.
+    pub block: Option<Block<AttentionSetting>>,
 }
 
 /// `zero 512..767`, both ends included.

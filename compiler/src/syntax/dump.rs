@@ -3,8 +3,9 @@
 use std::fmt::{Display, Write as _};
 
 use super::ast::{
-    Block, ClusterSetting, CombineSetting, DeploySetting, DispatchSetting, Expression, ExpressionKind, File, Gate,
-    GpuSetting, Item, ModelSetting, Name, Payload, Quantity, RdmaShare, Statement, ZeroRange,
+    AttentionSetting, Block, ClusterSetting, CombineSetting, DeploySetting, DispatchSetting, Expression,
+    ExpressionKind, File, Gate, GpuSetting, Item, ModelSetting, Name, Payload, Quantity, RdmaShare, Statement,
+    ZeroRange,
 };
 
 /// The whole file.
@@ -80,11 +81,10 @@ impl Dump {
             }
             ModelSetting::Vocab(value) => self.value("vocab", value),
             ModelSetting::Embeddings(word) => self.name("embeddings", Some(word)),
+            ModelSetting::EncoderLayers(value) => self.value("encoder_layers", value),
+            ModelSetting::Streams(value) => self.value("streams", value),
             ModelSetting::Attention { kind, block } => self.node(format_args!("attention {}", kind.text()), |dump| {
-                dump.block(block, |dump, setting| {
-                    dump.value(setting.name.text(), &setting.value);
-                    dump.optional("layers", setting.layers.as_ref());
-                });
+                dump.attention(block);
             }),
             ModelSetting::Capacity { limit, drop } => self.node("capacity", |dump| {
                 dump.value("limit", limit);
@@ -208,6 +208,16 @@ impl Dump {
             }),
             ExpressionKind::Broken => self.line("broken"),
         }
+    }
+
+    fn attention(&mut self, block: &Block<AttentionSetting>) {
+        self.block(block, |dump, setting| {
+            dump.value(setting.name.text(), &setting.value);
+            dump.optional("layers", setting.layers.as_ref());
+            if let Some(block) = &setting.block {
+                dump.node("of it", |dump| dump.attention(block));
+            }
+        });
     }
 
     fn value(&mut self, head: &str, quantity: &Quantity) {

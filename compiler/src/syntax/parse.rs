@@ -295,6 +295,10 @@ impl Expected {
             Scope::Gpu
         } else if has(Keyword::Ep) {
             Scope::Deploy
+        } else if has(Keyword::Compress) {
+            Scope::Single
+        } else if has(Keyword::Pieces) {
+            Scope::Compress
         } else if has(Keyword::QueryRank) {
             Scope::Latent
         } else if has(Keyword::KeyValueHeads) {

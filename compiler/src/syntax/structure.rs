@@ -189,7 +189,7 @@ impl Structure<'_> {
         match (last, before) {
             (Token::Number, Some(Token::Keyword(Keyword::In))) => match scope {
                 Scope::Model => Some(Keyword::Groups),
-                Scope::Latent | Scope::Grouped => Some(Keyword::Layers),
+                Scope::Latent | Scope::Grouped | Scope::Single => Some(Keyword::Layers),
                 _ => None,
             },
             (Token::Keyword(Keyword::Per), Some(Token::Number)) if scope == Scope::Cluster => Some(Keyword::Node),
@@ -237,7 +237,7 @@ impl Structure<'_> {
             (Scope::File, _) if starts_item => &[Keyword::Model, Keyword::Cluster, Keyword::Deploy],
             (Scope::Model, Some(Token::OpenParenthesis)) => &[Keyword::Gate],
             (Scope::Model, Some(Token::OpenBrace)) => {
-                &[Keyword::Dispatch, Keyword::Combine, Keyword::Latent, Keyword::Grouped]
+                &[Keyword::Dispatch, Keyword::Combine, Keyword::Latent, Keyword::Grouped, Keyword::Single]
             }
             _ => return Token::Word,
         };
@@ -262,7 +262,7 @@ pub(super) fn names_something(keyword: Keyword) -> bool {
 
 /// Whether this keyword stands inside a setting that another one began.
 fn continues_setting(keyword: Keyword) -> bool {
-    matches!(keyword, Keyword::Of | Keyword::On | Keyword::In | Keyword::Groups)
+    matches!(keyword, Keyword::Of | Keyword::On | Keyword::In | Keyword::Groups | Keyword::Layers)
 }
 
 /// For every opening bracket the index of the bracket that closes it, whatever its shape; [`u32::MAX`] elsewhere.

@@ -115,6 +115,10 @@ pub enum Scope {
     Latent,
     /// `attention grouped { }`
     Grouped,
+    /// `attention single { }`
+    Single,
+    /// `compress … { }`
+    Compress,
     /// `dispatch { }`
     Dispatch,
     /// `combine { }`
@@ -137,6 +141,8 @@ impl Scope {
             Scope::Experts => "an `experts` block",
             Scope::Latent => "an `attention latent` block",
             Scope::Grouped => "an `attention grouped` block",
+            Scope::Single => "an `attention single` block",
+            Scope::Compress => "a `compress` block",
             Scope::Dispatch => "a `dispatch` block",
             Scope::Combine => "a `combine` block",
             Scope::Cluster => "a cluster",
@@ -149,8 +155,11 @@ impl Scope {
 impl Keyword {
     /// Whether this word joins the parts of a setting or declaration that another one began.
     pub fn joins(self) -> bool {
-        use Keyword::{Align, Beside, Drop, Grouped, Groups, In, Latent, Layers, Node, Of, On, Per, Ungated};
-        matches!(self, Of | On | In | Groups | Drop | Per | Align | Node | Latent | Grouped | Layers | Beside | Ungated)
+        use Keyword::{Align, Beside, Drop, Grouped, Groups, In, Latent, Layers, Node, Of, On, Per, Single, Ungated};
+        matches!(
+            self,
+            Of | On | In | Groups | Drop | Per | Align | Node | Latent | Grouped | Single | Layers | Beside | Ungated
+        )
     }
 }
 
@@ -202,7 +211,7 @@ keywords! {
     On "on" in File;
     Hidden "hidden" in Model;
     Experts "experts" in Model: opens Experts;
-    In "in" in Model Gate Latent Grouped;
+    In "in" in Model Gate Latent Grouped Single;
     Groups "groups" in Model;
     Zero "zero" in Experts Deploy;
     Shared "shared" in Model;
@@ -212,22 +221,33 @@ keywords! {
     DenseLayers "dense_layers" in Model;
     DenseFfn "dense_ffn" in Model;
     Beside "beside" in Model;
+    EncoderLayers "encoder_layers" in Model;
+    Streams "streams" in Model;
     Vocab "vocab" in Model;
     Embeddings "embeddings" in Model;
     Attention "attention" in Model;
     Latent "latent" in Model: opens Latent;
     Grouped "grouped" in Model: opens Grouped;
-    Heads "heads" in Latent Grouped;
-    QueryRank "query_rank" in Latent;
+    Single "single" in Model: opens Single;
+    Heads "heads" in Latent Grouped Single;
+    QueryRank "query_rank" in Latent Single;
     KeyValueRank "key_value_rank" in Latent;
     Rope "rope" in Latent;
     Nope "nope" in Latent;
     Value "value" in Latent;
     KeyValueHeads "key_value_heads" in Grouped;
-    Head "head" in Grouped;
-    Window "window" in Latent Grouped;
-    Chunk "chunk" in Latent Grouped;
-    Layers "layers" in Latent Grouped;
+    Head "head" in Grouped Single;
+    OutputRank "output_rank" in Single;
+    OutputGroups "output_groups" in Single;
+    Window "window" in Latent Grouped Single;
+    Chunk "chunk" in Latent Grouped Single;
+    Compress "compress" in Single: opens Compress;
+    Near "near" in Compress;
+    Pieces "pieces" in Compress;
+    IndexHeads "index_heads" in Compress;
+    IndexHead "index_head" in Compress;
+    Top "top" in Compress;
+    Layers "layers" in Latent Grouped Single;
     Capacity "capacity" in Model;
     Drop "drop" in Model;
     Gate "gate" in Model: opens Gate;

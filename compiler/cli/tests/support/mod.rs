@@ -157,3 +157,13 @@ pub fn input(tokens: usize) -> Vec<Named<'static>> {
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
+
+/// The example `mixtral`, which then does not say what surrounds its experts.
+pub fn without_attention(folder: &Path) -> PathBuf {
+    let example = std::fs::read_to_string(workspace().join("dsl-examples/mixtral.moe")).expect("the example");
+    let lines: Vec<&str> = example.lines().filter(|line| !line.starts_with("    attention ")).collect();
+    assert_eq!(lines.len() + 1, example.lines().count(), "its attention is one line");
+    let path = folder.join("mixtral.moe");
+    std::fs::write(&path, lines.join("\n")).expect("written");
+    path
+}

@@ -46,6 +46,12 @@ pub(crate) fn assumptions(planner: &Planner<'_>) -> Vec<String> {
         return list;
     }
     list.push("attention, dense layers and embeddings: as the file says".to_owned());
+    if planner.model.surroundings.as_ref().is_some_and(|around| around.encoder_layers > 0) {
+        list.push(
+            "as many tokens go through the encoder as through the decoder; one of each is counted as a token"
+                .to_owned(),
+        );
+    }
     match planner.deploy.mode {
         Mode::Throughput => {
             list.push(format!(

@@ -162,7 +162,7 @@ impl OfGpu {
         let dense = (layers - moe_layers).max(0.0);
         let ends = if pp > 1 { 0.5 } else { 1.0 };
         let other = moe_layers * parameters.gate_and_shared_layer as f64
-            + layers * parameters.attention_layer as f64
+            + layers * parameters.attention_layer()
             + dense * parameters.dense_layer as f64
             + ends * parameters.embeddings as f64;
         OfGpu {
@@ -272,7 +272,9 @@ fn activations(plan: &Inputs<'_>) -> f64 {
     const BF16: f64 = 2.0;
     let h = f64::from(model.hidden);
     let around = model.surroundings.as_ref();
-    let attention = around.map_or(0.0, |around| f64::from(surroundings::kept_elements(around.attention.heads)));
+    let all_layers = parameters.layers();
+    let attention = around.map_or(0.0, |around| surroundings::kept_elements(around, model.hidden, all_layers));
+    let streams = around.map_or(1.0, |around| f64::from(around.streams));
     let picks = f64::from(parameters.picks);
     // Bytes of an element in the dispatch format, scales included.
     let element = wire.dispatch_row as f64 / h;
@@ -283,16 +285,19 @@ fn activations(plan: &Inputs<'_>) -> f64 {
         around.and_then(|around| around.dense).filter(|dense| dense.beside_experts).map_or(0, |dense| dense.ffn);
     let networks = |columns: &dyn Fn(u32) -> f64| (picks + f64::from(model.shared)) * columns(expert) + columns(beside);
     let selective = element * (2.0 * h + picks * h + networks(&before)) + BF16 * attention;
-    let up_projected =
-        around.map_or(0.0, |around| f64::from(surroundings::up_projected_elements(around.attention.heads)));
-    let all = selective + element * networks(&|ffn| f64::from(ffn)) + BF16 * (2.0 * h + up_projected + picks * h);
+    let up_projected = around.map_or(0.0, |around| {
+        surroundings::attentions(around, all_layers)
+            * f64::from(surroundings::up_projected_elements(around.attention.heads))
+    });
+    let all =
+        selective + element * networks(&|ffn| f64::from(ffn)) + BF16 * ((1.0 + streams) * h + up_projected + picks * h);
     let layers = f64::from(parameters.layers().div_ceil(parallel.pp.max(1)));
     let in_flight = parallel.schedule.in_flight(parallel.pp, parallel.micro_batches);
     let tokens = f64::from(parallel.tokens) / f64::from(parallel.tp.max(1));
     match plan.recompute {
         Some(Recompute::None) => tokens * layers * in_flight * all,
         Some(Recompute::Selective) => tokens * layers * in_flight * selective,
-        Some(Recompute::Full) => tokens * (layers * in_flight * BF16 * h + selective),
+        Some(Recompute::Full) => tokens * (layers * in_flight * BF16 * streams * h + selective),
         // One layer's worth.
         None => tokens * selective,
     }

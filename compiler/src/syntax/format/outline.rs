@@ -112,6 +112,8 @@ fn model_setting(setting: &Setting<ModelSetting>) -> Node<'_> {
         }
         ModelSetting::Vocab(value) => leaf("vocab", quantity(value)),
         ModelSetting::Embeddings(word) => leaf("embeddings", word.text.clone()),
+        ModelSetting::EncoderLayers(value) => leaf("encoder_layers", quantity(value)),
+        ModelSetting::Streams(value) => leaf("streams", quantity(value)),
         ModelSetting::Attention { kind, block } => {
             Part { head: "attention", rest: kind.text().to_owned(), body: Some(body(block, plain(attention_setting))) }
         }
@@ -135,7 +137,8 @@ fn zero_range(range: &ZeroRange) -> Part<'_> {
 
 fn attention_setting(setting: &AttentionSetting) -> Part<'_> {
     let layers = setting.layers.as_ref().map_or(String::new(), |layers| format!(" in {} layers", quantity(layers)));
-    leaf(setting.name.text(), format!("{}{layers}", quantity(&setting.value)))
+    let body = setting.block.as_ref().map(|block| body(block, plain(attention_setting)));
+    Part { head: setting.name.text(), rest: format!("{}{layers}", quantity(&setting.value)), body }
 }
 
 fn payload(payload: &Payload) -> Part<'static> {
