@@ -16,7 +16,6 @@
 //! | see what it means | `Display` of [`spec::Spec`] | text, `--emit spec`; `Display` of [`spec::Model::gate`] is Gate IR |
 //! | show problems | [`diagnostics::render::render`], [`diagnostics::render::json`] | text for people, one JSON object a line for tools |
 //! | explain a code | [`explain`] | its page of `docs/errors/` |
-//! | ask what can be built | [`not_built_yet`], [`several_nodes_not_built_yet`] | diagnostics of legal files |
 //!
 //! Invariants: whatever the bytes, nothing here panics, hangs or overflows the stack; every problem is a
 //! [`diagnostics::Diagnostic`] with a stable code; a [`spec::Spec`] comes out only when there is no error, and then keeps every
@@ -36,9 +35,8 @@ pub mod syntax;
 pub mod units;
 
 pub use diagnostics::explain;
-use diagnostics::{BuildProblem, Diagnostic, Diagnostics};
-use moe_contract::{Format, RowLayout};
-use spec::{DeployId, Model, Spec};
+use diagnostics::Diagnostics;
+use spec::Spec;
 
 /// A file that was checked.
 #[derive(Debug)]
@@ -94,34 +92,4 @@ fn parse_source(source: &[u8]) -> Result<(&str, syntax::Parsed), Diagnostics> {
     };
     let parsed = syntax::parse(text, &mut diagnostics);
     if diagnostics.has_errors() { Err(diagnostics) } else { Ok((text, parsed)) }
-}
-
-/// What of a legal model cannot be built yet.
-pub fn not_built_yet(model: &Model) -> Vec<Diagnostic> {
-    let mut problems = Vec::new();
-    let (payload, layout) = (model.dispatch.payload, model.dispatch.layout);
-    if payload.format().is_none() {
-        let (span, known) = (model.places.dispatch_payload, Format::KNOWN.iter().map(|known| known.name).collect());
-        problems.push(BuildProblem::Rows { span, what: "payload", written: payload.text().to_owned(), known }.into());
-    }
-    if layout.rows().is_none() {
-        let (span, known) = (model.places.layout, RowLayout::KNOWN.iter().map(|known| known.name()).collect());
-        problems.push(BuildProblem::Rows { span, what: "layout", written: layout.text(), known }.into());
-    }
-    let later = |zero: &u32| (zero + 1..model.experts).find(|&expert| !model.is_zero_expert(expert));
-    let zero = model.zero_experts.iter().map(|range| range.last).find_map(|zero| Some((zero, later(&zero)?)));
-    if let Some((zero, computes)) = zero {
-        let span = model.places.zero_experts;
-        problems.push(BuildProblem::ZeroExperts { span, zero, computes }.into());
-    }
-    problems
-}
-
-/// Says that the ranks of a legal deploy are on several nodes, which cannot be built yet.
-pub fn several_nodes_not_built_yet(spec: &Spec, deploy: DeployId) -> Option<Diagnostic> {
-    let deploy = &spec.deploys[deploy];
-    let per_node = spec.clusters[deploy.cluster].gpus_per_node;
-    let nodes = deploy.ep.div_ceil(per_node);
-    let problem = BuildProblem::Nodes { span: deploy.place, ranks: deploy.ep, nodes, per_node };
-    (nodes > 1).then(|| problem.into())
 }

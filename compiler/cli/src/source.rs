@@ -6,7 +6,7 @@ use clap::Args;
 use moe_compiler::check_source;
 use moe_compiler::diagnostics::Diagnostics;
 use moe_compiler::spec::{Declaration, DeployId, ModelId, Spec};
-use moe_lower::choose_deploy;
+use moe_decide::choose_deploy;
 
 use crate::failure::Failure;
 use crate::files::{InputPath, Wanted};
@@ -62,7 +62,7 @@ impl Checked<'_> {
         warnings: &Warnings,
         terminal: &Terminal,
     ) -> Result<(Spec, DeployId), Failure> {
-        let id = choose_deploy(&self.spec, name).map_err(|error| Failure::of_lowering(self.source, error))?;
+        let id = choose_deploy(&self.spec, name).map_err(|error| Failure::of_lowering(self.source, error.into()))?;
         Ok((self.warned(warnings, terminal, Some(Declaration::Deploy(id)))?, id))
     }
 

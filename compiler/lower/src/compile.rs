@@ -3,8 +3,8 @@
 use moe_bundle::Bundle;
 use moe_compiler::check_source;
 use moe_compiler::spec::Spec;
+use moe_decide::Choice;
 
-use crate::choice::Choice;
 use crate::error::LowerError;
 use crate::images::Images;
 use crate::layer::Layer;

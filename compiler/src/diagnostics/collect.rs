@@ -61,7 +61,7 @@ impl Diagnostics {
 
     /// How many are warnings, of those that are kept.
     pub fn warnings(&self) -> usize {
-        self.list.len() - self.errors()
+        self.list.iter().filter(|diagnostic| diagnostic.severity == Severity::Warning).count()
     }
 
     /// At least so many were found beyond [`Diagnostics::LIMIT`]; a file with errors is not read further then.
@@ -72,6 +72,14 @@ impl Diagnostics {
     /// Whether nothing was found.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+}
+
+impl FromIterator<Diagnostic> for Diagnostics {
+    fn from_iter<I: IntoIterator<Item = Diagnostic>>(found: I) -> Diagnostics {
+        let mut diagnostics = Diagnostics::default();
+        found.into_iter().for_each(|diagnostic| diagnostics.report(diagnostic));
+        diagnostics
     }
 }
 

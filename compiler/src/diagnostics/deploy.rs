@@ -446,6 +446,28 @@ pub enum BuildProblem {
         /// Ranks of one node.
         per_node: u32,
     },
+    /// Latency mode on one node, which has no kernels of its own.
+    Latency {
+        /// The deploy.
+        span: Span,
+    },
+    /// A number that kernels cannot be made for.
+    Limit {
+        /// The deploy.
+        span: Span,
+        /// Which, in words.
+        limit: String,
+    },
+}
+
+impl BuildProblem {
+    /// Whether every deploy of a model has it.
+    pub fn is_of_model(&self) -> bool {
+        match self {
+            BuildProblem::Rows { .. } | BuildProblem::ZeroExperts { .. } => true,
+            BuildProblem::Nodes { .. } | BuildProblem::Latency { .. } | BuildProblem::Limit { .. } => false,
+        }
+    }
 }
 
 impl From<BuildProblem> for Diagnostic {
@@ -472,6 +494,18 @@ impl From<BuildProblem> for Diagnostic {
             .help(format!(
                 "pass `--nodes 1` to give the experts to the {per_node} GPUs of one node, or build a deploy with `ep {per_node}` or less"
             )),
+            BuildProblem::Latency { span } => Diagnostic::new(
+                Code::LatencyNotBuilt,
+                "there are no kernels of latency mode yet: those of throughput mode are taken",
+            )
+            .label(span, "one copy of a token to each of its ranks, instead of a message for each pick")
+            .help("nothing has to change; `mode throughput` says what is built"),
+            BuildProblem::Limit { span, limit } => Diagnostic::new(
+                Code::LimitNotBuilt,
+                "there are no kernels for numbers as large as those of this deploy",
+            )
+            .label(span, limit)
+            .help("lower `tokens`, or give the ranks fewer rows with fewer picks or a smaller `align`"),
         }
     }
 }

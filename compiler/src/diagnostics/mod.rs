@@ -33,6 +33,8 @@ use crate::syntax::Span;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
+    /// The file is legal and as good; something of it is not there yet.
+    Note,
     /// The file is legal; it may cost more than its author thinks.
     Warning,
     /// The file has no meaning, or cannot run.
@@ -109,6 +111,13 @@ impl Diagnostic {
     /// Replaces `span` by `text`; nothing in an empty span is an insertion.
     pub(crate) fn fix(mut self, span: Span, text: impl Into<String>) -> Diagnostic {
         self.fix = Some(Fix { start: span.start, end: span.end, text: text.into() });
+        self
+    }
+
+    /// The same for who does not need what is not there yet.
+    #[must_use]
+    pub fn as_note(mut self) -> Diagnostic {
+        self.severity = Severity::Note;
         self
     }
 

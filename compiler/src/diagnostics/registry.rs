@@ -176,6 +176,8 @@ codes! {
     M0701 RowsNotBuilt Error "a payload or a layout without kernels yet";
     M0703 ZeroExpertsNotBuilt Error "experts that compute nothing among others";
     M0704 NodesNotBuilt Error "several nodes";
+    M0705 LatencyNotBuilt Note "latency mode with the kernels of throughput mode";
+    M0706 LimitNotBuilt Error "numbers beyond what kernels are made for";
 }
 
 impl fmt::Display for Code {

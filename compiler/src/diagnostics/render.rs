@@ -127,6 +127,7 @@ impl<'a> SourceFile<'a> {
         let severity = match diagnostic.severity {
             Severity::Error => shown::Severity::Error,
             Severity::Warning => shown::Severity::Warning,
+            Severity::Note => shown::Severity::Note,
         };
         let message = shown::Diagnostic::new(severity)
             .with_code(diagnostic.code.id())
@@ -220,7 +221,7 @@ pub struct Message<'a> {
     pub file: &'a str,
     /// Such as `M0301`.
     pub code: &'static str,
-    /// `error` or `warning`.
+    /// `error`, `warning` or `note`.
     pub severity: Severity,
     /// One sentence.
     pub title: &'a str,

@@ -8,6 +8,7 @@
 //! * a deploy fits its cluster: `ep` divides the GPUs and is part of a node or whole nodes.
 
 mod arena;
+mod contract;
 pub mod hardware;
 mod show;
 mod surroundings;

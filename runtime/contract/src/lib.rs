@@ -7,7 +7,7 @@
 //! * [`exchange`], [`limits`] – the numbers that kernels are specialised to, and what they may be;
 //! * [`memory`] – symmetric memory: flags, regions, epochs; [`buffer`] – arrays and tensors of one rank;
 //! * [`kernel`] – the table of kernels; [`call`] – what follows from it for a call; [`wire`] – for the links; [`status`] – for errors;
-//! * [`placement`] – experts and their copies in slots.
+//! * [`protocol`] – how rows travel; [`placement`] – experts and their copies in slots.
 
 pub mod buffer;
 pub mod call;
@@ -20,6 +20,7 @@ pub mod layout;
 pub mod limits;
 pub mod memory;
 pub mod placement;
+pub mod protocol;
 pub mod status;
 pub mod topology;
 pub mod wire;
@@ -33,6 +34,7 @@ pub use kernel::{Argument, Grid, Kernel, Need, Row};
 pub use layout::{Gaps, RowLayout};
 pub use limits::LimitError;
 pub use memory::{Flag, Part, Place, Region};
+pub use protocol::Protocol;
 pub use status::{Fault, Status};
 pub use topology::{Owners, Topology};
 pub use wire::{Flow, Item, LinkBytes, Per};

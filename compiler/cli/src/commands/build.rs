@@ -37,6 +37,7 @@ fn bundle(arguments: &Build, source: &Source, terminal: &Terminal) -> Result<Vec
     let failed = |error| Failure::of_lowering(source, error);
     let (spec, _) = source.check()?.deploy(arguments.deploy.as_deref(), &arguments.warnings, terminal)?;
     let planned = Layer::select(&spec, &choice(arguments)).and_then(Layer::plan).map_err(failed)?;
+    terminal.diagnostics(source, &planned.layer.notes.iter().cloned().collect());
     memory::enough_to_compile()?;
     let mut images = planned.kernels().and_then(Kernels::ptx).map_err(failed)?;
     let _temporary = scratch::Folder::new();

@@ -1,6 +1,7 @@
 //! `moec check`
 
 use moe_compiler::check_source;
+use moe_decide::not_built;
 
 use crate::arguments::Check;
 use crate::failure::Failure;
@@ -10,7 +11,9 @@ use crate::terminal::Terminal;
 /// Says what is to be said of a file.
 pub fn check(arguments: &Check, terminal: &Terminal) -> Result<(), Failure> {
     let source = Source::read(&arguments.file)?;
-    let checked = check_source(&source.bytes);
+    let mut checked = check_source(&source.bytes);
+    let not_built = checked.spec.as_ref().map(not_built).unwrap_or_default();
+    not_built.into_iter().for_each(|problem| checked.diagnostics.report(problem.as_note()));
     terminal.diagnostics(&source, &checked.diagnostics);
     if checked.diagnostics.has_errors() {
         return Err(Failure::Said);

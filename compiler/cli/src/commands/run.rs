@@ -153,6 +153,7 @@ fn compile(
     }
     memory::enough_to_compile()?;
     let mut images = compile_spec(&spec, &choice, &mut timings).map_err(failed)?;
+    terminal.diagnostics(source, &images.planned.layer.notes.iter().cloned().collect());
     let _temporary = scratch::Folder::new();
     let usage = timings.measure(Stage::Assemble, || images.assemble());
     let bundle = images.bundle(&source.text()).map_err(failed)?;

@@ -5,8 +5,9 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use moe_compiler::diagnostics::render::{Style, render};
-use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics};
-use moe_compiler::{check_source, format_source, not_built_yet, several_nodes_not_built_yet};
+use moe_compiler::diagnostics::{Code, Diagnostics};
+use moe_compiler::{check_source, format_source};
+use moe_decide::not_built;
 
 /// A code block of a page: the words after its fence, and its text.
 struct Example {
@@ -28,9 +29,7 @@ impl Example {
         let mut diagnostics = checked.diagnostics;
         if self.is("build") {
             let spec = checked.spec.expect("what cannot be built is legal");
-            let found: Vec<Diagnostic> = spec.models.iter().flat_map(|(_, model)| not_built_yet(model)).collect();
-            let nodes = spec.deploys.iter().filter_map(|(deploy, _)| several_nodes_not_built_yet(&spec, deploy));
-            found.into_iter().chain(nodes).for_each(|problem| diagnostics.report(problem));
+            not_built(&spec).into_iter().for_each(|problem| diagnostics.report(problem));
         }
         diagnostics
     }
@@ -81,7 +80,7 @@ fn page_of(path: &Path) -> (Code, Vec<Example>) {
 #[test]
 fn failing_examples_give_exactly_their_code() {
     let wrong = RefCell::new(String::new());
-    insta::glob!("../../docs/errors", "*.md", |path| {
+    insta::glob!("../../../docs/errors", "*.md", |path| {
         let (code, examples) = page_of(path);
         let failing = examples.iter().find(|example| example.is("fails")).expect("a failing example");
         let diagnostics = failing.diagnostics();
@@ -102,7 +101,7 @@ fn failing_examples_give_exactly_their_code() {
 #[test]
 fn repaired_examples_give_nothing() {
     let wrong = RefCell::new(String::new());
-    insta::glob!("../../docs/errors", "*.md", |path| {
+    insta::glob!("../../../docs/errors", "*.md", |path| {
         let (code, examples) = page_of(path);
         let repaired: Vec<&Example> = examples.iter().filter(|example| !example.is("fails")).collect();
         assert_eq!(repaired.len(), 1, "{code} has one repaired example");

@@ -1,0 +1,139 @@
+//! The decision itself.
+
+use moe_compiler::diagnostics::{BuildProblem, Diagnostic, Diagnostics};
+use moe_compiler::spec::{Cluster, Deploy, DeployId, Mode, Spec, Target};
+use moe_contract::{Exchange, Protocol, Topology};
+
+use crate::built;
+use crate::choice::{Choice, ChoiceError};
+use crate::launch::Launch;
+
+/// The numbers of a deploy that kernels are specialised to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// Ranks among which the experts are divided.
+    pub ranks: u32,
+    /// Most ranks of a node.
+    pub per_node: u32,
+    /// Most tokens of a rank in one call.
+    pub tokens: u32,
+    /// Multiprocessors for communication, where that is said.
+    pub sms: Option<u32>,
+    /// What is optimised.
+    pub mode: Mode,
+}
+
+impl Numbers {
+    /// Of a deploy as it is written.
+    pub fn of(deploy: &Deploy, cluster: &Cluster) -> Numbers {
+        let (ranks, per_node) = (deploy.ep, cluster.gpus_per_node);
+        Numbers { ranks, per_node, tokens: deploy.tokens.0, sms: deploy.sms, mode: deploy.mode }
+    }
+
+    /// The nodes that the ranks fill.
+    pub fn topology(&self) -> Topology {
+        Topology { ranks: self.ranks, per_domain: self.per_node.min(self.ranks).max(1) }
+    }
+}
+
+/// What a deploy is built and planned as.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// Ranks, and which of them reach each other's memory.
+    pub topology: Topology,
+    /// How rows travel.
+    pub protocol: Protocol,
+    /// CTAs and threads.
+    pub launch: Launch,
+    /// What kernels are specialised to; none for a payload or layout that the contract does not know. Unless `not_built` has an error, every
+    /// limit is kept.
+    pub exchange: Option<Exchange>,
+    /// What is compiled for.
+    pub targets: Vec<Target>,
+    /// What is planned and checked, and not built, or not as the file asks.
+    pub not_built: Vec<Diagnostic>,
+}
+
+impl Decision {
+    /// Of a deploy, with what the command line changes.
+    ///
+    /// # Errors
+    /// If the command line asks for what the deploy does not allow.
+    pub fn of(spec: &Spec, id: DeployId, choice: &Choice) -> Result<Decision, ChoiceError> {
+        let deploy = &spec.deploys[id];
+        let (model, cluster) = (&spec.models[deploy.model], &spec.clusters[deploy.cluster]);
+        let written = Numbers::of(deploy, cluster);
+        let nodes = choice.nodes.unwrap_or_else(|| written.topology().domains());
+        let gpus_per_node = choice.gpus_per_node.unwrap_or_else(|| written.topology().per_domain);
+        let overridden = choice.nodes.is_some() || choice.gpus_per_node.is_some();
+        if overridden && nodes != 1 {
+            return Err(ChoiceError::Nodes { nodes, gpus_per_node });
+        }
+        let (tokens, most) = (choice.tokens.unwrap_or(written.tokens), written.tokens);
+        if tokens > most {
+            return Err(ChoiceError::Tokens { tokens, deploy: deploy.name.clone(), most });
+        }
+        let on_one_node = Numbers { ranks: gpus_per_node, per_node: gpus_per_node, ..written };
+        let numbers = Numbers { tokens, ..if overridden { on_one_node } else { written } };
+        let mut decision = Decision::with(spec, id, &numbers);
+        if !choice.targets.is_empty() {
+            decision.targets.clear();
+            choice.targets.iter().for_each(|target| {
+                if !decision.targets.contains(target) {
+                    decision.targets.push(*target);
+                }
+            });
+        }
+        match decision.exchange.map(|exchange| exchange.check()) {
+            Some(Err(limit)) if overridden => Err(ChoiceError::Limit { model: model.name.clone(), limit }),
+            _ => Ok(decision),
+        }
+    }
+
+    /// Of a deploy with other numbers than are written.
+    pub fn with(spec: &Spec, id: DeployId, numbers: &Numbers) -> Decision {
+        let deploy = &spec.deploys[id];
+        let (model, cluster) = (&spec.models[deploy.model], &spec.clusters[deploy.cluster]);
+        let topology = numbers.topology();
+        let launch = Launch::of(numbers.mode, cluster, numbers.sms, numbers.tokens);
+        let exchange = model.exchange(numbers.ranks, numbers.tokens, launch.ctas, launch.threads);
+        let protocol = match (topology.domains(), numbers.mode) {
+            (1, Mode::Throughput | Mode::Latency) => Protocol::Direct,
+            (_, Mode::Throughput) => Protocol::Hybrid,
+            (_, Mode::Latency) => Protocol::Messages,
+        };
+        let mut problems = built::of_model(model);
+        let span = deploy.place;
+        let (ranks, nodes, per_node) = (topology.ranks, topology.domains(), topology.per_domain);
+        match protocol {
+            Protocol::Hybrid | Protocol::Messages => {
+                problems.push(BuildProblem::Nodes { span, ranks, nodes, per_node });
+            }
+            Protocol::Direct => {
+                if numbers.mode == Mode::Latency {
+                    problems.push(BuildProblem::Latency { span });
+                }
+                if let Some(limit) = exchange.and_then(|exchange| exchange.check().err())
+                    && problems.iter().all(|problem| !problem.is_of_model())
+                {
+                    problems.push(BuildProblem::Limit { span, limit: limit.to_string() });
+                }
+            }
+        }
+        let not_built = problems.into_iter().map(Diagnostic::from).collect();
+        Decision { topology, protocol, launch, exchange, targets: vec![cluster.gpu.target], not_built }
+    }
+
+    /// What kernels are specialised to.
+    ///
+    /// # Errors
+    /// What there are no kernels for.
+    pub fn built(&self) -> Result<Exchange, Diagnostics> {
+        let problems: Diagnostics = self.not_built.iter().cloned().collect();
+        match self.exchange {
+            Some(exchange) if !problems.has_errors() => Ok(exchange),
+            // A payload or layout without kernels is among them.
+            _ => Err(problems),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What a deploy becomes: ranks, launches, protocol, targets, and what of it there are no kernels for.
+//!
+//! Invariant: `check`, `build`, `run` and `plan` all read one [`Decision`]. What is planned but not built is a diagnostic of it, the same in
+//! all four; `build` and `run` refuse what has an error among them.
+
+mod built;
+mod choice;
+mod decision;
+mod launch;
+
+pub use built::not_built;
+pub use choice::{Choice, ChoiceError, choose_deploy};
+pub use decision::{Decision, Numbers};
+pub use launch::Launch;
