@@ -14,6 +14,7 @@ pub mod explain;
 mod groups;
 pub mod memory;
 pub mod missing;
+mod not_built;
 pub mod picture;
 pub mod placement;
 pub mod report;
@@ -26,5 +27,6 @@ pub mod time;
 pub mod traffic;
 mod units;
 
+pub use not_built::NotBuilt;
 pub use report::{Change, Options, PlanError, Planner, Report};
 pub use sample::{Logits, Sample};

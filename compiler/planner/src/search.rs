@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::compare::{Judged, Verdict};
 use crate::memory::Recompute;
 use crate::missing::withheld;
+use crate::not_built::NotBuilt;
 use crate::report::{Change, PlanError, Planner};
 use crate::setting;
 use crate::step::{Parallel, Schedule};
@@ -47,6 +48,8 @@ pub struct Found {
     pub fitting: usize,
     /// The plan to take: of those that are as fast as the fastest, as far as can be told, the one that needs least memory.
     pub best: Candidate,
+    /// What of the plan to take there are no kernels for.
+    pub not_built: Vec<NotBuilt>,
     /// How many are as fast, as far as can be told.
     pub as_fast: usize,
     /// The front of those that fit.
@@ -117,7 +120,8 @@ impl Planner<'_> {
             .min_by(|a, b| a.memory.cmp(&b.memory).then(a.step_us.total_cmp(&b.step_us)));
         // Something fits, so that something is the fastest.
         let best = *least.unwrap_or(&fitting[0]);
-        Ok(Found { tried: all.len(), fitting: fitting.len(), best, as_fast: as_fast.len(), front, all })
+        let not_built = self.decision(&best.parallel).not_built.iter().map(NotBuilt::of).collect();
+        Ok(Found { tried: all.len(), fitting: fitting.len(), best, not_built, as_fast: as_fast.len(), front, all })
     }
 
     fn candidates(&self) -> Result<Vec<Parallel>, PlanError> {

@@ -277,7 +277,7 @@ fn the_verdict_is_that_of_the_numbers_whatever_is_compared() {
             each(&[1024, 3000, 4096], tokens),
         ] {
             let spec = spec(&source);
-            let mut planner =
+            let planner =
                 Planner::new(&spec, spec.deploy("pretrain").expect("it has one"), options()).expect("a planner");
             let possible: Vec<Change> =
                 changes.into_iter().filter(|&change| planner.parallel(change).is_ok()).collect();

@@ -146,8 +146,8 @@ fn every_deploy_of_every_example_is_reported() {
 #[test]
 fn plans_that_cannot_be_say_what_to_write() {
     let spec = spec("deepseek_v3");
-    let mut planner = planner(&spec, "pretrain");
-    let mut refused = |change: Change, expected: &str| {
+    let planner = planner(&spec, "pretrain");
+    let refused = |change: Change, expected: &str| {
         let error = planner.parallel(change).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     };

@@ -1,12 +1,13 @@
 //! What was assumed, where the file says nothing.
 
 use moe_compiler::spec::Mode;
+use moe_contract::Protocol;
 
 use crate::report::Planner;
 use crate::sample::Source;
 
 /// What was assumed, one sentence each.
-pub(crate) fn assumptions(planner: &Planner<'_>) -> Vec<String> {
+pub(crate) fn assumptions(planner: &Planner<'_>, protocol: Protocol) -> Vec<String> {
     let options = &planner.options;
     let source = match planner.sample.source() {
         Source::Independent => "independent standard normal logits, gate biases zero".to_owned(),
@@ -35,12 +36,12 @@ pub(crate) fn assumptions(planner: &Planner<'_>) -> Vec<String> {
             ),
         },
         format!("kernel times: profile {} ({}), link rates of the file", planner.profile.name, planner.profile.source),
-        match planner.deploy.mode {
-            Mode::Throughput => "between nodes: one copy per token and node over the rail, then NVLink",
-            Mode::Latency => "between nodes: every pick is a message of its own over the rail",
+        match protocol {
+            Protocol::Direct => "one copy of a token to each GPU that has one of its experts, as the kernels that are built send it",
+            Protocol::Hybrid => "between nodes: one copy per token and node over the rail, then NVLink",
+            Protocol::Messages => "between nodes: every pick is a message of its own over the rail",
         }
-        .to_owned()
-            + "; kernels of one node are built, those across nodes are planned",
+        .to_owned(),
     ];
     if !planner.missing.is_empty() {
         return list;

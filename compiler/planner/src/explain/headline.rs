@@ -3,6 +3,7 @@
 use crate::compare::MEMORY_RESOLUTION;
 use crate::memory::{Choice, Need, Recompute};
 use crate::missing::withheld;
+use crate::not_built::NotBuilt;
 use crate::report::{Report, human_bytes};
 
 /// What matters most of a report: whether it fits and how fast it is, or why that is withheld; and what is recomputed, and why.
@@ -35,6 +36,7 @@ pub(crate) fn headline(report: &Report) -> Vec<String> {
             .decode
             .map(|decode| format!("dispatch + combine of all layers of one token take {:.2} ms", decode.0 / 1e3)),
     );
+    headline.extend(report.not_built.iter().map(NotBuilt::told));
     headline
 }
 

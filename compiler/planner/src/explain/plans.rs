@@ -33,9 +33,10 @@ pub fn compared(reports: &[Report]) -> Comparison {
 pub(crate) fn found(found: &Found) -> String {
     let Candidate { parallel, step_us, memory, recompute, .. } = &found.best;
     let fastest = found.front.first().map_or(*step_us, |plan| plan.step_us);
+    let not_built: String = found.not_built.iter().map(|not_built| format!("\n{}", not_built.told())).collect();
     format!(
         "best: ep {} pp {} dp {} zero {} sms {} {}, a step of {:.2} s in {}, recomputing {}: of {} plans that are as fast as the fastest \
-         ({:.2} s), as far as can be told, the one that needs least memory",
+         ({:.2} s), as far as can be told, the one that needs least memory{not_built}",
         parallel.ep,
         parallel.pp,
         parallel.dp,

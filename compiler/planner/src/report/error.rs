@@ -89,9 +89,10 @@ pub enum PlanError {
     Scenario(#[from] ScenarioError),
     /// Every pick a message of its own.
     #[error(
-        "the simulation knows the ways of throughput mode, and this deploy is in latency mode: choose another deploy, or write `mode throughput`"
+        "the simulation knows copies, and this deploy in latency mode sends every pick as a message: choose another deploy, write `mode throughput`, \
+         or plan with the ranks of one node"
     )]
-    LatencyMode,
+    Messages,
     /// A plan was evaluated before its ranks were prepared: a mistake of the caller.
     #[error("ep {0} was not prepared")]
     NotPrepared(u32),

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 use moe_compiler::spec::{Cluster, Deploy, DeployId, Link, Mode, Model, Spec};
 use moe_compiler::units::Microseconds;
+use moe_contract::Protocol;
+use moe_decide::{Decision, Launch, Numbers};
 use serde::{Deserialize, Serialize};
 
 pub use error::PlanError;
@@ -21,6 +23,7 @@ pub use table::{compare_table, front_table, human_bytes};
 use crate::explain;
 use crate::memory::{Choice, Inputs, Memory, Need, OfGpu, Parameters, Precision, Recompute, Share, score_operations};
 use crate::missing::Missing;
+use crate::not_built::NotBuilt;
 use crate::sample::{Logits, Sample, Source};
 use crate::setting::{self, OutOfRange};
 use crate::step::{Parallel, Replicas, Schedule, StageWork, Step};
@@ -133,6 +136,8 @@ impl Change {
 
 /// Answers questions about one deploy.
 pub struct Planner<'a> {
+    spec: &'a Spec,
+    id: DeployId,
     pub(crate) model: &'a Model,
     pub(crate) cluster: &'a Cluster,
     pub(crate) deploy: &'a Deploy,
@@ -227,6 +232,10 @@ pub struct Report {
     pub cluster: String,
     /// What is optimised.
     pub mode: &'static str,
+    /// How rows travel.
+    pub protocol: Protocol,
+    /// What of it there are no kernels for.
+    pub not_built: Vec<NotBuilt>,
     /// The plan.
     pub parallel: Parallel,
     /// Nodes of an expert-parallel group.
@@ -247,10 +256,10 @@ pub struct Report {
     pub phases: Vec<Phase>,
     /// How long dispatch and combine together would take with faster parts.
     pub faster: Vec<Faster>,
-    /// The exact bytes of recorded tokens; none if tokens were made up, or in latency mode.
+    /// The exact bytes of recorded tokens; none if tokens were made up, or every pick is a message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub given: Option<Given>,
-    /// The fewest multiprocessors that saturate the slower link, in throughput mode.
+    /// The fewest multiprocessors that saturate the slower link; none where every pick is a message.
     pub enough_sms: Option<u32>,
     /// What the file does not say; what needs it is none below.
     pub missing: Vec<Missing>,
@@ -287,8 +296,8 @@ impl<'a> Planner<'a> {
     ///
     /// # Errors
     /// If the gate cannot be asked, or an option makes no sense.
-    pub fn new(spec: &'a Spec, deploy: DeployId, options: Options) -> Result<Planner<'a>, PlanError> {
-        let deploy = &spec.deploys[deploy];
+    pub fn new(spec: &'a Spec, id: DeployId, options: Options) -> Result<Planner<'a>, PlanError> {
+        let deploy = &spec.deploys[id];
         let (model, cluster) = (&spec.models[deploy.model], &spec.clusters[deploy.cluster]);
         options.check()?;
         let sample = Sample::of(&model.gate, &options.logits, options.sampled_tokens, options.seed)?;
@@ -298,23 +307,29 @@ impl<'a> Planner<'a> {
         let for_links = || Profile::of_links(rate(cluster.nvlink), cluster.rdma.map(rate));
         let profile = options.profile.clone().unwrap_or_else(for_links);
         let expected = BTreeMap::new();
-        Ok(Planner { model, cluster, deploy, options, profile, sample, missing, parameters, expected })
+        Ok(Planner { spec, id, model, cluster, deploy, options, profile, sample, missing, parameters, expected })
     }
 
-    /// The plan as it is written, with a change. Where neither says how many multiprocessors, the fewest that saturate the slower link.
+    /// The plan as it is written, with a change. Where neither says how many multiprocessors, as many as kernels would be built for.
     ///
     /// # Errors
     /// If a number makes no sense, or the plan does not fit the cluster or the model.
-    pub fn parallel(&mut self, change: Change) -> Result<Parallel, PlanError> {
-        let mut parallel = self.written(change)?;
+    pub fn parallel(&self, change: Change) -> Result<Parallel, PlanError> {
+        let parallel = self.written(change)?;
         self.check(&parallel)?;
-        if change.sms.or(self.deploy.sms).is_none() {
-            self.prepare(parallel.ep)?;
-            if let Some(enough) = self.enough_sms(&parallel) {
-                parallel.sms = enough.min(self.cluster.gpu.sms.saturating_sub(1)).max(1);
-            }
-        }
         Ok(parallel)
+    }
+
+    /// What a plan is built as.
+    pub(crate) fn decision(&self, parallel: &Parallel) -> Decision {
+        let numbers = Numbers {
+            ranks: parallel.ep,
+            per_node: self.cluster.gpus_per_node,
+            tokens: parallel.tokens,
+            sms: Some(parallel.sms),
+            mode: self.deploy.mode,
+        };
+        Decision::with(self.spec, self.id, &numbers)
     }
 
     /// The plan as it is written, with a change whose numbers are within their settings; ranks and nodes need not fit yet.
@@ -337,7 +352,8 @@ impl<'a> Planner<'a> {
             dp,
             tp,
             zero: change.zero.unwrap_or(deploy.zero),
-            sms: change.sms.or(deploy.sms).unwrap_or(DEFAULT_SMS.min(self.cluster.gpu.sms / 2).max(1)),
+            // More than there are is refused where plans are checked.
+            sms: change.sms.or(deploy.sms).unwrap_or(Launch::of(deploy.mode, self.cluster, None, tokens).ctas),
             tokens,
             micro_batches: setting::MICRO_BATCHES.narrow(u64::try_from(micro_batches).unwrap_or(u64::MAX))?,
             schedule: self.options.schedule.unwrap_or(default),
@@ -398,6 +414,8 @@ impl<'a> Planner<'a> {
             expert_imbalance: expected.expert_picks.of_call(tokens),
             expected: expected.clone(),
         };
+        let decision = self.decision(parallel);
+        let messages = decision.protocol == Protocol::Messages;
         let training = self.deploy.mode == Mode::Throughput;
         let forward: f64 = evaluated.phases[..2].iter().map(|phase| phase.time.total().0).sum();
         let mut report = Report {
@@ -406,6 +424,8 @@ impl<'a> Planner<'a> {
             model: self.model.name.clone(),
             cluster: self.cluster.name.clone(),
             mode: self.deploy.mode.text(),
+            protocol: decision.protocol,
+            not_built: decision.not_built.iter().map(NotBuilt::of).collect(),
             parallel: *parallel,
             nodes: topology.nodes(),
             gpus: parallel.pp * parallel.dp * parallel.tp,
@@ -414,11 +434,11 @@ impl<'a> Planner<'a> {
             seed: self.sample.seed(),
             wire: evaluated.wire,
             gate,
-            enough_sms: training.then(|| self.enough_sms(parallel)).flatten(),
+            enough_sms: (!messages).then(|| self.enough_sms(parallel)).flatten(),
             given: self
                 .sample
                 .given()
-                .filter(|_| training)
+                .filter(|_| !messages)
                 .map(|indices| Given::of(topology, &evaluated.wire, self.sample.top_k(), indices)),
             faster: self.faster(parallel)?,
             phases: evaluated.phases,
@@ -435,7 +455,7 @@ impl<'a> Planner<'a> {
             headline: Vec::new(),
             decode: (!training).then(|| Microseconds(forward * f64::from(self.model.moe_layers))),
             explanation: Vec::new(),
-            assumptions: explain::assumptions(self),
+            assumptions: explain::assumptions(self, decision.protocol),
         };
         if report.fits == Some(false) {
             report.remedies = self.remedies(&report)?;
@@ -449,7 +469,7 @@ impl<'a> Planner<'a> {
     fn faster(&self, parallel: &Parallel) -> Result<Vec<Faster>, PlanError> {
         let nodes = self.expected(parallel.ep).map_or(1, |(topology, _)| topology.nodes());
         let doubled = parallel.sms.saturating_mul(2);
-        let copies = self.deploy.mode == Mode::Throughput && doubled < self.cluster.gpu.sms;
+        let copies = self.decision(parallel).protocol != Protocol::Messages && doubled < self.cluster.gpu.sms;
         let parts = [(Part::Rdma, nodes > 1), (Part::Nvlink, true), (Part::Sms, copies)];
         let time = |what: Part| -> Result<Faster, PlanError> {
             let (sms, nvlink, rdma) = match what {
@@ -581,7 +601,7 @@ impl<'a> Planner<'a> {
         let Some((topology, expected)) = self.expected(parallel.ep) else {
             return Err(PlanError::NotPrepared(parallel.ep));
         };
-        let mode = self.deploy.mode;
+        let protocol = self.decision(parallel).protocol;
         let wires = [
             ("dispatch", Direction::Dispatch, wire.dispatch_copy()),
             ("combine", Direction::Combine, wire.combine_row),
@@ -600,16 +620,15 @@ impl<'a> Planner<'a> {
                 rdma: rdma_rate,
             };
             let volume = f64::from(parallel.tokens) * bytes as f64;
-            let (near, far, worst) = match mode {
-                Mode::Throughput => (
+            let (near, far, worst) = match protocol {
+                Protocol::Direct | Protocol::Hybrid => (
                     expected.nvlink_copies.mean,
                     expected.remote_nodes.mean,
                     f64::from(explain::most_remote_nodes(self.model, topology)),
                 ),
-                Mode::Latency => {
+                Protocol::Messages => {
                     let picks = expected.picks.largest;
-                    let far = if topology.nodes() > 1 { picks } else { 0.0 };
-                    (expected.crossing_picks.mean - expected.remote_picks.mean, expected.remote_picks.mean, far)
+                    (expected.crossing_picks.mean - expected.remote_picks.mean, expected.remote_picks.mean, picks)
                 }
             };
             Phase {
@@ -617,7 +636,7 @@ impl<'a> Planner<'a> {
                 nvlink_bytes: volume * near,
                 rdma_bytes: volume * far,
                 rdma_bytes_worst: volume * worst,
-                time: self.profile.predict(mode, direction, &call),
+                time: self.profile.predict(measured(protocol), direction, &call),
             }
         };
         Ok(wires.into_iter().map(phase).collect())
@@ -661,6 +680,14 @@ pub(crate) struct Timed {
     pub step: Step,
 }
 
+/// The kernels whose times were measured for a protocol.
+fn measured(protocol: Protocol) -> Mode {
+    match protocol {
+        Protocol::Direct | Protocol::Hybrid => Mode::Throughput,
+        Protocol::Messages => Mode::Latency,
+    }
+}
+
 /// The expected relative error of calls one after the other, all of which are wrong alike.
 pub(crate) fn uncertainty(phases: &[Phase]) -> f64 {
     let [time, error] = [|_: &Phase| 1.0, |phase: &Phase| phase.time.uncertainty]
@@ -674,9 +701,6 @@ fn missing(model: &Model) -> Vec<Missing> {
     let expert = model.expert_ffn.is_none().then_some(Missing::ExpertFfn);
     attention.into_iter().chain(expert).collect()
 }
-
-/// Multiprocessors when the deploy does not say.
-const DEFAULT_SMS: u32 = 20;
 
 /// On the GPU that has most to do in the long run; the noise of single calls is in the measurements that were fitted.
 fn demand(expected: &Expected, bytes: f64) -> Demand {

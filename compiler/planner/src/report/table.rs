@@ -275,10 +275,14 @@ pub fn compare_table(reports: &[Report]) -> String {
         ("tokens/s per GPU", Unit::of_counts, |r| r.step.map(|step| step.tokens_per_second)),
         ("all layers of one token", Unit::of_times, |r| r.decode.map(|decode| decode.0)),
     ];
-    let last: [(&str, Cell); 3] = [
+    let last: [(&str, Cell); 4] = [
         ("limit of dispatch", |r| r.phases[0].time.bottleneck.name().to_owned()),
         ("recomputed", |r| r.recompute.as_ref().map_or("–", |choice| choice.chosen.name()).to_owned()),
         ("fits the memory", |r| r.fits.map_or("withheld", |fits| if fits { "yes" } else { "NO" }).to_owned()),
+        ("not built", |r| {
+            let codes: Vec<&str> = r.not_built.iter().map(|not_built| not_built.code.id()).collect();
+            if codes.is_empty() { "–".to_owned() } else { codes.join(" ") }
+        }),
     ];
     let told = |(name, cell): &(&str, Cell)| -> Vec<String> {
         std::iter::once((*name).to_owned()).chain(reports.iter().map(cell)).collect()

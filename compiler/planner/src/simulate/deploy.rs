@@ -3,12 +3,13 @@
 //! Invariant: copies, bytes and the rates that links reach are those of the plan's [`Report`], so that what differs from the plan
 //! is what the simulation adds: order, latency, contention and faults.
 
-use moe_compiler::spec::Mode;
 use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
+use moe_contract::Protocol;
 use serde::Serialize;
 
 use super::{Demand, Fault, Network, Options, Outcome, Scenario, ScenarioError, Spine, simulate_watched};
 use crate::missing::{self, Missing};
+use crate::not_built::NotBuilt;
 use crate::report::{PlanError, Planner, Report};
 use crate::sample::Source;
 use crate::step::peak_per_sm;
@@ -122,10 +123,10 @@ impl Planner<'_> {
     /// The scenario of a plan that was reported on.
     ///
     /// # Errors
-    /// If the deploy is in latency mode, whose messages take other ways, or has not whole groups of GPUs.
+    /// If every pick is a message, which takes other ways, or has not whole groups of GPUs.
     pub fn scenario(&self, report: &Report, conditions: &Conditions) -> Result<Scenario, PlanError> {
-        if self.deploy.mode == Mode::Latency {
-            return Err(PlanError::LatencyMode);
+        if report.protocol == Protocol::Messages {
+            return Err(PlanError::Messages);
         }
         let (expected, parallel) = (&report.gate.expected, &report.parallel);
         let gpus = conditions.gpus.unwrap_or(report.gpus);
@@ -195,7 +196,7 @@ impl Planner<'_> {
             planned: [0, 1].map(|phase: usize| Planned::of(&report.phases[phase].time)),
             without_faults: without_faults.as_ref().map(Times::of),
             explanation: Vec::new(),
-            headline: withheld(&scenario, report).into_iter().collect(),
+            headline: withheld(&scenario, report).into_iter().chain(report.not_built.iter().map(NotBuilt::told)).collect(),
             assumptions: assumptions(report, &scenario, conditions),
             scenario,
         };

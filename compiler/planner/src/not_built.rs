@@ -1,0 +1,28 @@
+//! What of a plan there are no kernels for.
+
+use moe_compiler::diagnostics::{Code, Diagnostic};
+use serde::Serialize;
+
+/// What of a plan is planned and not built, as `moec check` and `moec build` say it too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotBuilt {
+    /// Such as `M0704`.
+    pub code: Code,
+    /// One sentence.
+    pub title: String,
+    /// What to do instead.
+    pub help: Option<String>,
+}
+
+impl NotBuilt {
+    /// Of what was decided.
+    pub fn of(problem: &Diagnostic) -> NotBuilt {
+        NotBuilt { code: problem.code, title: problem.title.clone(), help: problem.help.clone() }
+    }
+
+    /// In one line.
+    pub fn told(&self) -> String {
+        let help = self.help.as_ref().map_or_else(String::new, |help| format!(": {help}"));
+        format!("planned, not built ({}): {}{help}", self.code, self.title)
+    }
+}
