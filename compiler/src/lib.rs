@@ -34,8 +34,8 @@ pub mod spec;
 pub mod syntax;
 pub mod units;
 
-pub use diagnostics::explain;
 use diagnostics::Diagnostics;
+pub use diagnostics::explain;
 use spec::Spec;
 
 /// A file that was checked.

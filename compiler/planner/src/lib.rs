@@ -4,7 +4,8 @@
 //! is assumed is listed in the report. `docs/planner.md` has the formulas with their sources and the quality of the fit.
 //!
 //! ```text
-//! Spec ──sample──▶ picks ──traffic──▶ copies, bytes ──time──▶ phases ──step──▶ time of a step
+//! Spec ──decide──▶ ranks, protocol, SMs
+//!      ──sample──▶ picks ──traffic──▶ copies, bytes ──time──▶ phases ──step──▶ time of a step
 //!                                                   └─memory─▶ bytes of a GPU ──▶ report, explain, search
 //! ```
 

@@ -1,0 +1,74 @@
+//! What a deploy is built and planned as.
+
+use moe_compiler::check_source;
+use moe_compiler::spec::{Spec, Target};
+use moe_contract::Protocol;
+use moe_decide::{Choice, Decision, Numbers, not_built};
+
+fn spec(deploy: &str, sms: u32) -> Spec {
+    let source = format!(
+        "model small {{ hidden 128 experts 8
+             gate(logits: f32[experts]) {{ let chosen = top(2, experts, by: logits) weights softmax(logits[chosen]) }} }}
+         cluster pair {{ nodes 2 gpus 4 per node gpu {{ target sm_90a sms {sms} memory 80 GB }} nvlink 160 GB/s rdma 50 GB/s per gpu }}
+         deploy one of small on pair {{ {deploy} }}"
+    );
+    check_source(source.as_bytes()).spec.expect("a legal file")
+}
+
+fn decide(deploy: &str, sms: u32, choice: &Choice) -> Decision {
+    let spec = spec(deploy, sms);
+    Decision::of(&spec, spec.deploy("one").expect("a deploy"), choice).expect("a choice that the file allows")
+}
+
+fn codes(decision: &Decision) -> Vec<&'static str> {
+    decision.not_built.iter().map(|problem| problem.code.id()).collect()
+}
+
+#[test]
+fn multiprocessors_and_threads_are_those_that_kernels_are_launched_with() {
+    let launch = |deploy: &str, sms| {
+        let decision = decide(deploy, sms, &Choice::default());
+        let exchange = decision.built().expect("kernels");
+        assert_eq!((exchange.ctas, exchange.threads), (decision.launch.ctas, decision.launch.threads));
+        (exchange.ctas, exchange.threads)
+    };
+    assert_eq!(launch("ep 4 tokens 4096 per gpu", 132), (20, 512), "20, with 16 warps for 205 tokens");
+    assert_eq!(launch("ep 4 tokens 100 per gpu", 132), (20, 256), "8 warps for 5 tokens");
+    assert_eq!(launch("ep 4 tokens 100 per gpu mode latency", 132), (20, 512));
+    assert_eq!(launch("ep 4 tokens 4096 per gpu sms 3", 132), (3, 512));
+    assert_eq!(launch("ep 4 tokens 4096 per gpu", 16), (8, 512), "half of a small GPU");
+}
+
+#[test]
+fn a_protocol_follows_from_nodes_and_mode_and_says_whether_it_is_built() {
+    let decided = |deploy: &str, choice: &Choice| {
+        let decision = decide(deploy, 132, choice);
+        assert_eq!(decision.built().is_ok(), decision.protocol == Protocol::Direct, "{deploy}");
+        (decision.protocol, codes(&decision))
+    };
+    let written = Choice::default();
+    assert_eq!(decided("ep 4 tokens 16 per gpu", &written), (Protocol::Direct, vec![]));
+    assert_eq!(decided("ep 4 tokens 16 per gpu mode latency", &written), (Protocol::Direct, vec!["M0705"]));
+    assert_eq!(decided("ep 8 tokens 16 per gpu", &written), (Protocol::Hybrid, vec!["M0704"]));
+    assert_eq!(decided("ep 8 tokens 16 per gpu mode latency", &written), (Protocol::Messages, vec!["M0704"]));
+    let together = Choice { nodes: Some(1), ..Choice::default() };
+    assert_eq!(decided("ep 8 tokens 16 per gpu", &together), (Protocol::Direct, vec![]));
+}
+
+#[test]
+fn what_a_file_says_of_all_its_deploys_is_what_each_decision_says() {
+    let spec = spec("ep 8 tokens 16 per gpu", 132);
+    let id = spec.deploy("one").expect("a deploy");
+    let numbers = Numbers::of(&spec.deploys[id], &spec.clusters[spec.deploys[id].cluster]);
+    assert_eq!(not_built(&spec), Decision::with(&spec, id, &numbers).not_built);
+    // A plan with other numbers is judged by those.
+    assert_eq!(codes(&Decision::with(&spec, id, &Numbers { ranks: 4, ..numbers })), Vec::<&str>::new());
+}
+
+#[test]
+fn targets_of_the_command_line_stand_once() {
+    let targets = vec![Target::Sm100a, Target::Sm90a, Target::Sm100a];
+    let decision = decide("ep 4 tokens 16 per gpu", 132, &Choice { targets, ..Choice::default() });
+    assert_eq!(decision.targets, [Target::Sm100a, Target::Sm90a]);
+    assert_eq!(decide("ep 4 tokens 16 per gpu", 132, &Choice::default()).targets, [Target::Sm90a]);
+}
