@@ -37,7 +37,9 @@ pub(crate) fn assumptions(planner: &Planner<'_>, protocol: Protocol) -> Vec<Stri
         },
         format!("kernel times: profile {} ({}), link rates of the file", planner.profile.name, planner.profile.source),
         match protocol {
-            Protocol::Direct => "one copy of a token to each GPU that has one of its experts, as the kernels that are built send it",
+            Protocol::Direct => {
+                "one copy of a token to each GPU that has one of its experts, as the kernels that are built send it"
+            }
             Protocol::Hybrid => "between nodes: one copy per token and node over the rail, then NVLink",
             Protocol::Messages => "between nodes: every pick is a message of its own over the rail",
         }

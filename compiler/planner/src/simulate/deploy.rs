@@ -196,7 +196,10 @@ impl Planner<'_> {
             planned: [0, 1].map(|phase: usize| Planned::of(&report.phases[phase].time)),
             without_faults: without_faults.as_ref().map(Times::of),
             explanation: Vec::new(),
-            headline: withheld(&scenario, report).into_iter().chain(report.not_built.iter().map(NotBuilt::told)).collect(),
+            headline: withheld(&scenario, report)
+                .into_iter()
+                .chain(report.not_built.iter().map(NotBuilt::told))
+                .collect(),
             assumptions: assumptions(report, &scenario, conditions),
             scenario,
         };
