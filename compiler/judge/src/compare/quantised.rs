@@ -30,19 +30,21 @@ pub(super) fn check(produced: &Produced, expected: &Expected) -> Option<Check> {
             let sent = expected.sent[copy.source.index()].elements(copy.token);
             // Copies of a row are equal, bit for bit.
             let Some(&row) = copy.rows.iter().flatten().find(|&&row| row < input.count()) else { continue };
-            let found = input.values(row);
+            let found = input.elements(row);
             let scales = input.row_scales(row).chunks(scale.bytes() as usize).map(|bytes| scale.decode(bytes));
             for (first, (sent, scale)) in (0..).step_by(block).zip(sent.chunks(block).zip(scales)) {
                 let infinite = sent.iter().any(|number| number.is_infinite());
-                for (column, (&found, &sent)) in (first..).zip(found[first..].iter().zip(sent)) {
+                for (column, (&element, &sent)) in (first..).zip(found[first..].iter().zip(sent)) {
                     check.compared += 1;
+                    // What it stands for may be more than an f32.
+                    let found = f64::from(element) * f64::from(scale);
                     // The scale of an infinity is infinite, and nothing of its block is left.
                     let error = if sent.is_nan() || infinite {
                         if found.is_nan() { 0.0 } else { f64::INFINITY }
                     } else {
                         let (sent, scale) = (f64::from(sent), f64::from(scale));
                         let allowed = (sent.abs() * RELATIVE).max(scale * SMALLEST) * ROUNDING;
-                        (f64::from(found) - sent).abs() / allowed
+                        (found - sent).abs() / allowed
                     };
                     largest = largest.max(error);
                     if error.is_nan() || error > 1.0 {
