@@ -67,6 +67,16 @@ fn deepseek_v3_with_every_size_of_cta() {
     }
 }
 
+/// Scales of a byte: as words (56 of a row), and as bytes (90 of a row).
+#[test]
+fn powers_of_two_as_scales() {
+    for (dispatch, hidden) in [(Format::FP8_UE8M0_128, 7168), (Format::MXFP8, 2880)] {
+        for threads in [32, 512, 1024] {
+            assemble_all(&Exchange { dispatch, hidden, threads, ..DEEPSEEK_V3 });
+        }
+    }
+}
+
 #[test]
 fn most_ranks_and_picks() {
     let request = Exchange { ranks: 72, experts: 1000, zero_experts: 24, top_k: 32, ..DEEPSEEK_V3 };

@@ -5,7 +5,7 @@ mod mutations;
 mod scenario;
 mod world;
 
-use moe_contract::{Drop, Exchange, Format, RowLayout};
+use moe_contract::{Drop, Exchange, Format, RowLayout, Scales};
 use moe_vgpu::Policy;
 use scenario::{Numbers, Picks, Scenario, Tokens, USUAL, request, run};
 use world::{Loaded, Schedule};
@@ -47,11 +47,19 @@ fn every_layout_and_payload() {
     }
 }
 
+/// Every format with scales.
+fn scaled() -> impl Iterator<Item = (Format, Scales)> {
+    Format::KNOWN.iter().filter_map(|known| Some((known.format, known.format.scales?)))
+}
+
 #[test]
-fn fp8_with_one_block_several_and_an_incomplete_round() {
-    for (hidden, (layout, weighted)) in [128, 256, 640, 2304].into_iter().zip(layouts()) {
-        let dispatch = Format::FP8_F32_128;
-        agrees(&Exchange { hidden, layout, weighted, dispatch, ..request() }, Scenario { rounds: 2, ..USUAL });
+fn scales_of_one_block_several_and_an_incomplete_round() {
+    for (dispatch, Scales { block, .. }) in scaled() {
+        // 2304 elements are 144 chunks: more than one round of a warp, and an incomplete one. 1, 2 and 5 scales of a byte are no words.
+        let rows = [block, 2 * block, 5 * block, 2304];
+        for (hidden, (layout, weighted)) in rows.into_iter().zip(layouts()) {
+            agrees(&Exchange { hidden, layout, weighted, dispatch, ..request() }, Scenario { rounds: 2, ..USUAL });
+        }
     }
 }
 
@@ -162,7 +170,8 @@ fn numbers_that_are_none_and_numbers_at_the_ends() {
         for payload in [Format::BF16, Format::F16, Format::F32] {
             agrees(&Exchange { layout, weighted, dispatch: payload, combine: payload, ..request() }, scenario);
         }
-        let dispatch = Format::FP8_F32_128;
-        agrees(&Exchange { hidden: 384, layout, weighted, dispatch, ..request() }, scenario);
+        for (dispatch, _) in scaled() {
+            agrees(&Exchange { hidden: 384, layout, weighted, dispatch, ..request() }, scenario);
+        }
     }
 }

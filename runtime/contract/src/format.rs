@@ -8,7 +8,9 @@
 //! operation correctly rounded to nearest even. a = max(amax, [`LEAST_AMAX`]), m = [`Element::largest`].
 //! * [`ScaleElement::F32`]: scale = a / m; element = saturate(x × (m / a)).
 //! * [`ScaleElement::Ue8m0`] (the power-of-two scales of the OCP Microscaling formats): the smallest power of two 2^e that is at least
-//!   a / m, stored as the byte e + 127, 255 where a is infinite; element = saturate(x × 2^−e), x × 0 where a is infinite.
+//!   a / m, stored as the byte e + 127, 255 where a is infinite; element = saturate(x × 2^−e), x × 0 where a is infinite. Rounded up,
+//!   so that no element of a block without infinity saturates: an f32 above m × 2^k divided by m is above 2^k, rounded too. Of fp8, what
+//!   is above 248 × 2^120 is nearest to 2^128, which a reader in f32 has as infinity.
 //!
 //! A reader multiplies: value = element × scale. A NaN is stored as one, and its block keeps its other numbers. An infinity takes its
 //! block with it: a is infinite, elements are zeros with the sign of x, and NaN for the infinity itself, and a reader has NaN for all.
@@ -110,12 +112,19 @@ impl Format {
     /// `fp8_e4m3 scale f32 per 128`
     pub const FP8_F32_128: Format = Format::fp8(ScaleElement::F32, 128);
 
+    /// `fp8_e4m3 scale ue8m0 per 128`
+    pub const FP8_UE8M0_128: Format = Format::fp8(ScaleElement::Ue8m0, 128);
+    /// `fp8_e4m3 scale ue8m0 per 32`: MXFP8
+    pub const MXFP8: Format = Format::fp8(ScaleElement::Ue8m0, 32);
+
     /// Every format that kernels are made for. What a row costs, and how it is converted, follows from the data.
     pub const KNOWN: &[Named] = &[
         Named { name: "bf16", format: Format::BF16 },
         Named { name: "f16", format: Format::F16 },
         Named { name: "f32", format: Format::F32 },
         Named { name: "fp8_e4m3 scale f32 per 128", format: Format::FP8_F32_128 },
+        Named { name: "fp8_e4m3 scale ue8m0 per 128", format: Format::FP8_UE8M0_128 },
+        Named { name: "fp8_e4m3 scale ue8m0 per 32", format: Format::MXFP8 },
     ];
 
     const fn fp8(element: ScaleElement, block: u32) -> Format {

@@ -72,6 +72,8 @@ pub fn kinds() -> Vec<(String, Exchange, Weights)> {
         (Format::F16, Format::F16),
         (Format::F32, Format::F32),
         (Format::FP8_F32_128, Format::BF16),
+        (Format::FP8_UE8M0_128, Format::BF16),
+        (Format::MXFP8, Format::BF16),
         (Format::BF16, Format::F32),
     ] {
         for (what, layout, weighted, weights) in [
