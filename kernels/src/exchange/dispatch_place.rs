@@ -8,7 +8,7 @@
 //! * Memory order: dispatch_count, earlier in the stream, has acquired every flag; the cached kernel acquires them itself.
 //! * Cost: no bytes on links; reads each received copy once, writes each row once.
 
-use moe_contract::{Buffer, Flag, Gaps, Region, RowLayout, Tensor};
+use moe_contract::{Buffer, Flag, Region, RowLayout, Tensor};
 
 use super::copies::{Copies, Copy};
 use super::frame::Frame;
@@ -243,9 +243,8 @@ fn group_rows<'k>(frame: &Frame<'k, '_>, count: Value<'k, U32>) -> Value<'k, U32
 /// Zeros in the rows between the end of an expert and the next, and in their scales. The warps of all CTAs take one row each in turn.
 pub(super) fn zero_padding<'k, S: Space>(frame: &Frame<'k, '_>, offsets: Pointer<'k, S, U32>, tensor: Tensor) {
     let (k, exchange) = (frame.k, frame.exchange);
-    match exchange.layout.gaps() {
-        Gaps::None => return,
-        Gaps::Zeros => {}
+    if !exchange.layout.pads() {
+        return;
     }
     let counts = frame.buffer::<U32>(Buffer::ExpertCounts);
     let warps = k.u32(exchange.ctas * frame.warps());

@@ -2,7 +2,8 @@
 //!
 //! Invariant: whatever a layout means for numbers of rows is said here; kernels and judge say once more where an expert's rows start.
 
-use std::fmt;
+use std::ops::Range;
+use std::{fmt, iter};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,15 +20,6 @@ pub enum RowLayout {
         /// In rows, at least 1.
         align: u32,
     },
-}
-
-/// What lies between the last row of an expert and the next group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gaps {
-    /// No row.
-    None,
-    /// Rows of zeros: a product over rows may go through them.
-    Zeros,
 }
 
 /// What of a deploy decides how many rows there can be.
@@ -100,11 +92,19 @@ impl RowLayout {
         }
     }
 
-    /// What lies between the rows of an expert and the next group.
-    pub fn gaps(self) -> Gaps {
+    /// Whether rows between the groups of two experts are zeroed.
+    pub fn pads(self) -> bool {
         match self {
-            RowLayout::RankMajor | RowLayout::ExpertMajor { align: ..=1 } => Gaps::None,
-            RowLayout::ExpertMajor { .. } => Gaps::Zeros,
+            RowLayout::RankMajor => false,
+            RowLayout::ExpertMajor { align } => align > 1,
+        }
+    }
+
+    /// Of the rows of a rank those that dispatch writes, ascending: others may hold anything. Where rows are by expert, `groups` has the
+    /// first row and the picks of each.
+    pub fn written(self, rows: u64, _groups: impl Iterator<Item = (u32, u32)>) -> Vec<Range<u64>> {
+        match self {
+            RowLayout::RankMajor | RowLayout::ExpertMajor { .. } => iter::once(0..rows).collect(),
         }
     }
 

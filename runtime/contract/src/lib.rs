@@ -31,7 +31,7 @@ pub use exchange::{Drop, Exchange};
 pub use format::{Element, Format, ScaleElement, Scales};
 pub use ids::{DomainId, ExpertId, RankId};
 pub use kernel::{Argument, Grid, Kernel, Need, Row};
-pub use layout::{Gaps, RowLayout};
+pub use layout::RowLayout;
 pub use limits::LimitError;
 pub use memory::{Flag, Part, Place, Region};
 pub use protocol::Protocol;

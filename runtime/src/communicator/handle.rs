@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use moe_contract::{Buffer, Exchange, Gaps, RankId};
+use moe_contract::{Buffer, Exchange, RankId};
 
 use crate::device::{Address, Device, Memory, StreamId};
 use crate::error::Result;
@@ -105,7 +105,7 @@ impl Received {
     pub(super) fn new(exchange: &Exchange, copies: Vec<u32>, expert_counts: Vec<u32>) -> Received {
         if !exchange.layout.by_expert() {
             let rows = copies.iter().copied().map(u64::from).sum();
-            let written = std::iter::once(0..rows).collect();
+            let written = exchange.layout.written(rows, std::iter::empty());
             return Received { copies, expert_counts, expert_offsets: vec![], rows, written };
         }
         let mut expert_offsets = vec![0];
@@ -114,9 +114,8 @@ impl Received {
             rows += exchange.group_rows(count.into());
             expert_offsets.push(rows as u32);
         }
-        let written = match exchange.layout.gaps() {
-            Gaps::None | Gaps::Zeros => std::iter::once(0..rows).collect(),
-        };
+        let groups = expert_offsets.iter().copied().zip(expert_counts.iter().copied());
+        let written = exchange.layout.written(rows, groups);
         Received { copies, expert_counts, expert_offsets, rows, written }
     }
 }
