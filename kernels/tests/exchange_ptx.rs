@@ -92,6 +92,13 @@ fn rank_major_without_weights() {
 }
 
 #[test]
+fn batched_with_either_kind_of_weights() {
+    for weighted in [true, false] {
+        assemble_all(&Exchange { layout: RowLayout::Batched, weighted, max_tokens: 128, threads: 512, ..DEEPSEEK_V3 });
+    }
+}
+
+#[test]
 fn rows_of_one_chunk() {
     let request = Exchange { hidden: 8, ranks: 1, experts: 3, top_k: 1, ctas: 1, ..DEEPSEEK_V3 };
     for payload in [Format::BF16, Format::F16, Format::F32] {

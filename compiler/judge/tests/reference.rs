@@ -93,6 +93,32 @@ fn expert_major_groups_rows_and_pads_with_zeros() {
     assert_eq!(values(&inputs[1]), [1.0, 13.0]);
 }
 
+/// Two ranks with four tokens at most: eight rows for each expert, of which those in front are written.
+#[test]
+fn batched_gives_every_expert_the_same_number_of_rows() {
+    let exchange = exchange(|request| request.layout = RowLayout::Batched);
+    let (handles, inputs) = dispatched(&exchange);
+    assert_eq!((handles[0].rows, handles[1].rows), (16, 16));
+    assert_eq!((&handles[0].expert_counts[..], &handles[0].expert_offsets[..]), (&[2, 3][..], &[0, 8, 16][..]));
+    assert_eq!(handles[0].written, [0..2, 8..11]);
+    let of_copies: Vec<_> = handles[0].copies.iter().map(|copy| copy.rows.clone()).collect();
+    assert_eq!(of_copies, [vec![Some(0), None], vec![Some(8), None], vec![Some(1), Some(9)], vec![Some(10), None]]);
+    let written: Vec<f32> = handles[0].written.iter().cloned().flatten().map(|row| values(&inputs[0])[row]).collect();
+    assert_eq!(written, [1.0, 11.0, 2.0, 11.0, 13.0]);
+    // Rank 1 has one expert less, and rows for it all the same.
+    assert_eq!((&handles[1].expert_counts[..], &handles[1].expert_offsets[..]), (&[2, 0][..], &[0, 8, 16][..]));
+    assert_eq!(handles[1].written, [0..2, 8..8]);
+    // Expert e multiplies by e + 1; what is behind the rows of an expert may be anything.
+    let mut outputs = [vec![f32::NAN; 16], vec![f32::NAN; 16]];
+    outputs[0][..2].copy_from_slice(&[1.0, 11.0]);
+    outputs[0][8..11].copy_from_slice(&[4.0, 22.0, 26.0]);
+    outputs[1][..2].copy_from_slice(&[3.0, 39.0]);
+    let outputs = outputs.map(|values| rows(Format::BF16, &values));
+    let combined = combine(&exchange, &handles, &outputs, Weighting::of(&exchange));
+    assert_eq!(values(&combined[0]), [0.5 * 1.0 + 0.25 * 3.0, 4.0]);
+    assert_eq!(values(&combined[1]), [0.75 * 11.0 + 0.25 * 22.0, 0.0, 0.5 * 26.0 + 0.5 * 39.0, 0.0]);
+}
+
 #[test]
 fn rank_major_keeps_one_row_per_copy() {
     let exchange = exchange(|request| {

@@ -170,8 +170,8 @@ fn one_bit_is_found_in_every_quantity() {
 /// Every entry of every array that dispatch keeps.
 #[test]
 fn every_array_of_a_handle_is_compared() {
-    for layout in [RowLayout::ExpertMajor { align: 4 }, RowLayout::RankMajor] {
-        let weighted = layout != RowLayout::RankMajor;
+    for layout in RowLayout::KNOWN.iter().map(|layout| layout.aligned(4)) {
+        let weighted = layout.by_expert();
         let case = case(&Exchange { layout, weighted, ..request() }, Weights::After);
         let expected = case.expected();
         let mut seen: Vec<Buffer> = Vec::new();

@@ -2,6 +2,7 @@
 
 mod faults;
 mod mutations;
+mod random;
 mod scenario;
 mod world;
 
@@ -26,13 +27,15 @@ fn agrees(request: &Exchange, scenario: Scenario) {
     }
 }
 
-/// Both row layouts, weighted where that can be.
-fn layouts() -> [(RowLayout, bool); 4] {
+/// Every row layout, weighted where that can be.
+fn layouts() -> [(RowLayout, bool); 6] {
     [
         (RowLayout::RankMajor, false),
         (RowLayout::ExpertMajor { align: 1 }, true),
         (RowLayout::ExpertMajor { align: 5 }, false),
         (RowLayout::ExpertMajor { align: 8 }, true),
+        (RowLayout::Batched, false),
+        (RowLayout::Batched, true),
     ]
 }
 
@@ -57,7 +60,7 @@ fn scales_of_one_block_several_and_an_incomplete_round() {
     for (dispatch, Scales { block, .. }) in scaled() {
         // 2304 elements are 144 chunks: more than one round of a warp, and an incomplete one. 1, 2 and 5 scales of a byte are no words.
         let rows = [block, 2 * block, 5 * block, 2304];
-        for (hidden, (layout, weighted)) in rows.into_iter().zip(layouts()) {
+        for (hidden, (layout, weighted)) in rows.into_iter().cycle().zip(layouts()) {
             agrees(&Exchange { hidden, layout, weighted, dispatch, ..request() }, Scenario { rounds: 2, ..USUAL });
         }
     }
@@ -102,6 +105,7 @@ fn thirty_two_picks() {
     let shape = Exchange { experts: 50, zero_experts: 3, top_k: 32, max_tokens: 6, ..request() };
     agrees(&shape, Scenario { rounds: 2, ..USUAL });
     agrees(&Exchange { layout: RowLayout::RankMajor, weighted: false, ..shape }, Scenario { rounds: 1, ..USUAL });
+    agrees(&Exchange { layout: RowLayout::Batched, ..shape }, Scenario { rounds: 1, ..USUAL });
 }
 
 #[test]
@@ -120,6 +124,9 @@ fn a_thousand_experts() {
 fn all_tokens_to_the_first_experts_and_none_to_the_others() {
     agrees(&request(), Scenario { picks: Picks::First, tokens: Tokens::All, ..USUAL });
     let shape = Exchange { top_k: 1, experts: 3, ..request() };
+    agrees(&shape, Scenario { picks: Picks::First, tokens: Tokens::All, rounds: 2, ..USUAL });
+    // Every row of the first experts counts, and none of the others.
+    let shape = Exchange { layout: RowLayout::Batched, ..shape };
     agrees(&shape, Scenario { picks: Picks::First, tokens: Tokens::All, rounds: 2, ..USUAL });
 }
 

@@ -114,3 +114,17 @@ fn rank_major_fp8_with_capacity_by_position() {
     };
     each_is_caught(&shape.checked().expect("it keeps its limits"));
 }
+
+#[test]
+fn batched_mxfp8_weighted() {
+    let shape = Exchange {
+        layout: RowLayout::Batched,
+        dispatch: Format::MXFP8,
+        hidden: 96,
+        max_tokens: 40,
+        threads: 256,
+        ctas: 1,
+        ..request()
+    };
+    each_is_caught(&shape.checked().expect("it keeps its limits"));
+}

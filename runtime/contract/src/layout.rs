@@ -20,6 +20,10 @@ pub enum RowLayout {
         /// In rows, at least 1.
         align: u32,
     },
+    /// Rows by local expert, a fixed number for each: as many as copies can come, all tokens of all ranks. Those of an expert are the first
+    /// of its group, in (source rank, source token) order; how many is counted, and no other is written. Where a row is depends on no
+    /// other expert, and how many there are on no routing.
+    Batched,
 }
 
 /// What of a deploy decides how many rows there can be.
@@ -50,7 +54,7 @@ impl Arrivals {
 
 impl RowLayout {
     /// Every layout that kernels are made for.
-    pub const KNOWN: &[RowLayout] = &[RowLayout::RankMajor, RowLayout::ExpertMajor { align: 1 }];
+    pub const KNOWN: &[RowLayout] = &[RowLayout::RankMajor, RowLayout::ExpertMajor { align: 1 }, RowLayout::Batched];
 
     /// The layout that the language calls so, with groups at multiples of so many rows where it has such; `None` where no kernel is made
     /// for it.
@@ -64,13 +68,14 @@ impl RowLayout {
         match self {
             RowLayout::RankMajor => "rank_major",
             RowLayout::ExpertMajor { .. } => "expert_major",
+            RowLayout::Batched => "batched",
         }
     }
 
     /// What groups start at a multiple of, where that is said.
     pub fn align(self) -> Option<u32> {
         match self {
-            RowLayout::RankMajor => None,
+            RowLayout::RankMajor | RowLayout::Batched => None,
             RowLayout::ExpertMajor { align } => Some(align),
         }
     }
@@ -79,7 +84,7 @@ impl RowLayout {
     #[must_use]
     pub fn aligned(self, align: u32) -> RowLayout {
         match self {
-            RowLayout::RankMajor => self,
+            RowLayout::RankMajor | RowLayout::Batched => self,
             RowLayout::ExpertMajor { .. } => RowLayout::ExpertMajor { align },
         }
     }
@@ -88,31 +93,34 @@ impl RowLayout {
     pub fn by_expert(self) -> bool {
         match self {
             RowLayout::RankMajor => false,
-            RowLayout::ExpertMajor { .. } => true,
+            RowLayout::ExpertMajor { .. } | RowLayout::Batched => true,
         }
     }
 
     /// Whether rows between the groups of two experts are zeroed.
     pub fn pads(self) -> bool {
         match self {
-            RowLayout::RankMajor => false,
+            RowLayout::RankMajor | RowLayout::Batched => false,
             RowLayout::ExpertMajor { align } => align > 1,
         }
     }
 
     /// Of the rows of a rank those that dispatch writes, ascending: others may hold anything. Where rows are by expert, `groups` has the
     /// first row and the picks of each.
-    pub fn written(self, rows: u64, _groups: impl Iterator<Item = (u32, u32)>) -> Vec<Range<u64>> {
+    pub fn written(self, rows: u64, groups: impl Iterator<Item = (u32, u32)>) -> Vec<Range<u64>> {
+        let of_group = |(first, picks): (u32, u32)| first.into()..u64::from(first) + u64::from(picks);
         match self {
             RowLayout::RankMajor | RowLayout::ExpertMajor { .. } => iter::once(0..rows).collect(),
+            RowLayout::Batched => groups.map(of_group).collect(),
         }
     }
 
     /// Rows from the start of an expert's group to the next, when the expert has so many picks. Only where rows are by expert.
-    pub fn group_rows(self, picks: u64, _arrivals: Arrivals) -> u64 {
+    pub fn group_rows(self, picks: u64, arrivals: Arrivals) -> u64 {
         match self {
             RowLayout::RankMajor => picks,
             RowLayout::ExpertMajor { align } => picks.next_multiple_of(align.into()),
+            RowLayout::Batched => arrivals.copies,
         }
     }
 
@@ -125,6 +133,7 @@ impl RowLayout {
                 let padding = picks.min(arrivals.experts.into()) * u64::from(align - 1);
                 (picks + padding).next_multiple_of(align.into())
             }
+            RowLayout::Batched => arrivals.copies * u64::from(arrivals.experts),
         }
     }
 

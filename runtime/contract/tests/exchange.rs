@@ -57,6 +57,35 @@ fn a_layout_worked_out_by_hand() {
 }
 
 #[test]
+fn rows_of_every_layout_worked_out_by_hand() {
+    let of = |layout| Exchange { layout, weighted: false, ..request() }.checked().expect("sound");
+    // 2 × 3 copies, each with 2 local picks at most, and 2 local experts.
+    let rows = |layout, picks: [u64; 4]| (picks.map(|picks| of(layout).rows_of(picks)), of(layout).output_rows_max());
+    assert_eq!(rows(RowLayout::RankMajor, [0, 1, 6, 99]), ([0, 1, 6, 6], 6));
+    assert_eq!(rows(RowLayout::ExpertMajor { align: 1 }, [0, 1, 6, 99]), ([0, 1, 6, 12], 12));
+    // One pick fills a group of 4; 6 picks in two groups are at most 5 + 1: 8 + 4.
+    assert_eq!(rows(RowLayout::ExpertMajor { align: 4 }, [0, 1, 6, 99]), ([0, 4, 12, 20], 20));
+    assert_eq!(rows(RowLayout::Batched, [0, 1, 6, 99]), ([12; 4], 12));
+    assert_eq!([0, 1, 4, 5].map(|picks| of(RowLayout::ExpertMajor { align: 4 }).group_rows(picks)), [0, 4, 4, 8]);
+    assert_eq!([0, 1, 6].map(|picks| of(RowLayout::Batched).group_rows(picks)), [6; 3]);
+    let batched = of(RowLayout::Batched);
+    assert_eq!(batched.sizes().expert_input, 12 * (256 + 8), "also where nothing arrives");
+    assert_eq!(batched.layout.written(12, [(0, 2), (6, 0)].into_iter()), [0..2, 6..6]);
+    assert_eq!(RowLayout::RankMajor.written(3, std::iter::empty()), std::iter::once(0..3).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_the_language_calls_a_layout() {
+    for layout in RowLayout::KNOWN {
+        let aligned = layout.aligned(64);
+        assert_eq!(RowLayout::named(layout.name(), 64), Some(aligned));
+        let text = if layout.align().is_some() { format!("{} align 64", layout.name()) } else { layout.name().into() };
+        assert_eq!(aligned.to_string(), text);
+    }
+    assert_eq!(RowLayout::named("expert_minor", 1), None);
+}
+
+#[test]
 fn limits_speak() {
     let problem = |change: fn(&mut Exchange)| {
         let mut request = request();

@@ -49,7 +49,7 @@ pub struct Handle {
     pub send_counts: Vec<usize>,
     /// Received copies by (source, slot).
     pub copies: Vec<Copy>,
-    /// Picks of each local expert: rows without padding in an expert-major layout. As many entries as the rank with most experts has.
+    /// Picks of each local expert: its rows without padding, where rows are by expert. As many entries as the rank with most experts has.
     pub expert_counts: Vec<usize>,
     /// First row of each local expert, and the number of rows at the end; empty in a rank-major layout.
     pub expert_offsets: Vec<usize>,
@@ -224,20 +224,35 @@ fn assign_rows(exchange: &Exchange, handle: &mut Handle) {
             if let Some(pick) = picked {
                 copy.rows[pick] = Some(match exchange.layout {
                     RowLayout::RankMajor => position,
-                    RowLayout::ExpertMajor { .. } => start + count,
+                    RowLayout::ExpertMajor { .. } | RowLayout::Batched => start + count,
                 });
                 count += 1;
             }
         }
         handle.expert_counts.push(count);
-        if let RowLayout::ExpertMajor { align } = exchange.layout {
-            handle.expert_offsets.push(start);
-            handle.rows = (start + count).next_multiple_of(align as usize);
+        match exchange.layout {
+            RowLayout::RankMajor => {}
+            RowLayout::ExpertMajor { align } => {
+                handle.expert_offsets.push(start);
+                handle.rows = (start + count).next_multiple_of(align as usize);
+            }
+            RowLayout::Batched => {
+                handle.expert_offsets.push(start);
+                handle.written.push(start..start + count);
+                // Every token of every rank may pick the expert.
+                handle.rows = start + (exchange.ranks * exchange.max_tokens) as usize;
+            }
         }
     }
     match exchange.layout {
-        RowLayout::RankMajor => handle.rows = handle.copies.len(),
-        RowLayout::ExpertMajor { .. } => handle.expert_offsets.push(handle.rows),
+        RowLayout::RankMajor => {
+            handle.rows = handle.copies.len();
+            handle.written.push(0..handle.rows);
+        }
+        RowLayout::ExpertMajor { .. } => {
+            handle.expert_offsets.push(handle.rows);
+            handle.written.push(0..handle.rows);
+        }
+        RowLayout::Batched => handle.expert_offsets.push(handle.rows),
     }
-    handle.written.push(0..handle.rows);
 }

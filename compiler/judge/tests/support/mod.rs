@@ -82,6 +82,8 @@ pub fn kinds() -> Vec<(String, Exchange, Weights)> {
             ("weights on the input, expert-major", major, false, Weights::Before),
             ("weights on the input, rank-major", RowLayout::RankMajor, false, Weights::Before),
             ("weighted by the experts, expert-major", major, false, Weights::After),
+            ("weighted in combine, batched", RowLayout::Batched, true, Weights::After),
+            ("weights on the input, batched", RowLayout::Batched, false, Weights::Before),
         ] {
             let request = Exchange { dispatch, combine, layout, weighted, ..request() };
             kinds.push((format!("{what}, {} and {}", name(dispatch), name(combine)), request, weights));
