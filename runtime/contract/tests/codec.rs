@@ -203,7 +203,11 @@ fn every_block_of_a_row_has_its_own_power_of_two() {
     // 7 × 2^b is at most 448 × 2^(b − 6).
     assert_eq!(stored.scales, [121, 122, 123, 124, 125]);
     assert_eq!((MXFP8.scales_per_row(160), MXFP8.scale_bytes(160)), (5, 5));
-    assert_eq!(MXFP8.values(&stored.elements, &stored.scales), values, "powers of two lose nothing of small whole numbers");
+    assert_eq!(
+        MXFP8.values(&stored.elements, &stored.scales),
+        values,
+        "powers of two lose nothing of small whole numbers"
+    );
 }
 
 proptest! {
