@@ -32,6 +32,7 @@ mod check;
 pub mod diagnostics;
 pub mod spec;
 pub mod syntax;
+pub mod text;
 pub mod units;
 
 use diagnostics::Diagnostics;

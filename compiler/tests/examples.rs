@@ -1,7 +1,8 @@
 //! Every file in `dsl-examples/` means something, without a single warning, and is in canonical form.
 //! `MOE_BLESS=1 cargo test` rewrites files that are not.
 
-use moe_compiler::diagnostics::render::{Style, render};
+use moe_compiler::diagnostics::render::render;
+use moe_compiler::text::Screen;
 use moe_compiler::{check_source, format_source};
 
 #[test]
@@ -10,7 +11,7 @@ fn examples_check_without_a_warning() {
         let source = std::fs::read(path).expect("the example is there");
         let checked = check_source(&source);
         let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
-        let shown = render(name, &source, &checked.diagnostics, Style::default());
+        let shown = render(name, &source, &checked.diagnostics, &Screen::ENDLESS);
         assert!(checked.diagnostics.is_empty(), "{shown}");
         let spec = checked.spec.expect("no error, so there is a specification");
         let deploy = spec.deploy("one_node").expect("every example has a deploy on one node");
@@ -63,7 +64,7 @@ fn gates_of_the_golden_vectors_check_without_a_warning() {
     insta::glob!("../../tests/data/gates", "*.moe", |path| {
         let source = std::fs::read(path).expect("the file is there");
         let checked = check_source(&source);
-        let shown = render("gate.moe", &source, &checked.diagnostics, Style::default());
+        let shown = render("gate.moe", &source, &checked.diagnostics, &Screen::ENDLESS);
         assert!(checked.diagnostics.is_empty(), "{}\n{shown}", path.display());
         let spec = checked.spec.expect("no error, so there is a specification");
         let name = path.file_stem().and_then(|stem| stem.to_str()).expect("a name");

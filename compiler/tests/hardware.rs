@@ -2,9 +2,10 @@
 
 use moe_compiler::check_source;
 use moe_compiler::diagnostics::Code;
-use moe_compiler::diagnostics::render::{Style, render};
+use moe_compiler::diagnostics::render::render;
 use moe_compiler::spec::hardware::{GPUS, known, largest};
 use moe_compiler::spec::{Target, limits};
+use moe_compiler::text::Screen;
 
 fn cluster(gpu: &str, nvlink: &str, rdma: &str) -> String {
     format!("cluster c {{\n    nodes 2   gpus 8 per node\n    gpu {gpu}\n    nvlink {nvlink}\n    rdma {rdma}\n}}\n")
@@ -13,7 +14,7 @@ fn cluster(gpu: &str, nvlink: &str, rdma: &str) -> String {
 fn shown(source: &str) -> String {
     let checked = check_source(source.as_bytes());
     assert!(checked.spec.is_some(), "a warning leaves a specification: {source}");
-    render("f.moe", source.as_bytes(), &checked.diagnostics, Style::default())
+    render("f.moe", source.as_bytes(), &checked.diagnostics, &Screen::ENDLESS)
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Blocks whose head is wrong: the head is reported, and everything inside too.
 
 use moe_compiler::check_source;
-use moe_compiler::diagnostics::render::{Style, render};
+use moe_compiler::diagnostics::render::render;
+use moe_compiler::text::Screen;
 
 /// A wrong head, the right one, and what makes a file of it; `#` is the head.
 const CASES: &[(&str, &str, &str)] = &[
@@ -57,7 +58,7 @@ fn a_wrong_head_hides_nothing_of_its_block() {
         };
         let (expected, without, ..) = codes(right);
         let (found, with, source, diagnostics) = codes(wrong);
-        let shown = render("f.moe", source.as_bytes(), &diagnostics, Style::default());
+        let shown = render("f.moe", source.as_bytes(), &diagnostics, &Screen::ENDLESS);
         // What the right head would not say: that a setting is missing, where a part of the file could not be read.
         let must: Vec<&str> = expected.split(' ').filter(|code| *code != "M0208").collect();
         for code in must {

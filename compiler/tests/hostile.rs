@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use moe_compiler::check_source;
-use moe_compiler::diagnostics::render::{Style, json, render};
+use moe_compiler::diagnostics::render::{json, render};
+use moe_compiler::text::Screen;
 
 const SIZE: usize = 10_000_000;
 /// Generous: the test profile is slow, and so may be the machine.
@@ -22,7 +23,7 @@ fn survives(before: &str, repeated: &str, after: &str) {
 fn answers(source: &[u8], what: &str) -> bool {
     let start = Instant::now();
     let checked = check_source(source);
-    let text = render("f.moe", source, &checked.diagnostics, Style::default());
+    let text = render("f.moe", source, &checked.diagnostics, &Screen::ENDLESS);
     assert!(text.len() < 1_000_000, "{what:?} is answered at length: {} bytes", text.len());
     let lines = json("f.moe", source, &checked.diagnostics);
     assert_eq!(lines.is_empty(), checked.diagnostics.is_empty());

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use moe_compiler::diagnostics::render::{Style, render};
+use moe_compiler::diagnostics::render::render;
 use moe_compiler::spec::limits;
 use moe_compiler::syntax::{ast, lexer, token::Keyword};
+use moe_compiler::text::Screen;
 use moe_compiler::units::Unit;
 use moe_compiler::{check_source, format_source};
 use moe_gate::ir::{Binary, Unary};
@@ -91,7 +92,7 @@ fn every_example_does_what_the_reference_says() {
     for example in &examples {
         let file = example.file();
         let checked = check_source(file.as_bytes());
-        let shown = render("example.moe", file.as_bytes(), &checked.diagnostics, Style::default());
+        let shown = render("example.moe", file.as_bytes(), &checked.diagnostics, &Screen::ENDLESS);
         // In a fragment of a gate, much is not used.
         let unused = ["M0220", "M0221"];
         let codes = checked.diagnostics.iter().map(|diagnostic| diagnostic.code.id());

@@ -1,7 +1,8 @@
 //! A file full of mistakes that people make: all are reported in one run, each in its place, as text and for tools.
 
-use moe_compiler::diagnostics::render::{Style, json, render};
+use moe_compiler::diagnostics::render::{json, render};
 use moe_compiler::diagnostics::{Code, Severity};
+use moe_compiler::text::Screen;
 use moe_compiler::{check_source, explain, format_source};
 
 const SOURCE: &str = include_str!("data/mistakes.moe");
@@ -10,7 +11,7 @@ const SOURCE: &str = include_str!("data/mistakes.moe");
 fn every_mistake_of_a_file_is_reported_at_once() {
     let checked = check_source(SOURCE.as_bytes());
     assert!(checked.spec.is_none());
-    insta::assert_snapshot!(render("mistakes.moe", SOURCE.as_bytes(), &checked.diagnostics, Style::default()));
+    insta::assert_snapshot!(render("mistakes.moe", SOURCE.as_bytes(), &checked.diagnostics, &Screen::ENDLESS));
     assert!(format_source(SOURCE.as_bytes()).is_err(), "a file that cannot be read is not formatted");
 }
 
@@ -76,8 +77,8 @@ fn a_code_is_explained_in_any_case_and_nothing_else_is() {
 fn the_picture_can_be_drawn_in_ascii_and_in_colour() {
     let source = b"model m { hiden 64 }";
     let diagnostics = check_source(source).diagnostics;
-    let ascii = render("m.moe", source, &diagnostics, Style { ascii: true, colour: false });
+    let ascii = render("m.moe", source, &diagnostics, &Screen { ascii: true, ..Screen::ENDLESS });
     assert!(ascii.is_ascii() && ascii.contains("-> m.moe:1:11"), "{ascii}");
-    let colour = render("m.moe", source, &diagnostics, Style { ascii: false, colour: true });
+    let colour = render("m.moe", source, &diagnostics, &Screen { colour: true, ..Screen::ENDLESS });
     assert!(colour.contains("\u{1b}["), "{colour}");
 }

@@ -2,12 +2,13 @@
 
 use std::sync::LazyLock;
 
-use moe_compiler::diagnostics::render::{Style, json, render};
+use moe_compiler::diagnostics::render::{json, render};
 use moe_compiler::syntax::ast::{
     Argument, AttentionSetting, Block, Declaration, Expression, ExpressionKind, File, Gate, Item, ModelSetting, Name,
     Number, Operator, Parameter, Quantity, Setting, Statement,
 };
 use moe_compiler::syntax::{Span, dump::dump, format::format, token::Keyword};
+use moe_compiler::text::Screen;
 use moe_compiler::{check_source, dump_source, format_source};
 use proptest::prelude::*;
 
@@ -136,7 +137,7 @@ const PIECES: &[&str] = &[
 /// Nothing may panic, whatever the bytes.
 fn survives(source: &[u8]) {
     let checked = check_source(source);
-    let text = render("f.moe", source, &checked.diagnostics, Style::default());
+    let text = render("f.moe", source, &checked.diagnostics, &Screen::ENDLESS);
     let lines = json("f.moe", source, &checked.diagnostics);
     assert_eq!(checked.diagnostics.has_errors(), checked.spec.is_none());
     assert_eq!(checked.diagnostics.is_empty(), text.is_empty());

@@ -10,7 +10,7 @@ use crate::source::Warnings;
 
 /// Compiler for Mixture-of-Experts communication: from a .moe file to PTX kernels, and to a verified run of them.
 #[derive(Parser)]
-#[command(name = "moec", version, about, max_term_width = 100)]
+#[command(name = "moec", version, about)]
 pub struct Cli {
     /// How diagnostics are printed
     #[arg(long, global = true, value_enum, default_value_t = MessageFormat::Human)]

@@ -17,25 +17,33 @@ mod planning;
 mod progress;
 mod report;
 mod scratch;
+mod screen;
 mod source;
 mod tensors;
 mod terminal;
 mod verify;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
+use clap::builder::StyledStr;
+use moe_compiler::text::{Screen, within};
 
-use arguments::{Cli, Command, MessageFormat};
+use arguments::{Cli, Color, Command, MessageFormat};
 use failure::Failure;
 use terminal::Terminal;
 
 fn main() -> ExitCode {
-    let mut command = arguments::command();
-    let matches = command.get_matches_mut();
-    let cli = match Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
-        Err(error) => error.format(&mut command).exit(),
+    let results = screen::of(&io::stdout(), Color::Auto);
+    let mut command = arguments::command().term_width(results.prose);
+    let parsed = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        Ok((cli, matches))
+    });
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(said) => return misuse(&said),
     };
     let terminal = Terminal::new(cli.message_format, cli.color);
     memory::prepare(matches!(cli.message_format, MessageFormat::Json));
@@ -54,6 +62,30 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the command line itself has to say: help and version, which are results, or how it was misused.
+fn misuse(said: &clap::Error) -> ExitCode {
+    if said.use_stderr() {
+        let screen = screen::of(&io::stderr(), Color::Auto);
+        terminal::say(&shown(&said.render(), &screen));
+        return ExitCode::from(2);
+    }
+    let screen = screen::of(&io::stdout(), Color::Auto);
+    match terminal::print(&shown(&said.render(), &screen)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            Terminal::new(MessageFormat::Human, Color::Auto).fail(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn shown(words: &StyledStr, screen: &Screen) -> String {
+    match screen.colour {
+        true => words.ansi().to_string(),
+        false => words.to_string().lines().map(|line| within(line, screen.ascii).into_owned() + "\n").collect(),
+    }
+}
+
 fn run(command: &Command, terminal: &Terminal) -> Result<(), Failure> {
     if command.computes() {
         memory::start_threads()?;
@@ -67,8 +99,8 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), Failure> {
         Command::Plan(arguments) => commands::plan(arguments, terminal),
         Command::Simulate(arguments) => commands::simulate(arguments, terminal),
         Command::Place(arguments) => commands::place(arguments, terminal),
-        Command::Explain(arguments) => commands::explain(arguments),
-        Command::Init(arguments) => commands::init(arguments),
+        Command::Explain(arguments) => commands::explain(arguments, terminal),
+        Command::Init(arguments) => commands::init(arguments, terminal),
         Command::Completions(arguments) => commands::completions(arguments),
         Command::Man(arguments) => commands::man(arguments),
     }

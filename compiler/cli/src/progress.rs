@@ -16,8 +16,15 @@ impl Progress {
             return Progress(ProgressBar::hidden());
         }
         let bar = ProgressBar::new(steps);
-        if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} {msg} {elapsed}") {
-            bar.set_style(style.progress_chars("━╸ "));
+        // The whole line is drawn anew each time, and must not be wrapped.
+        let screen = terminal.messages();
+        let template =
+            if screen.width < 60 { "{pos}/{len} {msg}" } else { "{spinner} [{bar:24}] {pos}/{len} {msg} {elapsed}" };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(match screen.ascii {
+                true => style.progress_chars("=> ").tick_chars("-\\|/ "),
+                false => style.progress_chars("━╸ "),
+            });
         }
         bar.enable_steady_tick(Duration::from_millis(100));
         Progress(bar)

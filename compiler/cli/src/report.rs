@@ -1,8 +1,6 @@
 //! What a run tells: as a table for people, as JSON for tools. Both say the same.
 
-use std::fmt::Write as _;
-
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use moe_compiler::text::{Column, Page, Table};
 use moe_judge::Check;
 use moe_planner::report::human_bytes;
 use serde::Serialize;
@@ -133,9 +131,10 @@ pub struct Seconds {
 }
 
 /// Below the table of comparisons.
-const WHAT_IS_COMPARED: &str = "\
-the experts are stand-ins on the host, a factor and a rotation each: what is judged is the layer around them
-the reference computes from the input alone, in plain Rust that shares no code with the kernels, in the order of sums that they promise";
+const WHAT_IS_COMPARED: [&str; 2] = [
+    "the experts are stand-ins on the host, a factor and a rotation each: what is judged is the layer around them",
+    "the reference computes from the input alone, in plain Rust that shares no code with the kernels, in the order of sums that they promise",
+];
 
 impl Report {
     /// For tools.
@@ -145,170 +144,175 @@ impl Report {
     }
 
     /// For people.
-    pub fn table(&self) -> String {
-        let mut out = String::new();
+    pub fn page(&self) -> Page {
+        let mut page = Page::default();
         let deploy = self.deploy.as_ref().map_or(String::new(), |deploy| format!(", deploy {deploy}"));
-        let _ = writeln!(out, "{}{deploy}, on {}", self.model, self.device);
+        page.line(format!("{}{deploy}, on {}", self.model, self.device));
         let all: usize = self.tokens.iter().sum();
-        let _ = writeln!(out, "{all} tokens on {} ranks, seed {}\n", self.tokens.len(), self.seed);
-        self.kernels(&mut out);
-        self.experts(&mut out);
-        self.ranks(&mut out);
-        self.links(&mut out);
-        self.verdict(&mut out);
-        out
+        page.line(format!("{all} tokens on {} ranks, seed {}", self.tokens.len(), self.seed));
+        page.gap();
+        self.kernels(&mut page);
+        self.experts(&mut page);
+        self.ranks(&mut page);
+        self.links(&mut page);
+        self.verdict(&mut page);
+        page
     }
 
-    fn kernels(&self, out: &mut String) {
+    fn kernels(&self, page: &mut Page) {
         if let Some(compiled) = &self.compiled {
             let stages: Vec<String> =
                 compiled.stages.iter().map(|stage| format!("{} {:.1} ms", stage.stage, stage.milliseconds)).collect();
-            let _ = writeln!(out, "compiled: {}", stages.join(", "));
-            let _ = writeln!(
-                out,
+            page.line(format!("compiled: {}", stages.join(", ")));
+            page.line(format!(
                 "text to PTX of {} kernels: {:.1} ms",
                 self.kernels.len(),
                 compiled.text_to_ptx_milliseconds
-            );
+            ));
             if let Some(missing) = &compiled.assembler {
-                let _ = writeln!(out, "no registers: {missing}");
+                page.line(format!("no registers: {missing}"));
             }
         } else if self.assembler.is_none() {
-            let _ = writeln!(out, "no registers: the bundle was built without ptxas");
+            page.line("no registers: the bundle was built without ptxas");
         }
         let timed = self.kernels.iter().any(|kernel| kernel.microseconds.is_some());
-        let mut header = vec!["kernel", "target", "threads", "registers", "spills", "PTX"];
-        header.extend(timed.then_some("µs, all ranks"));
-        let mut table = table(&header);
+        let mut columns = vec![Column::words("kernel"), Column::words("target")];
+        columns.extend(["threads", "registers", "spills", "PTX"].map(Column::numbers));
+        columns.extend(timed.then(|| Column::numbers("µs, all ranks")));
+        let mut table = Table::new(columns);
         for kernel in &self.kernels {
             let asked = |number: Option<u32>| number.map_or("–".to_owned(), |number| number.to_string());
             let time = kernel.microseconds.map_or("–".to_owned(), |time| format!("{time:.1}"));
             let mut row = vec![
-                Cell::new(kernel.name),
-                Cell::new(&kernel.target),
-                right(kernel.threads),
-                right(asked(kernel.registers)),
-                right(asked(kernel.spilled_bytes)),
-                right(human_bytes(kernel.ptx_bytes as f64)),
+                kernel.name.to_owned(),
+                kernel.target.clone(),
+                kernel.threads.to_string(),
+                asked(kernel.registers),
+                asked(kernel.spilled_bytes),
+                human_bytes(kernel.ptx_bytes as f64),
             ];
-            row.extend(timed.then(|| right(time)));
-            table.add_row(row);
+            row.extend(timed.then_some(time));
+            table.row(row);
         }
-        let _ = writeln!(out, "{table}\n");
+        page.table(table);
+        page.gap();
     }
 
-    fn experts(&self, out: &mut String) {
+    fn experts(&self, page: &mut Page) {
         let counts = &self.tokens_per_expert;
         let (least, most) = (counts.iter().min().copied().unwrap_or(0), counts.iter().max().copied().unwrap_or(0));
         let mean = counts.iter().sum::<u64>() as f64 / counts.len().max(1) as f64;
-        let _ =
-            writeln!(out, "tokens per expert: {} experts, mean {mean:.1}, least {least}, most {most}", counts.len());
-        const PER_LINE: usize = 32;
-        const LINES: usize = 12;
+        page.line(format!("tokens per expert: {} experts, mean {mean:.1}, least {least}, most {most}", counts.len()));
+        const PER_LINE: usize = 16;
+        const LINES: usize = 24;
+        let mut rows = vec![vec![String::new(); counts.len().min(PER_LINE) + 1]];
         for (line, counts) in counts.chunks(PER_LINE).enumerate().take(LINES) {
-            let numbers: Vec<String> = counts.iter().map(|count| format!("{count:>3}")).collect();
-            let _ = writeln!(out, "  {:>4}  {}", line * PER_LINE, numbers.join(" "));
+            let first = (line * PER_LINE).to_string();
+            rows.push(std::iter::once(first).chain(counts.iter().map(u64::to_string)).collect());
         }
+        page.table(Table::headed(rows));
         if counts.len() > PER_LINE * LINES {
-            let _ = writeln!(
-                out,
-                "        … and {} more experts (`--format json` has all)",
-                counts.len() - PER_LINE * LINES
-            );
+            let more = counts.len() - PER_LINE * LINES;
+            page.line(format!("  … and {more} more experts (`--format json` has all)"));
         }
-        out.push('\n');
+        page.gap();
     }
 
-    fn ranks(&self, out: &mut String) {
-        let mut table = table(&["rank", "tokens", "copies received", "rows", "of them padding"]);
+    fn ranks(&self, page: &mut Page) {
+        let heads = ["rank", "tokens", "copies received", "rows", "of them padding"];
+        let mut table = Table::new(heads.map(Column::numbers));
         for (rank, (received, tokens)) in self.received.iter().zip(&self.tokens).enumerate() {
-            table.add_row(vec![
-                right(rank),
-                right(tokens),
-                right(received.copies),
-                right(received.rows),
-                right(received.padding),
-            ]);
+            let numbers = [rank as u64, *tokens as u64, received.copies, received.rows, received.padding];
+            table.row(numbers.map(|number| number.to_string()));
         }
-        let _ = writeln!(out, "{table}\n");
+        page.table(table);
+        page.gap();
     }
 
-    fn links(&self, out: &mut String) {
+    fn links(&self, page: &mut Page) {
         if self.links.is_empty() {
-            let _ = writeln!(out, "bytes on the links: this device does not count them\n");
+            page.line("bytes on the links: this device does not count them");
+            page.gap();
             return;
         }
         const WIDEST: usize = 16;
         for link in &self.links {
-            let _ = writeln!(out, "{}: {} on the links", link.phase, human_bytes(link.total as f64));
+            let whole = format!("{}: {} on the links", link.phase, human_bytes(link.total as f64));
             if link.bytes.len() > WIDEST || !["dispatch", "combine"].contains(&link.phase) {
+                page.line(whole);
                 continue;
             }
-            let header: Vec<String> = std::iter::once("from \\ to".into())
-                .chain((0..link.bytes.len()).map(|rank| rank.to_string()))
-                .collect();
-            let mut table = table(&header.iter().map(String::as_str).collect::<Vec<_>>());
+            let most = link.bytes.iter().flatten().copied().max().unwrap_or(0);
+            let (unit, size) = prefix(most);
+            page.line(format!("{whole}; from a rank to a rank, in {unit}"));
+            let heads = (0..link.bytes.len()).map(|rank| format!("to {rank}"));
+            let mut table = Table::new(std::iter::once("from".to_owned()).chain(heads).map(Column::numbers));
             for (from, row) in link.bytes.iter().enumerate() {
-                let cells = row
-                    .iter()
-                    .enumerate()
-                    .map(|(to, &bytes)| right(if from == to { "·".into() } else { human_bytes(bytes as f64) }));
-                table.add_row(std::iter::once(right(from)).chain(cells).collect::<Vec<_>>());
+                let cell = |(to, &bytes): (usize, &u64)| if from == to { "·".into() } else { in_unit(bytes, size) };
+                table.row(std::iter::once(from.to_string()).chain(row.iter().enumerate().map(cell)));
             }
-            let _ = writeln!(out, "{table}");
+            page.table(table);
         }
-        out.push('\n');
+        page.gap();
     }
 
-    fn verdict(&self, out: &mut String) {
+    fn verdict(&self, page: &mut Page) {
         if let Some(work) = &self.work {
-            let _ = writeln!(
-                out,
+            page.line(format!(
                 "virtual GPUs: {:.1} M warp instructions, {:.1} µs of virtual time",
                 work.instructions as f64 / 1e6,
                 work.nanoseconds as f64 / 1e3
-            );
+            ));
         }
         let Seconds { device, reference, run, total } = self.seconds;
-        let _ = writeln!(
-            out,
-            "run phase {run:.2} s (device {device:.2} s, reference beside it {reference:.2} s); everything {total:.2} s\n"
-        );
-        let mut table = table(&["compared", "with", "numbers", "how", "result"]);
+        page.line(format!(
+            "run phase {run:.2} s (device {device:.2} s, reference beside it {reference:.2} s); everything {total:.2} s"
+        ));
+        page.gap();
+        let mut table = Table::new([Column::words("compared"), Column::numbers("numbers"), Column::words("result")]);
         for check in &self.checks {
             let result = match (&check.difference, &check.figure) {
-                (None, None) => "equal".into(),
-                (None, Some(figure)) => figure.clone(),
-                (Some(difference), _) => difference.to_string(),
+                (None, None) if check.criterion == "equal" => "equal".into(),
+                (None, None) => format!("equal {}", check.criterion),
+                (None, Some(figure)) => format!("{}: {figure}", check.criterion),
+                (Some(difference), _) => format!("NOT {}: {difference}", check.criterion),
             };
-            table.add_row(vec![
-                Cell::new(&check.what),
-                Cell::new(check.against),
-                right(check.compared),
-                Cell::new(&check.criterion),
-                Cell::new(result),
-            ]);
+            table.row([format!("{}, with {}", check.what, check.against), count(check.compared), result]);
         }
-        let _ = writeln!(out, "{table}");
-        let _ = writeln!(out, "{WHAT_IS_COMPARED}");
-        for remark in &self.remarks {
-            let _ = writeln!(out, "note: {remark}");
-        }
-        let _ = writeln!(
-            out,
-            "{}",
-            if self.verified { "verified" } else { "NOT VERIFIED: the run differs from the reference" }
-        );
+        page.table(table);
+        page.gap();
+        WHAT_IS_COMPARED.iter().for_each(|line| page.line(*line));
+        self.remarks.iter().for_each(|remark| page.line(format!("note: {remark}")));
+        page.line(if self.verified { "verified" } else { "NOT VERIFIED: the run differs from the reference" });
     }
 }
 
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_BORDERS_ONLY);
-    table.set_header(header.to_vec());
-    table
+/// A decimal unit for bytes of which these are the most, and how many bytes it is.
+fn prefix(most: u64) -> (&'static str, f64) {
+    match most {
+        0..=9_999 => ("bytes", 1.0),
+        10_000..=9_999_999 => ("kB", 1e3),
+        10_000_000..=9_999_999_999 => ("MB", 1e6),
+        _ => ("GB", 1e9),
+    }
 }
 
-fn right(text: impl ToString) -> Cell {
-    Cell::new(text).set_alignment(CellAlignment::Right)
+/// Bytes in a unit, in few digits; what is not nothing does not look like it.
+fn in_unit(bytes: u64, size: f64) -> String {
+    let value = bytes as f64 / size;
+    match bytes {
+        0 => "0".to_owned(),
+        _ if size == 1.0 || value >= 99.95 => format!("{value:.0}"),
+        _ if value < 0.05 => "<0.1".to_owned(),
+        _ => format!("{value:.1}"),
+    }
+}
+
+/// A number of numbers, in four digits or fewer; JSON has all of them.
+fn count(numbers: u64) -> String {
+    match numbers {
+        0..=9_999 => numbers.to_string(),
+        10_000..=9_999_999 => format!("{:.0} k", numbers as f64 / 1e3),
+        _ => format!("{:.0} M", numbers as f64 / 1e6),
+    }
 }

@@ -1,38 +1,52 @@
 //! What is said on standard error, for people or for tools, and what is written to standard output.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use moe_compiler::diagnostics::Diagnostics;
-use moe_compiler::diagnostics::render::{Style, json, render};
+use moe_compiler::diagnostics::render::{json, render};
+use moe_compiler::text::{Page, Screen, sentence};
 
 use crate::arguments::{Color, MessageFormat};
 use crate::failure::Failure;
 use crate::files::{self, OutputPath};
+use crate::screen;
 use crate::source::Source;
 
 /// How things are said.
 #[derive(Clone, Copy, Debug)]
 pub struct Terminal {
     format: MessageFormat,
-    style: Style,
+    /// Of standard output.
+    results: Screen,
+    /// Of standard error.
+    messages: Screen,
+    is_watched: bool,
 }
 
 impl Terminal {
     /// From the command line and the environment.
     pub fn new(format: MessageFormat, color: Color) -> Terminal {
-        let colour = match color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => {
-                io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-            }
-        };
-        Terminal { format, style: Style { colour, ascii: false } }
+        Terminal {
+            format,
+            results: screen::of(&io::stdout(), color),
+            messages: screen::of(&io::stderr(), color),
+            is_watched: matches!(format, MessageFormat::Human) && screen::can_move(&io::stderr()),
+        }
     }
 
     /// Whether a person watches standard error.
     pub fn is_watched(self) -> bool {
-        matches!(self.format, MessageFormat::Human) && io::stderr().is_terminal()
+        self.is_watched
+    }
+
+    /// What standard error can show.
+    pub fn messages(self) -> Screen {
+        self.messages
+    }
+
+    /// Writes a result for people to standard output.
+    pub fn show(self, page: &Page) -> Result<(), Failure> {
+        print(&page.show(&self.results))
     }
 
     /// Says what was found in a file.
@@ -41,7 +55,7 @@ impl Terminal {
             return;
         }
         say(&match self.format {
-            MessageFormat::Human => render(&source.name, &source.bytes, diagnostics, self.style),
+            MessageFormat::Human => render(&source.name, &source.bytes, diagnostics, &self.messages),
             MessageFormat::Json => json(&source.name, &source.bytes, diagnostics),
         });
     }
@@ -51,10 +65,10 @@ impl Terminal {
         self.sentence("note", note);
     }
 
-    fn sentence(self, severity: &str, sentence: &str) {
+    fn sentence(self, severity: &str, words: &str) {
         say(&match self.format {
-            MessageFormat::Human => format!("{severity}: {sentence}\n"),
-            MessageFormat::Json => format!("{}\n", serde_json::json!({ "severity": severity, "title": sentence })),
+            MessageFormat::Human => sentence(&format!("{severity}: {words}"), &self.messages),
+            MessageFormat::Json => format!("{}\n", serde_json::json!({ "severity": severity, "title": words })),
         });
     }
 
@@ -68,12 +82,12 @@ impl Terminal {
     }
 }
 
-/// Writes a result to standard output.
+/// Writes a result to standard output as it is.
 pub fn print(text: &str) -> Result<(), Failure> {
     Ok(files::write(&OutputPath::standard(), text.as_bytes())?)
 }
 
 /// There is nobody left to tell when standard error is closed.
-fn say(text: &str) {
+pub fn say(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }

@@ -4,8 +4,9 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use moe_compiler::diagnostics::render::{Style, render};
+use moe_compiler::diagnostics::render::render;
 use moe_compiler::diagnostics::{Code, Diagnostics};
+use moe_compiler::text::Screen;
 use moe_compiler::{check_source, format_source};
 use moe_decide::not_built;
 
@@ -84,7 +85,7 @@ fn failing_examples_give_exactly_their_code() {
         let (code, examples) = page_of(path);
         let failing = examples.iter().find(|example| example.is("fails")).expect("a failing example");
         let diagnostics = failing.diagnostics();
-        let shown = render("example.moe", &failing.bytes(), &diagnostics, Style::default());
+        let shown = render("example.moe", &failing.bytes(), &diagnostics, &Screen::ENDLESS);
         let codes: Vec<Code> = diagnostics.iter().map(|diagnostic| diagnostic.code).collect();
         if codes.is_empty() || codes.iter().any(|other| *other != code) {
             wrong.borrow_mut().push_str(&format!("{code} gives\n{shown}"));
@@ -107,7 +108,7 @@ fn repaired_examples_give_nothing() {
         assert_eq!(repaired.len(), 1, "{code} has one repaired example");
         let bytes = repaired[0].bytes();
         let diagnostics = repaired[0].diagnostics();
-        let shown = render("example.moe", &bytes, &diagnostics, Style::default());
+        let shown = render("example.moe", &bytes, &diagnostics, &Screen::ENDLESS);
         let formatted = format_source(&bytes).unwrap_or_default();
         if !diagnostics.is_empty() || formatted.as_bytes() != bytes {
             wrong.borrow_mut().push_str(&format!("the repaired example of {code} gives\n{shown}{formatted}"));

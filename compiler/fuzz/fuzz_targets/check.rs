@@ -3,12 +3,13 @@
 
 use libfuzzer_sys::fuzz_target;
 use moe_compiler::check_source;
-use moe_compiler::diagnostics::render::{Style, json, render};
+use moe_compiler::diagnostics::render::{json, render};
+use moe_compiler::text::Screen;
 
 fuzz_target!(|bytes: &[u8]| {
     let checked = check_source(bytes);
     assert_eq!(checked.spec.is_none(), checked.diagnostics.has_errors());
-    let text = render("fuzz.moe", bytes, &checked.diagnostics, Style::default());
+    let text = render("fuzz.moe", bytes, &checked.diagnostics, &Screen::ENDLESS);
     assert_eq!(text.is_empty(), checked.diagnostics.is_empty());
     let lines = json("fuzz.moe", bytes, &checked.diagnostics);
     assert_eq!(lines.lines().count(), checked.diagnostics.iter().count());

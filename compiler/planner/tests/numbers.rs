@@ -260,7 +260,7 @@ fn planned(
         }
         reports.push(report);
     }
-    finite(&compare_table(&reports));
+    finite(&compare_table(&reports).to_string());
     // Pictures of many ranks are large, and their numbers are the same.
     if reports.iter().all(|report| report.parallel.ep <= 64) {
         let page = Page { plans: &reports, ..Page::default() };
@@ -330,7 +330,7 @@ proptest! {
         };
         match placement::place(&load, &shape, &options) {
             Ok(placed) => {
-                finite(&placed.to_table());
+                finite(&placed.page().to_string());
                 no_null(&serde_json::from_str(&placed.to_json()).expect("JSON"), "");
                 finite(&Page { placement: Some((&load, &placed)), ..Page::default() }.html());
             }

@@ -1,6 +1,7 @@
 //! The only place where diagnostics become text or JSON.
 //!
-//! Invariant: rendering reads the file once and then costs about as much as the lines it shows, however long they are.
+//! Invariants: rendering reads the file once and then costs about as much as the lines it shows, however long they are; no line of it is wider
+//! than the screen, unless a single word is.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,29 +12,22 @@ use codespan_reporting::term::{self, Chars, Config, StylesWriter, termcolor::Ans
 
 use super::{Diagnostic, Diagnostics, Fix, Severity};
 use crate::syntax::Span;
-
-/// How to render.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Style {
-    /// Whether to use terminal colours.
-    pub colour: bool,
-    /// Whether to draw with ASCII only.
-    pub ascii: bool,
-}
+use crate::text::{Screen, harmless, plain, sentence, width, within, wrap_coloured};
 
 /// All diagnostics of a file as text, with a line that counts them and one that says where more is to be read.
-pub fn render(name: &str, source: &[u8], diagnostics: &Diagnostics, style: Style) -> String {
+pub fn render(name: &str, source: &[u8], diagnostics: &Diagnostics, screen: &Screen) -> String {
     let file = SourceFile::new(name, source);
     let mut text = String::new();
     for diagnostic in diagnostics {
-        text.push_str(&file.render(diagnostic, style));
+        text.push_str(&file.render(diagnostic, screen));
         text.push('\n');
     }
     if diagnostics.left_out() > 0 {
-        text.push_str(&format!("… and more: only the first {} are shown\n", Diagnostics::LIMIT));
+        text.push_str(&sentence(&format!("… and more: only the first {} are shown", Diagnostics::LIMIT), screen));
     }
-    text.push_str(&summary(diagnostics));
-    text.push_str(&more(diagnostics));
+    for last in [summary(diagnostics), more(diagnostics)].iter().filter(|last| !last.is_empty()) {
+        text.push_str(&sentence(last.trim_end(), screen));
+    }
     text
 }
 
@@ -74,12 +68,15 @@ pub fn summary(diagnostics: &Diagnostics) -> String {
     if parts.is_empty() { String::new() } else { format!("{}\n", parts.join(", ")) }
 }
 
-/// Of a line longer than this, only the part around the label is shown.
+/// Of a line longer than this, only the part around the label is shown, however wide the screen is.
 const LONGEST_LINE: usize = 400;
+
+/// Columns of a tabulator, as the renderer shows it.
+const TABULATOR: usize = 4;
 
 /// A file with the places of its lines.
 struct SourceFile<'a> {
-    name: &'a str,
+    name: Cow<'a, str>,
     text: Cow<'a, str>,
     line_starts: Vec<usize>,
 }
@@ -87,9 +84,9 @@ struct SourceFile<'a> {
 impl<'a> SourceFile<'a> {
     fn new(name: &'a str, source: &'a [u8]) -> SourceFile<'a> {
         // Up to the first byte that is not UTF-8, which is what a diagnostic points at, nothing moves.
-        let text = String::from_utf8_lossy(source);
+        let text = harmless(String::from_utf8_lossy(source));
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        SourceFile { name, text, line_starts }
+        SourceFile { name: plain(name, false), text, line_starts }
     }
 
     /// The index of the line that holds a place.
@@ -115,15 +112,22 @@ impl<'a> SourceFile<'a> {
         self.boundary(span.start as usize)..self.boundary(span.end as usize)
     }
 
-    fn render(&self, diagnostic: &Diagnostic, style: Style) -> String {
-        let view = View::around(self, self.range(diagnostic.place()));
+    /// Columns between the edge of the screen and the text of a line.
+    fn gutter(&self) -> usize {
+        self.line_starts.len().to_string().len() + " │ ".chars().count()
+    }
+
+    fn render(&self, diagnostic: &Diagnostic, screen: &Screen) -> String {
+        let ranges = || diagnostic.labels.iter().map(|label| self.range(label.span));
+        let view = View::around(self, ranges(), screen.width.saturating_sub(self.gutter()).min(LONGEST_LINE));
+        let shown = |text: &str| plain(text, screen.ascii).into_owned();
         let labels = diagnostic.labels.iter().enumerate().filter_map(|(index, label)| {
             let range = view.visible(self.range(label.span))?;
             let new = if index == 0 { shown::Label::primary } else { shown::Label::secondary };
-            Some(new((), range).with_message(&label.text))
+            Some(new((), range).with_message(shown(&label.text)))
         });
-        let notes = diagnostic.notes.iter().map(|note| format!("note: {note}"));
-        let help = diagnostic.help.iter().map(|help| format!("help: {help}"));
+        let notes = diagnostic.notes.iter().map(|note| shown(&format!("note: {note}")));
+        let help = diagnostic.help.iter().map(|help| shown(&format!("help: {help}")));
         let severity = match diagnostic.severity {
             Severity::Error => shown::Severity::Error,
             Severity::Warning => shown::Severity::Warning,
@@ -131,13 +135,13 @@ impl<'a> SourceFile<'a> {
         };
         let message = shown::Diagnostic::new(severity)
             .with_code(diagnostic.code.id())
-            .with_message(&diagnostic.title)
+            .with_message(shown(&diagnostic.title))
             .with_labels(labels.collect())
             .with_notes(notes.chain(help).collect());
-        let chars = if style.ascii { Chars::ascii() } else { Chars::box_drawing() };
-        let config = Config { chars, ..Config::default() };
+        let chars = if screen.ascii { Chars::ascii() } else { Chars::box_drawing() };
+        let config = Config { chars, tab_width: TABULATOR, ..Config::default() };
         let mut out = Vec::new();
-        let written = if style.colour {
+        let written = if screen.colour {
             let styles = term::Styles::default();
             term::emit_to_write_style(&mut StylesWriter::new(Ansi::new(&mut out), &styles), &config, &view, &message)
         } else {
@@ -145,39 +149,121 @@ impl<'a> SourceFile<'a> {
         };
         if written.is_err() {
             // Cannot happen while labels lie in the file; the problem itself must still be said.
-            return format!("{}: {}\n", diagnostic.code, diagnostic.title);
+            return sentence(&format!("{}: {}", diagnostic.code, diagnostic.title), screen);
         }
         let text = String::from_utf8_lossy(&out);
-        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        let lines: Vec<String> = text.lines().map(|line| fitted(line.trim_end(), screen)).collect();
         format!("{}\n", lines.join("\n").trim_end())
     }
 }
 
-/// A file of which, where its lines are very long, only a window can be seen.
+/// A line as it is drawn, in lines that fit: words go on below where they began.
+fn fitted(line: &str, screen: &Screen) -> String {
+    // What is left that is not ASCII stands in a line of the file, above carets.
+    let in_ascii =
+        |c: char| if c.is_ascii() { c.to_string() } else { within(c.encode_utf8(&mut [0; 4]), true).into_owned() };
+    let line: Cow<'_, str> = if screen.ascii { line.chars().map(in_ascii).collect() } else { line.into() };
+    let bare = without_colours(&line);
+    let (before, rest) = bare.split_at(bare.find(|c: char| c != ' ' && !c.is_ascii_digit()).unwrap_or(bare.len()));
+    let is_source = before.contains(|c: char| c.is_ascii_digit());
+    let Some(mark) = rest.chars().next().filter(|_| !is_source && width(&bare) > screen.prose) else {
+        return line.into_owned();
+    };
+    match mark {
+        '│' | '|' => {
+            let marks = |c: char| " ^~-'│|╭╰─╯".contains(c);
+            let begin = width(before) + rest.chars().take_while(|&c| marks(c)).count();
+            let column = if begin * 3 < screen.width * 2 { begin } else { width(before) + 4 };
+            let lead = format!("{before}{mark}{}", " ".repeat(column.saturating_sub(width(before) + 1)));
+            wrap_coloured(&line, screen.width, &lead)
+        }
+        // Where it is: a name of a file is not cut.
+        '┌' => line.into_owned(),
+        '-' if rest.starts_with("->") => line.into_owned(),
+        '=' => wrap_coloured(&line, screen.prose, &format!("{before}  ")),
+        _ => wrap_coloured(&line, screen.prose, "  "),
+    }
+}
+
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |bare, part| bare + part.split_once('m').map_or("", |(_, words)| words))
+}
+
+/// A file of which, where its lines are wider than the screen, only a window can be seen.
 struct View<'f, 'a> {
     file: &'f SourceFile<'a>,
-    window: Option<Range<usize>>,
+    /// Columns of a line that can be seen.
+    columns: usize,
+    /// The first byte that can be seen of lines with a label, where it is not the first of the line.
+    begins: Vec<(usize, usize)>,
 }
 
 impl<'f, 'a> View<'f, 'a> {
-    fn around(file: &'f SourceFile<'a>, cause: Range<usize>) -> View<'f, 'a> {
-        let line = file.line_range(file.line(cause.start));
-        let window = (line.len() > LONGEST_LINE).then(|| {
-            let start = file.boundary(cause.start.saturating_sub(LONGEST_LINE / 2)).max(line.start);
-            let end = file.boundary(cause.start + LONGEST_LINE / 2).min(line.end);
-            start..end
-        });
-        View { file, window }
+    /// In every line with a label, its start can be seen, and all of it where there is room.
+    fn around(file: &'f SourceFile<'a>, labels: impl Iterator<Item = Range<usize>>, columns: usize) -> View<'f, 'a> {
+        let mut view = View { file, columns: columns.max(1), begins: Vec::new() };
+        for label in labels {
+            let line = file.line(label.start);
+            let whole = file.line_range(line);
+            let end = label.end.min(whole.end);
+            let known = view.begins.iter().any(|(of, _)| *of == line);
+            if known || view.end(whole.start, whole.end.min(end)) >= end {
+                continue;
+            }
+            // As much before the label as there is room for, up to a half.
+            let near = end.min(file.boundary(label.start + 4 * view.columns));
+            let room = view.columns.saturating_sub(file.text[label.start..near].chars().map(cost).sum());
+            let before = &file.text[whole.start..label.start];
+            let mut left = room.max(view.columns / 3).min(view.columns / 2);
+            let mut begin = label.start;
+            for (at, c) in before.char_indices().rev() {
+                let cost = cost(c);
+                if cost > left {
+                    break;
+                }
+                left -= cost;
+                begin = whole.start + at;
+            }
+            view.begins.push((line, begin));
+        }
+        view
+    }
+
+    /// One past the last byte that can be seen of a line that is seen from `begin` on.
+    fn end(&self, begin: usize, line_end: usize) -> usize {
+        let mut left = self.columns;
+        for (at, c) in self.file.text[begin..line_end].char_indices() {
+            match left.checked_sub(cost(c)) {
+                Some(rest) => left = rest,
+                None => return begin + at,
+            }
+        }
+        line_end
+    }
+
+    /// What can be seen of a line.
+    fn window(&self, line: usize) -> Range<usize> {
+        let whole = self.file.line_range(line);
+        let begin = self.begins.iter().find(|(of, _)| *of == line).map_or(whole.start, |(_, begin)| *begin);
+        begin..self.end(begin, whole.end)
     }
 
     /// The part of a range that can be seen.
     fn visible(&self, range: Range<usize>) -> Option<Range<usize>> {
-        if let Some(window) = &self.window {
-            let inside = range.start >= window.start && range.start <= window.end;
-            return inside.then(|| range.start..range.end.min(window.end));
-        }
-        let long = |place| self.file.line_range(self.file.line(place)).len() > LONGEST_LINE;
-        (!long(range.start) && !long(range.end)).then_some(range)
+        let (first, last) = (self.window(self.file.line(range.start)), self.window(self.file.line(range.end)));
+        let inside = range.start >= first.start && range.start <= first.end;
+        inside.then(|| range.start..range.end.clamp(range.start, last.end.max(range.start)))
+    }
+}
+
+/// Columns of a character of a line.
+fn cost(c: char) -> usize {
+    match c {
+        '\t' => TABULATOR,
+        '\r' | '\n' => 0,
+        c => width(c.encode_utf8(&mut [0; 4])).max(1),
     }
 }
 
@@ -187,7 +273,7 @@ impl<'v> Files<'v> for View<'_, '_> {
     type Source = &'v str;
 
     fn name(&'v self, (): ()) -> Result<&'v str, Error> {
-        Ok(self.file.name)
+        Ok(&self.file.name)
     }
 
     fn source(&'v self, (): ()) -> Result<&'v str, Error> {
@@ -206,11 +292,7 @@ impl<'v> Files<'v> for View<'_, '_> {
         if line >= self.file.line_starts.len() {
             return Err(Error::LineTooLarge { given: line, max: self.file.line_starts.len() - 1 });
         }
-        let range = self.file.line_range(line);
-        Ok(match &self.window {
-            Some(window) if range.start <= window.start && window.end <= range.end => window.clone(),
-            _ => range,
-        })
+        Ok(self.window(line))
     }
 }
 

@@ -103,7 +103,7 @@ pub fn place(arguments: &Place, terminal: &Terminal) -> Result<(), Failure> {
     }
     let page = Page { placement: Some((&load, &placement)), ..Page::default() };
     match arguments.format {
-        PlaceFormat::Table => terminal::print(&placement.to_table()),
+        PlaceFormat::Table => terminal.show(&placement.page()),
         PlaceFormat::Json => terminal::print(&json),
         PlaceFormat::Svg => terminal::print(&page.svg()),
         PlaceFormat::Html => terminal::print(&page.html()),

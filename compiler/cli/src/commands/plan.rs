@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics, Label, Severity};
 use moe_compiler::spec::{Cluster, DeployId, Model, Spec};
+use moe_compiler::text;
 use moe_contract::placement::{LayerSlots, Placement};
 use moe_planner::compare::By;
 use moe_planner::explain::{compared, remedy};
@@ -33,7 +34,7 @@ pub struct Plan {
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     pub changes: Vec<String>,
     /// Plans side by side, one for each number; with several options, for each combination
-    #[arg(long, value_name = "NAME=NUMBER,NUMBER…")]
+    #[arg(long, value_name = "NAME=NUMBER,NUMBER,...")]
     pub compare: Vec<String>,
     /// Try every ep, pp, dp, ZeRO stage, number of SMs and schedule that fits the memory
     #[arg(long, conflicts_with_all = ["compare", "changes"])]
@@ -115,7 +116,7 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     if arguments.search {
         let found = planner.search().map_err(|error| failed(&error))?;
         return terminal::print(&match arguments.format {
-            PlanFormat::Table => front_table(&found),
+            PlanFormat::Table => return terminal.show(&front_table(&found)),
             PlanFormat::Json => pretty(&serde_json::json!({ "schema": SCHEMA, "search": found })),
             PlanFormat::Svg | PlanFormat::Html => {
                 // The deploy as it is written, if that is a plan, beside the best that was found.
@@ -143,26 +144,29 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
         reports.push(planner.report(&parallel).map_err(|error| failed(&error))?);
     }
     if let [report] = &reports[..] {
-        terminal::print(&match arguments.format {
-            PlanFormat::Table => report.to_string(),
-            PlanFormat::Json => pretty(&serde_json::json!(report)),
-            PlanFormat::Svg | PlanFormat::Html => page(Page { plans: &reports, ..Page::default() }),
-        })?;
+        match arguments.format {
+            PlanFormat::Table => terminal.show(&report.page())?,
+            PlanFormat::Json => terminal::print(&pretty(&serde_json::json!(report)))?,
+            PlanFormat::Svg | PlanFormat::Html => {
+                terminal::print(&page(Page { plans: &reports, ..Page::default() }))?;
+            }
+        }
         return match &report.memory {
             Some(memory) if !memory.fits() => Err(does_not_fit(&source, &spec, id, report, memory)),
             _ => Ok(()),
         };
     }
     let comparison = compared(&reports);
-    terminal::print(&match arguments.format {
-        PlanFormat::Table => side_by_side(&reports, &comparison.words),
+    match arguments.format {
+        PlanFormat::Table => terminal.show(&side_by_side(&reports, &comparison.words))?,
         PlanFormat::Json => {
-            pretty(&serde_json::json!({ "schema": SCHEMA, "plans": reports, "comparison": comparison }))
+            let all = serde_json::json!({ "schema": SCHEMA, "plans": reports, "comparison": comparison });
+            terminal::print(&pretty(&all))?;
         }
         PlanFormat::Svg | PlanFormat::Html => {
-            page(Page { plans: &reports, comparison: &comparison.words, ..Page::default() })
+            terminal::print(&page(Page { plans: &reports, comparison: &comparison.words, ..Page::default() }))?;
         }
-    })?;
+    }
     match (comparison.verdict.by, comparison.words.last()) {
         (By::NoneFits, Some(verdict)) => Err(failed(verdict)),
         _ => Ok(()),
@@ -238,19 +242,17 @@ fn list(layers: &[u32]) -> String {
     shown.join(", ") + if layers.len() > SHOWN { ", …" } else { "" }
 }
 
-fn side_by_side(reports: &[Report], words: &[String]) -> String {
-    let verdict = words.last().map_or("", String::as_str);
-    let mut text = format!(
-        "deploy {} of {} on {}, {} mode\n{verdict}\n\n{}",
-        reports[0].deploy,
-        reports[0].model,
-        reports[0].cluster,
-        reports[0].mode,
-        compare_table(reports)
-    );
+fn side_by_side(reports: &[Report], words: &[String]) -> text::Page {
+    let mut page = text::Page::default();
+    let Report { deploy, model, cluster, mode, assumptions, .. } = &reports[0];
+    page.line(format!("deploy {deploy} of {model} on {cluster}, {mode} mode"));
+    page.line(words.last().map_or("", String::as_str));
+    page.gap();
+    page.table(compare_table(reports));
     let mut list = |title: &str, lines: &[String]| {
-        text.push_str(&format!("\n{title}\n"));
-        lines.iter().for_each(|line| text.push_str(&format!("  • {line}\n")));
+        page.gap();
+        page.line(title);
+        lines.iter().for_each(|line| page.item(line));
     };
     list("compared", words);
     for report in reports {
@@ -258,8 +260,8 @@ fn side_by_side(reports: &[Report], words: &[String]) -> String {
         let words = [&report.headline[..], &report.explanation].concat();
         list(&format!("ep {} pp {} dp {} zero {}", plan.ep, plan.pp, plan.dp, plan.zero), &words);
     }
-    list("assumed", &reports[0].assumptions);
-    text
+    list("assumed", assumptions);
+    page
 }
 
 fn options(arguments: &Plan, cluster: &Cluster) -> Result<Options, Failure> {

@@ -91,10 +91,10 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     if let Some(path) = &arguments.output {
         write_results(path, manifest, &given, &verified)?;
     }
-    terminal::print(&match arguments.format {
-        ReportFormat::Table => report.table(),
-        ReportFormat::Json => report.json(),
-    })?;
+    match arguments.format {
+        ReportFormat::Table => terminal.show(&report.page())?,
+        ReportFormat::Json => terminal::print(&report.json())?,
+    }
     if report.verified { Ok(()) } else { Err(Failure::Message("the run differs from the reference".into())) }
 }
 

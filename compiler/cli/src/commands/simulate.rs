@@ -164,7 +164,7 @@ pub fn simulate(arguments: &Simulate, terminal: &Terminal) -> Result<(), Failure
     drop(progress);
     let page = Page { simulation: Some(&simulation), ..Page::default() };
     match arguments.format {
-        SimulateFormat::Table => terminal::print(&simulation.to_string()),
+        SimulateFormat::Table => terminal.show(&simulation.page()),
         SimulateFormat::Json => terminal::print(&pretty(&serde_json::json!(simulation))),
         SimulateFormat::Svg => terminal::print(&page.svg()),
         SimulateFormat::Html => terminal::print(&page.html()),

@@ -73,6 +73,8 @@ impl Folder {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_moec"));
         command.current_dir(self.0.path()).args(arguments);
+        // Sentences on one line each, with the characters that they are written in; `terminals.rs` looks at other terminals.
+        command.env("COLUMNS", "100000").env("LC_ALL", "C.UTF-8");
         command
     }
 

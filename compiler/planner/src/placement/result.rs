@@ -2,6 +2,7 @@
 //!
 //! Invariant: every number that describes a placement is computed from its slots alone, after the search and by other code than it.
 
+use moe_compiler::text::Page;
 use moe_compiler::units::Bytes;
 use moe_contract::ExpertId;
 use moe_contract::placement::{FORMAT, VERSION};
@@ -163,8 +164,8 @@ impl Placement {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// A table for the terminal: each layer, then each GPU of it.
-    pub fn to_table(&self) -> String {
-        table::table(self)
+    /// For a terminal: each layer, then each GPU of it.
+    pub fn page(&self) -> Page {
+        table::page(self)
     }
 }

@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 
 pub use error::PlanError;
 pub use remedies::Remedy;
-pub(crate) use table::columns;
 pub use table::{compare_table, front_table, human_bytes};
 
 use crate::explain;

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use moe_compiler::text::{Page, Table};
+
 use super::{Phase, Report};
 use crate::memory::{Choice, Parameters};
 use crate::sample::Source;
 use crate::search::{Candidate, Found};
-use crate::time::Prediction;
 use crate::traffic::GivenPhase;
 use crate::units::Unit;
 
@@ -21,26 +22,6 @@ pub fn human_bytes(bytes: f64) -> String {
     };
     let value = bytes / divisor;
     if value.abs() >= 99.95 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
-}
-
-/// Rows of cells: the first column to the left, numbers to the right.
-pub(crate) fn columns(f: &mut impl fmt::Write, rows: &[Vec<String>]) -> fmt::Result {
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
-    for row in rows {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let padding = " ".repeat(widths[column].saturating_sub(cell.chars().count()));
-            if column == 0 {
-                line += &format!("  {cell}{padding}");
-            } else {
-                line += &format!("  {padding}{cell}");
-            }
-        }
-        writeln!(f, "{}", line.trim_end())?;
-    }
-    Ok(())
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
@@ -73,28 +54,35 @@ fn rows_of<const N: usize>(columns: [Vec<String>; N]) -> Vec<Vec<String>> {
     (0..rows).map(|row| columns.iter().map(|column| column[row].clone()).collect()).collect()
 }
 
-fn phases(phases: &[Phase]) -> Vec<Vec<String>> {
+/// What a call costs, and what its numbers are.
+fn phases(phases: &[Phase]) -> (String, Table) {
     let bytes = |of: fn(&Phase) -> f64| phases.iter().map(of);
-    let unit = Unit::of_bytes(bytes(|phase| phase.nvlink_bytes).chain(bytes(|phase| phase.rdma_bytes)));
+    let size = Unit::of_bytes(bytes(|phase| phase.nvlink_bytes).chain(bytes(|phase| phase.rdma_bytes)));
     let longest = Unit::of_times(phases.iter().map(|phase| phase.time.total().0));
-    let time = |head: &str, of: fn(&Prediction) -> f64| {
-        let times = || phases.iter().map(|phase| of(&phase.time));
-        dashes(column(head, longest, times()), times())
+    let numbers = |head: &str, unit: Unit, of: fn(&Phase) -> f64| {
+        let values = || phases.iter().map(of);
+        let cells = std::iter::once(head.to_owned()).chain(values().map(|value| unit.number(value)));
+        dashes(cells.collect(), values())
     };
     let errors: Vec<String> = phases.iter().map(|phase| format!("{:.0} %", phase.time.uncertainty * 100.0)).collect();
-    rows_of([
+    let rows = rows_of([
         words("", phases.iter().map(|phase| phase.name)),
-        dashes(column("NVLink", unit, bytes(|phase| phase.nvlink_bytes)), bytes(|phase| phase.nvlink_bytes)),
-        dashes(column("RDMA", unit, bytes(|phase| phase.rdma_bytes)), bytes(|phase| phase.rdma_bytes)),
-        time("copy", |time| time.copy.0),
-        time("NVLink", |time| time.nvlink.0),
-        time("RDMA", |time| time.network.0),
-        time("latency", |time| time.latency.0),
-        time("notify", |time| time.notify.0),
-        time("time", |time| time.total().0),
+        numbers("NVLink", size, |phase| phase.nvlink_bytes),
+        numbers("RDMA", size, |phase| phase.rdma_bytes),
+        numbers("copy", longest, |phase| phase.time.copy.0),
+        numbers("NVLink", longest, |phase| phase.time.nvlink.0),
+        numbers("RDMA", longest, |phase| phase.time.network.0),
+        numbers("latency", longest, |phase| phase.time.latency.0),
+        numbers("notify", longest, |phase| phase.time.notify.0),
+        numbers("time", longest, |phase| phase.time.total().0),
         words("±", errors.iter().map(String::as_str)),
         words("limit", phases.iter().map(|phase| phase.time.bottleneck.name())),
-    ])
+    ]);
+    let what = format!(
+        "one call of one layer: {} that leave a GPU over NVLink and RDMA; {} if that part alone limited, and of the call",
+        size.name, longest.name
+    );
+    (what, Table::headed(rows))
 }
 
 fn exact(phases: &[GivenPhase]) -> Vec<Vec<String>> {
@@ -127,26 +115,33 @@ fn parameters(parameters: &Parameters) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.page().fmt(f)
+    }
+}
+
+impl Report {
+    /// For a terminal.
+    pub fn page(&self) -> Page {
+        let mut page = Page::default();
         let plan = &self.parallel;
-        writeln!(
-            f,
+        page.line(format!(
             "deploy {} of {} on {}, {} GPUs, {} mode",
             self.deploy, self.model, self.cluster, self.gpus, self.mode
-        )?;
-        writeln!(
-            f,
+        ));
+        page.line(format!(
             "ep {} ({} nodes), pp {}, dp {}, tp {}, zero {}, {} tokens per GPU, {} SMs",
             plan.ep, self.nodes, plan.pp, plan.dp, plan.tp, plan.zero, plan.tokens, plan.sms
-        )?;
+        ));
         if let Some(all) = &self.parameters {
-            writeln!(f, "{}", parameters(all))?;
+            page.line(parameters(all));
         }
-        writeln!(f)?;
-        self.headline.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        page.gap();
+        self.headline.iter().for_each(|line| page.line(line));
 
         let expected = &self.gate.expected;
         let how = if self.source == Source::Observed { "recorded" } else { "sampled" };
-        writeln!(f, "\nwhere a token goes ({} {how}, 95 % confidence)", expected.independent)?;
+        page.gap();
+        page.line(format!("where a token goes ({} {how}, 95 % confidence)", expected.independent));
         let mut rows = vec![row(["", "mean", "±", "most"])];
         for (name, estimate) in [
             ("distinct nodes", expected.distinct_nodes),
@@ -161,26 +156,26 @@ impl fmt::Display for Report {
                 format!("{:.0}", estimate.largest),
             ]);
         }
-        columns(f, &rows)?;
-        writeln!(
-            f,
+        page.table(Table::headed(rows));
+        page.line(format!(
             "  largest over mean load in a call: expert ×{:.2}, rank ×{:.2}, node ×{:.2}",
             self.gate.expert_imbalance, self.gate.rank_imbalance, self.gate.node_imbalance
-        )?;
+        ));
 
-        writeln!(
-            f,
-            "\none call of one layer: bytes that leave a GPU; time if that part alone limited, and of the call"
-        )?;
-        columns(f, &phases(&self.phases))?;
+        page.gap();
+        let (what, calls) = phases(&self.phases);
+        page.line(what);
+        page.table(calls);
 
         if let Some(given) = &self.given {
-            writeln!(f, "\nexactly, the {} recorded tokens split over {} ranks, each once", given.tokens, plan.ep)?;
-            columns(f, &exact(&given.phases))?;
+            page.gap();
+            page.line(format!("exactly, the {} recorded tokens split over {} ranks, each once", given.tokens, plan.ep));
+            page.table(Table::headed(exact(&given.phases)));
         }
 
         if let Some(step) = &self.step {
-            writeln!(f, "\nstep of {} micro-batches, {}", plan.micro_batches, plan.schedule.name())?;
+            page.gap();
+            page.line(format!("step of {} micro-batches, {}", plan.micro_batches, plan.schedule.name()));
             let micro_batches = f64::from(plan.micro_batches);
             let parts = [
                 ("compute", step.compute.0 * micro_batches),
@@ -192,32 +187,34 @@ impl fmt::Display for Report {
             ];
             let times = || parts.map(|(_, us)| us);
             let [names, times] = [words("", parts.map(|(name, _)| name)), column("", Unit::of_times(times()), times())];
-            columns(f, &rows_of([names, times]))?;
-            writeln!(f, "  {:.0} tokens/s per GPU", step.tokens_per_second)?;
+            page.table(Table::headed(rows_of([names, times])));
+            page.line(format!("  {:.0} tokens/s per GPU", step.tokens_per_second));
         }
         if let Some(choice) = &self.recompute {
-            writeln!(f, "\nrecomputed in the backward pass")?;
-            columns(f, &recomputation(choice))?;
+            page.gap();
+            page.line("recomputed in the backward pass");
+            page.table(Table::headed(recomputation(choice)));
         }
         if let Some(memory) = &self.memory {
-            writeln!(f, "\nmemory of the fullest GPU")?;
+            page.gap();
+            page.line("memory of the fullest GPU");
             let parts: Vec<_> = memory.parts.iter().filter(|part| part.bytes.0 > 0).collect();
             let sizes = parts.iter().map(|part| part.bytes.0).chain([memory.total().0, memory.capacity.0]);
             let sizes: Vec<f64> = sizes.map(|bytes| bytes as f64).collect();
             let names = parts.iter().map(|part| part.kind.name()).chain(["all", "what a GPU has"]);
-            columns(
-                f,
-                &rows_of([
-                    words("", names),
-                    column("", Unit::of_bytes_alike(sizes.iter().copied()), sizes.iter().copied()),
-                ]),
-            )?;
+            page.table(Table::headed(rows_of([
+                words("", names),
+                column("", Unit::of_bytes_alike(sizes.iter().copied()), sizes.iter().copied()),
+            ])));
         }
 
-        writeln!(f, "\nin words")?;
-        self.explanation.iter().try_for_each(|line| writeln!(f, "  • {line}"))?;
-        writeln!(f, "\nassumed")?;
-        self.assumptions.iter().try_for_each(|line| writeln!(f, "  • {line}"))
+        page.gap();
+        page.line("in words");
+        self.explanation.iter().for_each(|line| page.item(line));
+        page.gap();
+        page.line("assumed");
+        self.assumptions.iter().for_each(|line| page.item(line));
+        page
     }
 }
 
@@ -248,15 +245,17 @@ fn recomputation(choice: &Choice) -> Vec<Vec<String>> {
 }
 
 /// Plans side by side: a row has one unit.
-pub fn compare_table(reports: &[Report]) -> String {
+pub fn compare_table(reports: &[Report]) -> Table {
     type Cell = fn(&Report) -> String;
     type Value = fn(&Report) -> Option<f64>;
     type Line = (&'static str, fn(Vec<f64>) -> Unit, Value);
-    let plain: [(&str, Cell); 8] = [
-        ("ep · pp · dp · zero", |r| {
-            format!("{} · {} · {} · {}", r.parallel.ep, r.parallel.pp, r.parallel.dp, r.parallel.zero)
-        }),
-        ("SMs · tokens", |r| format!("{} · {}", r.parallel.sms, r.parallel.tokens)),
+    let plain: [(&str, Cell); 12] = [
+        ("ep", |r| r.parallel.ep.to_string()),
+        ("pp", |r| r.parallel.pp.to_string()),
+        ("dp", |r| r.parallel.dp.to_string()),
+        ("zero", |r| r.parallel.zero.to_string()),
+        ("SMs", |r| r.parallel.sms.to_string()),
+        ("tokens", |r| r.parallel.tokens.to_string()),
         ("nodes of a group of ranks", |r| r.nodes.to_string()),
         ("distinct nodes", |r| format!("{:.2}", r.gate.expected.distinct_nodes.mean)),
         ("remote nodes", |r| format!("{:.2}", r.gate.expected.remote_nodes.mean)),
@@ -299,11 +298,11 @@ pub fn compare_table(reports: &[Report]) -> String {
         rows.push(std::iter::once(format!("{name}{comma}{}", unit.name)).chain(values.iter().map(cell)).collect());
     }
     rows.extend(last.iter().map(told));
-    text(&rows)
+    Table::bare(rows)
 }
 
 /// The front of a search.
-pub fn front_table(found: &Found) -> String {
+pub fn front_table(found: &Found) -> Page {
     let plans = &found.front;
     let numbers = |head: &str, of: fn(&Candidate) -> String| -> Vec<String> {
         std::iter::once(head.to_owned()).chain(plans.iter().map(of)).collect()
@@ -324,20 +323,15 @@ pub fn front_table(found: &Found) -> String {
         column("memory", Unit::of_bytes(memory()), memory()),
         words("", best),
     ]);
-    format!(
-        "{} plans, {} fit the memory; no other beats these in time and memory\n{}\n{}\n",
-        found.tried,
-        found.fitting,
-        text(&rows),
-        crate::explain::found(found)
-    )
-}
-
-fn text(rows: &[Vec<String>]) -> String {
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = columns(&mut text, rows);
-    text
+    let mut page = Page::default();
+    page.line(format!(
+        "{} plans, {} fit the memory; no other beats these in time and memory",
+        found.tried, found.fitting
+    ));
+    page.table(Table::headed(rows));
+    page.gap();
+    page.line(crate::explain::found(found));
+    page
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 
 use std::fmt;
 
+use moe_compiler::text::{Page, Table};
+
 use super::{LinkKind, Outcome, Phase, Simulation};
-use crate::report::columns;
 
 fn row<const N: usize>(cells: [String; N]) -> Vec<String> {
     cells.to_vec()
@@ -30,41 +31,48 @@ impl Phase {
 
 impl fmt::Display for Simulation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.page().fmt(f)
+    }
+}
+
+impl Simulation {
+    /// For a terminal.
+    pub fn page(&self) -> Page {
+        let mut page = Page::default();
         let (scenario, outcome) = (&self.scenario, &self.outcome);
         let groups = scenario.gpus() / scenario.demand.group_ranks;
-        writeln!(
-            f,
+        page.line(format!(
             "deploy {} of {} on {}, one dispatch and one combine, simulated",
             self.deploy, self.model, self.cluster
-        )?;
-        writeln!(
-            f,
+        ));
+        page.line(format!(
             "{} GPUs in {} of {} ranks on {}, {} tokens per GPU",
             scenario.gpus(),
             many(groups, "group"),
             scenario.demand.group_ranks,
             many(scenario.group_nodes(), "node"),
             scenario.demand.tokens_per_gpu
-        )?;
-        writeln!(
-            f,
+        ));
+        page.line(format!(
             "{} chunks of {} tokens, {} events, seed {}",
             outcome.chunks, scenario.options.chunk_tokens, outcome.events, scenario.options.seed
-        )?;
-        self.headline.iter().try_for_each(|line| writeln!(f, "{line}"))?;
-        self.times(f)?;
-        self.links(f)?;
-        self.slowest(f)?;
-        writeln!(f, "\nin words")?;
-        self.explanation.iter().try_for_each(|line| writeln!(f, "  • {line}"))?;
-        writeln!(f, "\nassumed")?;
-        self.assumptions.iter().try_for_each(|line| writeln!(f, "  • {line}"))
+        ));
+        self.headline.iter().for_each(|line| page.line(line));
+        self.times(&mut page);
+        self.links(&mut page);
+        self.slowest(&mut page);
+        page.gap();
+        page.line("in words");
+        self.explanation.iter().for_each(|line| page.item(line));
+        page.gap();
+        page.line("assumed");
+        self.assumptions.iter().for_each(|line| page.item(line));
+        page
     }
-}
 
-impl Simulation {
-    fn times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\ntime of the GPUs, µs; no order of sending beats the busiest link")?;
+    fn times(&self, page: &mut Page) {
+        page.gap();
+        page.line("time of the GPUs, µs; no order of sending beats the busiest link");
         let heads = ["", "median", "mean", "99 %", "slowest", "busiest link", "links by plan", "call by plan"];
         let mut rows = vec![row(heads.map(str::to_owned))];
         for (name, phase, bound, planned) in self.phases() {
@@ -79,15 +87,16 @@ impl Simulation {
                 format!("{} ± {:.0} %", us(planned.call), planned.uncertainty * 100.0),
             ]));
         }
-        columns(f, &rows)?;
+        page.table(Table::headed(rows));
         match self.outcome.total {
-            Some(total) => writeln!(f, "  from the first token sent to the last one back: {} µs", us(total)),
-            None => Ok(()),
+            Some(total) => page.line(format!("  from the first token sent to the last one back: {} µs", us(total))),
+            None => {}
         }
     }
 
-    fn links(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\nlinks that carry bytes, part of the slowest GPU's time")?;
+    fn links(&self, page: &mut Page) {
+        page.gap();
+        page.line("links that carry bytes, part of the slowest GPU's time");
         let heads = ["", "links", "dispatch, mean", "busiest", "combine, mean", "busiest"];
         let mut rows = vec![row(heads.map(str::to_owned))];
         let Outcome { dispatch, combine, .. } = &self.outcome;
@@ -101,11 +110,12 @@ impl Simulation {
             }
             rows.push(cells);
         }
-        columns(f, &rows)
+        page.table(Table::headed(rows));
     }
 
-    fn slowest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\nslowest GPUs and busiest links, µs")?;
+    fn slowest(&self, page: &mut Page) {
+        page.gap();
+        page.line("slowest GPUs and busiest links, µs");
         let mut rows = Vec::new();
         for (name, phase, ..) in self.phases() {
             for (place, (slow, busy)) in phase.slowest.iter().zip(&phase.busiest).enumerate() {
@@ -118,6 +128,6 @@ impl Simulation {
                 ]));
             }
         }
-        columns(f, &rows)
+        page.table(Table::bare(rows));
     }
 }

@@ -359,7 +359,7 @@ fn what_a_placement_looks_like() {
     let loads: Vec<Vec<f64>> = PUBLISHED.iter().map(|loads| loads.to_vec()).collect();
     let options = Options { top_k: 2, ..Options::default() };
     let placement = placed(&loads, &PUBLISHED_SHAPE, &options);
-    insta::assert_snapshot!("table", placement.to_table());
+    insta::assert_snapshot!("table", placement.page().to_string());
     let json: serde_json::Value = serde_json::from_str(&placement.to_json()).expect("it is JSON");
     assert_eq!(json["format"], "moe-placement");
     assert_eq!(json["layers"][1]["experts_by_slot"].as_array().map(Vec::len), Some(16));
