@@ -88,9 +88,8 @@ impl Simulation {
             ]));
         }
         page.table(Table::headed(rows));
-        match self.outcome.total {
-            Some(total) => page.line(format!("  from the first token sent to the last one back: {} µs", us(total))),
-            None => {}
+        if let Some(total) = self.outcome.total {
+            page.line(format!("  from the first token sent to the last one back: {} µs", us(total)));
         }
     }
 
