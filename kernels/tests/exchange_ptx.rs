@@ -106,14 +106,51 @@ fn rows_of_one_chunk() {
     }
 }
 
-/// The text of two small kernels, so that a change of the builder or of LLVM is seen.
-#[test]
-fn what_small_kernels_look_like() {
-    let exchange =
-        Exchange { ranks: 4, experts: 8, top_k: 2, hidden: 8, max_tokens: 16, threads: 64, ctas: 2, ..DEEPSEEK_V3 };
-    let exchange = Exchange { dispatch: Format::BF16, ..exchange }.checked().expect("it keeps its limits");
-    for kernel in [Kernel::Barrier, Kernel::WeightGradientCollect] {
+/// As small as an exchange can be and still have everything: two ranks, one chunk a row, one warp a CTA.
+const SMALL: Exchange = Exchange {
+    ranks: 2,
+    experts: 2,
+    top_k: 1,
+    hidden: 8,
+    max_tokens: 4,
+    dispatch: Format::BF16,
+    drop: Some(Drop::Position),
+    ctas: 1,
+    threads: 32,
+    ..DEEPSEEK_V3
+};
+
+/// The texts of some kernels, so that a change of a body, of the builder or of LLVM is seen. Each assembles for both targets.
+fn look_like(name: &str, request: &Exchange, kernels: &[Kernel]) {
+    let exchange = request.checked().expect("it keeps its limits");
+    for &kernel in kernels {
+        assert!(kernel.is_of(&exchange), "{kernel:?}");
+        Chip::ALL.into_iter().for_each(|chip| drop(assemble(kernel, &exchange, chip)));
         let ptx = device_code(kernel, &exchange).ptx(Target::of(Chip::Sm90a)).unwrap_or_else(|error| panic!("{error}"));
-        insta::assert_snapshot!(kernel.name(), ptx);
+        insta::assert_snapshot!(format!("{name}{}", kernel.name()), ptx);
     }
+}
+
+/// Every kernel of an exchange that weighs in combine, and those that are there only where experts weigh.
+#[test]
+fn what_every_kernel_looks_like() {
+    let weighted = kernels(&SMALL);
+    look_like("", &SMALL, &weighted);
+    let experts_weigh = Exchange { weighted: false, ..SMALL };
+    let others: Vec<Kernel> = kernels(&experts_weigh).into_iter().filter(|kernel| !weighted.contains(kernel)).collect();
+    look_like("", &experts_weigh, &others);
+    let all: Vec<Kernel> = Kernel::ALL.iter().copied().filter(|kernel| kernel.grid(&SMALL).is_some()).collect();
+    assert_eq!(weighted.len() + others.len(), all.len(), "every kernel but those of the gate");
+}
+
+/// What layouts and formats make of the kernels that know of them.
+#[test]
+fn what_layouts_and_scales_look_like() {
+    let rank_major = Exchange { layout: RowLayout::RankMajor, weighted: false, ..SMALL };
+    look_like("rank_major_", &rank_major, &[Kernel::DispatchPlace, Kernel::CombineSend]);
+    look_like("batched_", &Exchange { layout: RowLayout::Batched, ..SMALL }, &[Kernel::DispatchPlace]);
+    let scaled = |dispatch, hidden| Exchange { dispatch, hidden, layout: RowLayout::Batched, ..SMALL };
+    look_like("f32_scales_", &scaled(Format::FP8_F32_128, 128), &[Kernel::DispatchSendCached]);
+    // One scale of a byte, which is no word.
+    look_like("mxfp8_", &scaled(Format::MXFP8, 32), &[Kernel::DispatchSendCached, Kernel::DispatchPlaceCached]);
 }
