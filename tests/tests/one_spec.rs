@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use moe_compiler::check_source;
 use moe_compiler::spec::Model;
-use moe_contract::{RankId, Tensor};
+use moe_contract::{Call, Flow, RankId, Tensor};
 use moe_gate::interpret::{self, Routing};
 use moe_host::HostGate;
 use moe_lower::{Choice, compile};
-use moe_planner::traffic::{self, Flow, Topology, Wire};
+use moe_planner::traffic;
 use moe_runtime::{Communicator, Device, LinkBytes, Options, VirtualDevice, VirtualOptions};
 use moe_tests::{GateInput, examples};
 
@@ -72,13 +72,13 @@ fn assert_same(what: &str, expected: &Routing, found: &Routing) {
 
 /// The planner's exact count of a dispatch, from the model and the routing alone, on every link. A rank's own memory is no link.
 fn assert_predicted(name: &str, model: &Model, ctas: u32, indices: &[Vec<i32>], counted: &LinkBytes) {
-    let topology = Topology::contiguous(model, 8, 8).expect("one node");
+    let homes = traffic::contiguous(model, 8, 8).expect("one node");
     let picks: Vec<&[i32]> = indices.iter().map(Vec::as_slice).collect();
-    let flow = Flow::of(&topology, model.top_k(), &picks);
-    let predicted = traffic::LinkBytes::dispatch(&flow, &Wire::of(model, ctas));
+    let exchange = model.exchange(8, 1, ctas, 256);
+    let predicted = LinkBytes::of(Call::Dispatch, &exchange, &Flow::to(&homes, model.top_k(), &picks));
     for from in (0..8).map(RankId) {
         for to in (0..8).map(RankId).filter(|&to| to != from) {
-            assert_eq!(predicted.nvlink(from, to), counted.bytes(from, to), "{name}: bytes from {from} to {to}");
+            assert_eq!(predicted.bytes(from, to), counted.bytes(from, to), "{name}: bytes from {from} to {to}");
         }
     }
 }

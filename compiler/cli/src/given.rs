@@ -107,5 +107,6 @@ pub fn dtype(format: Format) -> Dtype {
         Element::F16 => Dtype::F16,
         Element::F32 => Dtype::F32,
         Element::E4m3 => Dtype::F8_E4M3,
+        Element::E2m1 => Dtype::F4,
     }
 }

@@ -286,3 +286,61 @@ fn a_plan_knows_load_and_placement() {
     let other = fails(&["dsl-examples/kimi_k2.moe", "--deploy", "pretrain", "--placement", &damaged]);
     assert!(other.contains("the placement is of 256 experts, and the model has 384"), "{other}");
 }
+
+/// What stands behind a word in the text of a build's plan.
+#[track_caller]
+fn number_behind(text: &str, word: &str) -> u64 {
+    let rest = text.split_once(word).unwrap_or_else(|| panic!("{word} in {text}")).1.trim_start();
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or_else(|_| panic!("{word} in {text}"))
+}
+
+/// Every deploy of the examples, and some of latency mode: where `build` has a plan, `plan` has its SMs, and room for its memory; where
+/// `build` refuses, `plan` says it with the same code.
+#[test]
+fn what_is_planned_is_what_is_built() {
+    let temporary = tempfile::tempdir().expect("a folder");
+    let latency = temporary.path().join("latency.moe");
+    let v3 = std::fs::read_to_string(format!("{ROOT}/{V3}")).expect("an example");
+    std::fs::write(&latency, v3.replace("tokens 4096 per gpu", "tokens 64 per gpu   mode latency")).expect("written");
+    let examples = std::fs::read_dir(format!("{ROOT}/dsl-examples")).expect("the examples");
+    let mut files: Vec<_> = examples.map(|file| file.expect("a file").path()).collect();
+    files.push(latency);
+    let (mut built, mut refused) = (0, 0);
+    for file in files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "moe")) {
+        let source = std::fs::read(file).expect("a file");
+        let spec = moe_compiler::check_source(&source).spec.expect("a legal file");
+        let file = file.to_str().expect("a name");
+        for (_, deploy) in spec.deploys.iter() {
+            let which = format!("{} of {file}", deploy.name);
+            let arguments = [file, "--deploy", &deploy.name, "--sample", "64", "--format", "json"];
+            let output = moec(&arguments);
+            let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON, fitting or not");
+            let codes: Vec<&str> =
+                plan["not_built"].as_array().expect("a list").iter().map(|one| one["code"].as_str().expect("a code")).collect();
+            let build = Command::new(env!("CARGO_BIN_EXE_moec"))
+                .current_dir(ROOT)
+                .args(["build", file, "--deploy", &deploy.name, "--emit", "plan"])
+                .output()
+                .expect("moec starts");
+            if !build.status.success() {
+                let said = String::from_utf8_lossy(&build.stderr);
+                assert!(!codes.is_empty() && codes.iter().all(|code| said.contains(code)), "{which}: {codes:?} and {said}");
+                refused += 1;
+                continue;
+            }
+            assert!(codes.iter().all(|&code| code == "M0705"), "{which}: {codes:?}, and it is built");
+            let text = String::from_utf8(build.stdout).expect("text");
+            assert_eq!(plan["parallel"]["sms"], number_behind(&text, "launches"), "{which}");
+            assert_eq!(plan["protocol"], "direct", "{which}");
+            if plan["fits"] == true {
+                let parts = plan["memory"]["parts"].as_array().expect("parts");
+                let part = parts.iter().find(|part| part["kind"] == "communication").expect("a part");
+                let needed = number_behind(&text, "the same on every rank:") + number_behind(&text, "arrays of a handle, on every rank:");
+                assert!(part["bytes"].as_u64() >= Some(needed), "{which}: {part} and {needed}");
+                built += 1;
+            }
+        }
+    }
+    assert!(built >= 10 && refused >= 5, "{built} built, {refused} refused");
+}

@@ -45,9 +45,8 @@ pub struct Decision {
     pub protocol: Protocol,
     /// CTAs and threads.
     pub launch: Launch,
-    /// What kernels are specialised to; none for a payload or layout that the contract does not know. Unless `not_built` has an error, every
-    /// limit is kept.
-    pub exchange: Option<Exchange>,
+    /// What kernels are, or would be, specialised to. Unless `not_built` has an error, every limit is kept.
+    pub exchange: Exchange,
     /// What is compiled for.
     pub targets: Vec<Target>,
     /// What is planned and checked, and not built, or not as the file asks.
@@ -84,8 +83,8 @@ impl Decision {
                 }
             });
         }
-        match decision.exchange.map(|exchange| exchange.check()) {
-            Some(Err(limit)) if overridden => Err(ChoiceError::Limit { model: model.name.clone(), limit }),
+        match decision.exchange.check() {
+            Err(limit) if overridden && built::of_model(model).is_empty() => Err(ChoiceError::Limit { model: model.name.clone(), limit }),
             _ => Ok(decision),
         }
     }
@@ -113,7 +112,7 @@ impl Decision {
                 if numbers.mode == Mode::Latency {
                     problems.push(BuildProblem::Latency { span });
                 }
-                if let Some(limit) = exchange.and_then(|exchange| exchange.check().err())
+                if let Err(limit) = exchange.check()
                     && problems.iter().all(|problem| !problem.is_of_model())
                 {
                     problems.push(BuildProblem::Limit { span, limit: limit.to_string() });
@@ -130,10 +129,6 @@ impl Decision {
     /// What there are no kernels for.
     pub fn built(&self) -> Result<Exchange, Diagnostics> {
         let problems: Diagnostics = self.not_built.iter().cloned().collect();
-        match self.exchange {
-            Some(exchange) if !problems.has_errors() => Ok(exchange),
-            // A payload or layout without kernels is among them.
-            _ => Err(problems),
-        }
+        if problems.has_errors() { Err(problems) } else { Ok(self.exchange) }
     }
 }

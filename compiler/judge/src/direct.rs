@@ -37,7 +37,7 @@ impl Rounding {
             }
             Element::F16 => Rounding { name: "f16", unit: 2f64.powi(-11), smallest: 2f64.powi(-25), largest: 65504.0 },
             // Combine has no scales: a limit of the exchange.
-            Element::F32 | Element::E4m3 => {
+            Element::F32 | Element::E4m3 | Element::E2m1 => {
                 Rounding { name: "f32", unit: V, smallest: 2f64.powi(-150), largest: f32::MAX.into() }
             }
         }

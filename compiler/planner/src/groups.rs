@@ -4,15 +4,15 @@
 //! of the chosen groups are fewer than the gate takes.
 
 use moe_compiler::spec::Model;
+use moe_contract::Homes;
 use moe_gate::ir::{Gate, Masked, Op, Type};
 
-use crate::traffic::Topology;
 
 /// The fewest groups, more than there are, each of which lies on one node.
-pub(crate) fn finer(model: &Model, topology: &Topology) -> Option<u32> {
+pub(crate) fn finer(model: &Model, homes: &Homes) -> Option<u32> {
     let suits = |groups: &u32| {
         model.experts.is_multiple_of(*groups)
-            && topology.nodes_of_groups(*groups).first() == Some(&1)
+            && homes.domains_of_groups(*groups).first() == Some(&1)
             && has_enough(&model.gate, model.experts / groups)
     };
     (model.groups? + 1..=model.experts).find(suits)

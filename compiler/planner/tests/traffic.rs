@@ -2,9 +2,10 @@
 
 use moe_compiler::spec::{Model, Spec};
 use moe_contract::placement::Placement;
-use moe_contract::{Call, Exchange, ExpertId, Format, RankId, RowLayout, wire};
+use moe_contract::topology::Link;
+use moe_contract::{Call, Exchange, ExpertId, Flow, Format, Homes, LinkBytes, RankId, RowLayout};
 use moe_planner::sample::Source;
-use moe_planner::traffic::{Expected, Flow, LinkBytes, NodeId, Topology, Wire, expected_distinct};
+use moe_planner::traffic::{self, Expected, expected_distinct};
 use moe_planner::{Logits, Sample};
 
 const TOKENS: usize = 40_000;
@@ -20,8 +21,8 @@ fn example(name: &str) -> Model {
     spec.models.iter().next().expect("a model").1.clone()
 }
 
-fn topology(model: &Model, ranks: u32) -> Topology {
-    Topology::contiguous(model, ranks, 8).expect("ranks that fit")
+fn homes(model: &Model, ranks: u32) -> Homes {
+    traffic::contiguous(model, ranks, 8).expect("ranks that fit")
 }
 
 /// Within 1 % of a published mean.
@@ -34,8 +35,8 @@ fn close(mean: f64, published: f64) {
 fn deepseek_v3_reaches_as_many_nodes_as_published() {
     let model = example("deepseek_v3");
     let sample = Sample::of(&model.gate, &Logits::Independent, TOKENS, 1).unwrap();
-    let ep64 = Expected::of(&sample, &topology(&model, 64));
-    let ep128 = Expected::of(&sample, &topology(&model, 128));
+    let ep64 = Expected::of(&sample, &homes(&model, 64));
+    let ep128 = Expected::of(&sample, &homes(&model, 128));
     close(ep64.distinct_nodes.mean, 3.97);
     close(ep64.remote_nodes.mean, 3.47);
     close(ep128.distinct_nodes.mean, 5.71);
@@ -50,7 +51,7 @@ fn deepseek_v3_reaches_as_many_nodes_as_published() {
 fn three_groups_reach_as_many_nodes_as_published() {
     let model = example("deepseek_v3_3_groups");
     let sample = Sample::of(&model.gate, &Logits::Independent, TOKENS, 2).unwrap();
-    let ep64 = Expected::of(&sample, &topology(&model, 64));
+    let ep64 = Expected::of(&sample, &homes(&model, 64));
     close(ep64.distinct_nodes.mean, 3.00);
     close(ep64.remote_nodes.mean, 2.62);
 }
@@ -67,11 +68,11 @@ fn without_groups_sampling_closed_form_and_publication_agree() {
     let model = spec.models.iter().next().unwrap().1;
     let sample = Sample::of(&model.gate, &Logits::Independent, TOKENS, 3).unwrap();
     for (ranks, distinct, remote) in [(64, 5.29, 4.63), (128, 6.53, 6.12)] {
-        let topology = topology(model, ranks);
-        let expected = Expected::of(&sample, &topology);
+        let homes = homes(model, ranks);
+        let expected = Expected::of(&sample, &homes);
         close(expected.distinct_nodes.mean, distinct);
         close(expected.remote_nodes.mean, remote);
-        let nodes = expected_distinct(256, 8, topology.nodes());
+        let nodes = expected_distinct(256, 8, homes.topology().domains());
         let of_ranks = expected_distinct(256, 8, ranks);
         assert!((expected.distinct_nodes.mean - nodes).abs() < 2.0 * expected.distinct_nodes.half_width.unwrap());
         assert!((expected.distinct_ranks.mean - of_ranks).abs() < 2.0 * expected.distinct_ranks.half_width.unwrap());
@@ -90,7 +91,7 @@ fn every_example_can_be_sampled() {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let model = example(&name);
         let sample = Sample::of(&model.gate, &Logits::Skewed(0.5), 64, 4).unwrap();
-        let expected = Expected::of(&sample, &topology(&model, 8));
+        let expected = Expected::of(&sample, &homes(&model, 8));
         assert_eq!(sample.tokens(), 64, "{name}");
         assert!(expected.picks.mean <= f64::from(model.top_k()), "{name}");
         let all: f64 = expected.experts.iter().sum();
@@ -106,7 +107,7 @@ fn a_skew_loads_some_ranks_more_and_the_seed_repeats_it() {
     let sample = |logits| Sample::of(&model.gate, &logits, 20_000, 5).unwrap();
     let (even, skewed) = (sample(Logits::Independent), sample(Logits::Skewed(1.0)));
     assert_eq!(skewed, sample(Logits::Skewed(1.0)));
-    let load = |sample: &Sample| Expected::of(sample, &topology(&model, 8)).rank_picks;
+    let load = |sample: &Sample| Expected::of(sample, &homes(&model, 8)).rank_picks;
     let call = 8.0 * 4096.0;
     assert!(load(&even).of_call(call) < 1.05, "{:?}", load(&even));
     assert!(load(&skewed).of_call(call) > 1.15, "{:?}", load(&skewed));
@@ -138,25 +139,12 @@ fn one_node_is_the_plan_byte_for_byte() {
         threads: 256,
     };
     let exchange = request.checked().unwrap();
-    let planned = wire::Flow::of(&exchange, &picks);
-    let topology = topology(&model, 8);
-    let (flow, wire) = (Flow::of(&topology, 8, &picks), Wire::of(&model, 20));
-    let pairs = [
-        (LinkBytes::dispatch(&flow, &wire), wire::LinkBytes::of(Call::Dispatch, &exchange, &planned)),
-        (LinkBytes::dispatch_cached(&flow, &wire), wire::LinkBytes::of(Call::DispatchCached, &exchange, &planned)),
-        (LinkBytes::combine(&flow, &wire), wire::LinkBytes::of(Call::Combine, &exchange, &planned)),
-        (LinkBytes::combine_backward(&flow, &wire), wire::LinkBytes::of(Call::CombineBackward, &exchange, &planned)),
-    ];
-    for (bytes, plan) in pairs {
-        let mut crossing = 0;
-        for from in (0..8).map(RankId) {
-            for to in (0..8).map(RankId) {
-                assert_eq!(bytes.nvlink(from, to), plan.bytes(from, to), "{from} to {to}");
-            }
-            crossing += bytes.nvlink_out(from);
-            assert_eq!(bytes.rdma_out(from), 0);
-        }
-        assert_eq!(crossing, plan.crossing());
+    // The model's homes and its exchange, against an exchange that is written out.
+    let (built, planned) = (Flow::of(&exchange, &picks), Flow::to(&homes(&model, 8), 8, &picks));
+    assert_eq!(built, planned);
+    let of_model = model.exchange(8, 100, 20, 256);
+    for call in Call::ALL {
+        assert_eq!(LinkBytes::of(call, &of_model, &planned), LinkBytes::of(call, &exchange, &built), "{call:?}");
     }
 }
 
@@ -178,38 +166,42 @@ model small {
 fn two_nodes_counted_by_hand() {
     let spec = spec(SMALL);
     let model = spec.models.iter().next().unwrap().1;
-    let topology = Topology::contiguous(model, 4, 2).unwrap();
+    let homes = traffic::contiguous(model, 4, 2).unwrap();
     let picks: [&[i32]; 4] = [&[1, 4, 5], &[4, 6, 7], &[], &[]];
-    let flow = Flow::of(&topology, 3, &picks);
-    let wire = Wire::of(model, 1);
+    let flow = Flow::to(&homes, 3, &picks);
+    let exchange = model.exchange(4, 2, 1, 32);
     let [r0, r1, r2, r3] = [0, 1, 2, 3].map(RankId);
-    let [n0, n1] = [NodeId(0), NodeId(1)];
 
-    let dispatch = LinkBytes::dispatch(&flow, &wire);
+    let dispatch = LinkBytes::of(Call::Dispatch, &exchange, &flow);
     // On the network once per pair: a count (4) and a flag (8). Inside: two counts and a flag.
     let (copy, between, inside) = (128 + 32, 4 + 8, 2 * 4 + 8);
-    assert_eq!(dispatch.rdma(r0, n1), copy + between);
-    assert_eq!(dispatch.rdma(r1, n1), copy + between);
-    assert_eq!(dispatch.rdma(r2, n0), between);
-    assert_eq!(dispatch.rdma(r0, n0), 0);
-    assert_eq!(dispatch.nvlink(r0, r0), copy + inside);
-    assert_eq!(dispatch.nvlink(r0, r1), inside);
-    assert_eq!(dispatch.nvlink(r2, r2), copy + inside);
-    assert_eq!(dispatch.nvlink(r2, r3), inside);
-    assert_eq!(dispatch.nvlink(r3, r2), copy + inside);
-    assert_eq!(dispatch.nvlink(r3, r3), copy + inside);
-    assert_eq!(dispatch.rdma_in(r3), copy + between);
+    assert_eq!(dispatch.bytes(r0, r2), copy + between);
+    assert_eq!(dispatch.bytes(r1, r3), copy + between);
+    assert_eq!(dispatch.bytes(r2, r0), between);
+    assert_eq!(dispatch.bytes(r0, r3), 0, "no link joins them");
+    assert_eq!(dispatch.bytes(r0, r0), copy + inside);
+    assert_eq!(dispatch.bytes(r0, r1), inside);
+    assert_eq!(dispatch.bytes(r2, r2), copy + inside);
+    assert_eq!(dispatch.bytes(r2, r3), inside);
+    assert_eq!(dispatch.bytes(r3, r2), copy + inside);
+    assert_eq!(dispatch.bytes(r3, r3), copy + inside);
+    let topology = homes.topology();
+    assert_eq!(dispatch.leaving(r3, topology, Link::Domain), copy + inside);
+    assert_eq!(dispatch.leaving(r1, topology, Link::Rail), copy + between);
 
-    let combine = LinkBytes::combine(&flow, &wire);
+    let combine = LinkBytes::of(Call::Combine, &exchange, &flow);
     // Rank 2 gives its partial sum of rank 1's token to rank 3, which adds its own and sends one row home.
-    assert_eq!(combine.nvlink(r2, r3), 128 + 8);
-    assert_eq!(combine.nvlink(r3, r2), 8);
-    assert_eq!(combine.rdma(r3, n0), 128 + 8);
-    assert_eq!(combine.rdma(r2, n0), 128 + 8);
-    assert_eq!(combine.rdma(r0, n1), 8);
-    // Unweighted: no gradients of weights, only their flags.
-    let backward = LinkBytes::combine_backward(&flow, &wire);
-    assert_eq!(backward.rdma(r0, n1), 128 + 8 + 8);
+    assert_eq!(combine.bytes(r2, r3), 128 + 8);
+    assert_eq!(combine.bytes(r3, r2), 8);
+    assert_eq!(combine.bytes(r3, r1), 128 + 8);
+    assert_eq!(combine.bytes(r2, r0), 128 + 8);
+    assert_eq!(combine.bytes(r0, r2), 8);
+    // Unweighted: gradients of weights are a call of their own, one for each pick: 4 bytes for rank 0's two on rail 0.
+    let backward = LinkBytes::of(Call::CombineBackward, &exchange, &flow);
+    assert_eq!(backward.bytes(r0, r2), 128 + 8);
+    let weights = LinkBytes::of(Call::WeightsBackward, &exchange, &flow);
+    assert_eq!(weights.bytes(r2, r0), 2 * 4 + 8);
+    assert_eq!(weights.bytes(r2, r3), 4 + 8);
 }
 
 /// The same cluster with three slots a rank: ranks 0 to 3 hold experts 0 1 4, 2 3 4, 4 5 0 and 6 7 0. Three tokens of rank 0 pick
@@ -221,15 +213,15 @@ fn further_copies_of_experts_counted_by_hand() {
     let model = spec.models.iter().next().unwrap().1;
     let slots = [0, 1, 4, 2, 3, 4, 4, 5, 0, 6, 7, 0].map(ExpertId).to_vec();
     let placement = Placement::new(2, 2, 3, Some(8), [(0, slots)]).unwrap();
-    let topology = Topology::placed(model, 4, 2, &placement, &placement.layers()[0]).unwrap();
-    assert_eq!(topology.experts_per_rank(), 3);
+    let homes = traffic::placed(model, 4, 2, &placement, &placement.layers()[0]).unwrap();
+    assert_eq!(homes.most_of_a_rank(), 3);
     let picks: [&[i32]; 4] = [&[0, 1, 4, 0, 1, 4, 0, 1, 4], &[], &[], &[]];
-    let flow = Flow::of(&topology, 3, &picks);
+    let flow = Flow::to(&homes, 3, &picks);
     let [r0, r1, r2, r3] = [0, 1, 2, 3].map(RankId);
-    assert_eq!(flow.copies_to_node(r0, NodeId(1)), 2);
-    assert_eq!([flow.copies_within(r0, r0), flow.copies_within(r0, r1)], [3, 1]);
-    assert_eq!([flow.copies_within(r2, r2), flow.copies_within(r2, r3)], [2, 1]);
-    let other = Topology::placed(model, 8, 2, &placement, &placement.layers()[0]).unwrap_err().to_string();
+    assert_eq!(flow.copies(r0, r2), 2);
+    assert_eq!([flow.copies(r0, r0), flow.copies(r0, r1)], [3, 1]);
+    assert_eq!([flow.copies(r2, r2), flow.copies(r2, r3)], [2, 1]);
+    let other = traffic::placed(model, 8, 2, &placement, &placement.layers()[0]).unwrap_err().to_string();
     assert!(
         other.starts_with("the placement is of 2 nodes × 2 GPUs, and the plan has 8 ranks on nodes of 2"),
         "{other}"

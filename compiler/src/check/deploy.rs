@@ -1,5 +1,7 @@
 //! Checks a deploy against its model and its cluster.
 
+use moe_contract::Region;
+
 use super::Checker;
 use super::reach::{Placement, Samples, TOKENS};
 use super::settings::{Owner, Slot, described};
@@ -301,19 +303,12 @@ struct Buffers {
 
 impl Buffers {
     fn of(model: &Model, ranks: u32) -> Buffers {
-        const HALVES: u64 = 2;
-        let pieces = |bytes: u64| bytes.next_multiple_of(u64::from(limits::ROW_BYTES));
-        let picks = u64::from(model.top_k());
-        let (there, back) = (model.dispatch.payload, model.combine.payload);
-        // A slot also carries gradients, which travel in the format of combine.
-        let row = there.row_bytes(model.hidden).0.max(back.row_bytes(model.hidden).0);
-        // With each copy travel its scales, and its picks and weights (4 bytes each), source token and ordinal.
-        let copy = pieces(row) + pieces(there.scale_bytes(model.hidden).0) + pieces(8 * picks + 8);
-        let partial = pieces(back.row_bytes(model.hidden).0);
-        let gradients = 4 * picks;
+        // The regions of one token; launches decide nothing of them.
+        let exchange = model.exchange(ranks, 1, 1, 32);
+        let of = |regions: &[Region]| regions.iter().map(|region| region.shape(&exchange).bytes()).sum();
         Buffers {
-            receive: HALVES * u64::from(ranks) * copy,
-            combine: HALVES * (u64::from(ranks.min(model.top_k())) * partial + gradients),
+            receive: of(&[Region::Rows, Region::Scales, Region::Records]),
+            combine: of(&[Region::Partials, Region::WeightGradients]),
         }
     }
 

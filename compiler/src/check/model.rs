@@ -1,5 +1,7 @@
 //! Checks a model.
 
+use moe_contract::Scales;
+
 use super::Checker;
 use super::settings::{Owner, Slot, described};
 use super::surroundings::Around;
@@ -311,7 +313,7 @@ impl Checker<'_> {
             match &setting.kind {
                 CombineSetting::Payload(written) => {
                     let value = self.payload(written).filter(|placed| {
-                        let precise = placed.value.scale().is_none();
+                        let precise = placed.value.stored().scales.is_none();
                         if !precise {
                             let format = written.format.text.clone();
                             let scale = written.scale.as_ref().map_or(written.format.span, |scale| scale.span);
@@ -384,11 +386,11 @@ impl Checker<'_> {
     fn row(&mut self, hidden: Placed<u32>, payload: Option<Placed<Payload>>, name: &'static str) {
         let span = hidden.place;
         let value = payload.map_or(Payload::Bf16, |payload| payload.value);
-        let (bits, hidden) = (value.element_bits(), hidden.value);
+        let (bits, hidden) = (value.stored().element.bits(), hidden.value);
         let pieces = limits::ROW_BYTES * 8 / bits;
         // Both are powers of two.
-        let step = value.scale().map_or(pieces, |(block, _)| block.max(pieces));
-        if let (Some((block, _)), Some(payload)) = (value.scale(), payload)
+        let step = value.stored().scales.map_or(pieces, |scales| scales.block.max(pieces));
+        if let (Some(Scales { block, .. }), Some(payload)) = (value.stored().scales, payload)
             && !hidden.is_multiple_of(block)
         {
             self.report(ModelProblem::ScaleBlock { span: payload.place, block, hidden, step });

@@ -256,40 +256,9 @@ pub enum Scale {
 }
 
 impl Payload {
-    /// Bits of an element.
-    pub fn element_bits(self) -> u32 {
-        match self {
-            Payload::Bf16 | Payload::F16 => 16,
-            Payload::F32 => 32,
-            Payload::Fp8E4m3(_) => 8,
-            Payload::Fp4E2m1 => 4,
-        }
-    }
-
-    /// Elements that share a scale, and the bytes of that scale.
-    pub fn scale(self) -> Option<(u32, u32)> {
-        match self {
-            Payload::Bf16 | Payload::F16 | Payload::F32 => None,
-            Payload::Fp8E4m3(Scale::F32Per128) => Some((128, 4)),
-            Payload::Fp8E4m3(Scale::Ue8m0Per128) => Some((128, 1)),
-            Payload::Fp8E4m3(Scale::Ue8m0Per32) => Some((32, 1)),
-            Payload::Fp4E2m1 => Some((16, 1)),
-        }
-    }
-
     /// What kernels send; `None` where there are none for it.
     pub fn format(self) -> Option<Format> {
         Format::named(self.text())
-    }
-
-    /// Bytes of a row without its scales.
-    pub fn row_bytes(self, hidden: u32) -> Bytes {
-        Bytes(u64::from(hidden) * u64::from(self.element_bits()) / 8)
-    }
-
-    /// Bytes of the scales of a row.
-    pub fn scale_bytes(self, hidden: u32) -> Bytes {
-        Bytes(self.scale().map_or(0, |(block, bytes)| u64::from(hidden / block) * u64::from(bytes)))
     }
 
     /// As written in a file.

@@ -1,7 +1,7 @@
 //! How rows of a payload are stored, as data: an element, and perhaps scales that blocks of elements share.
 //!
-//! Invariants: a format that is used is one of [`Format::KNOWN`], where alone each is named; elements are whole bytes; a block of a
-//! scale is whole 16-byte chunks of elements.
+//! Invariants: a format that kernels use is one of [`Format::KNOWN`], where alone each is named; its elements are whole bytes, and a block
+//! of a scale is whole 16-byte chunks of elements. Other formats are only planned with: they have sizes, and no meaning yet.
 //!
 //! # Scales
 //! A block of elements x with largest magnitude *amax* (NaN left out) is stored as scale and elements, in f32 arithmetic, each
@@ -32,16 +32,24 @@ pub enum Element {
     F32,
     /// OCP fp8 E4M3
     E4m3,
+    /// OCP fp4 E2M1, two in a byte: planned with, no format with kernels has it
+    E2m1,
 }
 
 impl Element {
-    /// Its size.
-    pub fn bytes(self) -> u32 {
+    /// Its size in bits.
+    pub fn bits(self) -> u32 {
         match self {
-            Element::Bf16 | Element::F16 => 2,
-            Element::F32 => 4,
-            Element::E4m3 => 1,
+            Element::Bf16 | Element::F16 => 16,
+            Element::F32 => 32,
+            Element::E4m3 => 8,
+            Element::E2m1 => 4,
         }
+    }
+
+    /// Its size, if it shares no byte with another.
+    pub fn bytes(self) -> u32 {
+        self.bits() / 8
     }
 
     /// The largest finite number.
@@ -51,6 +59,7 @@ impl Element {
             Element::F16 => 65_504.0,
             Element::F32 => f32::MAX,
             Element::E4m3 => 448.0,
+            Element::E2m1 => 6.0,
         }
     }
 }
@@ -63,6 +72,8 @@ pub enum ScaleElement {
     F32,
     /// A power of two, its exponent plus 127 in a byte.
     Ue8m0,
+    /// OCP fp8 E4M3: planned with, no format with kernels has it
+    E4m3,
 }
 
 impl ScaleElement {
@@ -70,7 +81,7 @@ impl ScaleElement {
     pub fn bytes(self) -> u32 {
         match self {
             ScaleElement::F32 => 4,
-            ScaleElement::Ue8m0 => 1,
+            ScaleElement::Ue8m0 | ScaleElement::E4m3 => 1,
         }
     }
 }
@@ -116,6 +127,9 @@ impl Format {
     pub const FP8_UE8M0_128: Format = Format::fp8(ScaleElement::Ue8m0, 128);
     /// `fp8_e4m3 scale ue8m0 per 32`: MXFP8
     pub const MXFP8: Format = Format::fp8(ScaleElement::Ue8m0, 32);
+    /// `fp4_e2m1 scale e4m3 per 16`: NVFP4, without kernels
+    pub const NVFP4: Format =
+        Format { element: Element::E2m1, scales: Some(Scales { element: ScaleElement::E4m3, block: 16 }) };
 
     /// Every format that kernels are made for. What a row costs, and how it is converted, follows from the data.
     pub const KNOWN: &[Named] = &[
@@ -143,7 +157,7 @@ impl Format {
 
     /// Bytes of a row of `hidden` elements, without its scales.
     pub fn row_bytes(self, hidden: u32) -> u64 {
-        u64::from(hidden) * u64::from(self.element.bytes())
+        u64::from(hidden) * u64::from(self.element.bits()) / 8
     }
 
     /// Scales of a row.

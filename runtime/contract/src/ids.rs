@@ -36,6 +36,13 @@ impl std::fmt::Display for ExpertId {
 #[serde(transparent)]
 pub struct DomainId(pub u32);
 
+impl DomainId {
+    /// For looking into an array that has one entry per domain.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 impl std::fmt::Display for DomainId {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "domain {}", self.0)

@@ -262,7 +262,7 @@ kernels! {
             sends(Item::DispatchRow, Per::CopySent),
             sends(Item::DispatchScales, Per::CopySent),
             sends(Item::Record, Per::CopySent),
-            sends(Item::Count, Per::Peer),
+            sends(Item::Count, Per::Source),
         ],
         ..ALONE
     };

@@ -2,7 +2,7 @@
 //!
 //! Invariant: everything here is data, or a pure function of an [`Exchange`]; the crate knows no device, no compiler and no file.
 //!
-//! * [`ids`], [`topology`] – ranks, domains, experts, and which expert is where;
+//! * [`ids`], [`topology`], [`homes`] – ranks, domains, experts, and which expert is where;
 //! * [`format`], [`codec`], [`layout`] – how rows are stored, on the host too, and laid out;
 //! * [`exchange`], [`limits`] – the numbers that kernels are specialised to, and what they may be;
 //! * [`memory`] – symmetric memory: flags, regions, epochs; [`buffer`] – arrays and tensors of one rank;
@@ -14,6 +14,7 @@ pub mod call;
 pub mod codec;
 pub mod exchange;
 pub mod format;
+pub mod homes;
 pub mod ids;
 pub mod kernel;
 pub mod layout;
@@ -29,6 +30,7 @@ pub use buffer::{Buffer, Sizes, Tensor};
 pub use call::Call;
 pub use exchange::{Drop, Exchange};
 pub use format::{Element, Format, ScaleElement, Scales};
+pub use homes::Homes;
 pub use ids::{DomainId, ExpertId, RankId};
 pub use kernel::{Argument, Grid, Kernel, Need, Row};
 pub use layout::RowLayout;

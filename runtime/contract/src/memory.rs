@@ -21,6 +21,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::Exchange;
+use crate::topology::Topology;
 
 /// Parts of symmetric memory start at a multiple of this: no two of them share a cache line.
 pub const REGION_ALIGN: u64 = 128;
@@ -245,6 +246,14 @@ impl Exchange {
     /// Where a region lies.
     pub fn region_start(&self, region: Region) -> u64 {
         self.start_of(Part::Region(region))
+    }
+
+    /// What a rank of several domains holds besides, as [`crate::Protocol::Hybrid`] would: a slot for each token of its rail's rank in each
+    /// other domain, which it hands on, and the sum on its way back; both halves.
+    pub fn forwarding_bytes(&self, topology: Topology) -> u64 {
+        let strides = [Region::Rows, Region::Scales, Region::Records, Region::Partials];
+        let slot: u64 = strides.iter().map(|region| region.shape(self).stride).sum();
+        2 * u64::from(topology.domains() - 1) * u64::from(self.max_tokens) * slot
     }
 
     /// Size of symmetric memory.

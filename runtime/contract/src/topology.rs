@@ -45,10 +45,39 @@ impl Topology {
         rank.0 % self.per_domain
     }
 
+    /// The ranks of a domain.
+    pub fn ranks_of(self, domain: DomainId) -> impl Iterator<Item = RankId> + Clone {
+        let first = domain.0 * self.per_domain;
+        (first..first + self.per_domain).map(RankId)
+    }
+
+    /// The rank that hands on what comes from `source` for a domain: itself in its own, elsewhere the one of its rail.
+    pub fn forwarder(self, source: RankId, domain: DomainId) -> RankId {
+        self.on_rail(domain, self.rail_of(source))
+    }
+
+    /// What joins two ranks; none where nothing does, so that bytes between them go by way of others.
+    pub fn link(self, from: RankId, to: RankId) -> Option<Link> {
+        if self.domain_of(from) == self.domain_of(to) {
+            Some(Link::Domain)
+        } else {
+            (self.rail_of(from) == self.rail_of(to)).then_some(Link::Rail)
+        }
+    }
+
     /// The rank of a domain on a rail.
     pub fn on_rail(self, domain: DomainId, rail: u32) -> RankId {
         RankId(domain.0 * self.per_domain + rail)
     }
+}
+
+/// What joins two ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Link {
+    /// They load and store each other's memory.
+    Domain,
+    /// The network between the ranks of a rail.
+    Rail,
 }
 
 /// Experts in contiguous blocks, as even as they can be: the first `experts mod ranks` ranks own one more.

@@ -2,12 +2,21 @@
 //!
 //! Invariant: for the same routing, [`LinkBytes::of`] equals what the virtual cluster counts, byte for byte. The diagonal is what a rank
 //! writes to its own symmetric memory; it crosses no link. The padding between slots is never written.
+//!
+//! # Across domains
+//! There are no kernels yet; what they would write is counted by the same table ([`crate::Protocol::Hybrid`]). A token goes once to each
+//! other domain, to the rank of its source's rail, which hands it on to each rank of its domain that has one of its experts, itself
+//! included. Sums come back the same way: those of a domain are added by the rank that handed the token on. So every pair of ranks that a
+//! link joins is a writer and a peer, and a copy is one on each link that it takes.
 
 use crate::call::Call;
 use crate::exchange::Exchange;
-use crate::ids::{ExpertId, RankId};
+use crate::homes::Homes;
+use crate::ids::RankId;
 use crate::kernel::{Kernel, Need};
 use crate::memory::{RECORD_HEAD_BYTES, Region};
+use crate::placement::Turns;
+use crate::topology::{Link, Topology};
 
 /// Something that a kernel writes to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +58,8 @@ pub enum Per {
     CopyReceived,
     /// For each pick of a token that came from the peer that is of the writing rank.
     PickReceived,
+    /// Once for each rank whose copies the writer hands to the peer: of its rail to a rank of its domain, else itself.
+    Source,
     /// Once for each peer.
     Peer,
 }
@@ -87,9 +98,10 @@ impl Call {
     }
 }
 
-/// What the routing of all ranks means for the links: copies and picks by (source, destination).
+/// What the routing of all ranks means for the links: copies and picks by (source, destination), on each link that they take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
+    topology: Topology,
     copies: LinkBytes,
     picks: LinkBytes,
 }
@@ -100,20 +112,53 @@ impl Flow {
     /// # Panics
     /// When `indices` has not one entry per rank.
     pub fn of(exchange: &Exchange, indices: &[&[i32]]) -> Flow {
-        assert_eq!(indices.len(), exchange.ranks as usize, "one list of picks per rank");
-        let mut flow = Flow { copies: LinkBytes::none(exchange.ranks), picks: LinkBytes::none(exchange.ranks) };
-        for (source, indices) in (0..).map(RankId).zip(indices) {
-            for token in indices.chunks(exchange.top_k as usize) {
-                let sent = token.iter().filter_map(|&pick| u32::try_from(pick).ok());
-                let sent = sent.filter(|&expert| expert < exchange.experts).map(ExpertId);
-                let mut destinations: Vec<RankId> = sent.map(|expert| exchange.owners().rank_of(expert)).collect();
-                destinations.iter().for_each(|&destination| flow.picks.add(source, destination, 1));
-                destinations.sort_unstable();
-                destinations.dedup();
-                destinations.iter().for_each(|&destination| flow.copies.add(source, destination, 1));
+        let computes = (0..exchange.experts).map(|_| true);
+        Flow::to(&Homes::contiguous(exchange.topology(), computes), exchange.top_k, indices)
+    }
+
+    /// The same to experts wherever they are.
+    ///
+    /// # Panics
+    /// When `indices` has not one entry per rank.
+    pub fn to(homes: &Homes, top_k: u32, indices: &[&[i32]]) -> Flow {
+        let topology = homes.topology();
+        assert_eq!(indices.len(), topology.ranks as usize, "one list of picks per rank");
+        let none = || LinkBytes::none(topology.ranks);
+        let mut flow = Flow { topology, copies: none(), picks: none() };
+        for (source, indices) in topology.all().zip(indices) {
+            let mut turns = Turns::of_rank(source, homes.experts(), indices);
+            for picks in indices.chunks(top_k as usize) {
+                let mut ranks: Vec<RankId> = picks.iter().filter_map(|&pick| homes.of(pick, &mut turns)).collect();
+                ranks.sort_unstable();
+                flow.add(source, &ranks);
             }
         }
         flow
+    }
+
+    /// A token with the ranks of its picks, ascending.
+    fn add(&mut self, source: RankId, ranks: &[RankId]) {
+        let topology = self.topology;
+        for here in ranks.chunk_by(|one, other| topology.domain_of(*one) == topology.domain_of(*other)) {
+            let domain = topology.domain_of(here[0]);
+            let forwarder = topology.forwarder(source, domain);
+            if forwarder != source {
+                self.copies.add(source, forwarder, 1);
+                self.picks.add(source, forwarder, here.len() as u64);
+            }
+            for same in here.chunk_by(|one, other| one == other) {
+                self.copies.add(forwarder, same[0], 1);
+                self.picks.add(forwarder, same[0], same.len() as u64);
+            }
+        }
+    }
+
+    /// Ranks whose copies `writer` hands to `peer`; none where no link joins them.
+    fn sources(&self, writer: RankId, peer: RankId) -> u64 {
+        self.topology.link(writer, peer).map_or(0, |link| match link {
+            Link::Domain => u64::from(self.topology.domains()),
+            Link::Rail => 1,
+        })
     }
 
     /// Tokens of `source` that are sent to `destination`.
@@ -137,7 +182,7 @@ pub struct LinkBytes {
 impl LinkBytes {
     /// No byte.
     pub fn none(ranks: u32) -> LinkBytes {
-        LinkBytes { ranks, bytes: vec![0; (ranks * ranks) as usize] }
+        LinkBytes { ranks, bytes: vec![0; ranks as usize * ranks as usize] }
     }
 
     /// From a function that knows each link.
@@ -151,13 +196,16 @@ impl LinkBytes {
 
     /// Of a call with a routing.
     pub fn of(call: Call, exchange: &Exchange, flow: &Flow) -> LinkBytes {
-        let [sent, received, picks, peer] =
-            [Per::CopySent, Per::CopyReceived, Per::PickReceived, Per::Peer].map(|per| call.bytes_per(per, exchange));
-        LinkBytes::new(exchange.ranks, |writer, owner| {
+        let [sent, received, picks, source, peer] =
+            [Per::CopySent, Per::CopyReceived, Per::PickReceived, Per::Source, Per::Peer]
+                .map(|per| call.bytes_per(per, exchange));
+        LinkBytes::new(flow.topology.ranks, |writer, owner| {
+            let joined = u64::from(flow.topology.link(writer, owner).is_some());
             flow.copies(writer, owner) * sent
                 + flow.copies(owner, writer) * received
                 + flow.picks(owner, writer) * picks
-                + peer
+                + flow.sources(writer, owner) * source
+                + joined * peer
         })
     }
 
@@ -175,6 +223,12 @@ impl LinkBytes {
     pub fn crossing(&self) -> u64 {
         let crossing = self.links().filter(|(writer, owner)| writer != owner);
         crossing.map(|(writer, owner)| self.bytes(writer, owner)).sum()
+    }
+
+    /// Bytes that a rank writes to others over links of a kind.
+    pub fn leaving(&self, rank: RankId, topology: Topology, link: Link) -> u64 {
+        let others = topology.all().filter(|&other| other != rank && topology.link(rank, other) == Some(link));
+        others.map(|other| self.bytes(rank, other)).sum()
     }
 
     /// Without the diagonal: what links alone carry.

@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::sample::{Logits, Sample, SampleError};
 use crate::setting::{self, Real, Whole};
 use crate::time::{Call, Demand, Direction};
-use crate::traffic::{Expected, Topology, TopologyError, expected_distinct};
+use crate::traffic::{Expected, TopologyError, contiguous, expected_distinct};
 
 /// What the measurements were made on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -308,9 +308,9 @@ impl Shape {
         let (_, model) = model.ok_or("no such router can be described")?;
         let sample =
             Sample::of(&model.gate, &Logits::Independent, 16_384, 1).map_err(|e: SampleError| e.to_string())?;
-        let topology =
-            Topology::contiguous(model, ranks, hardware.gpus_per_node).map_err(|e: TopologyError| e.to_string())?;
-        let expected = Expected::of(&sample, &topology);
+        let homes =
+            contiguous(model, ranks, hardware.gpus_per_node).map_err(|e: TopologyError| e.to_string())?;
+        let expected = Expected::of(&sample, &homes);
         Ok(Shape { nodes: expected.distinct_nodes.mean, ranks: expected.distinct_ranks.mean })
     }
 

@@ -7,6 +7,7 @@ mod headline;
 mod plans;
 
 use moe_compiler::spec::Model;
+use moe_contract::Homes;
 
 pub(crate) use assumptions::assumptions;
 pub(crate) use headline::headline;
@@ -18,7 +19,7 @@ use crate::memory::Memory;
 use crate::report::{Faster, PlanError, Planner, Remedy, Report, human_bytes};
 use crate::step::{Parallel, Replicas, Step};
 use crate::time::{Bottleneck, Prediction};
-use crate::traffic::Topology;
+use crate::traffic;
 
 /// How many groups a token may use, and of how many, if the gate limits its choice of experts to them.
 pub fn group_limit(model: &Model) -> Option<(u32, u32)> {
@@ -26,19 +27,19 @@ pub fn group_limit(model: &Model) -> Option<(u32, u32)> {
 }
 
 /// The most nodes that a token may reach.
-pub fn most_nodes(model: &Model, topology: &Topology) -> u32 {
-    let any = model.top_k().min(topology.nodes());
+pub fn most_nodes(model: &Model, homes: &Homes) -> u32 {
+    let any = model.top_k().min(homes.topology().domains());
     match group_limit(model) {
         Some((chosen, groups)) => {
-            any.min(topology.nodes_of_groups(groups).iter().take(chosen as usize).sum::<u32>()).max(1)
+            any.min(homes.domains_of_groups(groups).iter().take(chosen as usize).sum::<u32>()).max(1)
         }
         None => any,
     }
 }
 
 /// The most nodes other than its own that a token may reach: it may start on a node without any of its experts.
-pub fn most_remote_nodes(model: &Model, topology: &Topology) -> u32 {
-    most_nodes(model, topology).min(topology.nodes() - 1)
+pub fn most_remote_nodes(model: &Model, homes: &Homes) -> u32 {
+    most_nodes(model, homes).min(homes.topology().domains() - 1)
 }
 
 /// The explanation of a report.
@@ -88,8 +89,8 @@ fn whole_groups(planner: &Planner<'_>, report: &Report) -> Option<u32> {
     let per_node = planner.cluster.gpus_per_node;
     (1..report.parallel.ep).rev().find(|&ep| {
         report.parallel.ep.is_multiple_of(ep)
-            && Topology::contiguous(planner.model, ep, per_node)
-                .is_ok_and(|topology| topology.nodes() > 1 && topology.nodes_of_groups(groups)[0] == 1)
+            && traffic::contiguous(planner.model, ep, per_node)
+                .is_ok_and(|homes| homes.topology().domains() > 1 && homes.domains_of_groups(groups)[0] == 1)
     })
 }
 
@@ -101,8 +102,8 @@ fn spanning(planner: &mut Planner<'_>, report: &Report) -> Result<Option<String>
     if span < 2 || chosen >= groups || planner.options.placed.is_some() {
         return Ok(None);
     }
-    let Some((topology, _)) = planner.expected(report.parallel.ep) else { return Ok(None) };
-    let finer = groups::finer(planner.model, topology).map(|more| format!("give the gate {more} groups"));
+    let Some((homes, _)) = planner.expected(report.parallel.ep) else { return Ok(None) };
+    let finer = groups::finer(planner.model, homes).map(|more| format!("give the gate {more} groups"));
     let Some(better) = whole_groups(planner, report) else {
         let instead =
             finer.unwrap_or_else(|| "no number of groups that suits the gate lies on one node each".to_owned());

@@ -20,13 +20,13 @@ mod surroundings;
 
 use moe_compiler::spec::Model;
 use moe_compiler::units::Bytes;
+use moe_contract::{Call, Exchange, Per, Topology};
 use serde::{Deserialize, Serialize};
 
 pub use choice::{Choice, Need};
 pub use surroundings::{Parameters, score_operations};
 
 use crate::step::{Parallel, Schedule};
-use crate::traffic::Wire;
 
 /// Bytes of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -194,7 +194,7 @@ pub struct Memory {
 impl Memory {
     /// Of a plan.
     pub fn of(plan: &Inputs<'_>) -> Memory {
-        let Inputs { model, parallel, share, of_gpu, precision, .. } = *plan;
+        let Inputs { parallel, share, of_gpu, precision, .. } = *plan;
         let copies = f64::from(parallel.schedule.parameter_copies());
         let shard =
             |from: u8, replicas: u32| if parallel.zero >= from { 1.0 / f64::from(replicas.max(1)) } else { 1.0 };
@@ -208,7 +208,7 @@ impl Memory {
         let expert = of(of_gpu.expert, share.expert_replicas);
         let other = of(of_gpu.other, share.other_replicas);
         let bytes = |value: f64| Bytes(value.round() as u64);
-        let communication = communication(model, &plan.wire, parallel, plan.ranks_per_node);
+        let communication = communication(plan.exchange, plan.topology);
         let parts = vec![
             (Kind::ExpertWeights, bytes(expert[0])),
             (Kind::OtherWeights, bytes(other[0])),
@@ -259,16 +259,16 @@ pub struct Inputs<'a> {
     pub precision: Precision,
     /// What is kept; nothing in decoding.
     pub recompute: Option<Recompute>,
-    /// What travels.
-    pub wire: Wire,
-    /// Ranks of a node.
-    pub ranks_per_node: u32,
+    /// What the kernels are specialised to.
+    pub exchange: &'a Exchange,
+    /// Ranks and nodes.
+    pub topology: Topology,
     /// Of the GPU.
     pub capacity: Bytes,
 }
 
 fn activations(plan: &Inputs<'_>) -> f64 {
-    let Inputs { model, parallel, parameters, wire, .. } = *plan;
+    let Inputs { model, parallel, parameters, exchange, .. } = *plan;
     const BF16: f64 = 2.0;
     let h = f64::from(model.hidden);
     let around = model.surroundings.as_ref();
@@ -277,7 +277,7 @@ fn activations(plan: &Inputs<'_>) -> f64 {
     let streams = around.map_or(1.0, |around| f64::from(around.streams));
     let picks = f64::from(parameters.picks);
     // Bytes of an element in the dispatch format, scales included.
-    let element = wire.dispatch_row as f64 / h;
+    let element = Call::DispatchCached.bytes_per(Per::CopySent, exchange) as f64 / h;
     // Columns of the matrices before the activation, and after it.
     let before = |ffn: u32| f64::from(ffn) * if model.gated { 2.0 } else { 1.0 };
     let expert = model.expert_ffn.unwrap_or(0);
@@ -303,22 +303,11 @@ fn activations(plan: &Inputs<'_>) -> f64 {
     }
 }
 
-/// Copies of the receive regions that every bundle has: a call writes into one while its peers may still read the other.
-const HALVES: u64 = 2;
-
-/// Receive regions in the worst case: every token of every rank may come here.
-pub fn communication(model: &Model, wire: &Wire, parallel: &Parallel, ranks_per_node: u32) -> Bytes {
-    let tokens = u64::from(parallel.tokens);
-    let scales = model.dispatch.payload.scale_bytes(model.hidden).0.next_multiple_of(16);
-    let row = model.dispatch.payload.row_bytes(model.hidden).0.max(wire.combine_row);
-    let slot = row + scales + wire.record.next_multiple_of(16);
-    let ranks = u64::from(parallel.ep);
-    let nodes = ranks / u64::from(ranks_per_node.max(1));
-    // The GPU of a rail holds what it forwards: one slot per token of each other node, and their partial sums on the way back.
-    let forwarded = if nodes > 1 { (nodes - 1) * tokens * (slot + wire.combine_row) } else { 0 };
-    let partials = ranks.min(u64::from(model.top_k())) * tokens * wire.combine_row;
-    // At most 2^10 ranks, 2^24 tokens and 2^24 bytes of a slot.
-    Bytes(HALVES * (ranks * tokens * slot + partials + forwarded))
+/// What the communicator of a rank holds: symmetric memory, in the worst case that every token of every rank comes here, what a rank of
+/// several nodes hands on, the arrays that exist once, and those of one handle.
+pub fn communication(exchange: &Exchange, topology: Topology) -> Bytes {
+    let sizes = exchange.sizes();
+    Bytes(sizes.symmetric + exchange.forwarding_bytes(topology) + sizes.fixed + sizes.handle)
 }
 
 impl Schedule {

@@ -111,14 +111,14 @@ pub(super) fn calls(plans: &[Report]) -> Figure {
                 units::percent(time.uncertainty),
                 time.bottleneck.name()
             );
-            figure.row((Type::PLAIN, phase.name), (Type::SMALL, Ink::Plain, &words));
+            figure.row((Type::PLAIN, phase.name.name()), (Type::SMALL, Ink::Plain, &words));
             let part = |key, what: &str, value| Part {
                 key,
                 value,
-                what: format!("{} · {}: {what}", name(report), phase.name),
+                what: format!("{} · {}: {what}", name(report), phase.name.name()),
             };
             let parts = vec![part(notify, "notify", time.notify.0), part(kernel, "kernel", time.transfer.0)];
-            stack(&mut figure, &axis, unit, &format!("call-{index}-{}", phase.name), parts);
+            stack(&mut figure, &axis, unit, &format!("call-{index}-{}", phase.name.name()), parts);
             let (low, high) = (axis.at(total * (1.0 - time.uncertainty)), axis.at(total * (1.0 + time.uncertainty)));
             let middle = figure.y + 5.0;
             figure.stroke(uncertainty, [low, middle], [high, middle]);
@@ -161,7 +161,7 @@ pub(super) fn utilisation(report: &Report) -> Figure {
         } else {
             String::new()
         };
-        figure.row((Type::STRONG, phase.name), (Type::SMALL, Ink::Plain, &latency));
+        figure.row((Type::STRONG, phase.name.name()), (Type::SMALL, Ink::Plain, &latency));
         let rate = |bytes: f64| format!("{}, {:.1} GB/s", units::bytes(bytes), bytes / total / 1e3);
         let rows = [
             (Bottleneck::Copy, time.copy.0, format!("{} SMs", report.parallel.sms)),
@@ -175,7 +175,7 @@ pub(super) fn utilisation(report: &Report) -> Figure {
             let words = format!("{} · {words}{mark}", units::percent(share));
             figure.row((Type::SMALL, kind.name()), (of, Ink::Plain, &words));
             axis.behind(&mut figure, 10.0);
-            let tip = format!("{}, {}: {} of {}", phase.name, kind.name(), units::time(part), units::time(total));
+            let tip = format!("{}, {}: {} of {}", phase.name.name(), kind.name(), units::time(part), units::time(total));
             let area = [0.0, figure.y, axis.at(share.min(1.0)), 10.0];
             figure.rectangle(*key, area, &tip);
             if let (true, Some(outline)) = (limits, keys.last()) {

@@ -143,7 +143,7 @@ fn facts(report: &Report) -> String {
     for phase in report.phases.iter().take(2) {
         let uncertainty =
             format!("± {}, {} limits", units::percent(phase.time.uncertainty), phase.time.bottleneck.name());
-        facts.push((phase.name, units::time(phase.time.total().0), uncertainty));
+        facts.push((phase.name.name(), units::time(phase.time.total().0), uncertainty));
     }
     if let Some(memory) = &report.memory {
         let of = format!(

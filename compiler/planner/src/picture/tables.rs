@@ -312,7 +312,7 @@ pub(super) fn gate(report: &Report) -> String {
 /// Calls of a layer.
 pub(super) fn phases(report: &Report) -> String {
     let phases = &report.phases;
-    let names = || Column::words("one call of one layer", phases.iter().map(|phase| phase.name));
+    let names = || Column::words("one call of one layer", phases.iter().map(|phase| phase.name.name()));
     let bytes = |head: &str, of: fn(&Phase) -> f64| Column::bytes(head, &phases.iter().map(of).collect::<Vec<_>>());
     let columns = [
         names(),

@@ -98,7 +98,7 @@ pub struct Options {
 impl Options {
     /// Of a model: a copy takes what the kernels send, an expert matrices of 16-bit numbers.
     pub fn of(model: &Model) -> Options {
-        let wire = Wire::of(model, 0);
+        let wire = Wire::of(&model.exchange(1, 1, 1, 32));
         Options {
             top_k: model.top_k(),
             copy_bytes: Bytes(wire.dispatch_copy() + wire.combine_row),

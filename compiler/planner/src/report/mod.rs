@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use moe_compiler::spec::{Cluster, Deploy, DeployId, Link, Mode, Model, Spec};
 use moe_compiler::units::Microseconds;
-use moe_contract::Protocol;
+use moe_contract::{Exchange, Homes, Protocol};
 use moe_decide::{Decision, Launch, Numbers};
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ use crate::sample::{Logits, Sample, Source};
 use crate::setting::{self, OutOfRange};
 use crate::step::{Parallel, Replicas, Schedule, StageWork, Step};
 use crate::time::{Call, Demand, Direction, Prediction, Profile};
-use crate::traffic::{Expected, Given, Topology, Wire};
+use crate::traffic::{self, Expected, Given, PhaseName, Wire};
 
 /// The version of the JSON form of a report; it grows when a field changes its meaning or is taken away.
 pub const SCHEMA: u32 = 2;
@@ -145,14 +145,14 @@ pub struct Planner<'a> {
     pub(crate) sample: Sample,
     pub(crate) missing: Vec<Missing>,
     pub(crate) parameters: Parameters,
-    expected: BTreeMap<u32, (Topology, Expected)>,
+    expected: BTreeMap<u32, (Homes, Expected)>,
 }
 
 /// One kind of call, its bytes and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Phase {
-    /// `dispatch`, `combine`, and their backward.
-    pub name: &'static str,
+    /// Which.
+    pub name: PhaseName,
     /// Bytes that a GPU sends over NVLink in one call, on average.
     pub nvlink_bytes: f64,
     /// Bytes that a GPU sends over the network in one call, on average.
@@ -366,21 +366,21 @@ impl<'a> Planner<'a> {
     pub fn prepare(&mut self, ep: u32) -> Result<(), PlanError> {
         if !self.expected.contains_key(&ep) {
             let gpus_per_node = self.cluster.gpus_per_node;
-            let topology = match &self.options.placed {
+            let homes = match &self.options.placed {
                 Some(Placed { placement, layer }) => {
                     let slots = placement.layer(*layer).ok_or(PlanError::NoLayer(*layer))?;
-                    Topology::placed(self.model, ep, gpus_per_node, placement, slots)?
+                    traffic::placed(self.model, ep, gpus_per_node, placement, slots)?
                 }
-                None => Topology::contiguous(self.model, ep, gpus_per_node)?,
+                None => traffic::contiguous(self.model, ep, gpus_per_node)?,
             };
-            let expected = Expected::of(&self.sample, &topology);
-            self.expected.insert(ep, (topology, expected));
+            let expected = Expected::of(&self.sample, &homes);
+            self.expected.insert(ep, (homes, expected));
         }
         Ok(())
     }
 
     /// What is prepared for `ep` ranks.
-    pub(crate) fn expected(&self, ep: u32) -> Option<&(Topology, Expected)> {
+    pub(crate) fn expected(&self, ep: u32) -> Option<&(Homes, Expected)> {
         self.expected.get(&ep)
     }
 
@@ -392,22 +392,23 @@ impl<'a> Planner<'a> {
         self.check(parallel)?;
         self.prepare(parallel.ep)?;
         let evaluated = self.evaluate(parallel)?;
-        let Some((topology, expected)) = self.expected(parallel.ep) else {
+        let Some((homes, expected)) = self.expected(parallel.ep) else {
             return Err(PlanError::NotPrepared(parallel.ep));
         };
+        let topology = homes.topology();
         let tokens = f64::from(parallel.tokens) * f64::from(parallel.ep);
         let groups = explain::group_limit(self.model);
-        let nodes_per_group = self.model.groups.map_or(1, |groups| topology.nodes_of_groups(groups)[0]);
+        let nodes_per_group = self.model.groups.map_or(1, |groups| homes.domains_of_groups(groups)[0]);
         let closed_form =
             self.model.gate.facts().treats_experts_alike && self.model.stored_experts() == self.model.experts;
-        let even = closed_form && self.model.experts.is_multiple_of(topology.nodes());
+        let even = closed_form && self.model.experts.is_multiple_of(topology.domains());
         let gate = GateCost {
             groups,
             nodes_per_group,
-            most_nodes: explain::most_nodes(self.model, topology),
-            most_remote_nodes: explain::most_remote_nodes(self.model, topology),
+            most_nodes: explain::most_nodes(self.model, homes),
+            most_remote_nodes: explain::most_remote_nodes(self.model, homes),
             closed_form_nodes: even
-                .then(|| crate::traffic::expected_distinct(self.model.experts, self.model.top_k(), topology.nodes())),
+                .then(|| crate::traffic::expected_distinct(self.model.experts, self.model.top_k(), topology.domains())),
             rank_imbalance: expected.rank_copies.of_call(tokens),
             node_imbalance: expected.node_copies.of_call(tokens),
             expert_imbalance: expected.expert_picks.of_call(tokens),
@@ -426,19 +427,19 @@ impl<'a> Planner<'a> {
             protocol: decision.protocol,
             not_built: decision.not_built.iter().map(NotBuilt::of).collect(),
             parallel: *parallel,
-            nodes: topology.nodes(),
+            nodes: topology.domains(),
             gpus: parallel.pp * parallel.dp * parallel.tp,
             moe_layers: self.model.moe_layers,
             source: self.sample.source().clone(),
             seed: self.sample.seed(),
-            wire: evaluated.wire,
+            wire: Wire::of(&evaluated.exchange),
             gate,
             enough_sms: (!messages).then(|| self.enough_sms(parallel)).flatten(),
             given: self
                 .sample
                 .given()
                 .filter(|_| !messages)
-                .map(|indices| Given::of(topology, &evaluated.wire, self.sample.top_k(), indices)),
+                .map(|indices| Given::of(homes, &evaluated.exchange, indices)),
             faster: self.faster(parallel)?,
             phases: evaluated.phases,
             remedies: Vec::new(),
@@ -466,7 +467,7 @@ impl<'a> Planner<'a> {
 
     /// What faster parts would give.
     fn faster(&self, parallel: &Parallel) -> Result<Vec<Faster>, PlanError> {
-        let nodes = self.expected(parallel.ep).map_or(1, |(topology, _)| topology.nodes());
+        let nodes = self.expected(parallel.ep).map_or(1, |(homes, _)| homes.topology().domains());
         let doubled = parallel.sms.saturating_mul(2);
         let copies = self.decision(parallel).protocol != Protocol::Messages && doubled < self.cluster.gpu.sms;
         let parts = [(Part::Rdma, nodes > 1), (Part::Nvlink, true), (Part::Sms, copies)];
@@ -477,7 +478,7 @@ impl<'a> Planner<'a> {
                 Part::Sms => (doubled, 1.0, 1.0),
             };
             let plan = Parallel { sms, ..*parallel };
-            let phases = self.phases(&plan, &Wire::of(self.model, sms), nvlink, rdma)?;
+            let phases = self.phases(&plan, nvlink, rdma)?;
             let time = phases[..2].iter().map(|phase| phase.time.total().0).sum();
             Ok(Faster { what, time: Microseconds(time) })
         };
@@ -517,15 +518,15 @@ impl<'a> Planner<'a> {
 
     /// The numbers of a plan whose `ep` is prepared.
     pub(crate) fn evaluate(&self, parallel: &Parallel) -> Result<Evaluated, PlanError> {
-        let Some((topology, _)) = self.expected(parallel.ep) else { return Err(PlanError::NotPrepared(parallel.ep)) };
-        let wire = Wire::of(self.model, parallel.sms);
-        let phases = self.phases(parallel, &wire, 1.0, 1.0)?;
-        let share = Share::of(parallel, topology.experts_per_rank());
+        let Some((homes, _)) = self.expected(parallel.ep) else { return Err(PlanError::NotPrepared(parallel.ep)) };
+        let exchange = self.decision(parallel).exchange;
+        let phases = self.phases(parallel, 1.0, 1.0)?;
+        let share = Share::of(parallel, homes.most_of_a_rank());
         let missing = self.missing(parallel);
         let training = self.deploy.mode == Mode::Throughput;
         let memory_known = !missing.iter().any(|missing| matches!(missing, Missing::Attention | Missing::ExpertFfn));
         if !memory_known {
-            return Ok(Evaluated { wire, phases, share, counted: None, timed: None });
+            return Ok(Evaluated { exchange, phases, share, counted: None, timed: None });
         }
         let of_gpu = OfGpu::of(&self.parameters, parallel, &share);
         // Decoding holds weights only, and the rows of one call.
@@ -540,14 +541,14 @@ impl<'a> Planner<'a> {
                 parameters: &self.parameters,
                 precision: if training { self.options.precision } else { weights_only },
                 recompute,
-                wire,
-                ranks_per_node: topology.ranks_per_node(),
+                exchange: &exchange,
+                topology: homes.topology(),
                 capacity: self.cluster.gpu.memory,
             })
         };
         if !training {
             let counted = Counted { of_gpu, memory: memory_with(None), recompute: None };
-            return Ok(Evaluated { wire, phases, share, counted: Some(counted), timed: None });
+            return Ok(Evaluated { exchange, phases, share, counted: Some(counted), timed: None });
         }
         let replicas =
             missing.is_empty().then(|| Replicas::of(parallel, self.cluster, &share, &of_gpu, self.options.precision));
@@ -558,7 +559,7 @@ impl<'a> Planner<'a> {
         let choice = Choice::of(self.options.recompute, Recompute::ALL.map(need).to_vec());
         let timed = replicas.zip(step(choice.chosen)).map(|(replicas, step)| Timed { replicas, step });
         let counted = Counted { of_gpu, memory: memory_with(Some(choice.chosen)), recompute: Some(choice) };
-        Ok(Evaluated { wire, phases, share, counted: Some(counted), timed })
+        Ok(Evaluated { exchange, phases, share, counted: Some(counted), timed })
     }
 
     /// What the file does not say and a plan needs to be known whole.
@@ -593,26 +594,21 @@ impl<'a> Planner<'a> {
     pub(crate) fn phases(
         &self,
         parallel: &Parallel,
-        wire: &Wire,
         nvlink: f64,
         rdma: f64,
     ) -> Result<Vec<Phase>, PlanError> {
-        let Some((topology, expected)) = self.expected(parallel.ep) else {
+        let Some((homes, expected)) = self.expected(parallel.ep) else {
             return Err(PlanError::NotPrepared(parallel.ep));
         };
-        let protocol = self.decision(parallel).protocol;
-        let wires = [
-            ("dispatch", Direction::Dispatch, wire.dispatch_copy()),
-            ("combine", Direction::Combine, wire.combine_row),
-            ("combine backward", Direction::Dispatch, wire.combine_row),
-            ("dispatch backward", Direction::Combine, wire.combine_row),
-        ];
+        let Decision { protocol, exchange, topology, .. } = self.decision(parallel);
         let nvlink_rate = self.cluster.nvlink.bandwidth.0 as f64 * nvlink;
         let rdma_rate = self.cluster.rdma.map_or(nvlink_rate, |link| link.bandwidth.0 as f64 * rdma);
-        let phase = |(name, direction, bytes): (&'static str, Direction, u64)| {
+        let phase = |name: PhaseName| {
+            let direction = if name.is_to_experts() { Direction::Dispatch } else { Direction::Combine };
+            let bytes = name.copy_bytes(&exchange);
             let call = Call {
                 tokens: f64::from(parallel.tokens),
-                nodes: topology.nodes(),
+                nodes: topology.domains(),
                 demand: demand(expected, bytes as f64),
                 sms: parallel.sms,
                 nvlink: nvlink_rate,
@@ -623,7 +619,7 @@ impl<'a> Planner<'a> {
                 Protocol::Direct | Protocol::Hybrid => (
                     expected.nvlink_copies.mean,
                     expected.remote_nodes.mean,
-                    f64::from(explain::most_remote_nodes(self.model, topology)),
+                    f64::from(explain::most_remote_nodes(self.model, homes)),
                 ),
                 Protocol::Messages => {
                     let picks = expected.picks.largest;
@@ -638,13 +634,13 @@ impl<'a> Planner<'a> {
                 time: self.profile.predict(measured(protocol), direction, &call),
             }
         };
-        Ok(wires.into_iter().map(phase).collect())
+        Ok(PhaseName::ALL.map(phase).to_vec())
     }
 
     /// The fewest multiprocessors with which copying takes no longer than the slower link, for dispatch and for combine.
     pub(crate) fn enough_sms(&self, parallel: &Parallel) -> Option<u32> {
         let one = Parallel { sms: 1, ..*parallel };
-        let phases = self.phases(&one, &Wire::of(self.model, parallel.sms), 1.0, 1.0).ok()?;
+        let phases = self.phases(&one, 1.0, 1.0).ok()?;
         let needed = phases[..2].iter().map(|phase| {
             let link = phase.time.nvlink.0.max(phase.time.network.0);
             if link > 0.0 { (phase.time.copy.0 / link).ceil() } else { 1.0 }
@@ -657,7 +653,7 @@ impl<'a> Planner<'a> {
 
 /// The numbers of a plan.
 pub(crate) struct Evaluated {
-    pub wire: Wire,
+    pub exchange: Exchange,
     pub phases: Vec<Phase>,
     pub share: Share,
     /// None where not all of the model is known.

@@ -66,7 +66,7 @@ fn phases(phases: &[Phase]) -> (String, Table) {
     };
     let errors: Vec<String> = phases.iter().map(|phase| format!("{:.0} %", phase.time.uncertainty * 100.0)).collect();
     let rows = rows_of([
-        words("", phases.iter().map(|phase| phase.name)),
+        words("", phases.iter().map(|phase| phase.name.name())),
         numbers("NVLink", size, |phase| phase.nvlink_bytes),
         numbers("RDMA", size, |phase| phase.rdma_bytes),
         numbers("copy", longest, |phase| phase.time.copy.0),
@@ -97,7 +97,7 @@ fn exact(phases: &[GivenPhase]) -> Vec<Vec<String>> {
         let bytes = || phases.iter().map(|phase| of(phase) as f64);
         column(head, Unit::of_bytes(bytes()), bytes())
     });
-    rows_of([words("", phases.iter().map(|phase| phase.name)), a, b, c, d])
+    rows_of([words("", phases.iter().map(|phase| phase.name.name())), a, b, c, d])
 }
 
 fn billions(parameters: f64) -> String {

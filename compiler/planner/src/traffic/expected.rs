@@ -4,11 +4,10 @@
 //! make it no narrower. Tokens start on every rank
 //! with equal probability, whatever their picks; that average is taken exactly, not sampled.
 
-use moe_contract::RankId;
 use moe_contract::placement::Turns;
+use moe_contract::{DomainId, Homes, RankId};
 use serde::Serialize;
 
-use super::{NodeId, Topology};
 use crate::sample::Sample;
 
 /// A mean and how far it can be trusted.
@@ -126,14 +125,14 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// Of a sample, with the experts where `topology` puts them.
-    pub fn of(sample: &Sample, topology: &Topology) -> Expected {
-        let mut sums = Sums::new(topology);
+    /// Of a sample, with the experts where `homes` puts them.
+    pub fn of(sample: &Sample, homes: &Homes) -> Expected {
+        let mut sums = Sums::new(homes);
         let mut ranks = Vec::new();
         for picks in sample.indices().chunks(sample.top_k() as usize) {
-            sums.add(topology, picks, &mut ranks);
+            sums.add(homes, picks, &mut ranks);
         }
-        sums.finish(topology, sample.independent() as u64)
+        sums.finish(homes, sample.independent() as u64)
     }
 }
 
@@ -175,28 +174,29 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(topology: &Topology) -> Sums {
+    fn new(homes: &Homes) -> Sums {
+        let topology = homes.topology();
         Sums {
             tokens: 0,
-            turns: Turns::new(topology.experts()),
+            turns: Turns::new(homes.experts()),
             nodes: Moments::default(),
             ranks: Moments::default(),
             picks: Moments::default(),
-            by_expert: vec![0; topology.experts() as usize],
-            picks_by_rank: vec![0; topology.ranks() as usize],
-            by_rank: vec![0; topology.ranks() as usize],
-            by_node: vec![0; topology.nodes() as usize],
+            by_expert: vec![0; homes.experts() as usize],
+            picks_by_rank: vec![0; topology.ranks as usize],
+            by_rank: vec![0; topology.ranks as usize],
+            by_node: vec![0; topology.domains() as usize],
         }
     }
 
-    fn add(&mut self, topology: &Topology, picks: &[i32], ranks: &mut Vec<RankId>) {
+    fn add(&mut self, homes: &Homes, picks: &[i32], ranks: &mut Vec<RankId>) {
         self.tokens += 1;
         ranks.clear();
         for &pick in picks {
             if let Some(count) = usize::try_from(pick).ok().and_then(|expert| self.by_expert.get_mut(expert)) {
                 *count += 1;
             }
-            if let Some(rank) = topology.home(pick, &mut self.turns) {
+            if let Some(rank) = homes.of(pick, &mut self.turns) {
                 self.picks_by_rank[rank.index()] += 1;
                 ranks.push(rank);
             }
@@ -206,11 +206,11 @@ impl Sums {
         ranks.sort_unstable();
         ranks.dedup();
         self.ranks.add(ranks.len());
-        let mut last: Option<NodeId> = None;
+        let mut last: Option<DomainId> = None;
         let mut nodes = 0;
         for &rank in ranks.iter() {
             self.by_rank[rank.index()] += 1;
-            let node = topology.node_of(rank);
+            let node = homes.topology().domain_of(rank);
             if last != Some(node) {
                 self.by_node[node.index()] += 1;
                 nodes += 1;
@@ -220,9 +220,10 @@ impl Sums {
         self.nodes.add(nodes);
     }
 
-    fn finish(self, topology: &Topology, independent: u64) -> Expected {
+    fn finish(self, homes: &Homes, independent: u64) -> Expected {
+        let topology = homes.topology();
         let (ranks, local, nodes) =
-            [topology.ranks(), topology.ranks_per_node(), topology.nodes()].map(f64::from).into();
+            [topology.ranks, topology.per_domain, topology.domains()].map(f64::from).into();
         let distinct_nodes = self.nodes.estimate(self.tokens, independent);
         let distinct_ranks = self.ranks.estimate(self.tokens, independent);
         let picks = self.picks.estimate(self.tokens, independent);
@@ -234,8 +235,8 @@ impl Sums {
         Expected {
             tokens: self.tokens,
             independent,
-            ranks: topology.ranks(),
-            ranks_per_node: topology.ranks_per_node(),
+            ranks: topology.ranks,
+            ranks_per_node: topology.per_domain,
             distinct_nodes,
             remote_nodes,
             distinct_ranks,

@@ -1,6 +1,7 @@
-//! What travels: the sizes that "Bytes on the links" of [`moe_contract`] defines.
+//! What travels, for a report: the items of the contract's table of kernels.
 
-use moe_compiler::spec::{Combine, Dispatch, Model};
+use moe_contract::wire::FLAG_BYTES;
+use moe_contract::{Call, Exchange, Item, Per};
 use serde::Serialize;
 
 /// Bytes of everything that a kernel writes to a peer.
@@ -8,7 +9,7 @@ use serde::Serialize;
 pub struct Wire {
     /// A row on the way to the experts, with its scales.
     pub dispatch_row: u64,
-    /// Source token, ordinal, picks and weights: 8 + 8 × top_k.
+    /// Source token, ordinal, picks and weights.
     pub record: u64,
     /// A row on the way back.
     pub combine_row: u64,
@@ -16,25 +17,20 @@ pub struct Wire {
     pub weight_gradient: u64,
     /// The number of copies from one source.
     pub count: u64,
-    /// What a sending kernel adds to the flag of one peer: 8 bytes for each CTA.
+    /// What a sending kernel adds to the flag of one peer.
     pub flag: u64,
 }
 
 impl Wire {
-    /// Of a model whose sending kernels have `ctas` CTAs.
-    pub fn of(model: &Model, ctas: u32) -> Wire {
-        Wire::new(model.hidden, model.top_k(), model.dispatch, model.combine, ctas)
-    }
-
-    /// Of rows of `hidden` elements.
-    pub fn new(hidden: u32, top_k: u32, dispatch: Dispatch, combine: Combine, ctas: u32) -> Wire {
+    /// Of the kernels of an exchange.
+    pub fn of(exchange: &Exchange) -> Wire {
         Wire {
-            dispatch_row: dispatch.payload.row_bytes(hidden).0 + dispatch.payload.scale_bytes(hidden).0,
-            record: 8 + 8 * u64::from(top_k),
-            combine_row: combine.payload.row_bytes(hidden).0,
-            weight_gradient: if combine.weighted { 4 } else { 0 },
-            count: 4,
-            flag: 8 * u64::from(ctas),
+            dispatch_row: Call::DispatchCached.bytes_per(Per::CopySent, exchange),
+            record: Item::Record.bytes(exchange),
+            combine_row: Call::Combine.bytes_per(Per::CopyReceived, exchange),
+            weight_gradient: Call::CombineBackward.bytes_per(Per::PickReceived, exchange),
+            count: Call::Dispatch.bytes_per(Per::Source, exchange),
+            flag: FLAG_BYTES * u64::from(exchange.ctas),
         }
     }
 
