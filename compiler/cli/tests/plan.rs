@@ -316,8 +316,12 @@ fn what_is_planned_is_what_is_built() {
             let arguments = [file, "--deploy", &deploy.name, "--sample", "64", "--format", "json"];
             let output = moec(&arguments);
             let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON, fitting or not");
-            let codes: Vec<&str> =
-                plan["not_built"].as_array().expect("a list").iter().map(|one| one["code"].as_str().expect("a code")).collect();
+            let codes: Vec<&str> = plan["not_built"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .map(|one| one["code"].as_str().expect("a code"))
+                .collect();
             let build = Command::new(env!("CARGO_BIN_EXE_moec"))
                 .current_dir(ROOT)
                 .args(["build", file, "--deploy", &deploy.name, "--emit", "plan"])
@@ -325,7 +329,10 @@ fn what_is_planned_is_what_is_built() {
                 .expect("moec starts");
             if !build.status.success() {
                 let said = String::from_utf8_lossy(&build.stderr);
-                assert!(!codes.is_empty() && codes.iter().all(|code| said.contains(code)), "{which}: {codes:?} and {said}");
+                assert!(
+                    !codes.is_empty() && codes.iter().all(|code| said.contains(code)),
+                    "{which}: {codes:?} and {said}"
+                );
                 refused += 1;
                 continue;
             }
@@ -336,7 +343,8 @@ fn what_is_planned_is_what_is_built() {
             if plan["fits"] == true {
                 let parts = plan["memory"]["parts"].as_array().expect("parts");
                 let part = parts.iter().find(|part| part["kind"] == "communication").expect("a part");
-                let needed = number_behind(&text, "the same on every rank:") + number_behind(&text, "arrays of a handle, on every rank:");
+                let needed = number_behind(&text, "the same on every rank:")
+                    + number_behind(&text, "arrays of a handle, on every rank:");
                 assert!(part["bytes"].as_u64() >= Some(needed), "{which}: {part} and {needed}");
                 built += 1;
             }

@@ -2,7 +2,7 @@
 
 use moe_compiler::diagnostics::{BuildProblem, Diagnostic};
 use moe_compiler::spec::{Model, Spec};
-use moe_contract::{Format, RowLayout};
+use moe_contract::Format;
 
 use crate::decision::{Decision, Numbers};
 
@@ -25,14 +25,10 @@ pub fn not_built(spec: &Spec) -> Vec<Diagnostic> {
 /// What of a model there are no kernels for.
 pub(crate) fn of_model(model: &Model) -> Vec<BuildProblem> {
     let mut problems = Vec::new();
-    let (payload, layout) = (model.dispatch.payload, model.dispatch.layout);
+    let payload = model.dispatch.payload;
     if payload.format().is_none() {
         let (span, known) = (model.places.dispatch_payload, Format::KNOWN.iter().map(|known| known.name).collect());
         problems.push(BuildProblem::Rows { span, what: "payload", written: payload.text().to_owned(), known });
-    }
-    if layout.rows().is_none() {
-        let (span, known) = (model.places.layout, RowLayout::KNOWN.iter().map(|known| known.name()).collect());
-        problems.push(BuildProblem::Rows { span, what: "layout", written: layout.text(), known });
     }
     let later = |zero: &u32| (zero + 1..model.experts).find(|&expert| !model.is_zero_expert(expert));
     let zero = model.zero_experts.iter().map(|range| range.last).find_map(|zero| Some((zero, later(&zero)?)));

@@ -84,7 +84,9 @@ impl Decision {
             });
         }
         match decision.exchange.check() {
-            Err(limit) if overridden && built::of_model(model).is_empty() => Err(ChoiceError::Limit { model: model.name.clone(), limit }),
+            Err(limit) if overridden && built::of_model(model).is_empty() => {
+                Err(ChoiceError::Limit { model: model.name.clone(), limit })
+            }
             _ => Ok(decision),
         }
     }

@@ -7,7 +7,6 @@ use moe_compiler::spec::Model;
 use moe_contract::Homes;
 use moe_gate::ir::{Gate, Masked, Op, Type};
 
-
 /// The fewest groups, more than there are, each of which lies on one node.
 pub(crate) fn finer(model: &Model, homes: &Homes) -> Option<u32> {
     let suits = |groups: &u32| {

@@ -72,7 +72,19 @@ fn written() -> impl Strategy<Value = Written> {
         let (hidden, per_node, nodes) = shape;
         let weighted = weighted && layout != "rank_major";
         Written {
-            hidden, per_node, nodes, experts_of_rank, picks, tokens, sms, latency, payload, layout, combine, weighted, memory,
+            hidden,
+            per_node,
+            nodes,
+            experts_of_rank,
+            picks,
+            tokens,
+            sms,
+            latency,
+            payload,
+            layout,
+            combine,
+            weighted,
+            memory,
         }
     })
 }

@@ -52,7 +52,7 @@ impl Model {
             // A rank may take part without tokens; its buffers still have a place for one.
             max_tokens: tokens.max(1),
             dispatch: self.dispatch.payload.stored(),
-            layout: self.dispatch.layout.rows().unwrap_or(moe_contract::RowLayout::RankMajor),
+            layout: self.dispatch.layout.rows(),
             combine: self.combine.payload.stored(),
             weighted: self.combine.weighted,
             drop: self.capacity.map(|capacity| capacity.drop.picks()),

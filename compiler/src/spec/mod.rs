@@ -258,7 +258,7 @@ pub enum Scale {
 impl Payload {
     /// What kernels send; `None` where there are none for it.
     pub fn format(self) -> Option<Format> {
-        Format::named(self.text())
+        Some(self.stored()).filter(|format| format.name().is_some())
     }
 
     /// As written in a file.
@@ -299,13 +299,13 @@ impl Layout {
         }
     }
 
-    /// What kernels lay out; `None` where there are none for it.
-    pub fn rows(self) -> Option<RowLayout> {
-        let align = match self {
-            Layout::ExpertMajor { align } => align,
-            Layout::RankMajor | Layout::Batched => 1,
-        };
-        RowLayout::named(self.word(), align)
+    /// What kernels lay out.
+    pub fn rows(self) -> RowLayout {
+        match self {
+            Layout::RankMajor => RowLayout::RankMajor,
+            Layout::ExpertMajor { align } => RowLayout::ExpertMajor { align },
+            Layout::Batched => RowLayout::Batched,
+        }
     }
 
     /// As written in a file.

@@ -22,7 +22,9 @@ pub(super) fn numbers<'k>(format: Format, chunk: Value<'k, Chunk>) -> Vec<Value<
         Element::Bf16 => words.into_iter().flat_map(Value::bf16_numbers).collect(),
         Element::F16 => words.into_iter().flat_map(Value::f16_numbers).collect(),
         Element::F32 => words.into_iter().map(Value::bits_to_f32).collect(),
-        Element::E4m3 | Element::E2m1 => unreachable!("its rows have scales, and combine has none: a limit of the exchange"),
+        Element::E4m3 | Element::E2m1 => {
+            unreachable!("its rows have scales, and combine has none: a limit of the exchange")
+        }
     }
 }
 

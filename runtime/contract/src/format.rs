@@ -145,11 +145,6 @@ impl Format {
         Format { element: Element::E4m3, scales: Some(Scales { element, block }) }
     }
 
-    /// The format that the language calls so; `None` where no kernel is made for it.
-    pub fn named(name: &str) -> Option<Format> {
-        Format::KNOWN.iter().find(|known| known.name == name).map(|known| known.format)
-    }
-
     /// What the language calls it; `None` for one that no kernel is made for.
     pub fn name(self) -> Option<&'static str> {
         Format::KNOWN.iter().find(|known| known.format == self).map(|known| known.name)

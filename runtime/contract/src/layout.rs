@@ -56,13 +56,6 @@ impl RowLayout {
     /// Every layout that kernels are made for.
     pub const KNOWN: &[RowLayout] = &[RowLayout::RankMajor, RowLayout::ExpertMajor { align: 1 }, RowLayout::Batched];
 
-    /// The layout that the language calls so, with groups at multiples of so many rows where it has such; `None` where no kernel is made
-    /// for it.
-    pub fn named(name: &str, align: u32) -> Option<RowLayout> {
-        let known = RowLayout::KNOWN.iter().find(|known| known.name() == name)?;
-        Some(known.aligned(align))
-    }
-
     /// What the language calls it, behind `layout`.
     pub fn name(self) -> &'static str {
         match self {

@@ -308,8 +308,7 @@ impl Shape {
         let (_, model) = model.ok_or("no such router can be described")?;
         let sample =
             Sample::of(&model.gate, &Logits::Independent, 16_384, 1).map_err(|e: SampleError| e.to_string())?;
-        let homes =
-            contiguous(model, ranks, hardware.gpus_per_node).map_err(|e: TopologyError| e.to_string())?;
+        let homes = contiguous(model, ranks, hardware.gpus_per_node).map_err(|e: TopologyError| e.to_string())?;
         let expected = Expected::of(&sample, &homes);
         Ok(Shape { nodes: expected.distinct_nodes.mean, ranks: expected.distinct_ranks.mean })
     }

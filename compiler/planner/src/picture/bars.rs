@@ -175,7 +175,8 @@ pub(super) fn utilisation(report: &Report) -> Figure {
             let words = format!("{} · {words}{mark}", units::percent(share));
             figure.row((Type::SMALL, kind.name()), (of, Ink::Plain, &words));
             axis.behind(&mut figure, 10.0);
-            let tip = format!("{}, {}: {} of {}", phase.name.name(), kind.name(), units::time(part), units::time(total));
+            let tip =
+                format!("{}, {}: {} of {}", phase.name.name(), kind.name(), units::time(part), units::time(total));
             let area = [0.0, figure.y, axis.at(share.min(1.0)), 10.0];
             figure.rectangle(*key, area, &tip);
             if let (true, Some(outline)) = (limits, keys.last()) {

@@ -591,12 +591,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Dispatch, combine, backward of combine, backward of dispatch, on links that are `nvlink` and `rdma` times as fast.
-    pub(crate) fn phases(
-        &self,
-        parallel: &Parallel,
-        nvlink: f64,
-        rdma: f64,
-    ) -> Result<Vec<Phase>, PlanError> {
+    pub(crate) fn phases(&self, parallel: &Parallel, nvlink: f64, rdma: f64) -> Result<Vec<Phase>, PlanError> {
         let Some((homes, expected)) = self.expected(parallel.ep) else {
             return Err(PlanError::NotPrepared(parallel.ep));
         };

@@ -222,8 +222,7 @@ impl Sums {
 
     fn finish(self, homes: &Homes, independent: u64) -> Expected {
         let topology = homes.topology();
-        let (ranks, local, nodes) =
-            [topology.ranks, topology.per_domain, topology.domains()].map(f64::from).into();
+        let (ranks, local, nodes) = [topology.ranks, topology.per_domain, topology.domains()].map(f64::from).into();
         let distinct_nodes = self.nodes.estimate(self.tokens, independent);
         let distinct_ranks = self.ranks.estimate(self.tokens, independent);
         let picks = self.picks.estimate(self.tokens, independent);

@@ -44,9 +44,8 @@ impl Given {
             })
             .collect();
         let flow = Flow::to(homes, exchange.top_k, &of_ranks);
-        let phase = |name: PhaseName| {
-            GivenPhase::of(homes.topology(), name, &LinkBytes::of(name.call(), exchange, &flow))
-        };
+        let phase =
+            |name: PhaseName| GivenPhase::of(homes.topology(), name, &LinkBytes::of(name.call(), exchange, &flow));
         Given { tokens: tokens as u64, phases: PhaseName::ALL.map(phase).to_vec() }
     }
 }
@@ -56,7 +55,9 @@ impl GivenPhase {
         let domains = || (0..topology.domains()).map(moe_contract::DomainId);
         let near = |from| topology.ranks_of(topology.domain_of(from)).map(|to| bytes.bytes(from, to)).collect();
         let far = |from| {
-            let to = |domain| if domain == topology.domain_of(from) { 0 } else { bytes.bytes(from, topology.forwarder(from, domain)) };
+            let to = |domain| {
+                if domain == topology.domain_of(from) { 0 } else { bytes.bytes(from, topology.forwarder(from, domain)) }
+            };
             domains().map(to).collect()
         };
         let leaving = |link| topology.all().map(|rank| bytes.leaving(rank, topology, link)).collect();
