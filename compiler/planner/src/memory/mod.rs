@@ -99,7 +99,7 @@ pub enum Kind {
     OtherOptimizer,
     /// Of micro-batches in flight.
     Activations,
-    /// Receive regions.
+    /// What a communicator holds: symmetric memory, its arrays, and those of one handle.
     Communication,
 }
 
