@@ -78,7 +78,7 @@ impl Case {
             Element::Bf16 => Dtype::BF16,
             Element::F16 => Dtype::F16,
             Element::F32 => Dtype::F32,
-            Element::E4m3 => panic!("the tokens of a format with scales are bf16"),
+            Element::E4m3 | Element::E2m1 => panic!("the tokens of a format with scales are bf16"),
         };
         safetensors(&[
             f32s("logits", vec![self.tokens, EXPERTS], &logits),
