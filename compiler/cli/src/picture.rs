@@ -1,7 +1,7 @@
 //! The picture of a run: bytes from each rank to each rank, of dispatch and of combine, each for itself.
 
 use moe_contract::RankId;
-use moe_planner::picture::traffic;
+use moe_planner::page::picture::traffic;
 
 use crate::report::Report;
 use crate::verify::Verified;

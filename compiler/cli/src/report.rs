@@ -2,7 +2,7 @@
 
 use moe_compiler::text::{Column, Page, Table};
 use moe_judge::Check;
-use moe_planner::report::human_bytes;
+use moe_planner::human_bytes;
 use serde::Serialize;
 
 /// Everything about a run.

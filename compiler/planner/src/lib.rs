@@ -6,28 +6,29 @@
 //! ```text
 //! Spec ──decide──▶ ranks, protocol, SMs
 //!      ──sample──▶ picks ──traffic──▶ copies, bytes ──time──▶ phases ──step──▶ time of a step
-//!                                                   └─memory─▶ bytes of a GPU ──▶ report, explain, search
+//!                                                   └─memory─▶ bytes of a GPU ──▶ costs ──page──▶ words, pictures
 //! ```
+//!
+//! Modules know those before them and no others, which `tests/layers.rs` holds: what a number may be and how it reads (`setting`, `units`,
+//! `missing`, `not_built`); where tokens go (`sample`, `groups`, `traffic`); how long calls take (`time`, `calibrate`); and on these `cost`,
+//! `placement` and `simulate`, which give numbers, and [`page`], which shows them.
 
 pub mod calibrate;
-pub mod compare;
-pub mod explain;
+pub mod cost;
 mod groups;
-pub mod memory;
 pub mod missing;
 mod not_built;
-pub mod picture;
+pub mod page;
 pub mod placement;
-pub mod report;
 pub mod sample;
-pub mod search;
 pub mod setting;
 pub mod simulate;
-pub mod step;
 pub mod time;
 pub mod traffic;
 mod units;
 
+pub use cost::{Change, Options, PlanError, Planner};
 pub use not_built::NotBuilt;
-pub use report::{Change, Options, PlanError, Planner, Report};
+pub use page::Report;
 pub use sample::{Logits, Sample};
+pub use units::human_bytes;

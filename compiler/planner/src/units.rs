@@ -144,6 +144,19 @@ pub(crate) fn logarithmic_marks(least: f64, largest: f64) -> Vec<f64> {
     marks
 }
 
+/// Bytes with a decimal prefix, in three or four digits.
+pub fn human_bytes(bytes: f64) -> String {
+    let (divisor, unit) = match bytes.abs() {
+        size if size >= 999.5e9 => (1e12, "TB"),
+        size if size >= 999.5e6 => (1e9, "GB"),
+        size if size >= 999.5e3 => (1e6, "MB"),
+        size if size >= 999.5 => (1e3, "kB"),
+        _ => return format!("{bytes:.0} B"),
+    };
+    let value = bytes / divisor;
+    if value.abs() >= 99.95 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,5 +191,12 @@ mod tests {
         );
         let step = Unit::of_times([27_624_700.0, 129_400.0]);
         assert_eq!([27_624_700.0, 129_400.0].map(|us| step.number(us)), ["27.62", "0.13"]);
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        let shown = [0.0, 999.0, 1000.0, 12_340.0, 99_960.0, 999_499.0, 999_500.0, 5e9, -1.5e12].map(human_bytes);
+        let short = ["0 B", "999 B", "1.0 kB", "12.3 kB", "100 kB", "999 kB", "1.0 MB", "5.0 GB", "-1.5 TB"];
+        assert_eq!(shown, short);
     }
 }

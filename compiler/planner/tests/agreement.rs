@@ -3,7 +3,7 @@
 use moe_compiler::check_source;
 use moe_compiler::spec::Spec;
 use moe_decide::{Choice, Decision};
-use moe_planner::memory::Kind;
+use moe_planner::cost::memory::Kind;
 use moe_planner::{Options, Planner, Report};
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -2,8 +2,9 @@
 
 use moe_compiler::spec::Model;
 use moe_contract::Topology;
-use moe_planner::memory::{OfGpu, Parameters, Share, communication};
-use moe_planner::step::{Parallel, Schedule, decode_bound, gpu_hours_per_trillion, tokens_per_day};
+use moe_planner::cost::memory::{OfGpu, Parameters, Share, communication};
+use moe_planner::cost::parallel::{Parallel, Schedule};
+use moe_planner::cost::step::{decode_bound, gpu_hours_per_trillion, tokens_per_day};
 
 fn deepseek_v3() -> Model {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dsl-examples/deepseek_v3.moe");

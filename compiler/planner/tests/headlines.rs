@@ -1,7 +1,7 @@
 //! Every headline can be worked out again from the numbers that are printed under it, by code that shares nothing with the planner's.
 
 use moe_compiler::spec::Spec;
-use moe_planner::explain::compared;
+use moe_planner::page::compared;
 use moe_planner::{Change, Options, Planner, Report};
 use serde_json::Value;
 
@@ -389,7 +389,7 @@ fn what_is_not_known_is_withheld_and_the_reason_is_the_headline() {
                 assert!(report.headline[0].contains(&format!("`{name} ")), "{name}: {:?}", report.headline);
             }
             // Headline, page and picture say it; nothing says that it fits.
-            let page = moe_planner::picture::Page { plans: std::slice::from_ref(&report), ..Default::default() };
+            let page = moe_planner::page::picture::Page { plans: std::slice::from_ref(&report), ..Default::default() };
             for shown in [report.to_string(), page.html(), page.svg()] {
                 assert!(shown.contains("withheld: model"), "{shown}");
                 for claim in ["fits", "tokens/s a GPU", "tokens/s per GPU", "memory of a GPU", "a step takes", "in GB"]
@@ -399,7 +399,7 @@ fn what_is_not_known_is_withheld_and_the_reason_is_the_headline() {
             }
         }
         // What travels and how long it takes depends on none of it.
-        let (known, some) = (&whole.phases, report(&model(more), "train").phases);
+        let (known, some) = (&whole.phases, report(&model(more), "train").costs.phases);
         assert_eq!(*known, some);
     }
     let three = reports(&model(width), "train", options(), &each(&[8, 16, 32], ep));

@@ -8,14 +8,15 @@ use moe_compiler::spec::Spec;
 use moe_compiler::units::{Bytes, Microseconds};
 use moe_contract::placement::Placement;
 use moe_planner::calibrate::{self, Hardware};
-use moe_planner::memory::Recompute;
-use moe_planner::picture::Page;
+use moe_planner::cost::Placed;
+use moe_planner::cost::memory::Recompute;
+use moe_planner::cost::parallel::Schedule;
+use moe_planner::page::compare_table;
+use moe_planner::page::picture::Page;
 use moe_planner::placement::{self, Load, Policy, Shape};
-use moe_planner::report::{Placed, compare_table};
 use moe_planner::simulate::{self, Conditions, Fault, Gpu, Order, Spine};
-use moe_planner::step::Schedule;
 use moe_planner::time::Profile;
-use moe_planner::{Change, Logits, Options, PlanError, Planner};
+use moe_planner::{Change, Logits, Options, Planner};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -239,7 +240,7 @@ fn planned(
     options: Options,
     changes: &[Change],
     conditions: Option<&Conditions>,
-) -> Result<(), PlanError> {
+) -> Result<(), Box<dyn std::error::Error>> {
     let (id, _) = spec.deploys.iter().nth(deploy).expect("there are so many");
     let mut planner = Planner::new(spec, id, options)?;
     let mut reports = Vec::new();

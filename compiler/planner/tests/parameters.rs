@@ -1,7 +1,7 @@
 //! What the examples count, against what their makers publish.
 
 use moe_compiler::spec::Model;
-use moe_planner::memory::{Parameters, score_operations};
+use moe_planner::cost::memory::{Parameters, score_operations};
 
 fn model(source: &[u8], name: &str) -> Model {
     let spec = moe_compiler::check_source(source).spec.expect("the file checks");

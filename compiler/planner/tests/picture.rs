@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 
 use moe_compiler::spec::Spec;
 use moe_compiler::units::Microseconds;
-use moe_planner::explain::compared;
-use moe_planner::picture::{Link, Page, Traffic};
+use moe_planner::page::Simulation;
+use moe_planner::page::compared;
+use moe_planner::page::picture::{Link, Page, Traffic};
 use moe_planner::placement::{self, Load, Shape};
-use moe_planner::simulate::{Conditions, Fault, Gpu, Simulation, Spine};
+use moe_planner::simulate::{Conditions, Fault, Gpu, Spine};
 use moe_planner::{Change, Logits, Options, Planner, Report};
 use serde_json::Value;
 use svg::node::element::tag::Type;
@@ -270,7 +271,7 @@ fn matrices_of_latency_mode_add_up_too() {
 fn a_page_stands_alone() {
     let spec = spec("deepseek_v3");
     let mut plans = reports(&spec, "pretrain", &[64, 128]);
-    plans[0].deploy = "<script>alert('a & b')</script>".to_owned();
+    plans[0].costs.deploy = "<script>alert('a & b')</script>".to_owned();
     plans[1].explanation.push("names may hold <, > & \"quotes\"".to_owned());
     let words = compared(&plans).words;
     let options = Options { sampled_tokens: 1024, ..Options::default() };

@@ -1,8 +1,8 @@
 //! Whole reports: the question that the planner must answer first, and that it is answered from the file.
 
 use moe_compiler::spec::Spec;
-use moe_planner::explain::compared;
-use moe_planner::report::{compare_table, front_table};
+use moe_planner::page::compared;
+use moe_planner::page::{compare_table, front_table};
 use moe_planner::{Change, Options, Planner};
 
 fn spec(name: &str) -> Spec {
@@ -107,7 +107,7 @@ fn a_search_tries_a_thousand_plans_and_its_front_is_one() {
     for (place, one) in found.front.iter().enumerate() {
         assert!(one.fits);
         // Found again the slow way.
-        let beaten = |other: &&moe_planner::search::Candidate| {
+        let beaten = |other: &&moe_planner::cost::search::Candidate| {
             other.fits
                 && other.step_us <= one.step_us
                 && other.memory <= one.memory

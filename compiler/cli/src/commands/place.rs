@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use moe_compiler::spec::{Deploy, Model, Spec};
 use moe_compiler::units::Bytes;
-use moe_planner::picture::Page;
+use moe_planner::page::picture::Page;
 use moe_planner::placement::{self, Options, Shape};
 use moe_planner::setting;
 

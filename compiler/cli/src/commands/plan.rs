@@ -5,13 +5,15 @@ use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics, Label, Severity};
 use moe_compiler::spec::{Cluster, DeployId, Model, Spec};
 use moe_compiler::text;
 use moe_contract::placement::{LayerSlots, Placement};
-use moe_planner::compare::By;
-use moe_planner::explain::{compared, remedy};
-use moe_planner::memory::{Memory, Recompute};
-use moe_planner::picture::Page;
+use moe_planner::cost::compare::By;
+use moe_planner::cost::memory::{Memory, Recompute};
+use moe_planner::cost::parallel::Schedule;
+use moe_planner::cost::{Costs, Placed, SCHEMA};
+use moe_planner::human_bytes;
+use moe_planner::page::picture::Page;
+use moe_planner::page::{compare_table, front_table};
+use moe_planner::page::{compared, remedy};
 use moe_planner::placement::{self, Load};
-use moe_planner::report::{Placed, SCHEMA, compare_table, front_table, human_bytes};
-use moe_planner::step::Schedule;
 use moe_planner::{Change, Logits, Options, Planner, Report, setting};
 
 use crate::failure::Failure;
@@ -244,7 +246,7 @@ fn list(layers: &[u32]) -> String {
 
 fn side_by_side(reports: &[Report], words: &[String]) -> text::Page {
     let mut page = text::Page::default();
-    let Report { deploy, model, cluster, mode, assumptions, .. } = &reports[0];
+    let Report { costs: Costs { deploy, model, cluster, mode, .. }, assumptions, .. } = &reports[0];
     page.line(format!("deploy {deploy} of {model} on {cluster}, {mode} mode"));
     page.line(words.last().map_or("", String::as_str));
     page.gap();

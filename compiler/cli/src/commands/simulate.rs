@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use moe_compiler::units::Microseconds;
-use moe_planner::picture::Page;
+use moe_planner::page::picture::Page;
 use moe_planner::simulate::{self, Conditions, Fault, Gpu, Spine};
 use moe_planner::{Planner, setting};
 
@@ -146,21 +146,23 @@ pub fn simulate(arguments: &Simulate, terminal: &Terminal) -> Result<(), Failure
     let source = Source::read(&arguments.file)?;
     let (spec, id) = source.check()?.deploy(arguments.deploy.as_deref(), &arguments.warnings, terminal)?;
     let deploy = &spec.deploys[id];
-    let failed = |error| Failure::Message(format!("{}: deploy `{}`: {error}", source.name, deploy.name));
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::Message(format!("{}: deploy `{}`: {error}", source.name, deploy.name));
     let mut change = planning::change(&arguments.changes)?;
     if let Some(tokens) = arguments.tokens {
         change.tokens = Some(setting::TOKENS.narrow(tokens)?);
     }
     let options = arguments.evidence.options(&spec.clusters[deploy.cluster])?;
     memory::enough_for_sample(options.sampled_tokens, spec.models[deploy.model].top_k())?;
-    let mut planner = Planner::new(&spec, id, options).map_err(failed)?;
-    let parallel = planner.parallel(change).map_err(failed)?;
-    let report = planner.report(&parallel).map_err(failed)?;
+    let mut planner = Planner::new(&spec, id, options).map_err(|error| failed(&error))?;
+    let parallel = planner.parallel(change).map_err(|error| failed(&error))?;
+    let report = planner.report(&parallel).map_err(|error| failed(&error))?;
     let conditions = arguments.conditions()?;
     let runs = if conditions.faults.is_empty() { 1 } else { 2 };
-    let chunks = planner.scenario(&report, &conditions).map_err(failed)?.chunks();
+    let chunks = planner.scenario(&report, &conditions).map_err(|error| failed(&error))?.chunks();
     let progress = Progress::new(terminal, 2 * runs * chunks);
-    let simulation = planner.simulate(&report, &conditions, &|arrived| progress.advance(arrived)).map_err(failed)?;
+    let simulation =
+        planner.simulate(&report, &conditions, &|arrived| progress.advance(arrived)).map_err(|error| failed(&error))?;
     drop(progress);
     let page = Page { simulation: Some(&simulation), ..Page::default() };
     match arguments.format {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use moe_planner::report::human_bytes;
+use moe_planner::human_bytes;
 
 use super::{InputPath, Place, Wanted};
 use crate::failure::Failure;

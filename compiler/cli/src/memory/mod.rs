@@ -12,7 +12,7 @@ use std::num::NonZero;
 use std::thread::available_parallelism;
 
 use moe_bundle::Manifest;
-use moe_planner::report::human_bytes;
+use moe_planner::human_bytes;
 
 use crate::failure::Failure;
 use limits::Limits;

@@ -28,7 +28,6 @@ mod replicate;
 mod result;
 mod separate;
 mod spread;
-mod table;
 
 pub use error::PlacementError;
 pub use load::{Load, LoadError};

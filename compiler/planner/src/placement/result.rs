@@ -2,14 +2,13 @@
 //!
 //! Invariant: every number that describes a placement is computed from its slots alone, after the search and by other code than it.
 
-use moe_compiler::text::Page;
 use moe_compiler::units::Bytes;
 use moe_contract::ExpertId;
 use moe_contract::placement::{FORMAT, VERSION};
 use serde::Serialize;
 
 use super::layer::{Task, bound, copies_between_nodes, gpu_loads};
-use super::{Load, Options, Policy, Shape, contiguous, table};
+use super::{Load, Options, Policy, Shape, contiguous};
 
 /// The experts of all layers in their slots.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -162,10 +161,5 @@ impl Placement {
     pub fn to_json(&self) -> String {
         // Numbers are finite, and keys are strings: nothing in it can fail.
         serde_json::to_string_pretty(self).unwrap_or_default()
-    }
-
-    /// For a terminal: each layer, then each GPU of it.
-    pub fn page(&self) -> Page {
-        table::page(self)
     }
 }

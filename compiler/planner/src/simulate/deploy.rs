@@ -1,21 +1,20 @@
 //! A deploy on its cluster, simulated, beside what its plan says of the same calls.
 //!
-//! Invariant: copies, bytes and the rates that links reach are those of the plan's [`Report`], so that what differs from the plan
+//! Invariant: copies, bytes and the rates that links reach are those of the plan's [`Costs`], so that what differs from the plan
 //! is what the simulation adds: order, latency, contention and faults.
 
 use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
 use moe_contract::Protocol;
 use serde::Serialize;
+use thiserror::Error;
 
 use super::{Demand, Fault, Network, Options, Outcome, Scenario, ScenarioError, Spine, simulate_watched};
-use crate::missing::{self, Missing};
-use crate::not_built::NotBuilt;
-use crate::report::{PlanError, Planner, Report};
+use crate::cost::step::peak_per_sm;
+use crate::cost::{Costs, Planner};
 use crate::sample::Source;
-use crate::step::peak_per_sm;
 use crate::time::{Bottleneck, Prediction};
 
-/// The version of the JSON form of a [`Simulation`]; it grows when a field changes its meaning or is taken away.
+/// The version of the JSON form of a simulation; it grows when a field changes its meaning or is taken away.
 pub const SCHEMA: u32 = 2;
 
 /// What a `.moe` file does not say of a cluster, and how finely it is simulated.
@@ -49,6 +48,20 @@ impl Default for Conditions {
             options: Options::default(),
         }
     }
+}
+
+/// Why a deploy is not simulated.
+#[derive(Debug, Error)]
+pub enum SimulateError {
+    /// A simulation that makes no sense.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    /// Every pick a message of its own.
+    #[error(
+        "the simulation knows copies, and this deploy in latency mode sends every pick as a message: choose another deploy, write `mode throughput`, \
+         or plan with the ranks of one node"
+    )]
+    Messages,
 }
 
 /// What the plan says of one call.
@@ -87,14 +100,14 @@ pub struct Times {
 }
 
 impl Times {
-    fn of(outcome: &Outcome) -> Times {
+    pub(crate) fn of(outcome: &Outcome) -> Times {
         Times { dispatch: outcome.dispatch.time.max, combine: outcome.combine.time.max, total: outcome.total }
     }
 }
 
 /// A deploy, simulated.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Simulation {
+pub struct Simulated {
     /// [`SCHEMA`]
     pub schema: u32,
     /// Names in the file.
@@ -109,27 +122,21 @@ pub struct Simulation {
     pub outcome: Outcome,
     /// What the plan says of dispatch and of combine.
     pub planned: [Planned; 2],
-    /// What is withheld, and why.
-    pub headline: Vec<String>,
     /// The same cluster without its faults, if it has any.
     pub without_faults: Option<Times>,
-    /// In words.
-    pub explanation: Vec<String>,
-    /// What was assumed.
-    pub assumptions: Vec<String>,
 }
 
 impl Planner<'_> {
-    /// The scenario of a plan that was reported on.
+    /// The scenario of a plan whose costs are known.
     ///
     /// # Errors
     /// If every pick is a message, which takes other ways, or has not whole groups of GPUs.
-    pub fn scenario(&self, report: &Report, conditions: &Conditions) -> Result<Scenario, PlanError> {
-        if report.protocol == Protocol::Messages {
-            return Err(PlanError::Messages);
+    pub fn scenario(&self, costs: &Costs, conditions: &Conditions) -> Result<Scenario, SimulateError> {
+        if costs.protocol == Protocol::Messages {
+            return Err(SimulateError::Messages);
         }
-        let (expected, parallel) = (&report.gate.expected, &report.parallel);
-        let gpus = conditions.gpus.unwrap_or(report.gpus);
+        let (expected, parallel) = (&costs.gate.expected, &costs.parallel);
+        let gpus = conditions.gpus.unwrap_or(costs.gpus);
         if gpus == 0 || !gpus.is_multiple_of(parallel.ep) {
             return Err(ScenarioError::PartialGroup { gpus: u64::from(gpus), ranks: parallel.ep }.into());
         }
@@ -153,10 +160,10 @@ impl Planner<'_> {
                 tokens_per_gpu: parallel.tokens,
                 nodes_per_token: expected.distinct_nodes.mean,
                 ranks_per_copy: expected.distinct_ranks.mean / expected.distinct_nodes.mean,
-                dispatch_bytes: Bytes(report.wire.dispatch_copy()),
-                combine_bytes: Bytes(report.wire.combine_row),
+                dispatch_bytes: Bytes(costs.wire.dispatch_copy()),
+                combine_bytes: Bytes(costs.wire.combine_row),
                 rank_load: if even { Vec::new() } else { expected.copies_by_rank.clone() },
-                expert_time: conditions.expert_time.or_else(|| self.expert_time(report)),
+                expert_time: conditions.expert_time.or_else(|| self.expert_time(costs)),
             },
             faults: conditions.faults.clone(),
             options: conditions.options.clone(),
@@ -164,51 +171,43 @@ impl Planner<'_> {
     }
 
     /// Two operations for each parameter of each pick, on the multiprocessors that communication leaves.
-    fn expert_time(&self, report: &Report) -> Option<Microseconds> {
+    fn expert_time(&self, costs: &Costs) -> Option<Microseconds> {
         let parameters = self.model.expert_parameters()?;
-        let left = f64::from(self.cluster.gpu.sms.saturating_sub(report.parallel.sms).max(1));
+        let left = f64::from(self.cluster.gpu.sms.saturating_sub(costs.parallel.sms).max(1));
         let rate = peak_per_sm(self.cluster.gpu.target) * left * self.options.efficiency;
-        let picks = f64::from(report.parallel.tokens) * report.gate.expected.picks.mean;
+        let picks = f64::from(costs.parallel.tokens) * costs.gate.expected.picks.mean;
         Some(Microseconds(2.0 * parameters as f64 * picks / rate * 1e6))
     }
 
-    /// Simulates one dispatch and one combine of a plan that was reported on. `watch` is told how many more chunks have arrived; with
+    /// Simulates one dispatch and one combine of a plan whose costs are known. `watch` is told how many more chunks have arrived; with
     /// faults the cluster is simulated once more without them.
     ///
     /// # Errors
     /// Those of [`Planner::scenario`], and what of the conditions makes no sense.
-    pub fn simulate(
+    pub fn simulated(
         &self,
-        report: &Report,
+        costs: &Costs,
         conditions: &Conditions,
         watch: &(dyn Fn(u64) + Sync),
-    ) -> Result<Simulation, PlanError> {
-        let scenario = self.scenario(report, conditions)?;
+    ) -> Result<Simulated, SimulateError> {
+        let scenario = self.scenario(costs, conditions)?;
         let outcome = simulate_watched(&scenario, watch)?;
         let healthy = Scenario { faults: Vec::new(), ..scenario.clone() };
         let without_faults = (!scenario.faults.is_empty()).then(|| simulate_watched(&healthy, watch)).transpose()?;
-        let mut simulation = Simulation {
+        Ok(Simulated {
             schema: SCHEMA,
-            deploy: report.deploy.clone(),
-            model: report.model.clone(),
-            cluster: report.cluster.clone(),
+            deploy: costs.deploy.clone(),
+            model: costs.model.clone(),
+            cluster: costs.cluster.clone(),
             outcome,
-            planned: [0, 1].map(|phase: usize| Planned::of(&report.phases[phase].time)),
+            planned: [0, 1].map(|phase: usize| Planned::of(&costs.phases[phase].time)),
             without_faults: without_faults.as_ref().map(Times::of),
-            explanation: Vec::new(),
-            headline: withheld(&scenario, report)
-                .into_iter()
-                .chain(report.not_built.iter().map(NotBuilt::told))
-                .collect(),
-            assumptions: assumptions(report, &scenario, conditions),
             scenario,
-        };
-        simulation.explanation = words(&simulation);
-        Ok(simulation)
+        })
     }
 }
 
-impl Simulation {
+impl Simulated {
     /// Dispatch and combine: name, what happened, the bound, what the plan says.
     pub(crate) fn phases(&self) -> [(&'static str, &super::Phase, &super::PhaseBound, &Planned); 2] {
         let Outcome { dispatch, combine, bounds, .. } = &self.outcome;
@@ -217,76 +216,4 @@ impl Simulation {
             ("combine", combine, &bounds.combine, &self.planned[1]),
         ]
     }
-}
-
-/// What is not said because the file does not say how wide an expert is.
-fn withheld(scenario: &Scenario, report: &Report) -> Option<String> {
-    let missing: &[Missing] = if scenario.demand.expert_time.is_none() { &[Missing::ExpertFfn] } else { &[] };
-    let why = missing::withheld(
-        "the time of experts and of everything together is",
-        missing,
-        &report.model,
-        &report.cluster,
-    )?;
-    Some(format!("{why}, or give --expert-time"))
-}
-
-fn words(simulation: &Simulation) -> Vec<String> {
-    let mut words = Vec::new();
-    for (name, phase, bound, planned) in simulation.phases() {
-        let (time, least) = (&phase.time, bound.time.0);
-        if time.max.0 <= 0.0 || least <= 0.0 {
-            words.push(format!("{name}: no byte crosses a link"));
-            continue;
-        }
-        words.push(format!(
-            "{name}: half of the GPUs are done after {:.0} µs, the last, GPU {}, after {:.0} µs; {} has bytes for {least:.0} µs, which \
-             no order of sending beats: the last takes {:.0} % longer; the plan says {:.0} µs if {} alone limited, {:.0} µs ± {:.0} % for the call with its kernels",
-            time.median.0,
-            phase.slowest.first().map_or(0, |slowest| slowest.gpu.0),
-            time.max.0,
-            bound.bottleneck,
-            (time.max.0 / least - 1.0).max(0.0) * 100.0,
-            planned.links.0,
-            planned.bottleneck.name(),
-            planned.call.0,
-            planned.uncertainty * 100.0
-        ));
-    }
-    if let Some(healthy) = simulation.without_faults {
-        let now = Times::of(&simulation.outcome);
-        let ratio = |now: Microseconds, then: Microseconds| if then.0 > 0.0 { now.0 / then.0 } else { 1.0 };
-        let faults: Vec<String> = simulation.scenario.faults.iter().map(Fault::to_string).collect();
-        let all = now.total.zip(healthy.total).map(|(now, then)| {
-            format!(", and {:.0} µs from the first token sent to the last one back", now.0 - then.0)
-        });
-        words.push(format!(
-            "{}: that costs dispatch ×{:.2} ({:.0} µs without), combine ×{:.2} ({:.0} µs){}",
-            faults.join(", "),
-            ratio(now.dispatch, healthy.dispatch),
-            healthy.dispatch.0,
-            ratio(now.combine, healthy.combine),
-            healthy.combine.0,
-            all.unwrap_or_default()
-        ));
-    }
-    words
-}
-
-fn assumptions(report: &Report, scenario: &Scenario, conditions: &Conditions) -> Vec<String> {
-    let mut list: Vec<String> = report.assumptions.iter().take(1).cloned().collect();
-    list.push(format!(
-        "links give what kernels reach on them; {} µs to a GPU of the node, {} µs to another node",
-        conditions.nvlink_latency.0, conditions.nic_latency.0
-    ));
-    if conditions.spine.is_none() {
-        list.push("each rail is one switch that never limits (no --oversubscription)".to_owned());
-    }
-    list.push("all groups of ranks send at the same time; multiprocessors never limit".to_owned());
-    if conditions.expert_time.is_none() && scenario.demand.expert_time.is_some() {
-        list.push(
-            "experts: two operations for each parameter of a pick, at the efficiency that the plan assumes".to_owned(),
-        );
-    }
-    list
 }

@@ -28,10 +28,9 @@ mod queue;
 mod record;
 mod report;
 mod scenario;
-mod table;
 
 pub use bounds::{Bounds, PhaseBound};
-pub use deploy::{Conditions, Planned, SCHEMA, Simulation, Times};
+pub use deploy::{Conditions, Planned, SCHEMA, SimulateError, Simulated, Times};
 pub use report::{GpuTime, KindUse, LinkUse, Outcome, Phase, Tail};
 pub use scenario::{Demand, Fault, Gpu, Link, LinkKind, Network, Node, Options, Order, Scenario, ScenarioError, Spine};
 

@@ -46,6 +46,15 @@ pub struct Phase {
     pub busiest: Vec<LinkUse>,
 }
 
+impl Phase {
+    /// The part of the slowest GPU's time during which links of a kind carry bytes: on average, and the busiest of them.
+    pub(crate) fn utilisation(&self, kind: LinkKind) -> Option<(f64, f64)> {
+        let of_kind = self.kinds.iter().find(|of| of.kind == kind)?;
+        let whole = self.time.max.0;
+        (whole > 0.0).then(|| (of_kind.mean_busy.0 / whole, of_kind.max_busy.0 / whole))
+    }
+}
+
 /// One GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct GpuTime {

@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use super::drawn::{Chart, Drawn, Sheet, charts, colour};
 use super::{reports, simulated, spec};
-use moe_planner::explain::compared;
-use moe_planner::picture::{Page, traffic};
+use moe_planner::page::compared;
+use moe_planner::page::picture::{Page, traffic};
 use moe_planner::placement::{self, Load, Shape};
 use moe_planner::{Options, Planner};
 
@@ -31,12 +31,12 @@ static DOCUMENTS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
     add("search", Page { plans: &plans, search: Some(&found), ..Page::default() });
 
     let long = "a_model_whose_name_is_much_longer_than_any_line_of_a_phone_".repeat(4);
-    plans[0].model = long.clone();
-    plans[0].deploy = "<wide & 広い> ".repeat(20);
+    plans[0].costs.model = long.clone();
+    plans[0].costs.deploy = "<wide & 広い> ".repeat(20);
     plans[0].explanation.push(long.clone());
-    let memory = plans[1].memory.as_mut().expect("the model is known");
+    let memory = plans[1].costs.memory.as_mut().expect("the model is known");
     memory.capacity.0 /= 2;
-    plans[1].fits = Some(false);
+    plans[1].costs.fits = Some(false);
     add("long names, one does not fit", Page { plans: &plans, comparison: &words, ..Page::default() });
 
     let text = std::fs::read_to_string(format!("{}/../../dsl-examples/deepseek_v3.moe", env!("CARGO_MANIFEST_DIR")));

@@ -3,8 +3,8 @@
 use super::columns::{self, Columns, Series, Together};
 use super::figure::Figure;
 use super::style::Mark;
+use crate::page::report::Report;
 use crate::placement::{Load, Placement};
-use crate::report::Report;
 use crate::units::{self, Unit};
 
 /// Picks of each expert, as sampled.

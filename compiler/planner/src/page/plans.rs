@@ -1,27 +1,27 @@
 //! Several plans in words.
 
-use super::{both, trimmed};
-use crate::compare::{By, Comparison, Judged, MEMORY_RESOLUTION, Verdict};
-use crate::missing::withheld;
-use crate::report::{Report, human_bytes, uncertainty};
-use crate::search::{Candidate, Found};
+use serde::Serialize;
 
-impl Judged {
-    /// Of a report; none where not all of the plan is known. Plans may have different numbers of tokens in a step, so that the time is that of
-    /// a token; in latency mode it is that of a call.
-    fn of(report: &Report) -> Option<Judged> {
-        let (fits, memory) = (report.fits?, report.memory.as_ref()?.total().0);
-        let (time, resolution) = match (&report.step, &report.decode) {
-            (Some(step), _) => (step.total.0 / step.tokens as f64, step.resolution),
-            (None, decode) => (decode.as_ref()?.0, uncertainty(&report.phases[..2])),
-        };
-        Some(Judged { fits, time, resolution, memory })
-    }
+use super::explain::{both, trimmed};
+use super::report::Report;
+use crate::cost::compare::{By, Judged, MEMORY_RESOLUTION, Verdict};
+use crate::cost::search::{Candidate, Found};
+use crate::missing::withheld;
+use crate::units::human_bytes;
+
+/// Several plans of one deploy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Which of them.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// Each against the first, and at the end the verdict, in words.
+    pub words: Vec<String>,
 }
 
 /// Each plan against the first, and which of all.
 pub fn compared(reports: &[Report]) -> Comparison {
-    let judged: Option<Vec<Judged>> = reports.iter().map(Judged::of).collect();
+    let judged: Option<Vec<Judged>> = reports.iter().map(|report| Judged::of(report)).collect();
     let verdict = judged.as_deref().map_or_else(Verdict::unknown, Verdict::of);
     let Some((first, others)) = reports.split_first() else { return Comparison { verdict, words: Vec::new() } };
     let mut words: Vec<String> = others.iter().flat_map(|other| against(first, other, reports)).collect();
@@ -30,7 +30,7 @@ pub fn compared(reports: &[Report]) -> Comparison {
 }
 
 /// The plan that a search would take, and why.
-pub(crate) fn found(found: &Found) -> String {
+pub(super) fn found(found: &Found) -> String {
     let Candidate { parallel, step_us, memory, recompute, .. } = &found.best;
     let fastest = found.front.first().map_or(*step_us, |plan| plan.step_us);
     let not_built: String = found.not_built.iter().map(|not_built| format!("\n{}", not_built.told())).collect();

@@ -1,11 +1,15 @@
-//! From a deploy to a report: everything that the other modules know about one plan, in one typed value.
+//! What a plan costs, in numbers: everything that is known about one plan, in one typed value. Words are the page's.
 //!
 //! Invariant: a [`Planner`] asks the gate once; all plans that it reports on are judged by the same tokens, so that their differences are
 //! those of the plans.
 
+pub mod compare;
 mod error;
+pub mod memory;
+pub mod parallel;
 mod remedies;
-mod table;
+pub mod search;
+pub mod step;
 
 use std::collections::BTreeMap;
 
@@ -16,16 +20,16 @@ use moe_decide::{Decision, Launch, Numbers};
 use serde::{Deserialize, Serialize};
 
 pub use error::PlanError;
+use memory::{Choice, Inputs, Memory, Need, OfGpu, Parameters, Precision, Recompute, Share, score_operations};
+use parallel::{Parallel, Schedule};
 pub use remedies::Remedy;
-pub use table::{compare_table, front_table, human_bytes};
+use step::{Replicas, StageWork, Step};
 
-use crate::explain;
-use crate::memory::{Choice, Inputs, Memory, Need, OfGpu, Parameters, Precision, Recompute, Share, score_operations};
+use crate::groups::{group_limit, most_nodes, most_remote_nodes};
 use crate::missing::Missing;
 use crate::not_built::NotBuilt;
 use crate::sample::{Logits, Sample, Source};
 use crate::setting::{self, OutOfRange};
-use crate::step::{Parallel, Replicas, Schedule, StageWork, Step};
 use crate::time::{Call, Demand, Direction, Prediction, Profile};
 use crate::traffic::{self, Expected, Given, PhaseName, Wire};
 
@@ -218,9 +222,9 @@ pub struct Faster {
     pub time: Microseconds,
 }
 
-/// Everything about one plan.
+/// Everything about one plan, in numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
+pub struct Costs {
     /// [`SCHEMA`]
     pub schema: u32,
     /// Names in the file.
@@ -282,12 +286,6 @@ pub struct Report {
     pub step: Option<Step>,
     /// Dispatches and combines of all layers for one token in decoding; none in throughput mode.
     pub decode: Option<Microseconds>,
-    /// What matters most, or why it is withheld.
-    pub headline: Vec<String>,
-    /// In words.
-    pub explanation: Vec<String>,
-    /// What was assumed.
-    pub assumptions: Vec<String>,
 }
 
 impl<'a> Planner<'a> {
@@ -388,7 +386,7 @@ impl<'a> Planner<'a> {
     ///
     /// # Errors
     /// If the plan does not fit the cluster or the model. A plan that does not fit the memory is reported.
-    pub fn report(&mut self, parallel: &Parallel) -> Result<Report, PlanError> {
+    pub fn costs(&mut self, parallel: &Parallel) -> Result<Costs, PlanError> {
         self.check(parallel)?;
         self.prepare(parallel.ep)?;
         let evaluated = self.evaluate(parallel)?;
@@ -397,7 +395,7 @@ impl<'a> Planner<'a> {
         };
         let topology = homes.topology();
         let tokens = f64::from(parallel.tokens) * f64::from(parallel.ep);
-        let groups = explain::group_limit(self.model);
+        let groups = group_limit(self.model);
         let nodes_per_group = self.model.groups.map_or(1, |groups| homes.domains_of_groups(groups)[0]);
         let closed_form =
             self.model.gate.facts().treats_experts_alike && self.model.stored_experts() == self.model.experts;
@@ -405,10 +403,10 @@ impl<'a> Planner<'a> {
         let gate = GateCost {
             groups,
             nodes_per_group,
-            most_nodes: explain::most_nodes(self.model, homes),
-            most_remote_nodes: explain::most_remote_nodes(self.model, homes),
+            most_nodes: most_nodes(self.model, homes),
+            most_remote_nodes: most_remote_nodes(self.model, homes),
             closed_form_nodes: even
-                .then(|| crate::traffic::expected_distinct(self.model.experts, self.model.top_k(), topology.domains())),
+                .then(|| traffic::expected_distinct(self.model.experts, self.model.top_k(), topology.domains())),
             rank_imbalance: expected.rank_copies.of_call(tokens),
             node_imbalance: expected.node_copies.of_call(tokens),
             expert_imbalance: expected.expert_picks.of_call(tokens),
@@ -418,7 +416,7 @@ impl<'a> Planner<'a> {
         let messages = decision.protocol == Protocol::Messages;
         let training = self.deploy.mode == Mode::Throughput;
         let forward: f64 = evaluated.phases[..2].iter().map(|phase| phase.time.total().0).sum();
-        let mut report = Report {
+        let mut costs = Costs {
             schema: SCHEMA,
             deploy: self.deploy.name.clone(),
             model: self.model.name.clone(),
@@ -452,17 +450,12 @@ impl<'a> Planner<'a> {
             step: evaluated.timed.as_ref().map(|timed| timed.step),
             recompute: evaluated.counted.as_ref().and_then(|counted| counted.recompute.clone()),
             memory: evaluated.counted.map(|counted| counted.memory),
-            headline: Vec::new(),
             decode: (!training).then(|| Microseconds(forward * f64::from(self.model.moe_layers))),
-            explanation: Vec::new(),
-            assumptions: explain::assumptions(self, decision.protocol),
         };
-        if report.fits == Some(false) {
-            report.remedies = self.remedies(&report)?;
+        if costs.fits == Some(false) {
+            costs.remedies = self.remedies(&costs)?;
         }
-        report.headline = explain::headline(&report);
-        report.explanation = explain::words(self, &report)?;
-        Ok(report)
+        Ok(costs)
     }
 
     /// What faster parts would give.
@@ -614,7 +607,7 @@ impl<'a> Planner<'a> {
                 Protocol::Direct | Protocol::Hybrid => (
                     expected.nvlink_copies.mean,
                     expected.remote_nodes.mean,
-                    f64::from(explain::most_remote_nodes(self.model, homes)),
+                    f64::from(most_remote_nodes(self.model, homes)),
                 ),
                 Protocol::Messages => {
                     let picks = expected.picks.largest;

@@ -1,13 +1,14 @@
 //! What a person reads first.
 
-use crate::compare::MEMORY_RESOLUTION;
-use crate::memory::{Choice, Need, Recompute};
+use crate::cost::Costs;
+use crate::cost::compare::MEMORY_RESOLUTION;
+use crate::cost::memory::{Choice, Need, Recompute};
 use crate::missing::withheld;
 use crate::not_built::NotBuilt;
-use crate::report::{Report, human_bytes};
+use crate::units::human_bytes;
 
 /// What matters most of a report: whether it fits and how fast it is, or why that is withheld; and what is recomputed, and why.
-pub(crate) fn headline(report: &Report) -> Vec<String> {
+pub(crate) fn headline(report: &Costs) -> Vec<String> {
     let what = match (report.decode, &report.memory) {
         (Some(_), _) => "memory is",
         (None, Some(_)) => "step and tokens/s are",

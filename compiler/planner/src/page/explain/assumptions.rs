@@ -3,7 +3,7 @@
 use moe_compiler::spec::Mode;
 use moe_contract::Protocol;
 
-use crate::report::Planner;
+use crate::cost::Planner;
 use crate::sample::Source;
 
 /// What was assumed, one sentence each.

@@ -4,25 +4,13 @@ use std::fmt;
 
 use moe_compiler::text::{Page, Table};
 
-use super::{Phase, Report};
-use crate::memory::{Choice, Parameters};
+use super::report::Report;
+use crate::cost::Phase;
+use crate::cost::memory::{Choice, Parameters};
+use crate::cost::search::{Candidate, Found};
 use crate::sample::Source;
-use crate::search::{Candidate, Found};
 use crate::traffic::GivenPhase;
 use crate::units::Unit;
-
-/// Bytes with a decimal prefix, in three or four digits.
-pub fn human_bytes(bytes: f64) -> String {
-    let (divisor, unit) = match bytes.abs() {
-        size if size >= 999.5e9 => (1e12, "TB"),
-        size if size >= 999.5e6 => (1e9, "GB"),
-        size if size >= 999.5e3 => (1e6, "MB"),
-        size if size >= 999.5 => (1e3, "kB"),
-        _ => return format!("{bytes:.0} B"),
-    };
-    let value = bytes / divisor;
-    if value.abs() >= 99.95 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
-}
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
@@ -330,18 +318,6 @@ pub fn front_table(found: &Found) -> Page {
     ));
     page.table(Table::headed(rows));
     page.gap();
-    page.line(crate::explain::found(found));
+    page.line(super::plans::found(found));
     page
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_short() {
-        let shown = [0.0, 999.0, 1000.0, 12_340.0, 99_960.0, 999_499.0, 999_500.0, 5e9, -1.5e12].map(human_bytes);
-        let short = ["0 B", "999 B", "1.0 kB", "12.3 kB", "100 kB", "999 kB", "1.0 MB", "5.0 GB", "-1.5 TB"];
-        assert_eq!(shown, short);
-    }
 }

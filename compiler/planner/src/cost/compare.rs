@@ -1,10 +1,12 @@
-//! Several plans, and which of them is best.
+//! Which of several plans is best.
 //!
 //! Invariant: a verdict is a function of what the plans print: whether each fits, its time and how far times can be told apart, its memory.
 //! The best is the fastest, if no other plan that fits is as fast as far as can be told; among those that are, the one that needs least memory,
 //! again as far as can be told. What does not fit is never the best.
 
 use serde::Serialize;
+
+use super::{Costs, uncertainty};
 
 /// Plans that need almost as much memory are alike: what is counted is no more exact than this.
 pub const MEMORY_RESOLUTION: f64 = 0.02;
@@ -20,6 +22,19 @@ pub struct Judged {
     pub resolution: f64,
     /// Bytes of the fullest GPU.
     pub memory: u64,
+}
+
+impl Judged {
+    /// Of a plan; none where not all of the plan is known. Plans may have different numbers of tokens in a step, so that the time is that of
+    /// a token; in latency mode it is that of a call.
+    pub fn of(plan: &Costs) -> Option<Judged> {
+        let (fits, memory) = (plan.fits?, plan.memory.as_ref()?.total().0);
+        let (time, resolution) = match (&plan.step, &plan.decode) {
+            (Some(step), _) => (step.total.0 / step.tokens as f64, step.resolution),
+            (None, decode) => (decode.as_ref()?.0, uncertainty(&plan.phases[..2])),
+        };
+        Some(Judged { fits, time, resolution, memory })
+    }
 }
 
 /// What decided.
@@ -91,14 +106,4 @@ impl Verdict {
     fn without(by: By, fitting: Vec<usize>) -> Verdict {
         Verdict { best: None, by, fitting, as_fast: Vec::new(), alike: Vec::new() }
     }
-}
-
-/// Several plans of one deploy.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Comparison {
-    /// Which of them.
-    #[serde(flatten)]
-    pub verdict: Verdict,
-    /// Each against the first, and at the end the verdict, in words.
-    pub words: Vec<String>,
 }

@@ -9,7 +9,7 @@ use super::figure::{Figure, LINE, WIDTH, round};
 use super::tables::{self, escape};
 use super::text::Type;
 use super::{Page, experts, matrix, name, simulation, style};
-use crate::report::Report;
+use crate::page::report::Report;
 use crate::units;
 
 /// Charts so far, so that each has an id of its own.

@@ -5,9 +5,9 @@
 use moe_compiler::units::Bytes;
 use serde::Serialize;
 
-use super::{PlanError, Planner, Report};
-use crate::memory::Recompute;
-use crate::step::Parallel;
+use super::memory::Recompute;
+use super::parallel::Parallel;
+use super::{Costs, PlanError, Planner};
 
 /// A change of one number.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -22,9 +22,9 @@ pub struct Remedy {
 
 impl Planner<'_> {
     /// The changes that need less than a report says, the least first.
-    pub(super) fn remedies(&mut self, report: &Report) -> Result<Vec<Remedy>, PlanError> {
-        let plan = report.parallel;
-        let least = report.memory.as_ref().map_or(0, |memory| memory.total().0);
+    pub(super) fn remedies(&mut self, costs: &Costs) -> Result<Vec<Remedy>, PlanError> {
+        let plan = costs.parallel;
+        let least = costs.memory.as_ref().map_or(0, |memory| memory.total().0);
         let mut tried: Vec<(String, Parallel)> = (plan.zero + 1..=3)
             .map(|zero| (format!("zero={zero}"), Parallel { zero, ..plan }))
             .chain([(format!("ep={}", plan.ep * 2), Parallel { ep: plan.ep * 2, ..plan })])
@@ -49,7 +49,7 @@ impl Planner<'_> {
                 remedies.push(Remedy { setting, bytes, fits });
             }
         }
-        let full = report.recompute.as_ref().and_then(|choice| choice.need(Recompute::Full));
+        let full = costs.recompute.as_ref().and_then(|choice| choice.need(Recompute::Full));
         remedies.extend(full.map(|need| Remedy {
             setting: "--recompute full".to_owned(),
             bytes: need.bytes,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::figure::{Anchor, Figure, Ink, WIDTH, round};
 use super::style::Mark;
 use super::text::Type;
-use crate::search::{Candidate, Found};
+use crate::cost::search::{Candidate, Found};
 use crate::units::{self, Unit};
 
 const LEFT: f64 = 40.0;

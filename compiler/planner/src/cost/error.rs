@@ -2,10 +2,9 @@
 
 use thiserror::Error;
 
+use super::parallel::Schedule;
 use crate::sample::SampleError;
 use crate::setting::OutOfRange;
-use crate::simulate::ScenarioError;
-use crate::step::Schedule;
 use crate::traffic::TopologyError;
 
 /// A plan that cannot be, with what to write instead.
@@ -84,15 +83,6 @@ pub enum PlanError {
     /// Something that the file does not say.
     #[error("{0}")]
     Withheld(String),
-    /// A simulation that makes no sense.
-    #[error(transparent)]
-    Scenario(#[from] ScenarioError),
-    /// Every pick a message of its own.
-    #[error(
-        "the simulation knows copies, and this deploy in latency mode sends every pick as a message: choose another deploy, write `mode throughput`, \
-         or plan with the ranks of one node"
-    )]
-    Messages,
     /// A plan was evaluated before its ranks were prepared: a mistake of the caller.
     #[error("ep {0} was not prepared")]
     NotPrepared(u32),

@@ -6,13 +6,14 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::compare::{Judged, Verdict};
-use crate::memory::Recompute;
+use super::compare::{Judged, Verdict};
+use super::memory::Recompute;
+use super::parallel::{Parallel, Schedule};
+use super::{Change, PlanError, Planner};
 use crate::missing::withheld;
 use crate::not_built::NotBuilt;
-use crate::report::{Change, PlanError, Planner};
 use crate::setting;
-use crate::step::{Parallel, Schedule};
+use crate::units::human_bytes;
 
 /// One plan.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -105,8 +106,8 @@ impl Planner<'_> {
             let least = all.iter().map(|candidate| candidate.memory).min().unwrap_or(0);
             let reason = format!(
                 "the smallest needs {} of {} on a GPU; lower `tokens`, recompute everything, or use more GPUs",
-                crate::report::human_bytes(least as f64),
-                crate::report::human_bytes(self.cluster.gpu.memory.0 as f64)
+                human_bytes(least as f64),
+                human_bytes(self.cluster.gpu.memory.0 as f64)
             );
             return Err(PlanError::NothingFits { tried: all.len(), reason });
         }

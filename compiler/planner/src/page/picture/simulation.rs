@@ -8,7 +8,8 @@ use super::figure::{Figure, Ink};
 use super::matrix::Link;
 use super::style::Mark;
 use super::text::Type;
-use crate::simulate::{LinkKind, Simulation};
+use crate::page::simulation::Simulation;
+use crate::simulate::LinkKind;
 use crate::units::{self, Unit};
 
 /// More GPUs than this share columns.

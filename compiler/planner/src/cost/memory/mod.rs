@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use choice::{Choice, Need};
 pub use surroundings::{Parameters, score_operations};
 
-use crate::step::{Parallel, Schedule};
+use super::parallel::Parallel;
 
 /// Bytes of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -308,20 +308,4 @@ fn activations(plan: &Inputs<'_>) -> f64 {
 pub fn communication(exchange: &Exchange, topology: Topology) -> Bytes {
     let sizes = exchange.sizes();
     Bytes(sizes.symmetric + exchange.forwarding_bytes(topology) + sizes.fixed + sizes.handle)
-}
-
-impl Schedule {
-    /// Copies of weights and gradients that a GPU holds.
-    pub fn parameter_copies(self) -> u32 {
-        if self == Schedule::DualPipe { 2 } else { 1 }
-    }
-
-    /// Micro-batches whose activations the first stage holds, as in Table 2 of the DeepSeek-V3 report.
-    pub fn in_flight(self, stages: u32, micro_batches: u32) -> f64 {
-        let most = match self {
-            Schedule::OneForwardOneBackward | Schedule::ZeroBubble => stages,
-            Schedule::DualPipe => stages + 1,
-        };
-        f64::from(most.min(micro_batches))
-    }
 }

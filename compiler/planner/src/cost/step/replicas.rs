@@ -11,8 +11,8 @@ use moe_compiler::spec::Cluster;
 use moe_compiler::units::Microseconds;
 use serde::Serialize;
 
-use super::Parallel;
-use crate::memory::{OfGpu, Precision, Share};
+use crate::cost::memory::{OfGpu, Precision, Share};
+use crate::cost::parallel::Parallel;
 
 /// Traffic of one step and GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

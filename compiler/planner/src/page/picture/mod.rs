@@ -20,10 +20,10 @@ mod text;
 
 pub use matrix::{Cell, Link, Traffic};
 
+use crate::cost::search::Found;
+use crate::page::report::Report;
+use crate::page::simulation::Simulation;
 use crate::placement::{Load, Placement};
-use crate::report::Report;
-use crate::search::Found;
-use crate::simulate::Simulation;
 use figure::{Figure, Ink};
 use text::Type;
 

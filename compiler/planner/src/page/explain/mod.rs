@@ -4,46 +4,21 @@
 
 mod assumptions;
 mod headline;
-mod plans;
 
-use moe_compiler::spec::Model;
-use moe_contract::Homes;
+pub(super) use assumptions::assumptions;
+pub(super) use headline::headline;
 
-pub(crate) use assumptions::assumptions;
-pub(crate) use headline::headline;
-pub use plans::compared;
-pub(crate) use plans::found;
-
+use crate::cost::memory::Memory;
+use crate::cost::parallel::Parallel;
+use crate::cost::step::{Replicas, Step};
+use crate::cost::{Costs, Faster, PlanError, Planner, Remedy};
 use crate::groups;
-use crate::memory::Memory;
-use crate::report::{Faster, PlanError, Planner, Remedy, Report, human_bytes};
-use crate::step::{Parallel, Replicas, Step};
 use crate::time::{Bottleneck, Prediction};
 use crate::traffic;
-
-/// How many groups a token may use, and of how many, if the gate limits its choice of experts to them.
-pub fn group_limit(model: &Model) -> Option<(u32, u32)> {
-    model.gate.facts().group_limit.zip(model.groups)
-}
-
-/// The most nodes that a token may reach.
-pub fn most_nodes(model: &Model, homes: &Homes) -> u32 {
-    let any = model.top_k().min(homes.topology().domains());
-    match group_limit(model) {
-        Some((chosen, groups)) => {
-            any.min(homes.domains_of_groups(groups).iter().take(chosen as usize).sum::<u32>()).max(1)
-        }
-        None => any,
-    }
-}
-
-/// The most nodes other than its own that a token may reach: it may start on a node without any of its experts.
-pub fn most_remote_nodes(model: &Model, homes: &Homes) -> u32 {
-    most_nodes(model, homes).min(homes.topology().domains() - 1)
-}
+use crate::units::human_bytes;
 
 /// The explanation of a report.
-pub(crate) fn words(planner: &mut Planner<'_>, report: &Report) -> Result<Vec<String>, PlanError> {
+pub(super) fn words(planner: &mut Planner<'_>, report: &Costs) -> Result<Vec<String>, PlanError> {
     let mut words = vec![gate(report)];
     words.extend(spanning(planner, report)?);
     words.push(limits(report));
@@ -56,7 +31,7 @@ pub(crate) fn words(planner: &mut Planner<'_>, report: &Report) -> Result<Vec<St
     Ok(words)
 }
 
-fn gate(report: &Report) -> String {
+fn gate(report: &Costs) -> String {
     let expected = &report.gate.expected;
     let (nodes, remote) = (expected.distinct_nodes, expected.remote_nodes);
     if report.nodes == 1 {
@@ -84,7 +59,7 @@ fn gate(report: &Report) -> String {
 }
 
 /// The largest number of ranks with which every group lies on one node.
-fn whole_groups(planner: &Planner<'_>, report: &Report) -> Option<u32> {
+fn whole_groups(planner: &Planner<'_>, report: &Costs) -> Option<u32> {
     let groups = planner.model.groups?;
     let per_node = planner.cluster.gpus_per_node;
     (1..report.parallel.ep).rev().find(|&ep| {
@@ -95,7 +70,7 @@ fn whole_groups(planner: &Planner<'_>, report: &Report) -> Option<u32> {
 }
 
 /// What groups that span nodes cost.
-fn spanning(planner: &mut Planner<'_>, report: &Report) -> Result<Option<String>, PlanError> {
+fn spanning(planner: &mut Planner<'_>, report: &Costs) -> Result<Option<String>, PlanError> {
     let Some((chosen, groups)) = report.gate.groups else { return Ok(None) };
     let span = report.gate.nodes_per_group;
     // Experts that were placed lie somewhere else with another number of ranks.
@@ -134,9 +109,9 @@ fn spanning(planner: &mut Planner<'_>, report: &Report) -> Result<Option<String>
     )))
 }
 
-fn limits(report: &Report) -> String {
+fn limits(report: &Costs) -> String {
     let [dispatch, combine] = [&report.phases[0].time, &report.phases[1].time];
-    let one = |name: &str, time: &crate::time::Prediction| {
+    let one = |name: &str, time: &Prediction| {
         format!(
             "{name} takes {:.0} µs ± {:.0} %, limited by {}",
             time.total().0,
@@ -148,7 +123,7 @@ fn limits(report: &Report) -> String {
 }
 
 /// What faster parts would give.
-fn changes(report: &Report) -> Option<String> {
+fn changes(report: &Costs) -> Option<String> {
     let now = both(report);
     let gain = |faster: &Faster| format!("{}: {:+.0} %", faster.what.name(), (faster.time.0 / now - 1.0) * 100.0);
     let gains: Vec<String> = report.faster.iter().map(gain).collect();
@@ -156,11 +131,11 @@ fn changes(report: &Report) -> Option<String> {
 }
 
 /// Dispatch and combine, in µs.
-fn both(report: &Report) -> f64 {
+pub(super) fn both(report: &Costs) -> f64 {
     report.phases[..2].iter().map(|phase| phase.time.total().0).sum()
 }
 
-fn multiprocessors(report: &Report) -> Option<String> {
+fn multiprocessors(report: &Costs) -> Option<String> {
     let enough = report.enough_sms?;
     let [dispatch, combine] = [&report.phases[0].time, &report.phases[1].time];
     let slower =
@@ -188,7 +163,7 @@ fn multiprocessors(report: &Report) -> Option<String> {
     Some(format!("{enough} SMs saturate the slower link ({link}); {verdict}"))
 }
 
-fn replicas(report: &Report, traffic: &Replicas) -> String {
+fn replicas(report: &Costs, traffic: &Replicas) -> String {
     let (share, zero) = (&report.share, report.parallel.zero);
     let everything = match (share.other_replicas, traffic.other_bytes) {
         (1, _) => String::new(),
@@ -210,7 +185,7 @@ fn replicas(report: &Report, traffic: &Replicas) -> String {
     }
 }
 
-fn step(report: &Report, step: &Step) -> String {
+fn step(report: &Costs, step: &Step) -> String {
     let part = |part: f64| part / step.total.0 * 100.0;
     let micro_batches = f64::from(report.parallel.micro_batches);
     format!(
@@ -233,7 +208,7 @@ fn memory(memory: &Memory) -> String {
 }
 
 /// What would need less memory where it does not suffice: each was planned.
-pub fn remedy(report: &Report) -> Option<String> {
+pub fn remedy(report: &Costs) -> Option<String> {
     if report.fits != Some(false) {
         return None;
     }
@@ -249,6 +224,6 @@ pub fn remedy(report: &Report) -> Option<String> {
     })
 }
 
-fn trimmed(value: f64) -> String {
+pub(super) fn trimmed(value: f64) -> String {
     format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -8,8 +8,8 @@ use super::matrix::Link;
 use super::style::Mark;
 use super::text::Type;
 use super::{headline, name};
-use crate::memory::Memory;
-use crate::report::Report;
+use crate::cost::memory::Memory;
+use crate::page::report::Report;
 use crate::time::Bottleneck;
 use crate::units::{self, Unit};
 

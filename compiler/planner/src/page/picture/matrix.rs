@@ -6,7 +6,7 @@
 use super::figure::{Anchor, Figure, Ink, Key, WIDTH, round};
 use super::style::{Mark, STEPS};
 use super::text::Type;
-use crate::report::Report;
+use crate::page::report::Report;
 use crate::units::{self, Unit};
 
 /// What a cell crosses.

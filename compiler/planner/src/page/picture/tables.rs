@@ -6,12 +6,14 @@
 use moe_compiler::units::Microseconds;
 
 use super::name;
-use crate::compare::MEMORY_RESOLUTION;
-use crate::memory::Need;
+use crate::cost::compare::MEMORY_RESOLUTION;
+use crate::cost::memory::Need;
+use crate::cost::search::Found;
+use crate::cost::{Phase, uncertainty};
+use crate::page::report::Report;
+use crate::page::simulation::Simulation;
 use crate::placement::{LayerPlacement, Placement};
-use crate::report::{Phase, Report, uncertainty};
-use crate::search::Found;
-use crate::simulate::{Simulation, Spine, Tail};
+use crate::simulate::{Spine, Tail};
 use crate::time::Prediction;
 use crate::units::{self, Unit};
 
@@ -260,7 +262,7 @@ pub(super) fn comparison(plans: &[Report]) -> String {
 /// The front of a search.
 pub(super) fn front(found: &Found) -> String {
     let plans = &found.front;
-    let counts = |head: &str, of: fn(&crate::step::Parallel) -> u32| {
+    let counts = |head: &str, of: fn(&crate::cost::parallel::Parallel) -> u32| {
         Column::counts(head, plans.iter().map(|plan| f64::from(of(&plan.parallel))))
     };
     let steps = || plans.iter().map(|plan| plan.step_us);
