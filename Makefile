@@ -12,6 +12,7 @@ demo: setup
 test: setup
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace --lib --bins --tests; fi
 	cargo test --workspace --doc
+	for features in "" cuda virtual; do cargo check -q -p moe-runtime --lib --no-default-features --features "$$features" || exit 1; done
 
 # The tool, its completions and its man pages, for whoever calls it: PREFIX=/usr/local for all.
 PREFIX ?= $(HOME)/.local
@@ -34,4 +35,4 @@ bench: setup
 gpu: setup
 	cargo build --release -p moec
 	tests/gpu.sh target/release/moec
-	cargo test --release -p moec --test culprit
+	cargo test --release -p moe-tests --test communicator stopped

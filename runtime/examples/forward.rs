@@ -22,6 +22,7 @@ pub fn forward(bundle: &Bundle, tokens: usize) -> Result<Vec<Vec<u8>>> {
     let ones = exchange.tensor_row_bytes(Tensor::Tokens) as usize * tokens / 2;
     let x = moe.upload(Tensor::Tokens, &vec![vec![half::bf16::ONE; ones]; ranks])?;
     let bias = Parameters::none().f32("bias", &vec![0.0; gate.experts as usize]);
+    let bias = moe.upload_parameters(&bias)?;
 
     let routing = moe.gate(&logits, &bias)?;
     let dispatched = moe.dispatch(&x, &routing)?;

@@ -11,7 +11,7 @@ use moe_bundle::manifest::ParameterKind;
 use moe_bundle::{Bundle, GateDescription};
 use moe_contract::{Kernel, Tensor};
 use moe_random::Random;
-use moe_runtime::communicator::{ExpertRows, together};
+use moe_runtime::communicator::together;
 use moe_runtime::{Communicator, CudaDevice, CudaOptions, Options, Parameters};
 
 /// Calls before the first that counts.
@@ -40,8 +40,7 @@ fn measure() -> Outcome<()> {
 
     let options = CudaOptions { time_launches: true, ..CudaOptions::default() };
     let device = Arc::new(CudaDevice::new(exchange.ranks, &options)?);
-    let mut moe =
-        Communicator::new(device, &bundle, Options { expert_rows: ExpertRows::Counted, ..Options::default() })?;
+    let mut moe = Communicator::new(device, &bundle, Options::default())?;
     println!("{}; {tokens} tokens a rank, hidden {}", moe.device().description(), exchange.hidden);
 
     let gate = &bundle.manifest().gate;
@@ -52,7 +51,7 @@ fn measure() -> Outcome<()> {
     let logits = moe.upload(Tensor::Logits, &(0..ranks).map(logits).collect::<Vec<_>>())?;
     let ones = vec![half::bf16::ONE; tokens * exchange.hidden as usize];
     let x = moe.upload(Tensor::Tokens, &vec![&ones; ranks])?;
-    let parameters = zeros(gate)?;
+    let parameters = moe.upload_parameters(&zeros(gate)?)?;
 
     let mut walls: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     let mut kernels: BTreeMap<Kernel, Vec<Duration>> = BTreeMap::new();
@@ -68,7 +67,7 @@ fn measure() -> Outcome<()> {
         moe.synchronise()?;
         timed("gate", start);
         let start = Instant::now();
-        let dispatched = moe.dispatch(&x, &routing)?;
+        let dispatched = moe.dispatch_counted(&x, &routing)?;
         moe.synchronise()?;
         timed("dispatch, counts read by the host", start);
         let y = match output.take() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moe_contract::{Fault, Flag, Kernel, RankId, Status};
 
-use crate::device::DeviceError;
+use crate::device::{DeviceError, StreamId};
 
 /// Why a call of the runtime failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -91,6 +91,97 @@ pub enum Error {
         /// Bytes of a row.
         row: u64,
     },
+    /// Numbers of another type than the tensor's.
+    #[error("{what} of {found} were passed, and this bundle has them in {expected}")]
+    Type {
+        /// Which tensor.
+        what: &'static str,
+        /// Of what was passed.
+        found: &'static str,
+        /// Of the bundle.
+        expected: &'static str,
+    },
+    /// A tensor with rows of another width.
+    #[error("{what} has rows of {found} bytes; this bundle has rows of {expected}")]
+    RowWidth {
+        /// Which tensor.
+        what: &'static str,
+        /// Of what was passed.
+        found: u64,
+        /// Of the bundle.
+        expected: u64,
+    },
+    /// An address that kernels cannot read in 16-byte words.
+    #[error("{rank}: {what} begin at {address:#x}, which is not a multiple of 16")]
+    Alignment {
+        /// Whose.
+        rank: RankId,
+        /// Which tensor.
+        what: &'static str,
+        /// Where it begins.
+        address: u64,
+    },
+    /// A tensor that no call of this bundle has.
+    #[error("this bundle has no {what}: {why}")]
+    NoTensor {
+        /// Which.
+        what: &'static str,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A handle, tensor or capture that belongs elsewhere.
+    #[error("{what} cannot be used here: {why}")]
+    Foreign {
+        /// What was passed.
+        what: &'static str,
+        /// Where it belongs.
+        why: &'static str,
+    },
+    /// Ranks that a world has not got.
+    #[error("ranks {first} to {} of a world of {ranks}", i64::from(*end) - 1)]
+    NoSuchRanks {
+        /// The first that was asked for.
+        first: u32,
+        /// The one behind the last.
+        end: u32,
+        /// Of the world.
+        ranks: u32,
+    },
+    /// A rank that two communicators want.
+    #[error("{rank} has a communicator already: drop that one first")]
+    RankTaken {
+        /// Which.
+        rank: RankId,
+    },
+    /// A stream of another rank, or of none.
+    #[error("stream {} is no stream of {rank}", .stream.0)]
+    ForeignStream {
+        /// What was passed.
+        stream: StreamId,
+        /// Whose it should be.
+        rank: RankId,
+    },
+    /// A launch that the device did not take.
+    #[error("{rank}: kernel `{}` cannot be launched: {problem}", kernel.name())]
+    Launch {
+        /// Where.
+        rank: RankId,
+        /// What.
+        kernel: Kernel,
+        /// Why not.
+        problem: DeviceError,
+    },
+    /// Captured calls that the device did not take.
+    #[error("{rank}: captured calls cannot be launched: {problem}")]
+    Replay {
+        /// Where.
+        rank: RankId,
+        /// Why not.
+        problem: DeviceError,
+    },
+    /// Rows of a format with scales, without those.
+    #[error("the experts' input has scales in this bundle, and needs a tensor for them")]
+    MissingScales,
     /// A tensor in a place where another is needed.
     #[error("{found} were passed where {expected} are needed")]
     WrongTensor {
@@ -146,8 +237,11 @@ pub enum Error {
         words: [u64; 4],
     },
     /// A call after an error.
-    #[error("the communicator stopped after an error; `recover` makes it usable again")]
-    Stopped,
+    #[error("the communicator stopped after an error; `recover` makes it usable again. The error was: {cause}")]
+    Stopped {
+        /// The error.
+        cause: Box<Error>,
+    },
 }
 
 /// The result of a call of the runtime.
@@ -281,7 +375,8 @@ pub(crate) fn read_status(rank: RankId, words: [u64; 4], per_call: impl Fn(Flag)
     let input = |problem| Failure::Input(InputFault { rank, token: who, problem });
     let value = found as u32 as i32;
     Some(match Status::of(code) {
-        Some(Status::Fine) => return None,
+        // Why the host stopped a rank is known to the host.
+        Some(Status::Fine | Status::Stopped) => return None,
         Some(Status::Fault(Fault::GateNan)) => {
             input(InputProblem::Nan { expert: (expected != u64::MAX).then_some(expected) })
         }

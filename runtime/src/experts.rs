@@ -39,7 +39,7 @@ impl Communicator {
         gradients: &Distributed,
         gradient: impl FnMut(ExpertId, &[f32], &mut [f32]),
     ) -> Result<Distributed> {
-        gradients.expect(Tensor::ExpertOutputGradient)?;
+        self.expect(gradients, Tensor::ExpertOutputGradient)?;
         self.apply(handle, gradients, None, Order::ExpertFirst, gradient)
     }
 
@@ -56,7 +56,7 @@ impl Communicator {
         mut expert: impl FnMut(ExpertId, &[f32], &mut [f32]),
         mut gradient: impl FnMut(ExpertId, &[f32], &mut [f32]),
     ) -> Result<Distributed> {
-        gradients.expect(Tensor::ExpertOutputGradient)?;
+        self.expect(gradients, Tensor::ExpertOutputGradient)?;
         gradients.expect_rows(&dispatched.input.all_rows())?;
         let exchange = *self.exchange();
         if exchange.weighted {
@@ -67,8 +67,8 @@ impl Communicator {
         }
         let before = self.manifest().gate.before_experts;
         let received = self.received(&dispatched.handle)?;
-        let [inputs, scales] = self.rows_and_scales(&dispatched.input, dispatched.scales.as_ref(), &received)?;
-        let of_outputs: Vec<Vec<u8>> = self.download_received(gradients, &received)?;
+        let [inputs, scales] = self.rows_and_scales(&dispatched.input, dispatched.scales.as_ref())?;
+        let of_outputs: Vec<Vec<u8>> = self.download(gradients)?;
         let per_row = exchange.weights_per_row() as usize;
         let mut outputs = Vec::new();
         for ((rank, received), ((input, scales), of_output)) in
@@ -97,15 +97,10 @@ impl Communicator {
         self.upload(Tensor::RowWeightGradients, &outputs)
     }
 
-    fn rows_and_scales(
-        &mut self,
-        rows: &Distributed,
-        scales: Option<&Distributed>,
-        received: &[Received],
-    ) -> Result<[OfRanks; 2]> {
-        let rows: OfRanks = self.download_received(rows, received)?;
+    fn rows_and_scales(&mut self, rows: &Distributed, scales: Option<&Distributed>) -> Result<[OfRanks; 2]> {
+        let rows: OfRanks = self.download(rows)?;
         let scales = match scales {
-            Some(scales) => self.download_received(scales, received)?,
+            Some(scales) => self.download(scales)?,
             None => rows.iter().map(|_| vec![]).collect(),
         };
         Ok([rows, scales])
@@ -122,7 +117,7 @@ impl Communicator {
         let exchange = *self.exchange();
         let format = if rows.kind() == Tensor::ExpertInput { exchange.dispatch } else { exchange.combine };
         let received = self.received(handle)?;
-        let [inputs, scales] = self.rows_and_scales(rows, scales, &received)?;
+        let [inputs, scales] = self.rows_and_scales(rows, scales)?;
         let row_bytes = exchange.row_bytes(exchange.combine) as usize;
         let mut outputs = Vec::new();
         for (((rank, input), scales), received) in self.ranks().zip(&inputs).zip(&scales).zip(&received) {

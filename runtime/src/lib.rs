@@ -5,18 +5,32 @@
 //!
 //! * [`device`] – what a device must be able to do, and the two there are;
 //! * [`symmetric`] – memory that every rank can reach;
-//! * [`communicator`] – gate, dispatch, combine and their gradients, for all ranks of this process;
+//! * [`world`] – what the ranks of one bundle share;
+//! * [`communicator`] – gate, dispatch, combine and their gradients, for some ranks of a world;
+//! * [`tensor`], [`element`] – tensors of a communicator, its own or the caller's, and what they consist of;
 //! * [`experts`] – experts that run on the host, for tests and demonstrations.
+//!
+//! Features, both on by default: `cuda` has GPUs through the CUDA driver, which is looked for when it is asked for; `virtual` has virtual
+//! GPUs.
 
 pub mod communicator;
 pub mod device;
+pub mod element;
 pub mod error;
 pub mod experts;
 pub mod symmetric;
 pub mod tensor;
+pub mod world;
 
-pub use communicator::{Communicator, Dispatched, Handle, KernelTime, Options, Parameters, Routing};
-pub use device::{CudaDevice, CudaOptions, Device, DeviceError, Policy, VirtualDevice, VirtualOptions, VirtualWork};
+pub use communicator::{
+    Capture, Communicator, Dispatched, GateParameters, Handle, KernelTime, Options, Parameters, Routing,
+};
+#[cfg(feature = "cuda")]
+pub use device::{CudaDevice, CudaOptions};
+pub use device::{Device, DeviceError};
+#[cfg(feature = "virtual")]
+pub use device::{Policy, VirtualDevice, VirtualOptions, VirtualWork};
 pub use error::{Error, Result};
 pub use moe_contract::{LinkBytes, Tensor};
-pub use tensor::Distributed;
+pub use tensor::{CallerPart, Distributed};
+pub use world::World;

@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use moe_contract::RankId;
 use moe_runtime::device::{Launch, Memory, Value};
@@ -79,6 +80,7 @@ fn fifty_thousand_calls_without_a_wait_take_no_more_memory() {
             before = resident();
         }
     }
+    device.synchronise(&streams, Duration::ZERO).expect("they run");
     let after = resident();
     assert!(after <= before + MOST, "{before} bytes become {after}");
     assert_eq!(flags[0].read::<u32>(0..1).expect("read"), [CALLS]);

@@ -1,6 +1,7 @@
 //! The virtual device through the same trait as any other: order of streams, names in reports, what it refuses.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use moe_contract::RankId;
 use moe_runtime::device::{Address, FunctionId, Launch, Memory, StreamId, Value};
@@ -59,18 +60,24 @@ fn launch(device: &Arc<dyn Device>, stream: StreamId, function: FunctionId, argu
     device.launch(stream, &Launch { function, grid: 1, block: 1, shared: 0, arguments }).expect("launched");
 }
 
+fn finish(device: &Arc<dyn Device>, streams: &[StreamId]) -> Result<(), DeviceError> {
+    device.synchronise(streams, Duration::ZERO)
+}
+
 fn step(device: &Arc<dyn Device>, stream: StreamId, function: FunctionId, out: &Memory, factor: u32) {
     launch(device, stream, function, vec![Value::Pointer(out.address()), Value::U32(factor)]);
 }
 
 #[test]
-fn launches_of_a_stream_run_in_order_and_a_read_waits_for_them() {
+fn launches_of_a_stream_run_in_order() {
     let device = device(1);
     let (stream, function) =
         (device.stream(RANK).expect("a stream"), device.load(RANK, STEP, "step").expect("a kernel"));
     let out = word(&device, RANK, "out", 5);
     step(&device, stream, function, &out, 2);
     step(&device, stream, function, &out, 10);
+    assert_eq!(out.read::<u32>(0..1).expect("read"), [5], "a copy is made at once");
+    finish(&device, &[stream]).expect("they run");
     assert_eq!(out.read::<u32>(0..1).expect("read"), [111], "(5 × 2 + 1) × 10 + 1");
 }
 
@@ -85,6 +92,7 @@ fn an_event_orders_streams_of_two_ranks() {
     let done = device.record(streams[0]).expect("an event");
     device.wait(streams[1], done).expect("waits");
     step(&device, streams[1], functions[1], &out, 7);
+    finish(&device, &streams).expect("they run");
     assert_eq!(out.read::<u32>(0..1).expect("read"), [8], "(0 × 3 + 1) × 7 + 1");
     let traffic = device.traffic().expect("it counts");
     assert_eq!((traffic.bytes(RankId(1), RANK), traffic.bytes(RANK, RankId(1))), (4, 0));
@@ -98,12 +106,12 @@ fn a_wrong_access_is_named_and_can_be_given_up() {
     let out = word(&device, RANK, "out", 5);
     let beyond = Value::Pointer(out.address().offset(4));
     launch(&device, stream, function, vec![beyond, Value::U32(1)]);
-    let error = device.synchronise().expect_err("outside");
+    let error = finish(&device, &[stream]).expect_err("outside");
     assert!(
         matches!(&error, DeviceError::Fault { report } if report.contains("out") && report.contains("kernel `step`")),
         "{error}"
     );
-    assert!(out.read::<u32>(0..1).is_err(), "the error stays");
+    assert_eq!(finish(&device, &[stream]), Err(error), "the error stays");
     device.abandon().expect("given up");
     assert_eq!(out.read::<u32>(0..1).expect("read"), [5]);
 }
@@ -125,9 +133,9 @@ fn memory_is_freed_after_the_launches_that_use_it() {
     step(&device, stream, function, &out, 2);
     let address = out.address();
     drop(out);
-    device.synchronise().expect("the launch still has its memory");
+    finish(&device, &[stream]).expect("the launch still has its memory");
     launch(&device, stream, function, vec![Value::Pointer(address), Value::U32(2)]);
-    assert!(matches!(device.synchronise(), Err(DeviceError::Fault { .. })), "and the next one has not");
+    assert!(matches!(finish(&device, &[stream]), Err(DeviceError::Fault { .. })), "and the next one has not");
 }
 
 #[test]
@@ -138,7 +146,7 @@ fn a_wait_for_what_never_comes_names_who_should_have_come() {
     let flag = word(&device, RANK, "flags", 0);
     device.label(RANK, flag.address(), 4, "arrival", Some(RankId(1)));
     launch(&device, stream, function, vec![Value::Pointer(flag.address())]);
-    let error = device.synchronise().expect_err("a deadlock");
+    let error = finish(&device, &[stream]).expect_err("a deadlock");
     assert!(matches!(&error, DeviceError::Deadlock { .. }), "{error}");
     for part in ["arrival", "rank 1", "kernel `wait`"] {
         assert!(error.to_string().contains(part), "{part}: {error}");
@@ -170,7 +178,7 @@ fn a_kernel_that_never_ends_is_no_deadlock() {
         (device.stream(RANK).expect("a stream"), device.load(RANK, COUNT, "count").expect("a kernel"));
     let out = word(&device, RANK, "out", 5);
     launch(&device, stream, function, vec![Value::Pointer(out.address())]);
-    let error = device.synchronise().expect_err("the limit");
+    let error = finish(&device, &[stream]).expect_err("the limit");
     assert!(matches!(error, DeviceError::Limit { .. }), "{error:?}");
     for part in ["no end after 10000 warp instructions", "still running: rank 0, kernel `count`: 0 of 1 CTAs"] {
         assert!(error.to_string().contains(part), "{part}: {error}");
@@ -189,14 +197,14 @@ fn memory_of_a_stream_lasts_as_long_as_its_launches_need_it() {
     step(&device, stream, function, &out, 2);
     let address = out.address();
     drop(out);
-    device.synchronise().expect("the launch still has its memory");
+    finish(&device, &[stream]).expect("the launch still has its memory");
     launch(&device, stream, function, vec![Value::Pointer(address), Value::U32(2)]);
-    assert!(matches!(device.synchronise(), Err(DeviceError::Fault { .. })), "and the next one has not");
+    assert!(matches!(finish(&device, &[stream]), Err(DeviceError::Fault { .. })), "and the next one has not");
     device.abandon().expect("given up");
     let late = Memory::in_stream(&device, stream, RANK, 4, "late").expect("memory");
     device.close_stream(stream);
     drop(late);
-    device.synchronise().expect("a stream that is closed frees what is left all the same");
+    finish(&device, &[stream]).expect("a stream that is closed frees what is left all the same");
 }
 
 #[test]

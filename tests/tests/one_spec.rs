@@ -34,7 +34,8 @@ fn every_example_routes_alike_on_every_back_end_and_moves_the_predicted_bytes() 
             Arc::new(VirtualDevice::new(exchange.ranks, &VirtualOptions::default()).expect("eight virtual GPUs"));
         let mut moe = Communicator::new(Arc::clone(&device), &compiled.bundle, Options::default()).expect("it loads");
         let logits = moe.upload(Tensor::Logits, input.logits()).expect("logits of every rank");
-        let routing = moe.gate(&logits, &input.parameters(&gate.program)).expect("the gate is launched");
+        let parameters = moe.upload_parameters(&input.parameters(&gate.program)).expect("those of the gate");
+        let routing = moe.gate(&logits, &parameters).expect("the gate is launched");
         let indices: Vec<Vec<i32>> = moe.download(&routing.indices).expect("the gate runs");
         let weights: Vec<Vec<f32>> = moe.download(&routing.weights).expect("the gate runs");
 
@@ -57,7 +58,7 @@ fn every_example_routes_alike_on_every_back_end_and_moves_the_predicted_bytes() 
         let width = exchange.hidden as usize * exchange.dispatch.source().element.bytes() as usize;
         let rows: Vec<Vec<u8>> = TOKENS.iter().map(|&tokens| vec![0; tokens * width]).collect();
         let rows = moe.upload(Tensor::Tokens, &rows).expect("rows of every rank");
-        moe.dispatch(&rows, &routing).expect("it is launched");
+        moe.dispatch_counted(&rows, &routing).expect("it is launched");
         moe.synchronise().expect("dispatch runs");
         let counted = moe.traffic().expect("virtual GPUs count").since(&before);
         assert_predicted(&name, model, exchange.ctas, &indices, &counted);

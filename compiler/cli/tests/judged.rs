@@ -92,7 +92,8 @@ fn experts_that_do_not_weigh_give_no_gradients_of_weights() {
     let mut run = || -> Result<(), Error> {
         let logits = moe.upload(Tensor::Logits, &vec![numbers(EXPERTS); 4])?;
         let tokens = moe.upload(Tensor::Tokens, &vec![vec![half::bf16::ONE; HIDDEN]; 4])?;
-        let routing = moe.gate(&logits, &Parameters::none().f32("bias", &[0.0; EXPERTS]))?;
+        let bias = moe.upload_parameters(&Parameters::none().f32("bias", &[0.0; EXPERTS]))?;
+        let routing = moe.gate(&logits, &bias)?;
         let dispatched = moe.dispatch(&tokens, &routing)?;
         let copy = |_, input: &[f32], output: &mut [f32]| output.copy_from_slice(input);
         let output = moe.apply_experts(&dispatched, copy)?;

@@ -193,8 +193,8 @@ impl<'k, 'x> Frame<'k, 'x> {
         });
     }
 
-    /// Waits for the flags of all sources, a thread for each. Gives whether this thread has seen an error: an earlier one, or the
-    /// deadline. What the sources released is visible to this thread; to others after a barrier.
+    /// Waits for the flags of all sources, a thread for each. Gives whether this thread has seen an error: an earlier one, one that another
+    /// CTA or the host has written meanwhile, or the deadline. What the sources released is visible to this thread; to others after a barrier.
     pub fn wait(&self, flag: Flag) -> Value<'k, Pred> {
         let k = self.k;
         let at_least = self.epoch(flag) * moe_contract::kernel::steps(flag, self.exchange);
@@ -211,7 +211,8 @@ impl<'k, 'x> Frame<'k, 'x> {
             k.repeat_while(waits, || {
                 k.pause(PAUSE);
                 found.set(of_source.load_acquire_sys());
-                k.when(found.get().less(at_least) & has_deadline, || {
+                k.when(found.get().less(at_least), || failed.set(self.sees_error()));
+                k.when(waits() & has_deadline, || {
                     k.when((k.global_timer() - start.get()).at_least(deadline), || {
                         self.set_status(flag.deadline_code(), [source.wide(), at_least, found.get()]);
                         failed.set(k.truth(true));

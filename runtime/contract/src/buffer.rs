@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::Exchange;
+use crate::format::{Element, ScaleElement};
 use crate::memory::Flag;
 
 /// Arrays in the memory of one rank. `T` is `max_tokens`, `R` ranks, `K` top_k, `L` [`Exchange::local_experts_max`],
@@ -158,7 +159,47 @@ impl Tensor {
     }
 }
 
+/// What a [`Tensor`] consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Number {
+    /// i32
+    I32,
+    /// An element of rows.
+    Element(Element),
+    /// A scale of rows.
+    Scale(ScaleElement),
+}
+
+impl Number {
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Number::I32 => "i32",
+            Number::Element(element) => element.name(),
+            Number::Scale(scale) => scale.name(),
+        }
+    }
+}
+
 impl Exchange {
+    /// What a tensor consists of; none for scales that the format has not got.
+    pub fn tensor_number(&self, tensor: Tensor) -> Option<Number> {
+        Some(match tensor {
+            Tensor::Indices => Number::I32,
+            Tensor::Logits
+            | Tensor::Weights
+            | Tensor::WeightGradients
+            | Tensor::LogitGradients
+            | Tensor::RowWeightGradients => Number::Element(Element::F32),
+            Tensor::Tokens => Number::Element(self.dispatch.source().element),
+            Tensor::ExpertInput => Number::Element(self.dispatch.element),
+            Tensor::ExpertInputScales => Number::Scale(self.dispatch.scales?.element),
+            Tensor::ExpertOutput | Tensor::Combined | Tensor::CombinedGradient | Tensor::ExpertOutputGradient => {
+                Number::Element(self.combine.element)
+            }
+        })
+    }
+
     /// Bytes of a row of a [`Tensor`].
     pub fn tensor_row_bytes(&self, tensor: Tensor) -> u64 {
         match tensor {

@@ -37,6 +37,17 @@ pub enum Element {
 }
 
 impl Element {
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Element::Bf16 => "bf16",
+            Element::F16 => "f16",
+            Element::F32 => "f32",
+            Element::E4m3 => "fp8_e4m3",
+            Element::E2m1 => "fp4_e2m1",
+        }
+    }
+
     /// Its size in bits.
     pub fn bits(self) -> u32 {
         match self {
@@ -77,6 +88,15 @@ pub enum ScaleElement {
 }
 
 impl ScaleElement {
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            ScaleElement::F32 => "f32",
+            ScaleElement::Ue8m0 => "ue8m0",
+            ScaleElement::E4m3 => "fp8_e4m3",
+        }
+    }
+
     /// Its size.
     pub fn bytes(self) -> u32 {
         match self {

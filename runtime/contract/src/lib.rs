@@ -26,7 +26,7 @@ pub mod status;
 pub mod topology;
 pub mod wire;
 
-pub use buffer::{Buffer, Sizes, Tensor};
+pub use buffer::{Buffer, Number, Sizes, Tensor};
 pub use call::Call;
 pub use exchange::{Drop, Exchange};
 pub use format::{Element, Format, ScaleElement, Scales};

@@ -4,6 +4,8 @@ use crate::memory::Flag;
 
 /// The code where there is no error.
 pub const FINE: u64 = 0;
+/// The code that the host writes, beside whatever runs, so that kernels which wait give up.
+pub const STOPPED: u64 = 8;
 
 /// Numbers of the caller that a kernel refuses. The three words are said with each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +40,8 @@ impl Fault {
 pub enum Status {
     /// No error: [`FINE`].
     Fine,
+    /// The host gave the call up: [`STOPPED`].
+    Stopped,
     /// Numbers of the caller.
     Fault(Fault),
     /// The deadline of a wait has passed: source rank, expected, found.
@@ -45,10 +49,14 @@ pub enum Status {
 }
 
 impl Status {
-    /// From the first word; `None` for a code that no kernel writes.
+    /// From the first word; `None` for a code that nobody writes.
     pub fn of(code: u64) -> Option<Status> {
         let fault = || Fault::ALL.into_iter().find(|fault| fault.code() == code).map(Status::Fault);
         let deadline = || Flag::ALL.into_iter().find(|flag| flag.deadline_code() == code).map(Status::Deadline);
-        if code == FINE { Some(Status::Fine) } else { fault().or_else(deadline) }
+        match code {
+            FINE => Some(Status::Fine),
+            STOPPED => Some(Status::Stopped),
+            _ => fault().or_else(deadline),
+        }
     }
 }

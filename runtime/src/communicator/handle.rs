@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use moe_contract::{Buffer, Exchange, RankId};
 
-use crate::device::{Address, Device, Memory, StreamId};
+use crate::device::{Address, Memory};
 use crate::error::Result;
 use crate::tensor::Distributed;
+use crate::world::Owner;
 
 /// Which experts each token goes to, and with which weights.
 #[derive(Clone, Debug)]
@@ -20,7 +21,7 @@ pub struct Routing {
 }
 
 /// The result of a dispatch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dispatched {
     /// What combine and the gradients need.
     pub handle: Handle,
@@ -30,56 +31,48 @@ pub struct Dispatched {
     pub scales: Option<Distributed>,
 }
 
-/// A routing that has been dispatched. Its arrays live on the device until it is dropped.
+/// A routing that has been dispatched. Its arrays live on the device until the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Handle(pub(super) Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Handle {
-    pub(super) routing: Routing,
+pub(super) struct Inner {
+    pub owner: Owner,
+    pub routing: Routing,
     /// Tokens of each rank.
-    pub(super) tokens: Vec<u64>,
+    pub tokens: Vec<u64>,
     /// Rows of the experts' input of each rank, as they were allocated.
-    pub(super) rows: Vec<u64>,
-    /// Whether `rows` are those that arrived; otherwise they are the most that can.
-    pub(super) counted: bool,
-    buffers: Vec<BTreeMap<Buffer, Memory>>,
+    pub rows: Vec<u64>,
+    pub buffers: Arc<HandleBuffers>,
 }
 
 impl Handle {
-    pub(super) fn new(
-        device: &Arc<dyn Device>,
-        streams: &[StreamId],
-        exchange: &Exchange,
-        routing: &Routing,
-        tokens: Vec<u64>,
-    ) -> Result<Handle> {
-        let of_rank = |(rank, &stream)| {
-            let memory = |buffer: Buffer| {
-                let bytes = exchange.buffer_bytes(buffer);
-                Ok((buffer, Memory::of_rank(device, stream, rank, bytes, buffer.name())?))
-            };
-            Buffer::of_handle().map(memory).collect::<Result<_>>()
-        };
-        let buffers = (0..).map(RankId).zip(streams).map(of_rank).collect::<Result<_>>()?;
-        let rows = vec![exchange.output_rows_max(); exchange.ranks as usize];
-        Ok(Handle { routing: routing.clone(), tokens, rows, counted: false, buffers })
-    }
-
     /// The routing that was dispatched.
     pub fn routing(&self) -> &Routing {
-        &self.routing
+        &self.0.routing
+    }
+}
+
+/// The arrays of a handle, on every rank of its communicator.
+#[derive(Debug)]
+pub(crate) struct HandleBuffers {
+    pub first: RankId,
+    pub of_ranks: Vec<BTreeMap<Buffer, Memory>>,
+}
+
+impl HandleBuffers {
+    fn memory(&self, rank: RankId, buffer: Buffer) -> Option<&Memory> {
+        let place = rank.0.checked_sub(self.first.0)?;
+        self.of_ranks.get(place as usize)?.get(&buffer)
     }
 
-    pub(super) fn address(&self, rank: RankId, buffer: Buffer) -> Address {
-        self.buffers[rank.index()].get(&buffer).map_or(Address::NULL, Memory::address)
+    pub fn address(&self, rank: RankId, buffer: Buffer) -> Address {
+        self.memory(rank, buffer).map_or(Address::NULL, Memory::address)
     }
 
-    /// Elements of an array, as they are now.
-    pub(super) fn read<T: bytemuck::Pod>(
-        &self,
-        rank: RankId,
-        buffer: Buffer,
-        elements: Range<usize>,
-    ) -> Result<Vec<T>> {
-        match self.buffers[rank.index()].get(&buffer) {
+    /// Elements of an array, as they are now; none of an array that there is not.
+    pub fn read<T: bytemuck::Pod>(&self, rank: RankId, buffer: Buffer, elements: Range<usize>) -> Result<Vec<T>> {
+        match self.memory(rank, buffer) {
             Some(memory) => Ok(memory.read(elements)?),
             None => Ok(vec![]),
         }

@@ -1,138 +1,174 @@
-//! What a trainer holds: all ranks of this process, and the calls they make together.
+//! What a trainer holds: some ranks of a [`World`], usually all or one, and the calls that they make together.
 //!
 //! Invariants:
-//! * a call checks every shape before its first launch, and launches its kernels on all ranks, each in the rank's one stream;
-//! * epochs live on the device ([`moe_contract::memory`]): nothing that a launch is given changes from call to call but addresses;
-//! * the first error stops the communicator: flags of the ranks may then differ, and only [`Communicator::recover`] makes them equal again.
+//! * a call checks every shape, type and owner before its first launch, and launches its kernels on all ranks of the communicator, each
+//!   in the rank's stream. All communicators of a world make the same calls in the same order;
+//! * epochs live on the device ([`moe_contract::memory`]): nothing that a launch is given changes from call to call but addresses, so that
+//!   captured calls can be replayed;
+//! * the first error stops the communicator, and all others of its world.
 //!
-//! Calls return when everything is launched, except [`Communicator::dispatch`] with [`ExpertRows::Counted`], which waits for the counts.
-//! Errors of kernels are found by [`Communicator::synchronise`], which [`Communicator::download`] calls.
+//! Calls return when everything is launched. These alone wait for the device: [`Communicator::synchronise`], which reports errors of
+//! kernels, and what calls it: `upload…`, `download…`, [`Communicator::dispatch_counted`], [`Communicator::received`],
+//! [`Communicator::inspect`], [`Communicator::kernel_times`], [`Communicator::recover`], and experts on the host.
+//!
+//! A call allocates what it returns; its twin with `_into` writes to tensors that the caller has.
 
 mod backward;
+mod capture;
+mod check;
 mod forward;
 mod gate;
 mod handle;
 mod launch;
+mod parameters;
+mod tensors;
 mod times;
 
 pub use backward::CombineGradient;
-pub use gate::Parameters;
+pub use capture::Capture;
 pub use handle::{Dispatched, Handle, Received, Routing};
+pub use parameters::{CallerParameter, GateParameters, Parameters};
 pub use times::{KernelTime, together};
+
+pub(crate) use handle::HandleBuffers;
+pub(crate) use launch::Kernels;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moe_bundle::{Bundle, Manifest};
-use moe_contract::{Buffer, Exchange, Flag, Kernel, LinkBytes, RankId, Tensor};
+use moe_contract::{Exchange, Kernel, LinkBytes, RankId};
 
-use crate::device::{Address, Device, Memory, StreamId};
-use crate::error::{Error, Result, diagnose, read_status};
-use crate::symmetric::SymmetricMemory;
-use crate::tensor::Distributed;
-use launch::Kernels;
-
-/// How much memory the experts' input gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum ExpertRows {
-    /// The rows that arrive. Dispatch waits for the counts, so that the host meets the device once in each dispatch.
-    #[default]
-    Counted,
-    /// As many as can arrive at most; dispatch does not wait.
-    WorstCase,
-}
+use crate::device::{Allocator, Device, StreamId};
+use crate::error::{Error, Result, diagnose};
+use crate::world::World;
+use capture::Kept;
 
 /// How a communicator behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How long a kernel may wait for a rank; `None` for ever, which leaves a hang to the device to find (the virtual one does).
     pub deadline: Option<Duration>,
-    /// Memory of the experts' input.
-    pub expert_rows: ExpertRows,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { deadline: Some(Duration::from_secs(10)), expert_rows: ExpertRows::default() }
+        Options { deadline: Some(Duration::from_secs(10)) }
     }
 }
 
-/// All ranks of one process.
+/// Some ranks of a world.
 pub struct Communicator {
-    device: Arc<dyn Device>,
-    manifest: Manifest,
+    world: Arc<World>,
+    ranks: Range<u32>,
     options: Options,
-    kernels: Kernels,
+    /// Where each rank launches.
     streams: Vec<StreamId>,
-    symmetric: SymmetricMemory,
-    status: Vec<Memory>,
-    calls: Vec<Memory>,
-    stopped: bool,
+    /// Made here, and so closed here.
+    own_streams: Vec<StreamId>,
+    allocator: Option<Arc<dyn Allocator>>,
+    /// What the launches of a capture use, while there is one.
+    capturing: Option<Kept>,
 }
 
 impl Communicator {
-    /// Loads the kernels on every rank and allocates symmetric memory.
+    /// All ranks of a device: [`World::new`] and [`Communicator::of_ranks`].
     ///
     /// # Errors
     /// When the bundle does not fit the device: target, ranks, residency, memory.
     pub fn new(device: Arc<dyn Device>, bundle: &Bundle, options: Options) -> Result<Communicator> {
-        let exchange = &bundle.manifest().exchange;
-        if exchange.ranks != device.ranks() {
-            return Err(Error::Ranks { bundle: exchange.ranks, device: device.ranks() });
-        }
-        let ranks = || (0..exchange.ranks).map(RankId);
-        let kernels = Kernels::load(&device, bundle)?;
-        let streams = ranks().map(|rank| device.stream(rank)).collect::<Result<_, _>>()?;
-        let own = |buffer: Buffer| -> Result<Vec<Memory>> {
-            let allocate = |rank| {
-                let memory = Memory::new(&device, rank, exchange.buffer_bytes(buffer), buffer.name())?;
-                memory.zero()?;
-                Ok(memory)
-            };
-            ranks().map(allocate).collect()
-        };
+        let world = World::new(device, bundle)?;
+        let ranks = world.exchange().ranks;
+        Communicator::of_ranks(&world, 0..ranks, options)
+    }
+
+    /// Some ranks of a world. The others have communicators of their own, on any threads.
+    ///
+    /// # Errors
+    /// When there are no such ranks, or one has a communicator.
+    pub fn of_ranks(world: &Arc<World>, ranks: Range<u32>, options: Options) -> Result<Communicator> {
+        let streams = world.take(ranks.clone(), |rank| world.device.stream(rank))?;
         Ok(Communicator {
-            status: own(Buffer::Status)?,
-            calls: own(Buffer::Calls)?,
-            symmetric: SymmetricMemory::new(&device, exchange)?,
-            manifest: bundle.manifest().clone(),
-            device,
+            world: Arc::clone(world),
+            ranks,
             options,
-            kernels,
+            own_streams: streams.clone(),
             streams,
-            stopped: false,
+            allocator: None,
+            capturing: None,
         })
     }
 
     /// The plan.
     pub fn exchange(&self) -> &Exchange {
-        &self.manifest.exchange
+        &self.world.manifest.exchange
     }
 
     /// Whether the bundle has a kernel.
     pub fn has(&self, kernel: Kernel) -> bool {
-        self.manifest.kernels.iter().any(|entry| entry.kernel == kernel)
+        self.world.manifest.kernels.iter().any(|entry| entry.kernel == kernel)
     }
 
     /// Everything the bundle says about itself.
     pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+        &self.world.manifest
     }
 
     /// The device.
     pub fn device(&self) -> &Arc<dyn Device> {
-        &self.device
+        &self.world.device
     }
 
-    /// Every rank.
+    /// Its ranks.
     pub fn ranks(&self) -> impl Iterator<Item = RankId> + use<> {
-        (0..self.manifest.exchange.ranks).map(RankId)
+        self.ranks.clone().map(RankId)
     }
 
-    /// Bytes on every link so far; `None` on a device that does not count.
+    fn first(&self) -> RankId {
+        RankId(self.ranks.start)
+    }
+
+    /// Takes memory for tensors and handles from somebody else from now on.
+    pub fn use_allocator(&mut self, allocator: Arc<dyn Allocator>) {
+        self.allocator = Some(allocator);
+    }
+
+    /// Launches in these streams from now on, one for each rank: for example those that the caller computes in. What follows comes after
+    /// what was launched before, as if it were in one stream.
+    ///
+    /// # Errors
+    /// When a stream is not of its rank, or calls are being captured.
+    pub fn use_streams(&mut self, streams: &[StreamId]) -> Result<()> {
+        self.not_capturing("use_streams")?;
+        self.running()?;
+        if streams.len() != self.ranks.len() {
+            let ranks = self.ranks.len() as u32;
+            return Err(Error::Parts { what: "streams".into(), found: streams.len(), ranks });
+        }
+        let device = &self.world.device;
+        for (rank, &stream) in self.ranks().zip(streams) {
+            if device.rank_of(stream) != Some(rank) {
+                return Err(Error::ForeignStream { stream, rank });
+            }
+        }
+        for (&before, &next) in self.streams.iter().zip(streams).filter(|(before, next)| before != next) {
+            let event = device.record(before)?;
+            device.wait(next, event)?;
+        }
+        self.streams = streams.to_vec();
+        self.tell_streams();
+        Ok(())
+    }
+
+    fn tell_streams(&self) {
+        let streams: Vec<_> = self.streams.iter().copied().map(Some).collect();
+        self.world.set_streams(self.first(), &streams);
+    }
+
+    /// Bytes on every link so far, of all ranks of the device; `None` on one that does not count.
     pub fn traffic(&self) -> Option<LinkBytes> {
-        self.device.traffic()
+        self.world.device.traffic()
     }
 
     /// When every kernel since the last call ran; waits for them. Empty on a device that does not time launches.
@@ -141,123 +177,71 @@ impl Communicator {
     /// What went wrong in a kernel.
     pub fn kernel_times(&mut self) -> Result<Vec<KernelTime>> {
         self.synchronise()?;
-        let times = self.device.take_launch_times()?;
-        Ok(times.into_iter().filter_map(|time| self.kernels.time(time)).collect())
+        let times = self.world.device.take_launch_times()?;
+        Ok(times.into_iter().filter_map(|time| self.world.kernels.time(time)).collect())
     }
 
-    /// Copies a tensor to the device: for each rank its elements, row by row.
+    /// Waits for everything that was launched on its ranks.
     ///
     /// # Errors
-    /// When there is not one part per rank, or a part is not whole rows.
-    pub fn upload<T: bytemuck::Pod>(&mut self, kind: Tensor, parts: &[impl AsRef<[T]>]) -> Result<Distributed> {
-        self.synchronise()?;
-        Distributed::upload(&self.device, &self.streams, self.exchange(), kind, parts)
-    }
-
-    /// Copies a tensor from the device, after everything that was launched before.
-    ///
-    /// # Errors
-    /// When a kernel failed.
-    pub fn download<T: bytemuck::Pod>(&mut self, tensor: &Distributed) -> Result<Vec<Vec<T>>> {
-        self.synchronise()?;
-        tensor.download()
-    }
-
-    /// Copies the rows of an expert's tensor that a dispatch wrote, after everything that was launched before; the others are zeros.
-    ///
-    /// # Errors
-    /// When a kernel failed.
-    ///
-    /// # Panics
-    /// When more rows were received than the tensor has.
-    pub fn download_received<T: bytemuck::Pod>(
-        &mut self,
-        tensor: &Distributed,
-        received: &[Received],
-    ) -> Result<Vec<Vec<T>>> {
-        self.synchronise()?;
-        let written: Vec<&[Range<u64>]> = received.iter().map(|received| &received.written[..]).collect();
-        tensor.download_rows(&written)
-    }
-
-    /// Waits for everything that was launched.
-    ///
-    /// # Errors
-    /// What a kernel refused, or who did not come; the communicator is then stopped.
+    /// What a kernel of any rank refused, or who did not come; every communicator of the world is then stopped.
     pub fn synchronise(&mut self) -> Result<()> {
+        self.not_capturing("a call that waits")?;
         self.running()?;
-        let problem = self.device.synchronise().err();
+        let device = &self.world.device;
+        let problem = device.synchronise(&self.streams, self.patience()).err();
         if problem.is_some() {
-            self.stopped = true;
-            self.device.abandon()?;
+            device.abandon()?;
         }
-        let mut failures = Vec::new();
-        for (rank, status) in (0..).map(RankId).zip(&self.status) {
-            let words = status.read::<u64>(0..4)?;
-            let per_call = |flag: Flag| moe_contract::kernel::steps(flag, self.exchange());
-            failures.extend(read_status(rank, [words[0], words[1], words[2], words[3]], per_call));
+        let result = diagnose(&self.world.failures()?, problem, self.options.deadline);
+        // Another rank may have stopped while this one waited.
+        let result = result.and_then(|()| self.running());
+        if let Err(error) = &result {
+            self.world.stop(error);
         }
-        let result = diagnose(&failures, problem, self.options.deadline);
-        self.stopped = result.is_err();
         result
     }
 
-    /// Makes a stopped communicator usable again: gives up what runs, zeroes symmetric memory and the counts of calls.
-    /// Handles from before must not be used any more.
-    ///
-    /// # Errors
-    /// When the device is lost.
-    pub fn recover(&mut self) -> Result<()> {
-        self.device.abandon()?;
-        self.symmetric.zero()?;
-        self.status.iter().chain(&self.calls).try_for_each(Memory::zero)?;
-        self.stopped = false;
-        Ok(())
+    /// How long others may take to make their calls, on a device that runs only what has been launched.
+    fn patience(&self) -> Duration {
+        const WITHOUT_DEADLINE: Duration = Duration::from_secs(60);
+        let alone = self.ranks.len() == self.exchange().ranks as usize;
+        if alone { Duration::ZERO } else { self.options.deadline.unwrap_or(WITHOUT_DEADLINE) }
     }
 
-    /// An array that is the communicator's, not a handle's.
-    fn own(&self, rank: RankId, buffer: Buffer) -> Option<Address> {
-        match buffer {
-            Buffer::Status => Some(self.status[rank.index()].address()),
-            Buffer::Calls => Some(self.calls[rank.index()].address()),
-            Buffer::Peers => Some(self.symmetric.peers(rank)),
-            Buffer::Slots
-            | Buffer::SendCounts
-            | Buffer::ReceivedCounts
-            | Buffer::CopyTokens
-            | Buffer::CopyOrdinals
-            | Buffer::CopyRows
-            | Buffer::CopyWeights
-            | Buffer::ExpertCounts
-            | Buffer::ExpertOffsets
-            | Buffer::RowPicks
-            | Buffer::RowWeights => None,
+    /// [`World::recover`], of a communicator that has all ranks.
+    ///
+    /// # Errors
+    /// When other communicators have ranks of the world, or the device is lost.
+    pub fn recover(&mut self) -> Result<()> {
+        if self.ranks.len() != self.exchange().ranks as usize {
+            return Err(Error::NotPossible {
+                what: "recover",
+                why: "other ranks of the world have communicators too: call `World::recover` when none of them is in a call",
+            });
         }
+        self.capturing = None;
+        self.world.recover()
     }
 
     fn running(&self) -> Result<()> {
-        if self.stopped { Err(Error::Stopped) } else { Ok(()) }
+        self.world.running()
     }
 
-    fn allocate(&self, kind: Tensor, rows: &[u64]) -> Result<Distributed> {
-        Distributed::allocate(&self.device, &self.streams, self.exchange(), kind, rows)
-    }
-
-    /// Refuses more tokens than planned for.
-    fn check_tokens(&self, tensor: &Distributed) -> Result<Vec<u64>> {
-        let rows = tensor.all_rows();
-        let most = self.exchange().max_tokens;
-        for (rank, &tokens) in (0..).map(RankId).zip(&rows) {
-            if tokens > u64::from(most) {
-                return Err(Error::Tokens { rank, tokens, most });
-            }
+    fn not_capturing(&self, what: &'static str) -> Result<()> {
+        match self.capturing {
+            None => Ok(()),
+            Some(_) => Err(Error::NotPossible {
+                what,
+                why: "calls are being captured, and a capture only has what is launched",
+            }),
         }
-        Ok(rows)
     }
 }
 
 impl Drop for Communicator {
     fn drop(&mut self) {
-        self.streams.iter().for_each(|&stream| self.device.close_stream(stream));
+        self.own_streams.iter().for_each(|&stream| self.world.device.close_stream(stream));
+        self.world.set_streams(self.first(), &vec![None; self.ranks.len()]);
     }
 }

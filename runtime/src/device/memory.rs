@@ -1,4 +1,4 @@
-//! Memory that frees itself.
+//! Memory that frees itself, and whoever gives it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,15 +7,34 @@ use moe_contract::RankId;
 
 use super::{Address, Device, DeviceError, StreamId};
 
-/// Whose launches use some memory.
-#[derive(Clone, Copy)]
-enum Users {
-    Anyone,
-    Rank,
-    Stream(StreamId),
+/// Whoever gives a communicator memory for tensors and handles, in place of the device: for example the caching allocator of a
+/// framework. Symmetric memory always comes from the device.
+pub trait Allocator: Send + Sync {
+    /// Memory of a rank, aligned to at least 256 bytes, not initialised, for launches of a stream, those that follow. `name` says what
+    /// for.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    fn allocate(&self, stream: StreamId, rank: RankId, bytes: u64, name: &str) -> Result<Address, DeviceError>;
+
+    /// Takes it back. Launches so far of the stream that it was allocated for may still use it; those of other streams are over, or
+    /// come before by an event.
+    fn free(&self, stream: StreamId, rank: RankId, address: Address);
 }
 
-/// An allocation of one rank. Dropping it frees it, after all launches so far that may use it.
+/// Whose launches use some memory.
+enum Users {
+    /// Those of every rank.
+    Anyone,
+    /// Those of its own rank.
+    Rank,
+    Stream(StreamId),
+    /// It is not ours to free.
+    Caller,
+    Allocator(Arc<dyn Allocator>, StreamId),
+}
+
+/// Memory of one rank. Dropping it frees it, after all launches so far that may use it, unless it is the caller's.
 pub struct Memory {
     device: Arc<dyn Device>,
     rank: RankId,
@@ -66,6 +85,28 @@ impl Memory {
         Ok(Memory { device: Arc::clone(device), rank, users: Users::Stream(stream), address, bytes })
     }
 
+    /// Memory that somebody else gives.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub fn from_allocator(
+        device: &Arc<dyn Device>,
+        allocator: &Arc<dyn Allocator>,
+        stream: StreamId,
+        rank: RankId,
+        bytes: u64,
+        name: &str,
+    ) -> Result<Memory, DeviceError> {
+        let address = if bytes == 0 { Address::NULL } else { allocator.allocate(stream, rank, bytes, name)? };
+        let users = Users::Allocator(Arc::clone(allocator), stream);
+        Ok(Memory { device: Arc::clone(device), rank, users, address, bytes })
+    }
+
+    /// Memory that is the caller's: it is not freed.
+    pub(crate) fn of_caller(device: &Arc<dyn Device>, rank: RankId, address: Address, bytes: u64) -> Memory {
+        Memory { device: Arc::clone(device), rank, users: Users::Caller, address, bytes }
+    }
+
     /// Where it is.
     pub fn address(&self) -> Address {
         self.address
@@ -81,10 +122,10 @@ impl Memory {
         self.rank
     }
 
-    /// Fills the first bytes.
+    /// Fills the first bytes, at once.
     ///
     /// # Errors
-    /// When a launch before failed.
+    /// When the device cannot.
     ///
     /// # Panics
     /// When there are more bytes than memory.
@@ -93,10 +134,10 @@ impl Memory {
         if bytes.is_empty() { Ok(()) } else { self.device.write(self.rank, self.address, bytes) }
     }
 
-    /// Zeroes all of it.
+    /// Zeroes all of it, at once.
     ///
     /// # Errors
-    /// When a launch before failed.
+    /// When the device cannot.
     pub fn zero(&self) -> Result<(), DeviceError> {
         const BLOCK: usize = 1 << 20;
         let zeros = vec![0; BLOCK.min(self.bytes as usize)];
@@ -109,10 +150,10 @@ impl Memory {
         Ok(())
     }
 
-    /// Reads some elements.
+    /// Reads some elements, at once.
     ///
     /// # Errors
-    /// When a launch before failed, or they were never written.
+    /// When they were never written.
     ///
     /// # Panics
     /// When there are not so many.
@@ -137,11 +178,13 @@ impl std::fmt::Debug for Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        match self.users {
+        match &self.users {
             _ if self.bytes == 0 => {}
             Users::Anyone => self.device.free(self.rank, self.address),
             Users::Rank => self.device.free_of_rank(self.rank, self.address),
-            Users::Stream(stream) => self.device.free_in(stream, self.rank, self.address),
+            Users::Stream(stream) => self.device.free_in(*stream, self.rank, self.address),
+            Users::Allocator(allocator, stream) => allocator.free(*stream, self.rank, self.address),
+            Users::Caller => {}
         }
     }
 }

@@ -3,15 +3,24 @@
 //! Invariants every implementation keeps:
 //! * an [`Address`] is what a kernel dereferences, on its own rank and, for symmetric memory, on every other;
 //! * launches of one stream run in order, launches of different streams together;
-//! * [`Device::synchronise`] returns when everything launched before has finished or failed.
+//! * nothing waits for launches but [`Device::synchronise`], [`Device::abandon`] and [`Device::take_launch_times`]. What copies does so at
+//!   once, beside whatever runs: its caller has synchronised the streams that use the memory;
+//! * any thread may call.
+//!
+//! Features: `cuda` has GPUs through the CUDA driver, `virtual` virtual ones. A program may bring a device of its own instead.
 
+#[cfg(feature = "cuda")]
 mod cuda;
 mod memory;
+#[cfg(feature = "virtual")]
 mod virtual_device;
 
+#[cfg(feature = "cuda")]
 pub use cuda::{CudaDevice, CudaOptions};
-pub use memory::Memory;
+pub use memory::{Allocator, Memory};
+#[cfg(feature = "virtual")]
 pub use moe_vgpu::Policy;
+#[cfg(feature = "virtual")]
 pub use virtual_device::{VirtualDevice, VirtualOptions, VirtualWork};
 
 use std::time::Duration;
@@ -41,9 +50,13 @@ pub struct FunctionId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u32);
 
-/// A point in a stream, until the next [`Device::synchronise`].
+/// A point in a stream, until the next [`Device::synchronise`] of that stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(pub u64);
+
+/// Launches of one stream that were captured, until [`Device::forget_graph`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GraphId(pub u64);
 
 /// A kernel's argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,16 +260,16 @@ pub trait Device: Send + Sync {
     /// Gives a part of memory a name for reports, and says whose kernels write it. Devices without reports do nothing.
     fn label(&self, _rank: RankId, _address: Address, _bytes: u64, _label: &str, _writer: Option<RankId>) {}
 
-    /// Copies to the device, after all launches so far.
+    /// Copies to the device, at once: what runs may see it.
     ///
     /// # Errors
-    /// When the memory is not there, or a launch before failed.
+    /// When the memory is not there.
     fn write(&self, rank: RankId, address: Address, bytes: &[u8]) -> Result<(), DeviceError>;
 
-    /// Copies from the device, after all launches so far.
+    /// Copies from the device, at once: what has not finished may not have written yet.
     ///
     /// # Errors
-    /// When the memory is not there or was never written, or a launch before failed.
+    /// When the memory is not there or was never written.
     fn read(&self, rank: RankId, address: Address, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
     /// Loads PTX for a rank and finds an entry point in it.
@@ -276,6 +289,9 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// When the device cannot.
     fn stream(&self, rank: RankId) -> Result<StreamId, DeviceError>;
+
+    /// The rank of a stream that takes launches.
+    fn rank_of(&self, stream: StreamId) -> Option<RankId>;
 
     /// Closes a stream: it takes nothing more, and is gone when what is in it has finished. An id that is unknown is ignored.
     fn close_stream(&self, _stream: StreamId) {}
@@ -298,13 +314,36 @@ pub trait Device: Send + Sync {
     /// When the device cannot.
     fn wait(&self, stream: StreamId, event: EventId) -> Result<(), DeviceError>;
 
-    /// Waits until every launch has finished.
+    /// From now on collects what is launched in a stream instead of launching it, until [`Device::end_capture`]. Until then the stream can
+    /// neither be recorded nor waited for.
+    ///
+    /// # Errors
+    /// When the device cannot, or the stream is being captured.
+    fn begin_capture(&self, stream: StreamId) -> Result<(), DeviceError>;
+
+    /// What has been launched in a stream since [`Device::begin_capture`].
+    ///
+    /// # Errors
+    /// When the device cannot, or the stream is not being captured.
+    fn end_capture(&self, stream: StreamId) -> Result<GraphId, DeviceError>;
+
+    /// Puts the launches of a graph into a stream of its rank, in their order.
+    ///
+    /// # Errors
+    /// When the device cannot, or does not know the graph.
+    fn replay(&self, stream: StreamId, graph: GraphId) -> Result<(), DeviceError>;
+
+    /// Forgets a graph; what has been replayed goes on. An id that is unknown is ignored.
+    fn forget_graph(&self, graph: GraphId);
+
+    /// Waits until every launch of these streams has finished. Where they wait for launches of other streams that are not there yet,
+    /// other threads have so long to make them.
     ///
     /// # Errors
     /// What went wrong in a launch.
-    fn synchronise(&self) -> Result<(), DeviceError>;
+    fn synchronise(&self, streams: &[StreamId], patience: Duration) -> Result<(), DeviceError>;
 
-    /// Gives up all launches that have not finished, after an error. A device that cannot stop a kernel waits for its end, but not for
+    /// Gives up all launches of all streams that have not finished, after an error. A device that cannot stop a kernel waits for its end, but not for
     /// ever.
     ///
     /// # Errors

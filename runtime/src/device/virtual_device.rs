@@ -1,23 +1,24 @@
 //! Virtual GPUs: the very PTX of a bundle, on this machine's CPU.
 //!
 //! Invariants:
-//! * nothing runs before somebody waits: launches collect, and run together in the next [`Device::synchronise`], read or write. Only
-//!   when [`MOST_QUEUED`] have collected, those that need not wait for later ones run. The same calls with the same options give the
-//!   same run, instruction by instruction;
+//! * nothing runs before somebody waits: launches collect, and run together in the next [`Device::synchronise`], as far as they need
+//!   not wait for later ones; then, if whoever synchronises waits for what has not been launched, other threads have time to launch it.
+//!   Only when [`MOST_QUEUED`] have collected do launches run before. The same calls of one thread with the same options give the same
+//!   run, instruction by instruction;
 //! * what has finished or was freed takes no memory, so that a program may run for as long as it likes;
 //! * every wrong access and every wait that can never end is an error with the kernel, the instruction, the place in memory by name
 //!   and, for a wait, the rank that should have written it;
 //! * deadlines pass in virtual time: a wait of 10 s is over as soon as nothing else can happen.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use moe_bundle::Digest;
 use moe_contract::{LinkBytes, RankId};
 use moe_vgpu::{Cluster, ClusterError, Config, Kernel, LaunchId, Module, Policy, Report, RunError};
 
-use super::{Address, Device, DeviceError, EventId, FunctionId, Launch, Residency, StreamId, Value};
+use super::{Address, Device, DeviceError, EventId, FunctionId, GraphId, Launch, Residency, StreamId, Value};
 
 /// What the virtual GPUs are like, and how their warps take turns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct VirtualWork {
 pub struct VirtualDevice {
     ranks: u32,
     state: Mutex<State>,
+    /// Something was launched, or has run.
+    news: Condvar,
 }
 
 struct State {
@@ -64,10 +67,12 @@ struct State {
     /// Each text is parsed once, however many ranks load it.
     modules: BTreeMap<[u8; 32], Module>,
     functions: Vec<Function>,
-    /// Whether something is queued, or the last run failed.
-    unfinished: bool,
     /// Launches since the last run.
     queued: u32,
+    /// What is launched in these streams is collected.
+    capturing: BTreeMap<StreamId, Vec<Launch>>,
+    graphs: BTreeMap<GraphId, Vec<Launch>>,
+    next_graph: u64,
     executing: Duration,
     /// What launches may still use, those up to the one named.
     freed_later: VecDeque<(LaunchId, moe_vgpu::Address)>,
@@ -94,13 +99,15 @@ impl VirtualDevice {
             cluster,
             modules: BTreeMap::new(),
             functions: vec![],
-            unfinished: false,
             queued: 0,
+            capturing: BTreeMap::new(),
+            graphs: BTreeMap::new(),
+            next_graph: 0,
             executing: Duration::ZERO,
             freed_later: VecDeque::new(),
             last_launch: LaunchId(0),
         };
-        Ok(VirtualDevice { ranks, state: Mutex::new(state) })
+        Ok(VirtualDevice { ranks, state: Mutex::new(state), news: Condvar::new() })
     }
 
     /// What they have done so far.
@@ -120,22 +127,14 @@ impl VirtualDevice {
 }
 
 impl State {
-    /// Runs what is queued.
-    fn finish(&mut self) -> Result<(), DeviceError> {
-        if self.unfinished {
-            self.run(Cluster::run)?;
-            self.unfinished = false;
-        }
-        self.free_late();
-        Ok(())
-    }
-
-    fn run(&mut self, run: impl FnOnce(&mut Cluster) -> Result<Report, RunError>) -> Result<(), DeviceError> {
+    /// Whether anything happened.
+    fn run(&mut self, run: impl FnOnce(&mut Cluster) -> Result<Report, RunError>) -> Result<bool, DeviceError> {
         self.queued = 0;
         let start = Instant::now();
         let outcome = run(&mut self.cluster);
         self.executing += start.elapsed();
-        outcome.map(|_| ()).map_err(failed)
+        self.free_late();
+        outcome.map(|report| report.instructions > 0).map_err(failed)
     }
 
     /// Frees what no launch can use any more.
@@ -154,6 +153,49 @@ impl State {
     fn rank_of(&self, stream: StreamId) -> Result<moe_vgpu::RankId, DeviceError> {
         let unknown = DeviceError::Unknown { what: "stream", id: stream.0.into() };
         self.cluster.rank_of(moe_vgpu::StreamId(stream.0)).ok_or(unknown)
+    }
+
+    fn are_idle(&self, streams: &[StreamId]) -> bool {
+        streams.iter().all(|stream| self.cluster.is_idle(moe_vgpu::StreamId(stream.0)))
+    }
+
+    fn not_capturing(&self, stream: StreamId) -> Result<(), DeviceError> {
+        match self.capturing.contains_key(&stream) {
+            true => Err(DeviceError::Refused { problem: format!("stream {} is being captured", stream.0) }),
+            false => Ok(()),
+        }
+    }
+
+    fn launch(&mut self, stream: StreamId, launch: &Launch) -> Result<(), DeviceError> {
+        let stream_rank = self.rank_of(stream)?;
+        let function = look_up(&self.functions, launch.function)?;
+        if stream_rank != rank(function.rank) {
+            let problem = format!("`{}` of {} in a stream of {stream_rank}", function.kernel.name(), function.rank);
+            return Err(DeviceError::Refused { problem });
+        }
+        if let Some(captured) = self.capturing.get_mut(&stream) {
+            captured.push(launch.clone());
+            return Ok(());
+        }
+        let arguments = launch.arguments.iter().map(|argument| match *argument {
+            Value::U32(number) => number.into(),
+            Value::U64(number) => number.into(),
+            Value::Pointer(pointer) => address(pointer).into(),
+        });
+        let launch = moe_vgpu::Launch {
+            grid: [launch.grid, 1, 1],
+            block: [launch.block, 1, 1],
+            shared: launch.shared,
+            arguments: arguments.collect(),
+        };
+        let launched = self.cluster.launch(moe_vgpu::StreamId(stream.0), &function.kernel, launch).map_err(refused)?;
+        self.last_launch = launched;
+        self.queued += 1;
+        if self.queued == MOST_QUEUED {
+            // An error stays until somebody waits.
+            let _ = self.run(Cluster::advance);
+        }
+        Ok(())
     }
 }
 
@@ -208,9 +250,7 @@ impl Device for VirtualDevice {
         let mut state = self.state();
         let last = state.last_launch;
         state.freed_later.push_back((last, address(at)));
-        if !state.unfinished {
-            state.free_late();
-        }
+        state.free_late();
     }
 
     fn free_in(&self, stream: StreamId, rank: RankId, at: Address) {
@@ -227,15 +267,11 @@ impl Device for VirtualDevice {
     }
 
     fn write(&self, _rank: RankId, at: Address, bytes: &[u8]) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.finish()?;
-        state.cluster.write(address(at), bytes).map_err(refused)
+        self.state().cluster.write(address(at), bytes).map_err(refused)
     }
 
     fn read(&self, _rank: RankId, at: Address, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.finish()?;
-        state.cluster.read(address(at), bytes).map_err(refused)
+        self.state().cluster.read(address(at), bytes).map_err(refused)
     }
 
     fn load(&self, of: RankId, ptx: &str, name: &str) -> Result<FunctionId, DeviceError> {
@@ -273,70 +309,97 @@ impl Device for VirtualDevice {
         Ok(StreamId(stream.0))
     }
 
+    fn rank_of(&self, stream: StreamId) -> Option<RankId> {
+        self.state().cluster.rank_of(moe_vgpu::StreamId(stream.0)).map(|rank| RankId(rank.0))
+    }
+
     fn close_stream(&self, stream: StreamId) {
         // One that does not exist is ignored.
         let _ = self.state().cluster.close_stream(moe_vgpu::StreamId(stream.0));
     }
 
     fn launch(&self, stream: StreamId, launch: &Launch) -> Result<(), DeviceError> {
-        let state = &mut *self.state();
-        let stream_rank = state.rank_of(stream)?;
-        let function = look_up(&state.functions, launch.function)?;
-        if stream_rank != rank(function.rank) {
-            let problem = format!("`{}` of {} in a stream of {stream_rank}", function.kernel.name(), function.rank);
-            return Err(DeviceError::Refused { problem });
-        }
-        let arguments = launch.arguments.iter().map(|argument| match *argument {
-            Value::U32(number) => number.into(),
-            Value::U64(number) => number.into(),
-            Value::Pointer(pointer) => address(pointer).into(),
-        });
-        let launch = moe_vgpu::Launch {
-            grid: [launch.grid, 1, 1],
-            block: [launch.block, 1, 1],
-            shared: launch.shared,
-            arguments: arguments.collect(),
-        };
-        let launched = state.cluster.launch(moe_vgpu::StreamId(stream.0), &function.kernel, launch).map_err(refused)?;
-        state.last_launch = launched;
-        state.unfinished = true;
-        state.queued += 1;
-        if state.queued == MOST_QUEUED {
-            // An error stays until somebody waits.
-            let _ = state.run(Cluster::advance);
-            state.free_late();
-        }
+        self.state().launch(stream, launch)?;
+        self.news.notify_all();
         Ok(())
     }
 
     fn record(&self, stream: StreamId) -> Result<EventId, DeviceError> {
         let mut state = self.state();
         state.rank_of(stream)?;
+        state.not_capturing(stream)?;
         let event = state.cluster.record(moe_vgpu::StreamId(stream.0)).map_err(refused)?;
-        state.unfinished = true;
         Ok(EventId(event.0))
     }
 
     fn wait(&self, stream: StreamId, event: EventId) -> Result<(), DeviceError> {
         let mut state = self.state();
         state.rank_of(stream)?;
+        state.not_capturing(stream)?;
         let event = moe_vgpu::EventId(event.0);
         state.cluster.wait(moe_vgpu::StreamId(stream.0), event).map_err(|error| match error {
             ClusterError::NoSuch { what, number } => DeviceError::Unknown { what, id: number },
             other => refused(other),
-        })?;
-        state.unfinished = true;
+        })
+    }
+
+    fn begin_capture(&self, stream: StreamId) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        state.rank_of(stream)?;
+        state.not_capturing(stream)?;
+        state.capturing.insert(stream, vec![]);
         Ok(())
     }
 
-    fn synchronise(&self) -> Result<(), DeviceError> {
-        self.state().finish()
+    fn end_capture(&self, stream: StreamId) -> Result<GraphId, DeviceError> {
+        let mut state = self.state();
+        let captured = state.capturing.remove(&stream);
+        let captured = captured.ok_or(DeviceError::Unknown { what: "capture of stream", id: stream.0.into() })?;
+        let graph = GraphId(state.next_graph);
+        state.next_graph += 1;
+        state.graphs.insert(graph, captured);
+        Ok(graph)
+    }
+
+    fn replay(&self, stream: StreamId, graph: GraphId) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        state.not_capturing(stream)?;
+        let unknown = DeviceError::Unknown { what: "graph", id: graph.0 };
+        let launches = state.graphs.get(&graph).ok_or(unknown)?.clone();
+        launches.iter().try_for_each(|launch| state.launch(stream, launch))?;
+        self.news.notify_all();
+        Ok(())
+    }
+
+    fn forget_graph(&self, graph: GraphId) {
+        self.state().graphs.remove(&graph);
+    }
+
+    fn synchronise(&self, streams: &[StreamId], patience: Duration) -> Result<(), DeviceError> {
+        let start = Instant::now();
+        let mut state = self.state();
+        loop {
+            if state.run(Cluster::advance)? {
+                self.news.notify_all();
+            }
+            if state.are_idle(streams) {
+                return Ok(());
+            }
+            let left = patience.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return state.run(Cluster::run).map(|_| ());
+            }
+            state = self.news.wait_timeout(state, left).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            if state.are_idle(streams) {
+                return Ok(());
+            }
+        }
     }
 
     fn abandon(&self) -> Result<(), DeviceError> {
         let mut state = self.state();
         state.cluster.abandon();
-        (state.unfinished, state.queued) = (false, 0);
+        state.queued = 0;
         state.free_late();
         Ok(())
     }

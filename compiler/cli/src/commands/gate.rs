@@ -220,7 +220,7 @@ fn on_device(
         .map_err(|error| Failure::of_lowering(source, error))?;
     let mut communicator = Communicator::new(device, &bundle, Options::default())?;
     let run = |communicator: &mut Communicator| {
-        let parameters = runtime_parameters(given);
+        let parameters = communicator.upload_parameters(&runtime_parameters(given))?;
         let logits = communicator.upload(Tensor::Logits, &given.logits)?;
         let routing = communicator.gate(&logits, &parameters)?;
         let indices: Vec<Vec<i32>> = communicator.download(&routing.indices)?;

@@ -38,23 +38,11 @@ impl Session<'_> {
         Ok(result)
     }
 
-    /// Rows of tokens.
-    fn rows(&mut self, tensor: &Distributed) -> Result<Vec<Rows>, Error> {
-        let bytes = self.communicator.download(tensor)?;
-        let no_scales = bytes.iter().map(|_| vec![]).collect();
-        Ok(self.of_memory(tensor, bytes, no_scales))
-    }
-
-    /// Rows of experts; those that were not written are zeros.
-    fn rows_of_experts(
-        &mut self,
-        tensor: &Distributed,
-        scales: Option<&Distributed>,
-        received: &[Received],
-    ) -> Result<Vec<Rows>, Error> {
-        let bytes = self.communicator.download_received(tensor, received)?;
+    /// Rows; those for which there was room and that did not arrive are zeros.
+    fn rows(&mut self, tensor: &Distributed, scales: Option<&Distributed>) -> Result<Vec<Rows>, Error> {
+        let bytes: Vec<Vec<u8>> = self.communicator.download(tensor)?;
         let scales = match scales {
-            Some(scales) => self.communicator.download_received(scales, received)?,
+            Some(scales) => self.communicator.download(scales)?,
             None => bytes.iter().map(|_| vec![]).collect(),
         };
         Ok(self.of_memory(tensor, bytes, scales))
@@ -88,7 +76,7 @@ impl Run {
 
 fn forward(session: &mut Session<'_>, given: &Given, progress: &Progress) -> Result<Run, Error> {
     progress.say("gate");
-    let parameters = runtime_parameters(given);
+    let parameters = session.communicator.upload_parameters(&runtime_parameters(given))?;
     let logits = session.communicator.upload(Tensor::Logits, &given.logits)?;
     let routing = session.communicator.gate(&logits, &parameters)?;
     let indices = session.communicator.download(&routing.indices)?;
@@ -96,16 +84,17 @@ fn forward(session: &mut Session<'_>, given: &Given, progress: &Progress) -> Res
 
     progress.say("dispatch");
     let tokens = upload_rows(session.communicator, Tensor::Tokens, &given.activations)?;
-    let dispatched = session.counted(Call::Dispatch, |communicator| communicator.dispatch(&tokens, &routing))?;
+    let dispatched =
+        session.counted(Call::Dispatch, |communicator| communicator.dispatch_counted(&tokens, &routing))?;
     let received = session.communicator.received(&dispatched.handle)?;
     let handles = handle_arrays(session.communicator, &dispatched, &received, &given.tokens)?;
-    let input = session.rows_of_experts(&dispatched.input, dispatched.scales.as_ref(), &received)?;
+    let input = session.rows(&dispatched.input, dispatched.scales.as_ref())?;
 
     progress.say("experts");
     let output = session.communicator.apply_experts(&dispatched, experts::expert)?;
     progress.say("combine");
     let combined = session.counted(Call::Combine, |communicator| communicator.combine(&dispatched.handle, &output))?;
-    let combined = session.rows(&combined)?;
+    let combined = session.rows(&combined, None)?;
 
     let mut backward = None;
     if let Some(of_result) = &given.backward {
@@ -115,7 +104,7 @@ fn forward(session: &mut Session<'_>, given: &Given, progress: &Progress) -> Res
             communicator.combine_backward(&dispatched.handle, &output, &gradients)
         })?;
         drop(output);
-        let of_output = session.rows_of_experts(&of_combine.output, None, &received)?;
+        let of_output = session.rows(&of_combine.output, None)?;
         let of_weights = match of_combine.weights {
             Some(weights) => weights,
             None => {
@@ -138,13 +127,13 @@ fn forward(session: &mut Session<'_>, given: &Given, progress: &Progress) -> Res
             communicator.dispatch_backward(&dispatched.handle, &of_input)
         })?;
         drop(of_input);
-        let of_tokens = session.rows(&of_tokens)?;
+        let of_tokens = session.rows(&of_tokens, None)?;
 
         progress.say("dispatch cached");
         let again = upload_rows(session.communicator, Tensor::Tokens, &of_result.again)?;
         let (again, scales) = session
             .counted(Call::DispatchCached, |communicator| communicator.dispatch_cached(&dispatched.handle, &again))?;
-        let again = session.rows_of_experts(&again, scales.as_ref(), &received)?;
+        let again = session.rows(&again, scales.as_ref())?;
 
         progress.say("gate backward");
         let has_gradient = session.communicator.has(Kernel::GateBackward);

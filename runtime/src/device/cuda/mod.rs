@@ -23,7 +23,9 @@ use cudarc::driver::sys;
 use moe_bundle::Digest;
 use moe_contract::RankId;
 
-use super::{Address, Device, DeviceError, EventId, FunctionId, Launch, LaunchTime, Residency, StreamId, Value};
+use super::{
+    Address, Device, DeviceError, EventId, FunctionId, GraphId, Launch, LaunchTime, Residency, StreamId, Value,
+};
 use gpu::Gpu;
 use order::Order;
 use pool::Pool;
@@ -67,14 +69,24 @@ struct Objects {
     functions: Vec<(RankId, sys::CUfunction)>,
     streams: BTreeMap<StreamId, Stream>,
     next_stream: u32,
-    /// Until the next [`Device::synchronise`].
-    events: BTreeMap<EventId, (RankId, sys::CUevent)>,
+    /// Until the next [`Device::synchronise`] of the stream.
+    events: BTreeMap<EventId, Event>,
     next_event: u64,
+    graphs: BTreeMap<GraphId, Graph>,
+    next_graph: u64,
     /// By place in `gpus`.
     stopwatches: BTreeMap<usize, Stopwatch>,
     /// By place in `gpus`.
     pools: BTreeMap<usize, Pool>,
     order: Order,
+}
+
+impl Objects {
+    /// In a stream of the caller there may be launches since the last one of ours, which use what is about to be freed.
+    fn expect_launches_of_caller(&mut self) {
+        let of_caller = self.streams.iter().filter(|(_, stream)| stream.of_caller && !stream.closed);
+        of_caller.for_each(|(&id, _)| self.order.launch(id));
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -83,6 +95,23 @@ struct Stream {
     handle: sys::CUstream,
     /// Takes nothing more, and is destroyed when everything in it is known to have finished.
     closed: bool,
+    /// The caller made it and launches in it too.
+    of_caller: bool,
+    /// What is launched is captured: the driver must not be asked how far it is.
+    captured: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Event {
+    rank: RankId,
+    stream: StreamId,
+    handle: sys::CUevent,
+}
+
+#[derive(Clone, Copy)]
+struct Graph {
+    rank: RankId,
+    handle: sys::CUgraphExec,
 }
 
 // SAFETY: contexts, modules, functions, streams and events of the driver API may be used from any thread; the tables are behind a mutex.
@@ -142,18 +171,53 @@ impl CudaDevice {
         Ok(gpu)
     }
 
-    fn destroy_events(&self) {
-        let events = {
-            let mut objects = self.objects();
-            objects.order.forget_events();
-            std::mem::take(&mut objects.events)
+    /// Those of some streams.
+    fn destroy_events(&self, streams: &[StreamId]) {
+        let events: Vec<(EventId, Event)> = {
+            let Objects { events, order, .. } = &mut *self.objects();
+            let gone: Vec<_> = events.extract_if(.., |_, event| streams.contains(&event.stream)).collect();
+            gone.iter().for_each(|(id, _)| order.forget_event(*id));
+            gone
         };
-        for (rank, event) in events.into_values() {
+        for (_, Event { rank, handle, .. }) in events {
             if self.enter(rank).is_ok() {
                 // An error while tearing down has nobody to tell.
                 // SAFETY: made by the driver in the context of its rank, destroyed once.
-                let _ = unsafe { result::event::destroy(event) };
+                let _ = unsafe { result::event::destroy(handle) };
             }
+        }
+    }
+
+    /// Takes a stream of the caller for launches of a rank; [`Device::close_stream`] gives it back.
+    ///
+    /// # Errors
+    /// When there is no such rank.
+    ///
+    /// # Safety
+    /// The handle is a `CUstream` (or `cudaStream_t`) of the GPU of that rank, and lives until what is launched in it has finished and it
+    /// has been closed here.
+    pub unsafe fn adopt_stream(&self, rank: RankId, handle: *mut c_void) -> Result<StreamId, DeviceError> {
+        self.gpu(rank)?;
+        Ok(self.add_stream(rank, handle.cast(), true))
+    }
+
+    /// Those that are not being captured.
+    fn all_streams(&self) -> Vec<StreamId> {
+        let objects = self.objects();
+        objects.streams.iter().filter(|(_, stream)| !stream.captured).map(|(&id, _)| id).collect()
+    }
+
+    fn add_stream(&self, rank: RankId, handle: sys::CUstream, of_caller: bool) -> StreamId {
+        let mut objects = self.objects();
+        let id = StreamId(objects.next_stream);
+        objects.next_stream += 1;
+        objects.streams.insert(id, Stream { rank, handle, closed: false, of_caller, captured: false });
+        id
+    }
+
+    fn set_captured(&self, id: StreamId, captured: bool) {
+        if let Some(stream) = self.objects().streams.get_mut(&id) {
+            stream.captured = captured;
         }
     }
 
@@ -178,7 +242,10 @@ impl CudaDevice {
     fn look(&self, objects: &mut Objects) -> Result<Vec<RankId>, DeviceError> {
         let mut running = Vec::new();
         for (id, count) in objects.order.unfinished().collect::<Vec<_>>() {
-            let Some(&Stream { rank, handle, .. }) = objects.streams.get(&id) else { continue };
+            let Some(&Stream { rank, handle, captured, .. }) = objects.streams.get(&id) else { continue };
+            if captured {
+                continue;
+            }
             self.enter(rank)?;
             // SAFETY: made by the driver and not destroyed, as it is in the table.
             match unsafe { sys::cuStreamQuery(handle) } {
@@ -226,8 +293,8 @@ impl CudaDevice {
             }
             closed
         };
-        for (_, Stream { rank, handle, .. }) in closed {
-            if self.enter(rank).is_ok() {
+        for (_, Stream { rank, handle, of_caller, .. }) in closed {
+            if !of_caller && self.enter(rank).is_ok() {
                 // An error while tearing down has nobody to tell.
                 // SAFETY: made by the driver in the context of its rank, destroyed once.
                 let _ = unsafe { result::stream::destroy(handle) };
@@ -292,6 +359,7 @@ impl Device for CudaDevice {
 
     fn free(&self, rank: RankId, address: Address) {
         if let (Some(place), mut objects) = (self.placement.get(rank.index()), self.objects()) {
+            objects.expect_launches_of_caller();
             let now = objects.order.now();
             objects.pools.entry(*place).or_default().free(address.0, now);
         }
@@ -304,6 +372,7 @@ impl Device for CudaDevice {
 
     fn free_of_rank(&self, rank: RankId, address: Address) {
         if let (Some(place), mut objects) = (self.placement.get(rank.index()), self.objects()) {
+            objects.expect_launches_of_caller();
             let mut after = objects.order.now();
             after.retain(|id, _| objects.streams.get(id).is_none_or(|stream| stream.rank == rank));
             objects.pools.entry(*place).or_default().free(address.0, after);
@@ -312,13 +381,13 @@ impl Device for CudaDevice {
 
     fn free_in(&self, stream: StreamId, rank: RankId, address: Address) {
         if let (Some(place), mut objects) = (self.placement.get(rank.index()), self.objects()) {
+            objects.expect_launches_of_caller();
             let after = objects.order.of(stream);
             objects.pools.entry(*place).or_default().free(address.0, after);
         }
     }
 
     fn write(&self, rank: RankId, address: Address, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.synchronise()?;
         self.enter(rank)?;
         // SAFETY: the address was allocated with at least so many bytes; the driver has read them when the call returns.
         unsafe { result::memcpy_htod_sync(address.0, bytes) }.map_err(failed("copy to the GPU"))?;
@@ -328,7 +397,6 @@ impl Device for CudaDevice {
     }
 
     fn read(&self, rank: RankId, address: Address, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        self.synchronise()?;
         self.enter(rank)?;
         // SAFETY: as above.
         unsafe { result::memcpy_dtoh_sync(bytes, address.0) }.map_err(failed("copy from the GPU"))
@@ -374,11 +442,11 @@ impl Device for CudaDevice {
         self.enter(rank)?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let handle = stream.map_err(failed("make a stream"))?;
-        let mut objects = self.objects();
-        let id = StreamId(objects.next_stream);
-        objects.next_stream += 1;
-        objects.streams.insert(id, Stream { rank, handle, closed: false });
-        Ok(id)
+        Ok(self.add_stream(rank, handle, false))
+    }
+
+    fn rank_of(&self, stream: StreamId) -> Option<RankId> {
+        self.find_stream(stream).ok().map(|(rank, _)| rank)
     }
 
     fn close_stream(&self, stream: StreamId) {
@@ -411,6 +479,10 @@ impl Device for CudaDevice {
                 .map_err(failed(format!("{rank}: launch")))
         };
         let mut objects = self.objects();
+        let captured = objects.streams.get(&id).is_some_and(|stream| stream.captured);
+        if captured {
+            return start();
+        }
         if self.time_launches {
             let place = self.placement[rank.index()];
             objects.stopwatches.entry(place).or_default().around(launch.function, stream, start)?;
@@ -429,7 +501,7 @@ impl Device for CudaDevice {
         let mut objects = self.objects();
         let known = EventId(objects.next_event);
         objects.next_event += 1;
-        objects.events.insert(known, (rank, event));
+        objects.events.insert(known, Event { rank, stream: id, handle: event });
         // SAFETY: both were made by the driver and live.
         unsafe { result::event::record(event, stream) }.map_err(failed("record an event"))?;
         objects.order.record(id, known);
@@ -440,7 +512,7 @@ impl Device for CudaDevice {
         let (rank, handle) = self.find_stream(stream)?;
         let mut objects = self.objects();
         let found = objects.events.get(&event).copied();
-        let (_, recorded) = found.ok_or(DeviceError::Unknown { what: "event", id: event.0 })?;
+        let recorded = found.ok_or(DeviceError::Unknown { what: "event", id: event.0 })?.handle;
         self.enter(rank)?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: both were made by the driver and live.
@@ -449,26 +521,87 @@ impl Device for CudaDevice {
         Ok(())
     }
 
-    fn synchronise(&self) -> Result<(), DeviceError> {
-        let (streams, launched) = {
+    fn begin_capture(&self, stream: StreamId) -> Result<(), DeviceError> {
+        let (rank, handle) = self.find_stream(stream)?;
+        self.enter(rank)?;
+        // Relaxed, as memory is asked for meanwhile: nothing that is asked depends on what is captured.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: made by the driver and lives.
+        unsafe { sys::cuStreamBeginCapture_v2(handle, mode) }.result().map_err(failed("begin a capture"))?;
+        self.set_captured(stream, true);
+        Ok(())
+    }
+
+    fn end_capture(&self, stream: StreamId) -> Result<GraphId, DeviceError> {
+        let (rank, handle) = self.find_stream(stream)?;
+        self.enter(rank)?;
+        self.set_captured(stream, false);
+        let (mut graph, mut launchable) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: made by the driver and lives; the graph is written before it is read.
+        unsafe { sys::cuStreamEndCapture(handle, &raw mut graph) }.result().map_err(failed("end a capture"))?;
+        // SAFETY: a graph of the driver, which is copied and then destroyed once.
+        let made = unsafe { sys::cuGraphInstantiateWithFlags(&raw mut launchable, graph, 0) }.result();
+        // An error while tearing down has nobody to tell.
+        // SAFETY: as above.
+        let _ = unsafe { sys::cuGraphDestroy(graph) };
+        made.map_err(failed("make a graph"))?;
+        let mut objects = self.objects();
+        let id = GraphId(objects.next_graph);
+        objects.next_graph += 1;
+        objects.graphs.insert(id, Graph { rank, handle: launchable });
+        Ok(id)
+    }
+
+    fn replay(&self, stream: StreamId, graph: GraphId) -> Result<(), DeviceError> {
+        let (rank, handle) = self.find_stream(stream)?;
+        let mut objects = self.objects();
+        let found = objects.graphs.get(&graph).copied();
+        let Graph { rank: of_graph, handle: launchable } =
+            found.ok_or(DeviceError::Unknown { what: "graph", id: graph.0 })?;
+        if of_graph != rank {
+            let problem = format!("a graph of {of_graph} in a stream of {rank}");
+            return Err(DeviceError::Driver { doing: "replay".into(), problem });
+        }
+        self.enter(rank)?;
+        // SAFETY: both were made by the driver and live.
+        unsafe { sys::cuGraphLaunch(launchable, handle) }.result().map_err(failed(format!("{rank}: replay")))?;
+        objects.order.launch(stream);
+        Ok(())
+    }
+
+    fn forget_graph(&self, graph: GraphId) {
+        let found = self.objects().graphs.remove(&graph);
+        if let Some(Graph { rank, handle }) = found
+            && self.enter(rank).is_ok()
+        {
+            // An error while tearing down has nobody to tell; the driver keeps what runs.
+            // SAFETY: made by the driver, destroyed once.
+            let _ = unsafe { sys::cuGraphExecDestroy(handle) };
+        }
+    }
+
+    fn synchronise(&self, streams: &[StreamId], _patience: Duration) -> Result<(), DeviceError> {
+        let (handles, launched) = {
             let objects = self.objects();
-            let launched: Vec<(StreamId, u64)> = objects.order.unfinished().collect();
-            let stream = |(id, _): &(StreamId, u64)| objects.streams.get(id).copied();
-            (launched.iter().filter_map(stream).collect::<Vec<_>>(), launched)
+            let asked = |(id, _): &(StreamId, u64)| streams.contains(id);
+            let launched: Vec<(StreamId, u64)> = objects.order.unfinished().filter(asked).collect();
+            // What the caller launched in a stream of his own is not counted here.
+            let handles = streams.iter().filter_map(|id| objects.streams.get(id).copied());
+            (handles.collect::<Vec<_>>(), launched)
         };
-        for Stream { rank, handle, .. } in streams {
+        for Stream { rank, handle, .. } in handles {
             self.enter(rank)?;
             // SAFETY: made by the driver; it is destroyed only when it has nothing unfinished.
             unsafe { result::stream::synchronize(handle) }.map_err(|error| kernel_failed(rank, error))?;
         }
         self.objects().order.finish(&launched.into_iter().collect());
-        self.destroy_events();
+        self.destroy_events(streams);
         self.destroy_closed();
         Ok(())
     }
 
     fn take_launch_times(&self) -> Result<Vec<LaunchTime>, DeviceError> {
-        self.synchronise()?;
+        self.synchronise(&self.all_streams(), Duration::ZERO)?;
         let mut times = Vec::new();
         for (&place, stopwatch) in &mut self.objects().stopwatches {
             self.gpus[place].enter()?;
@@ -479,7 +612,7 @@ impl Device for CudaDevice {
 
     fn abandon(&self) -> Result<(), DeviceError> {
         patience::wait(self.patience, || self.look(&mut self.objects()))?;
-        self.synchronise()
+        self.synchronise(&self.all_streams(), Duration::ZERO)
     }
 }
 
@@ -491,12 +624,17 @@ impl Drop for CudaDevice {
             self.gpus.drain(..).for_each(std::mem::forget);
             return;
         }
-        self.destroy_events();
+        self.destroy_events(&self.all_streams());
         let objects = std::mem::take(&mut *self.objects());
         // Errors while tearing down have nobody to tell.
         // SAFETY (all of these): each object was made by the driver in the context of its rank and is destroyed once.
-        for Stream { rank, handle, .. } in objects.streams.into_values() {
+        for Graph { rank, handle } in objects.graphs.into_values() {
             if self.enter(rank).is_ok() {
+                let _ = unsafe { sys::cuGraphExecDestroy(handle) };
+            }
+        }
+        for Stream { rank, handle, of_caller, .. } in objects.streams.into_values() {
+            if !of_caller && self.enter(rank).is_ok() {
                 let _ = unsafe { result::stream::destroy(handle) };
             }
         }

@@ -73,9 +73,9 @@ impl Order {
         }
     }
 
-    /// The events are not waited for any more.
-    pub fn forget_events(&mut self) {
-        self.events.clear();
+    /// An event is not waited for any more.
+    pub fn forget_event(&mut self, event: EventId) {
+        self.events.remove(&event);
     }
 
     /// A stream whose launches are over takes no further ones.

@@ -276,13 +276,18 @@ impl Cluster {
         self.machine.run(false)
     }
 
-    /// Runs whatever can run now. What waits is left waiting, and goes on in the next run: this is no deadlock, and no time passes for
-    /// deadlines. For programs that queue without end and never wait.
+    /// Runs whatever can run now. What waits for a write is left waiting, and goes on in the next run: this is no deadlock, and no time
+    /// passes for deadlines. For programs that queue without end and never wait, or in which several threads queue.
     ///
     /// # Errors
     /// The first thing that goes wrong in a kernel.
     pub fn advance(&mut self) -> Result<Report, RunError> {
         self.machine.run(true)
+    }
+
+    /// Whether everything that was put into a stream has finished.
+    pub fn is_idle(&self, stream: StreamId) -> bool {
+        self.machine.is_idle(stream)
     }
 
     /// The first launch that has not finished; none if all have.

@@ -430,6 +430,11 @@ impl Machine {
         self.launches.iter().flatten().map(|state| state.id).chain(queued).min()
     }
 
+    /// Whether everything that was put into a stream has finished.
+    pub fn is_idle(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_none_or(Stream::is_idle)
+    }
+
     fn idle(&self) -> bool {
         self.streams.values().all(Stream::is_idle)
     }

@@ -34,7 +34,7 @@ pub(super) struct Victim {
 }
 
 impl Machine {
-    /// Runs until the streams are empty; or, `partly`, until nothing can go on without time passing, which is then no deadlock.
+    /// Runs until the streams are empty; or, `partly`, until everybody waits for somebody else, which is then no deadlock.
     pub(super) fn drive(&mut self, partly: bool) -> Result<(), RunError> {
         self.pump();
         let limit = self.instructions.saturating_add(self.config.instruction_limit);
@@ -51,7 +51,7 @@ impl Machine {
             } else if !self.transfers.is_empty() {
                 let index = self.choose_copy();
                 self.advance_copy(index)?;
-            } else if partly || !self.sleep_until_next() {
+            } else if !(if partly { self.end_a_nap() } else { self.sleep_until_next() }) {
                 return if partly || self.idle() { Ok(()) } else { Err(RunError::Deadlock(Box::new(self.diagnose()))) };
             }
             self.deliver_writes();
@@ -242,6 +242,18 @@ impl Machine {
             self.sleepers.pop();
             self.wake(ticket);
         }
+    }
+
+    /// Nothing else can happen: time passes until the first of those wakes that only pause. False if there is none.
+    fn end_a_nap(&mut self) -> bool {
+        let pauses = |ticket: u64| {
+            let warp = self.warps.get((ticket >> SLOT_SHIFT) as usize).and_then(Option::as_ref);
+            warp.is_some_and(|warp| warp.splits.iter().any(|split| split.state == SplitState::Sleep(ticket)))
+        };
+        let naps = self.sleepers.iter().map(|&Reverse(sleeper)| sleeper).filter(|&(_, ticket)| pauses(ticket));
+        let Some((until, _)) = naps.min() else { return false };
+        self.time = self.time.max(until);
+        true
     }
 
     /// Nothing else can happen: time passes until the first sleeper wakes. False if nobody sleeps.
