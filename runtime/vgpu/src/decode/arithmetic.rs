@@ -8,6 +8,18 @@ use crate::ptx::ast::Operand;
 use crate::semantics::integer::*;
 use crate::semantics::lanes::{AluFn, Args};
 
+/// Those of [`Decoder::bits`].
+pub(super) const OPCODES_OF_BITS: &[&str] = &[
+    "and", "or", "xor", "not", "cnot", "shl", "shr", "mul24", "mad24", "sad", "popc", "clz", "brev", "bfind", "bfe",
+    "bfi", "prmt", "lop3", "shf", "szext", "bmsk", "dp4a", "fns",
+];
+
+/// Instructions of [`Decoder::arithmetic`].
+pub(super) const OPCODES: &[&str] = &[
+    "add", "sub", "mul", "mad", "div", "rem", "min", "max", "abs", "neg", "fma", "addc", "subc", "madc", "rcp", "sqrt",
+    "rsqrt", "ex2", "lg2", "sin", "cos", "tanh", "copysign", "testp",
+];
+
 impl Decoder<'_> {
     pub(super) fn alu(&mut self, run: AluFn, target: Reg, sources: &[Reg]) {
         let row = |index: usize| sources.get(index).map_or(0, |reg| reg.row);

@@ -19,6 +19,22 @@ pub(super) fn clock(name: &str) -> Option<ClockKind> {
     })
 }
 
+/// Instructions that are decoded here.
+pub(super) const OPCODES: &[&str] = &[
+    "bra",
+    "brx",
+    "call",
+    "ret",
+    "exit",
+    "trap",
+    "brkpt",
+    "pmevent",
+    "nanosleep",
+    "setmaxnreg",
+    "griddepcontrol",
+    "nop",
+];
+
 impl Decoder<'_> {
     pub(super) fn control(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         match opcode {

@@ -30,6 +30,9 @@ impl Options {
     }
 }
 
+/// Instructions that are decoded here.
+pub(super) const OPCODES: &[&str] = &["cvt"];
+
 impl Decoder<'_> {
     pub(super) fn conversion(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         use ScalarType::*;

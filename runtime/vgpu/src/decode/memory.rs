@@ -14,6 +14,10 @@ pub(super) struct Strength {
     pub scope: Scope,
 }
 
+/// Instructions that are decoded here.
+pub(super) const OPCODES: &[&str] =
+    &["ld", "ldu", "st", "atom", "red", "prefetch", "prefetchu", "createpolicy", "applypriority", "discard"];
+
 impl Decoder<'_> {
     pub(super) fn memory(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         match opcode {

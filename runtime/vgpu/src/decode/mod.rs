@@ -25,13 +25,16 @@ mod synchronisation;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Statement, Variable, VariableSpace};
+use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Operand, Statement, Variable, VariableSpace};
 use crate::ptx::{PtxError, ScalarType};
 use crate::semantics::lanes::{AluFn, Args};
 use modifiers::Modifiers;
 use op::{Constant, KernelCode, NO_GUARD, Op, PREDICATE_FLAG, Parameter, Program, Reg, SHARED_BASE, Step};
 
 type Decoded<T> = Result<T, PtxError>;
+
+/// Decodes the instructions of one kind, which the file of the kind lists.
+type Decode<'m> = fn(&mut Decoder<'m>, &str, &mut Modifiers, &[Operand]) -> Decoded<()>;
 
 const MAX_LOCAL_BYTES: u64 = 512 * 1024;
 const MAX_SHARED_BYTES: u64 = 1 << 20;
@@ -553,32 +556,19 @@ impl<'m> Decoder<'m> {
         };
         let mut modifiers = Modifiers::new(&instruction.modifiers);
         let operands = instruction.operands.as_slice();
-        match instruction.opcode.as_str() {
-            "add" | "sub" | "mul" | "mad" | "div" | "rem" | "min" | "max" | "abs" | "neg" | "fma" | "addc" | "subc"
-            | "madc" | "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "testp" => {
-                self.arithmetic(&instruction.opcode, &mut modifiers, operands)?;
-            }
-            "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "mul24" | "mad24" | "sad" | "popc" | "clz"
-            | "brev" | "bfind" | "bfe" | "bfi" | "prmt" | "lop3" | "shf" | "szext" | "bmsk" | "dp4a" | "fns" => {
-                self.bits(&instruction.opcode, &mut modifiers, operands)?;
-            }
-            "mov" | "setp" | "set" | "selp" | "slct" | "cvta" | "isspacep" | "mapa" | "getctarank" => {
-                self.moves(&instruction.opcode, &mut modifiers, operands)?;
-            }
-            "cvt" => self.conversion(&mut modifiers, operands)?,
-            "ld" | "ldu" | "st" | "atom" | "red" | "prefetch" | "prefetchu" | "createpolicy" | "applypriority"
-            | "discard" => {
-                self.memory(&instruction.opcode, &mut modifiers, operands)?;
-            }
-            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "pmevent" | "nanosleep" | "setmaxnreg"
-            | "griddepcontrol" | "nop" => {
-                self.control(&instruction.opcode, &mut modifiers, operands)?;
-            }
-            "bar" | "barrier" | "shfl" | "vote" | "match" | "redux" | "elect" | "activemask" | "fence" | "membar"
-            | "mbarrier" | "cp" => {
-                self.synchronisation(&instruction.opcode, &mut modifiers, operands)?;
-            }
-            other => return Err(PtxError::new(self.line, format!("unknown instruction `{other}`"))),
+        let opcode = instruction.opcode.as_str();
+        let decode = [
+            (arithmetic::OPCODES, Decoder::arithmetic as Decode<'m>),
+            (arithmetic::OPCODES_OF_BITS, Decoder::bits),
+            (moves::OPCODES, Decoder::moves),
+            (conversion::OPCODES, |decoder, _, modifiers, operands| decoder.conversion(modifiers, operands)),
+            (memory::OPCODES, Decoder::memory),
+            (control::OPCODES, Decoder::control),
+            (synchronisation::OPCODES, Decoder::synchronisation),
+        ];
+        match decode.into_iter().find(|(opcodes, _)| opcodes.contains(&opcode)) {
+            Some((_, decode)) => decode(self, opcode, &mut modifiers, operands)?,
+            None => return Err(PtxError::new(self.line, format!("unknown instruction `{opcode}`"))),
         }
         if let Some(word) = modifiers.rest() {
             return self.fail(format!("unknown modifier `.{word}`"));

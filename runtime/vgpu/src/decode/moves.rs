@@ -14,6 +14,9 @@ const COMPARISONS: [&str; 18] = [
     "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan",
 ];
 
+/// Instructions that are decoded here.
+pub(super) const OPCODES: &[&str] = &["mov", "setp", "set", "selp", "slct", "cvta", "isspacep", "mapa", "getctarank"];
+
 impl Decoder<'_> {
     pub(super) fn moves(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         match opcode {

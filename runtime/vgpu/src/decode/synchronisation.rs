@@ -9,6 +9,10 @@ use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
 use crate::semantics::shuffle;
 
+/// Instructions that are decoded here.
+pub(super) const OPCODES: &[&str] =
+    &["bar", "barrier", "shfl", "vote", "match", "redux", "elect", "activemask", "fence", "membar", "mbarrier", "cp"];
+
 impl Decoder<'_> {
     pub(super) fn synchronisation(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         match opcode {
