@@ -11,7 +11,7 @@ use crate::semantics::lanes::{AluFn, Args};
 /// Those of [`Decoder::bits`].
 pub(super) const OPCODES_OF_BITS: &[&str] = &[
     "and", "or", "xor", "not", "cnot", "shl", "shr", "mul24", "mad24", "sad", "popc", "clz", "brev", "bfind", "bfe",
-    "bfi", "prmt", "lop3", "shf", "szext", "bmsk", "dp4a", "fns",
+    "bfi", "prmt", "lop3", "shf", "szext", "bmsk", "dp4a", "dp2a", "fns",
 ];
 
 /// Instructions of [`Decoder::arithmetic`].
@@ -311,7 +311,7 @@ impl Decoder<'_> {
     pub(super) fn bits(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         use ScalarType::*;
         match opcode {
-            "prmt" | "lop3" | "shf" | "szext" | "bmsk" | "dp4a" | "bfe" | "bfi" | "bfind" => {
+            "prmt" | "lop3" | "shf" | "szext" | "bmsk" | "dp4a" | "dp2a" | "bfe" | "bfi" | "bfind" => {
                 return self.bit_fields(opcode, m, operands);
             }
             _ => {}
@@ -502,6 +502,13 @@ impl Decoder<'_> {
             _ => false,
         };
         let shift_amount = opcode == "bfind" && m.take("shiftamt");
+        let high = match opcode {
+            "dp2a" => match m.one_of(&["lo", "hi"]) {
+                Some(part) => part == "hi",
+                None => return self.fail("needs .lo or .hi"),
+            },
+            _ => false,
+        };
         let element = self.need_element(m)?;
         let (width, signed) = (element.bytes() * 8, element.is_signed());
         let words = matches!(element, U32 | S32 | B32);
@@ -520,6 +527,16 @@ impl Decoder<'_> {
                 let (d, s) = self.uniform_operands(operands, B32, 3)?;
                 let run: ScalarFn =
                     Box::new(move |s| u64::from(dp4a(s[0] as u32, s[1] as u32, s[2] as u32, signed, second_signed)));
+                self.scalar(run, d, s);
+            }
+            "dp2a" if words => {
+                let Some(second) = m.element() else { return self.fail("needs two types") };
+                let second_signed = second.is_signed();
+                let (d, s) = self.uniform_operands(operands, B32, 3)?;
+                let run: ScalarFn = Box::new(move |s| {
+                    let bytes = if high { s[1] >> 16 } else { s[1] } as u32;
+                    u64::from(dp2a(s[0] as u32, bytes, s[2] as u32, signed, second_signed))
+                });
                 self.scalar(run, d, s);
             }
             "bfind" if matches!(element, U32 | S32 | U64 | S64) => {

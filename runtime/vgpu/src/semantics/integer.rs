@@ -181,6 +181,16 @@ pub fn dp4a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool) -> u32 {
     c.wrapping_add(sum.cast_unsigned())
 }
 
+/// `dp2a`: the halves of `a` times the two low bytes of `b`, plus `c`.
+pub fn dp2a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool) -> u32 {
+    let number = |bits: u32, width: u32, signed: bool| {
+        let top = bits << (32 - width);
+        if signed { top.cast_signed() >> (32 - width) } else { (top >> (32 - width)).cast_signed() }
+    };
+    let product = |i: u32| number(a >> (16 * i), 16, a_signed).wrapping_mul(number(b >> (8 * i), 8, b_signed));
+    c.wrapping_add(product(0).wrapping_add(product(1)).cast_unsigned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
