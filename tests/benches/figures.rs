@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
-use moe_compiler::check_source;
-use moe_compiler::spec::Target;
-use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
 use moe_contract::Tensor;
+use moe_front::check_source;
+use moe_front::spec::Target;
+use moe_front::units::{Bytes, BytesPerSecond, Microseconds};
 use moe_lower::{Choice, Timings, compile, compile_spec};
 use moe_planner::simulate::{self, Demand, Network, Scenario, Spine, simulate};
 use moe_planner::{Logits, Sample};

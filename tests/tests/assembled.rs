@@ -1,7 +1,7 @@
 //! Every kernel of every example through the real ptxas, for both targets: nothing spills, nothing has a stack frame.
 
-use moe_compiler::check_source;
-use moe_compiler::spec::Target;
+use moe_front::check_source;
+use moe_front::spec::Target;
 use moe_lower::{Choice, Timings, compile_spec};
 use moe_tests::examples;
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use moe_compiler::check_source;
-use moe_compiler::spec::Target;
+use moe_front::check_source;
+use moe_front::spec::Target;
 use moe_lower::{Choice, Timings, compile_spec};
 use moe_tests::{examples, root};
 

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use moe_compiler::check_source;
-use moe_compiler::spec::Model;
 use moe_contract::{Call, Flow, RankId, Tensor};
+use moe_front::check_source;
+use moe_front::spec::Model;
 use moe_gate::interpret::{self, Routing};
 use moe_host::HostGate;
 use moe_lower::{Choice, compile};

@@ -1,6 +1,6 @@
 //! Why a command failed: always the user's file or input, or this machine.
 
-use moe_compiler::diagnostics::Diagnostics;
+use moe_front::diagnostics::Diagnostics;
 use moe_judge::Given;
 use moe_lower::LowerError;
 use moe_runtime::Error;

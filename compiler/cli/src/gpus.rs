@@ -1,6 +1,6 @@
 //! The GPUs of this machine.
 
-use moe_compiler::spec::Target;
+use moe_front::spec::Target;
 use moe_runtime::{CudaDevice, CudaOptions, Device, DeviceError};
 
 /// What they run, whatever a file's cluster has; none if they run nothing that there is.

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
 use clap::builder::StyledStr;
-use moe_compiler::text::{Screen, within};
+use moe_front::text::{Screen, within};
 
 use arguments::{Cli, Color, Command, MessageFormat};
 use failure::Failure;

@@ -1,8 +1,8 @@
 //! What the commands that ask the planner have in common: which deploy, what the gate is asked, how fast kernels are.
 
 use clap::Args;
-use moe_compiler::spec::{Cluster, Model};
 use moe_contract::placement::Placement;
+use moe_front::spec::{Cluster, Model};
 use moe_planner::calibrate::{self, Hardware};
 use moe_planner::placement::Load;
 use moe_planner::sample::Observed;

@@ -1,6 +1,6 @@
 //! What a run tells: as a table for people, as JSON for tools. Both say the same.
 
-use moe_compiler::text::{Column, Page, Table};
+use moe_front::text::{Column, Page, Table};
 use moe_judge::Check;
 use moe_planner::human_bytes;
 use serde::Serialize;

@@ -13,7 +13,7 @@ use std::env;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd};
 
-use moe_compiler::text::Screen;
+use moe_front::text::Screen;
 
 use crate::arguments::Color;
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use clap::Args;
-use moe_compiler::check_source;
-use moe_compiler::diagnostics::Diagnostics;
-use moe_compiler::spec::{Declaration, DeployId, ModelId, Spec};
 use moe_decide::choose_deploy;
+use moe_front::check_source;
+use moe_front::diagnostics::Diagnostics;
+use moe_front::spec::{Declaration, DeployId, ModelId, Spec};
 
 use crate::failure::Failure;
 use crate::files::{InputPath, Wanted};

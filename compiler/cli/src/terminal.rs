@@ -2,9 +2,9 @@
 
 use std::io::{self, Write as _};
 
-use moe_compiler::diagnostics::Diagnostics;
-use moe_compiler::diagnostics::render::{json, render};
-use moe_compiler::text::{Page, Screen, sentence};
+use moe_front::diagnostics::Diagnostics;
+use moe_front::diagnostics::render::{json, render};
+use moe_front::text::{Page, Screen, sentence};
 
 use crate::arguments::{Color, MessageFormat};
 use crate::failure::Failure;

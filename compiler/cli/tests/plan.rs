@@ -310,7 +310,7 @@ fn what_is_planned_is_what_is_built() {
     let (mut built, mut refused) = (0, 0);
     for file in files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "moe")) {
         let source = std::fs::read(file).expect("a file");
-        let spec = moe_compiler::check_source(&source).spec.expect("a legal file");
+        let spec = moe_front::check_source(&source).spec.expect("a legal file");
         let file = file.to_str().expect("a name");
         for (_, deploy) in spec.deploys.iter() {
             let which = format!("{} of {file}", deploy.name);

@@ -1,8 +1,8 @@
 //! What of a legal file there are no kernels for.
 
-use moe_compiler::diagnostics::{BuildProblem, Diagnostic};
-use moe_compiler::spec::{Model, Spec};
 use moe_contract::Format;
+use moe_front::diagnostics::{BuildProblem, Diagnostic};
+use moe_front::spec::{Model, Spec};
 
 use crate::decision::{Decision, Numbers};
 

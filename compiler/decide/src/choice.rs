@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use moe_compiler::spec::{DeployId, Spec, Target};
 use moe_contract::LimitError;
+use moe_front::spec::{DeployId, Spec, Target};
 
 /// What of a file is compiled. The default is the only deploy, as it is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! The decision itself.
 
-use moe_compiler::diagnostics::{BuildProblem, Diagnostic, Diagnostics};
-use moe_compiler::spec::{Cluster, Deploy, DeployId, Mode, Spec, Target};
 use moe_contract::{Exchange, Protocol, Topology};
+use moe_front::diagnostics::{BuildProblem, Diagnostic, Diagnostics};
+use moe_front::spec::{Cluster, Deploy, DeployId, Mode, Spec, Target};
 
 use crate::built;
 use crate::choice::{Choice, ChoiceError};

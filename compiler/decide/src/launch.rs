@@ -1,6 +1,6 @@
 //! How many CTAs of how many threads a kernel of an exchange has.
 
-use moe_compiler::spec::{Cluster, Mode};
+use moe_front::spec::{Cluster, Mode};
 
 /// SMs for communication where the deploy does not say: about where one node's NVLink is full on Hopper.
 const SMS: u32 = 20;

@@ -1,9 +1,9 @@
 //! What a deploy is built and planned as.
 
-use moe_compiler::check_source;
-use moe_compiler::spec::{Spec, Target};
 use moe_contract::Protocol;
 use moe_decide::{Choice, Decision, Numbers, not_built};
+use moe_front::check_source;
+use moe_front::spec::{Spec, Target};
 
 fn spec(deploy: &str, sms: u32) -> Spec {
     let source = format!(

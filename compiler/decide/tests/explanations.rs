@@ -4,11 +4,11 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use moe_compiler::diagnostics::render::render;
-use moe_compiler::diagnostics::{Code, Diagnostics};
-use moe_compiler::text::Screen;
-use moe_compiler::{check_source, format_source};
 use moe_decide::not_built;
+use moe_front::diagnostics::render::render;
+use moe_front::diagnostics::{Code, Diagnostics};
+use moe_front::text::Screen;
+use moe_front::{check_source, format_source};
 
 /// A code block of a page: the words after its fence, and its text.
 struct Example {

@@ -12,7 +12,7 @@ use moe_gate::ir::{Gate, InputId, InputKind, Op, ValueId};
 /// The gate of a model with this head and body.
 fn gate(head: &str, body: &str) -> Gate {
     let source = format!("model m {{\n hidden 64\n {head}\n gate({body} }}\n}}\n");
-    let checked = moe_compiler::check_source(source.as_bytes());
+    let checked = moe_front::check_source(source.as_bytes());
     let spec = checked.spec.unwrap_or_else(|| panic!("{source}\n{:?}", checked.diagnostics));
     spec.models.iter().next().expect("there is a model").1.gate.clone()
 }

@@ -4,7 +4,7 @@ use moe_host::bench::tokens_per_second;
 
 fn main() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dsl-examples/deepseek_v3.moe");
-    let checked = moe_compiler::check_source(&std::fs::read(path).expect("the example is there"));
+    let checked = moe_front::check_source(&std::fs::read(path).expect("the example is there"));
     let spec = checked.spec.expect("the example has no error");
     let (_, model) = spec.models.iter().next().expect("the example has a model");
     for threads in [1, 2] {

@@ -1,9 +1,9 @@
 //! All stages in a row.
 
 use moe_bundle::Bundle;
-use moe_compiler::check_source;
-use moe_compiler::spec::Spec;
 use moe_decide::Choice;
+use moe_front::check_source;
+use moe_front::spec::Spec;
 
 use crate::error::LowerError;
 use crate::images::Images;

@@ -1,9 +1,9 @@
 //! Why there is no bundle.
 
 use moe_bundle::ManifestError;
-use moe_compiler::diagnostics::Diagnostics;
 use moe_contract::{Kernel, LimitError};
 use moe_decide::ChoiceError;
+use moe_front::diagnostics::Diagnostics;
 use moe_kernels::assemble::AssembleError;
 use moe_kernels::gate::GateLimit;
 use moe_kernels::ptx::PtxError;

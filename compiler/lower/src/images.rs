@@ -1,8 +1,8 @@
 //! From device code to PTX, and what the assembler says of it.
 
 use moe_bundle::{Bundle, KernelImage, Manifest};
-use moe_compiler::spec::Target;
 use moe_contract::Kernel;
+use moe_front::spec::Target;
 use moe_kernels::assemble::{Usage, assemble, version};
 use moe_kernels::audit::audit;
 use moe_kernels::ptx;

@@ -1,7 +1,7 @@
 //! From a plan to device code.
 
-use moe_compiler::spec::Target;
 use moe_contract::{Call, Grid, Kernel};
+use moe_front::spec::Target;
 use moe_gate::derivative::derivative;
 use moe_kernels::device::DeviceCode;
 use moe_kernels::gate::GateKernel;

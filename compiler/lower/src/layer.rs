@@ -4,10 +4,10 @@
 //! experts that compute nothing have the highest ids.
 
 use moe_bundle::Capacity;
-use moe_compiler::diagnostics::Diagnostic;
-use moe_compiler::spec::{CapacityLimit, Model, Spec, Target};
 use moe_contract::{Exchange, Format, RowLayout};
 use moe_decide::{Choice, Decision, choose_deploy};
+use moe_front::diagnostics::Diagnostic;
+use moe_front::spec::{CapacityLimit, Model, Spec, Target};
 use moe_gate::ir::Gate;
 
 use crate::error::LowerError;

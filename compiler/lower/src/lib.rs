@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Invariants: each arrow is one type and one function, and none looks back; whatever is the fault of the user's file is a
-//! [`moe_compiler::diagnostics::Diagnostic`] at its place, before anything is generated; the same file and options give the same bundle,
+//! [`moe_front::diagnostics::Diagnostic`] at its place, before anything is generated; the same file and options give the same bundle,
 //! byte for byte, on any number of threads.
 
 mod compile;

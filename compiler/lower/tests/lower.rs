@@ -1,8 +1,8 @@
 //! From files to plans, kernels and bundles; what cannot be built is said before anything is generated.
 
-use moe_compiler::check_source;
-use moe_compiler::spec::{Spec, Target};
 use moe_contract::{Drop, Format, Kernel, RowLayout};
+use moe_front::check_source;
+use moe_front::spec::{Spec, Target};
 use moe_lower::{Choice, Layer, LowerError, Planned, compile};
 
 fn spec(source: &str) -> Spec {

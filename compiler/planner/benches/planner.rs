@@ -9,7 +9,7 @@ fn main() {
     let source = std::fs::read(path).expect("the example is there");
 
     let start = Instant::now();
-    let spec = moe_compiler::check_source(&source).spec.expect("the example has no error");
+    let spec = moe_front::check_source(&source).spec.expect("the example has no error");
     let (deploy, _) = spec.deploys.iter().next().expect("the example has a deploy");
     let mut planner = Planner::new(&spec, deploy, Options::default()).expect("a planner");
     let parallel = planner.parallel(Change::default()).unwrap();

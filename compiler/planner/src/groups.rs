@@ -3,8 +3,8 @@
 //! Invariant of [`finer`]: a file with the number that is advised is accepted: experts divide into it, and neither the best of a group nor the experts
 //! of the chosen groups are fewer than the gate takes.
 
-use moe_compiler::spec::Model;
 use moe_contract::Homes;
+use moe_front::spec::Model;
 use moe_gate::ir::{Gate, Masked, Op, Type};
 
 /// How many groups a token may use, and of how many, if the gate limits its choice of experts to them.

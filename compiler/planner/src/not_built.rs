@@ -1,6 +1,6 @@
 //! What of a plan there are no kernels for.
 
-use moe_compiler::diagnostics::{Code, Diagnostic};
+use moe_front::diagnostics::{Code, Diagnostic};
 use serde::Serialize;
 
 /// What of a plan is planned and not built, as `moec check` and `moec build` say it too.

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use moe_compiler::spec::limits;
+use moe_front::spec::limits;
 use thiserror::Error;
 
 /// A number outside of its setting.

@@ -1,8 +1,8 @@
 //! What is planned is what is built: random legal deploys, planned, and decided as a build does.
 
-use moe_compiler::check_source;
-use moe_compiler::spec::Spec;
 use moe_decide::{Choice, Decision};
+use moe_front::check_source;
+use moe_front::spec::Spec;
 use moe_planner::cost::memory::Kind;
 use moe_planner::{Options, Planner, Report};
 use proptest::prelude::*;

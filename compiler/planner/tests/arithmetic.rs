@@ -1,14 +1,14 @@
 //! Published arithmetic of DeepSeek-V3, to the last published digit.
 
-use moe_compiler::spec::Model;
 use moe_contract::Topology;
+use moe_front::spec::Model;
 use moe_planner::cost::memory::{OfGpu, Parameters, Share, communication};
 use moe_planner::cost::parallel::{Parallel, Schedule};
 use moe_planner::cost::step::{decode_bound, gpu_hours_per_trillion, tokens_per_day};
 
 fn deepseek_v3() -> Model {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dsl-examples/deepseek_v3.moe");
-    let spec = moe_compiler::check_source(&std::fs::read(path).unwrap()).spec.unwrap();
+    let spec = moe_front::check_source(&std::fs::read(path).unwrap()).spec.unwrap();
     spec.models.iter().next().unwrap().1.clone()
 }
 

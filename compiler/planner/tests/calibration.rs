@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use moe_compiler::spec::Mode;
+use moe_front::spec::Mode;
 use moe_planner::calibrate::{Hardware, Held, Residual, Table, hold_out, read, refit};
 use moe_planner::time::{Call, Direction, Profile};
 

@@ -1,7 +1,7 @@
 //! Advice about groups, applied to the file: it is accepted, and groups span nodes no more.
 
-use moe_compiler::check_source;
-use moe_compiler::diagnostics::Code;
+use moe_front::check_source;
+use moe_front::diagnostics::Code;
 use moe_planner::{Change, Options, Planner};
 
 fn file(experts: u32, groups: u32, best: u32, picks: u32, nodes: u32) -> String {

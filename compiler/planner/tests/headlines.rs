@@ -1,6 +1,6 @@
 //! Every headline can be worked out again from the numbers that are printed under it, by code that shares nothing with the planner's.
 
-use moe_compiler::spec::Spec;
+use moe_front::spec::Spec;
 use moe_planner::page::compared;
 use moe_planner::{Change, Options, Planner, Report};
 use serde_json::Value;
@@ -11,7 +11,7 @@ fn example(name: &str) -> String {
 }
 
 fn spec(source: &str) -> Spec {
-    let checked = moe_compiler::check_source(source.as_bytes());
+    let checked = moe_front::check_source(source.as_bytes());
     checked.spec.unwrap_or_else(|| panic!("{:?}", checked.diagnostics))
 }
 

@@ -1,6 +1,6 @@
 //! What the time model must say whatever its parameters are.
 
-use moe_compiler::spec::Mode;
+use moe_front::spec::Mode;
 use moe_planner::calibrate::{Hardware, read};
 use moe_planner::time::{Call, Direction, Profile};
 

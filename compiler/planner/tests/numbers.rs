@@ -4,9 +4,9 @@
 
 use std::ops::Range;
 
-use moe_compiler::spec::Spec;
-use moe_compiler::units::{Bytes, Microseconds};
 use moe_contract::placement::Placement;
+use moe_front::spec::Spec;
+use moe_front::units::{Bytes, Microseconds};
 use moe_planner::calibrate::{self, Hardware};
 use moe_planner::cost::Placed;
 use moe_planner::cost::memory::Recompute;
@@ -63,7 +63,7 @@ const FILE: &str = "
 ";
 
 fn spec() -> Spec {
-    let checked = moe_compiler::check_source(FILE.as_bytes());
+    let checked = moe_front::check_source(FILE.as_bytes());
     checked.spec.unwrap_or_else(|| panic!("{:?}", checked.diagnostics))
 }
 
@@ -436,7 +436,7 @@ fn nothing_of_something_is_refused_by_name() {
 #[test]
 fn a_mistyped_rate_is_said() {
     let file = FILE.replace("rdma 50 GB/s per gpu", "rdma 1 MB/s per gpu");
-    let spec = moe_compiler::check_source(file.as_bytes()).spec.expect("a file");
+    let spec = moe_front::check_source(file.as_bytes()).spec.expect("a file");
     let options = Options { sampled_tokens: 64, ..Options::default() };
     let coarse = simulate::Options { chunk_tokens: 1 << 20, ..simulate::Options::default() };
     let conditions = Conditions { gpus: Some(8), options: coarse, ..Conditions::default() };

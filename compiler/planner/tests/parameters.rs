@@ -1,10 +1,10 @@
 //! What the examples count, against what their makers publish.
 
-use moe_compiler::spec::Model;
+use moe_front::spec::Model;
 use moe_planner::cost::memory::{Parameters, score_operations};
 
 fn model(source: &[u8], name: &str) -> Model {
-    let spec = moe_compiler::check_source(source).spec.expect("the file checks");
+    let spec = moe_front::check_source(source).spec.expect("the file checks");
     spec.models[spec.model(name).expect("the model is there")].clone()
 }
 

@@ -9,8 +9,8 @@ mod look;
 
 use std::collections::BTreeMap;
 
-use moe_compiler::spec::Spec;
-use moe_compiler::units::Microseconds;
+use moe_front::spec::Spec;
+use moe_front::units::Microseconds;
 use moe_planner::page::Simulation;
 use moe_planner::page::compared;
 use moe_planner::page::picture::{Link, Page, Traffic};
@@ -23,7 +23,7 @@ use svg::parser::{Event, Parser};
 
 fn spec(name: &str) -> Spec {
     let path = format!("{}/../../dsl-examples/{name}.moe", env!("CARGO_MANIFEST_DIR"));
-    moe_compiler::check_source(&std::fs::read(path).unwrap()).spec.unwrap()
+    moe_front::check_source(&std::fs::read(path).unwrap()).spec.unwrap()
 }
 
 fn reports(spec: &Spec, deploy: &str, ranks: &[u32]) -> Vec<Report> {
@@ -254,7 +254,7 @@ fn matrices_of_latency_mode_add_up_too() {
     let path = format!("{}/../../dsl-examples/deepseek_v3.moe", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
     let text = text.replacen("mode   throughput", "mode   latency", 1).replacen("tokens 4096", "tokens 128", 1);
-    let spec = moe_compiler::check_source(text.as_bytes()).spec.unwrap();
+    let spec = moe_front::check_source(text.as_bytes()).spec.unwrap();
     let report = reports(&spec, "pretrain", &[64]).remove(0);
     assert_eq!(report.mode, "latency");
     let traffic = Traffic::of_dispatch(&report);

@@ -1,13 +1,13 @@
 //! Whole reports: the question that the planner must answer first, and that it is answered from the file.
 
-use moe_compiler::spec::Spec;
+use moe_front::spec::Spec;
 use moe_planner::page::compared;
 use moe_planner::page::{compare_table, front_table};
 use moe_planner::{Change, Options, Planner};
 
 fn spec(name: &str) -> Spec {
     let path = format!("{}/../../dsl-examples/{name}.moe", env!("CARGO_MANIFEST_DIR"));
-    moe_compiler::check_source(&std::fs::read(path).unwrap()).spec.unwrap()
+    moe_front::check_source(&std::fs::read(path).unwrap()).spec.unwrap()
 }
 
 fn planner<'a>(spec: &'a Spec, deploy: &str) -> Planner<'a> {

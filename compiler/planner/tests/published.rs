@@ -2,7 +2,7 @@
 //! them, it says so). Rates in such tables are logical: every distinct node (one node: rank) of a token counts, its own included, without
 //! what travels along. `docs/planner.md` quotes what is printed here (`--nocapture`).
 
-use moe_compiler::spec::Mode;
+use moe_front::spec::Mode;
 use moe_planner::calibrate::{Hardware, Measurement, Table, fit, read, refit};
 use moe_planner::time::{Call, Demand, Direction, Model, Parameters, Profile};
 use moe_planner::traffic::expected_distinct;

@@ -1,6 +1,6 @@
 //! The simulation against what can be worked out by hand.
 
-use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
+use moe_front::units::{Bytes, BytesPerSecond, Microseconds};
 use moe_planner::simulate::{
     Demand, Fault, Gpu, Link, LinkKind, Network, Options, Order, Outcome, Scenario, ScenarioError, Spine, simulate,
 };

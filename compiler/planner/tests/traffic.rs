@@ -1,9 +1,9 @@
 //! Traffic against arithmetic done elsewhere: the plan of one node, a small cluster counted by hand, published Monte-Carlo means.
 
-use moe_compiler::spec::{Model, Spec};
 use moe_contract::placement::Placement;
 use moe_contract::topology::Link;
 use moe_contract::{Call, Exchange, ExpertId, Flow, Format, Homes, LinkBytes, RankId, RowLayout};
+use moe_front::spec::{Model, Spec};
 use moe_planner::sample::Source;
 use moe_planner::traffic::{self, Expected, expected_distinct};
 use moe_planner::{Logits, Sample};
@@ -11,7 +11,7 @@ use moe_planner::{Logits, Sample};
 const TOKENS: usize = 40_000;
 
 fn spec(source: &str) -> Spec {
-    let checked = moe_compiler::check_source(source.as_bytes());
+    let checked = moe_front::check_source(source.as_bytes());
     checked.spec.unwrap_or_else(|| panic!("{:?}", checked.diagnostics))
 }
 

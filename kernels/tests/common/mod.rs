@@ -17,7 +17,7 @@ pub fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
 
 /// The gates of a `.moe` file, through the front end.
 pub fn gates(path: &Path) -> Vec<(String, Gate)> {
-    let checked = moe_compiler::check_source(&std::fs::read(path).expect("the file is there"));
+    let checked = moe_front::check_source(&std::fs::read(path).expect("the file is there"));
     let spec = checked.spec.unwrap_or_else(|| panic!("{} has an error", path.display()));
     spec.models.iter().map(|(_, model)| (model.name.clone(), model.gate.clone())).collect()
 }

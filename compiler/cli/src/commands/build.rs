@@ -1,7 +1,7 @@
 //! `moec build`
 
-use moe_compiler::dump_source;
-use moe_compiler::spec::{Spec, Target};
+use moe_front::dump_source;
+use moe_front::spec::{Spec, Target};
 use moe_gate::derivative::derivative;
 use moe_kernels::assemble::AssembleError;
 use moe_lower::{Choice, Kernels, Layer, LowerError};

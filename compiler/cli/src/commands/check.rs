@@ -1,7 +1,7 @@
 //! `moec check`
 
-use moe_compiler::check_source;
 use moe_decide::not_built;
+use moe_front::check_source;
 
 use crate::arguments::Check;
 use crate::failure::Failure;

@@ -1,7 +1,7 @@
 //! `moec explain`
 
-use moe_compiler::diagnostics::{Code, closest};
-use moe_compiler::text::Page;
+use moe_front::diagnostics::{Code, closest};
+use moe_front::text::Page;
 
 use crate::arguments::Explain;
 use crate::failure::Failure;

@@ -1,6 +1,6 @@
 //! `moec fmt`
 
-use moe_compiler::format_source;
+use moe_front::format_source;
 
 use crate::arguments::Fmt;
 use crate::failure::Failure;

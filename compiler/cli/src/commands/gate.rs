@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use moe_bundle::Bundle;
-use moe_compiler::spec::{ModelId, Spec, Target};
 use moe_contract::{Kernel, RankId, Tensor};
+use moe_front::spec::{ModelId, Spec, Target};
 use moe_gate::derivative::{WEIGHT_GRADIENT, derivative};
 use moe_gate::inputs::Inputs;
 use moe_gate::interpret::{self, GateError, Routing};

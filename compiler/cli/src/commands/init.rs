@@ -1,6 +1,6 @@
 //! `moec init`
 
-use moe_compiler::text::Page;
+use moe_front::text::Page;
 
 use crate::arguments::Init;
 use crate::failure::Failure;

@@ -1,8 +1,8 @@
 //! `moec place`
 
 use clap::{Args, ValueEnum};
-use moe_compiler::spec::{Deploy, Model, Spec};
-use moe_compiler::units::Bytes;
+use moe_front::spec::{Deploy, Model, Spec};
+use moe_front::units::Bytes;
 use moe_planner::page::picture::Page;
 use moe_planner::placement::{self, Options, Shape};
 use moe_planner::setting;

@@ -1,10 +1,10 @@
 //! `moec plan`
 
 use clap::{Args, ValueEnum};
-use moe_compiler::diagnostics::{Code, Diagnostic, Diagnostics, Label, Severity};
-use moe_compiler::spec::{Cluster, DeployId, Model, Spec};
-use moe_compiler::text;
 use moe_contract::placement::{LayerSlots, Placement};
+use moe_front::diagnostics::{Code, Diagnostic, Diagnostics, Label, Severity};
+use moe_front::spec::{Cluster, DeployId, Model, Spec};
+use moe_front::text;
 use moe_planner::cost::compare::By;
 use moe_planner::cost::memory::{Memory, Recompute};
 use moe_planner::cost::parallel::Schedule;

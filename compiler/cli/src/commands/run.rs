@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use moe_bundle::file::MAGIC;
 use moe_bundle::{Bundle, Manifest};
-use moe_compiler::check_source;
-use moe_compiler::spec::Spec;
 use moe_contract::{LinkBytes, RankId};
+use moe_front::check_source;
+use moe_front::spec::Spec;
 use moe_gate::ir::Gate;
 use moe_judge::Given;
 use moe_lower::{Choice, KernelUsage, Layer, LowerError, Stage, Timings, compile_spec};

@@ -1,7 +1,7 @@
 //! `moec simulate`
 
 use clap::{Args, ValueEnum};
-use moe_compiler::units::Microseconds;
+use moe_front::units::Microseconds;
 use moe_planner::page::picture::Page;
 use moe_planner::simulate::{self, Conditions, Fault, Gpu, Spine};
 use moe_planner::{Planner, setting};

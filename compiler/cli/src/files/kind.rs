@@ -1,7 +1,7 @@
 //! What a file is, from its bytes: for who gave one kind where another is wanted.
 
 use moe_bundle::file::MAGIC;
-use moe_compiler::syntax::lexer::MAX_FILE_BYTES;
+use moe_front::syntax::lexer::MAX_FILE_BYTES;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 
 use moe_bundle::manifest::{Parameter, ParameterKind};
 use moe_bundle::{Capacity, GateDescription, Manifest};
-use moe_compiler::check_source;
 use moe_contract::{Buffer, Exchange, Format, RowLayout};
+use moe_front::check_source;
 use moe_gate::ir::Gate;
 use moe_judge::{Expected, Given, Produced, ProducedBackward};
 

@@ -1,6 +1,6 @@
 //! How well a model predicts what it has not seen.
 
-use moe_compiler::spec::Mode;
+use moe_front::spec::Mode;
 
 use super::fit::{fit, rows_of};
 use super::table::{Measurement, Table};

@@ -1,6 +1,6 @@
 //! Least squares on relative errors.
 
-use moe_compiler::spec::Mode;
+use moe_front::spec::Mode;
 
 use super::evaluate::{Held, hold_out};
 use super::table::{CalibrationError, Measurement, Table};

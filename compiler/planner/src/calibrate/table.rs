@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use moe_compiler::spec::{Mode, Payload, Scale};
+use moe_front::spec::{Mode, Payload, Scale};
 use thiserror::Error;
 
 use crate::sample::{Logits, Sample, SampleError};
@@ -303,7 +303,7 @@ impl Shape {
                }}
                dispatch {{ payload bf16 layout rank_major }} combine {{ payload bf16 reduce f32 unweighted }} }}"
         );
-        let spec = moe_compiler::check_source(source.as_bytes()).spec;
+        let spec = moe_front::check_source(source.as_bytes()).spec;
         let model = spec.as_ref().and_then(|spec| spec.models.iter().next());
         let (_, model) = model.ok_or("no such router can be described")?;
         let sample =

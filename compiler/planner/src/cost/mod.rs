@@ -13,10 +13,10 @@ pub mod step;
 
 use std::collections::BTreeMap;
 
-use moe_compiler::spec::{Cluster, Deploy, DeployId, Link, Mode, Model, Spec};
-use moe_compiler::units::Microseconds;
 use moe_contract::{Exchange, Homes, Protocol};
 use moe_decide::{Decision, Launch, Numbers};
+use moe_front::spec::{Cluster, Deploy, DeployId, Link, Mode, Model, Spec};
+use moe_front::units::Microseconds;
 use serde::{Deserialize, Serialize};
 
 pub use error::PlanError;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: each remedy was planned, is possible on the cluster, processes the same tokens a step, and needs less memory.
 
-use moe_compiler::units::Bytes;
+use moe_front::units::Bytes;
 use serde::Serialize;
 
 use super::memory::Recompute;

@@ -2,8 +2,8 @@
 //!
 //! Invariant: everything in it stands in the JSON too.
 
-use moe_compiler::text::{Column, Page, Table};
-use moe_compiler::units::Bytes;
+use moe_front::text::{Column, Page, Table};
+use moe_front::units::Bytes;
 
 use crate::placement::{LayerPlacement, Placement, Policy};
 

@@ -5,8 +5,8 @@
 use std::fmt;
 use std::ops::Deref;
 
-use moe_compiler::text::{Page, Table};
-use moe_compiler::units::Microseconds;
+use moe_front::text::{Page, Table};
+use moe_front::units::Microseconds;
 use serde::Serialize;
 
 use super::report::Report;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use moe_compiler::text::{Page, Table};
+use moe_front::text::{Page, Table};
 
 use super::report::Report;
 use crate::cost::Phase;

@@ -1,6 +1,6 @@
 //! Why experts cannot be placed.
 
-use moe_compiler::units::Bytes;
+use moe_front::units::Bytes;
 use thiserror::Error;
 
 use crate::setting::OutOfRange;

@@ -33,9 +33,9 @@ pub use error::PlacementError;
 pub use load::{Load, LoadError};
 pub use result::{Balance, LayerPlacement, Memory, Placement};
 
-use moe_compiler::spec::Model;
-use moe_compiler::units::Bytes;
 use moe_contract::placement::Placement as Current;
+use moe_front::spec::Model;
+use moe_front::units::Bytes;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 

@@ -2,9 +2,9 @@
 //!
 //! Invariant: every number that describes a placement is computed from its slots alone, after the search and by other code than it.
 
-use moe_compiler::units::Bytes;
 use moe_contract::ExpertId;
 use moe_contract::placement::{FORMAT, VERSION};
+use moe_front::units::Bytes;
 use serde::Serialize;
 
 use super::layer::{Task, bound, copies_between_nodes, gpu_loads};

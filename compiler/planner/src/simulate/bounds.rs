@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here looks at the chunks that the simulation sampled, so that the two can be compared.
 
-use moe_compiler::units::Microseconds;
+use moe_front::units::Microseconds;
 use serde::Serialize;
 
 use super::demand::Spread;

@@ -3,8 +3,8 @@
 //! Invariant: copies, bytes and the rates that links reach are those of the plan's [`Costs`], so that what differs from the plan
 //! is what the simulation adds: order, latency, contention and faults.
 
-use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
 use moe_contract::Protocol;
+use moe_front::units::{Bytes, BytesPerSecond, Microseconds};
 use serde::Serialize;
 use thiserror::Error;
 

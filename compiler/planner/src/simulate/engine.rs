@@ -142,7 +142,7 @@ impl<'a> Engine<'a> {
             Server { free: 0, service, served: [0; 2] }
         };
         let servers: Vec<Server> = (0..links.count() as u32).map(server).collect();
-        let latency = |time: moe_compiler::units::Microseconds| picoseconds(time.0 * 1e-6);
+        let latency = |time: moe_front::units::Microseconds| picoseconds(time.0 * 1e-6);
 
         let mut by_kind = vec![[0_u32; 2]; gpus];
         for chunk in 0..chunks.target.len() as u32 {

@@ -56,7 +56,7 @@ fn part(scenario: &Scenario, first_node: u32, nodes: u32) -> Part {
 
 #[cfg(test)]
 mod tests {
-    use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
+    use moe_front::units::{Bytes, BytesPerSecond, Microseconds};
 
     use super::*;
     use crate::simulate::demand::Spread;

@@ -1,6 +1,6 @@
 //! What a simulation shows: when each phase ended, and which links were busy.
 
-use moe_compiler::units::Microseconds;
+use moe_front::units::Microseconds;
 use serde::Serialize;
 
 use super::bounds::Bounds;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use moe_compiler::units::{Bytes, BytesPerSecond, Microseconds};
+use moe_front::units::{Bytes, BytesPerSecond, Microseconds};
 use serde::Serialize;
 use thiserror::Error;
 

@@ -33,7 +33,7 @@ mod profile;
 mod start;
 mod throughput;
 
-use moe_compiler::units::Microseconds;
+use moe_front::units::Microseconds;
 use serde::{Deserialize, Serialize};
 
 pub use latency::{LatencyKernel, LowLatency};

@@ -1,6 +1,6 @@
 //! Models with numbers in them, and where they may be trusted.
 
-use moe_compiler::spec::Mode;
+use moe_front::spec::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::{Call, Direction, LowLatency, Model, Notify, Parameters, Prediction, Throughput};

@@ -1,8 +1,8 @@
 //! Where the experts of a model live, on ranks that fit them.
 
-use moe_compiler::spec::Model;
 use moe_contract::placement::{LayerSlots, Placement};
 use moe_contract::{Homes, Topology};
+use moe_front::spec::Model;
 use thiserror::Error;
 
 /// Ranks, nodes and experts do not fit.

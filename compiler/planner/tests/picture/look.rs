@@ -41,7 +41,7 @@ static DOCUMENTS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
 
     let text = std::fs::read_to_string(format!("{}/../../dsl-examples/deepseek_v3.moe", env!("CARGO_MANIFEST_DIR")));
     let text = text.unwrap().replacen("mode   throughput", "mode   latency", 1).replacen("tokens 4096", "tokens 8", 1);
-    let few = moe_compiler::check_source(text.as_bytes()).spec.unwrap();
+    let few = moe_front::check_source(text.as_bytes()).spec.unwrap();
     let few = reports(&few, "pretrain", &[64]);
     assert!(few[0].phases.iter().any(|phase| phase.time.bottleneck.name() == "latency"), "latency limits 8 tokens");
     add("latency mode", Page { plans: &few, ..Page::default() });

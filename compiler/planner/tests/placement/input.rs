@@ -1,8 +1,8 @@
 //! What is said of files and shapes that cannot be used: the place and the fix.
 
-use moe_compiler::units::Bytes;
 use moe_contract::ExpertId;
 use moe_contract::placement::Placement;
+use moe_front::units::Bytes;
 use moe_planner::placement::{Load, Options, PlacementError, Policy, Shape, place};
 
 fn said(text: &str) -> String {

@@ -3,7 +3,7 @@
 //! Invariant: unless it was asked for, the choice is `selective` where that fits and `full` where it does not; `none` saves no time that is
 //! counted. Every choice is listed with its bytes, so that whoever reads it sees by how much it was taken.
 
-use moe_compiler::units::{Bytes, Microseconds};
+use moe_front::units::{Bytes, Microseconds};
 use serde::Serialize;
 
 use super::{Memory, Recompute};

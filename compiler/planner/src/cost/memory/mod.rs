@@ -18,9 +18,9 @@
 mod choice;
 mod surroundings;
 
-use moe_compiler::spec::Model;
-use moe_compiler::units::Bytes;
 use moe_contract::{Call, Exchange, Per, Topology};
+use moe_front::spec::Model;
+use moe_front::units::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use choice::{Choice, Need};

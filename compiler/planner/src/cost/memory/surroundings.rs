@@ -3,7 +3,7 @@
 //! Invariant: a count is of every parameter that the checkpoint holds for one forward model, without multi-token prediction heads; of a
 //! model whose file does not say what surrounds the experts, only experts and gate, which is why nothing of it is told then.
 
-use moe_compiler::spec::{Compression, Heads, Model, Reach, Surroundings};
+use moe_front::spec::{Compression, Heads, Model, Reach, Surroundings};
 use serde::Serialize;
 
 /// Operations of scores and sums of one token in all `layers`, forward, in a sequence of so many tokens. With an encoder, both sequences are

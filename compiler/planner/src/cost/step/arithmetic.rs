@@ -1,6 +1,6 @@
 //! Arithmetic that publications quote.
 
-use moe_compiler::units::Microseconds;
+use moe_front::units::Microseconds;
 
 /// Tokens of a day at `tokens` per step of `seconds`.
 pub fn tokens_per_day(tokens: u64, seconds: f64) -> f64 {

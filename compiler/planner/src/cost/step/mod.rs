@@ -15,8 +15,8 @@
 mod arithmetic;
 mod replicas;
 
-use moe_compiler::spec::{Cluster, Target};
-use moe_compiler::units::Microseconds;
+use moe_front::spec::{Cluster, Target};
+use moe_front::units::Microseconds;
 use serde::Serialize;
 
 pub use arithmetic::{decode_bound, gpu_hours_per_trillion, tokens_per_day};

@@ -7,8 +7,8 @@
 //! Replicas of other parameters fill whole nodes: a ring inside the node over NVLink first, then one across nodes with what is left for
 //! each GPU. Replicas of an expert are `ep` ranks apart, so on different nodes when ep is a node or more.
 
-use moe_compiler::spec::Cluster;
-use moe_compiler::units::Microseconds;
+use moe_front::spec::Cluster;
+use moe_front::units::Microseconds;
 use serde::Serialize;
 
 use crate::cost::memory::{OfGpu, Precision, Share};

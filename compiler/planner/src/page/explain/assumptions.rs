@@ -1,7 +1,7 @@
 //! What was assumed, where the file says nothing.
 
-use moe_compiler::spec::Mode;
 use moe_contract::Protocol;
+use moe_front::spec::Mode;
 
 use crate::cost::Planner;
 use crate::sample::Source;

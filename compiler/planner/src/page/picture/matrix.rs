@@ -46,7 +46,7 @@ impl Traffic {
         let (ranks, local) = (expected.ranks as usize, expected.ranks_per_node.max(1) as usize);
         let nodes = ranks / local;
         let volume = f64::from(report.parallel.tokens) * report.wire.dispatch_copy() as f64;
-        let hybrid = report.mode == moe_compiler::spec::Mode::Throughput.text();
+        let hybrid = report.mode == moe_front::spec::Mode::Throughput.text();
         let cell = |from: usize, to: usize| {
             let link = match () {
                 () if from == to => Link::Own,
@@ -98,7 +98,7 @@ pub(super) fn by_node(report: &Report, traffic: &Traffic) -> Figure {
 
 /// Bytes between ranks.
 pub(super) fn by_rank(report: &Report, traffic: &Traffic) -> Figure {
-    let way = if report.nodes > 1 && report.mode == moe_compiler::spec::Mode::Throughput.text() {
+    let way = if report.nodes > 1 && report.mode == moe_front::spec::Mode::Throughput.text() {
         " Over the network a token goes to the GPU with the same local index, which passes it on inside its node."
     } else {
         ""

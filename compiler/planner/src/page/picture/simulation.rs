@@ -1,6 +1,6 @@
 //! A simulated dispatch and combine: times, links, and every GPU.
 
-use moe_compiler::units::Microseconds;
+use moe_front::units::Microseconds;
 
 use super::bars::Axis;
 use super::columns::{self, Columns, Series, Together};

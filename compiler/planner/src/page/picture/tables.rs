@@ -3,7 +3,7 @@
 //! Invariants: every number has its exact value in `<data value>`; the numbers of a column, or of a line of plans side by side, have one
 //! unit, which stands in its head. What is of different kinds is a list, in which each number has its own unit.
 
-use moe_compiler::units::Microseconds;
+use moe_front::units::Microseconds;
 
 use super::name;
 use crate::cost::compare::MEMORY_RESOLUTION;
