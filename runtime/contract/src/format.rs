@@ -1,7 +1,8 @@
 //! How rows of a payload are stored, as data: an element, and perhaps scales that blocks of elements share.
 //!
-//! Invariants: a format that kernels use is one of [`Format::KNOWN`], where alone each is named; its elements are whole bytes, and a block
-//! of a scale is whole 16-byte chunks of elements. Other formats are only planned with: they have sizes, and no meaning yet.
+//! Invariants: here alone a format has its name, which is what the language knows of it; one that kernels use is among [`Format::KNOWN`],
+//! its elements are whole bytes, and a block of a scale is whole 16-byte chunks of elements. [`Format::PLANNED`] are only planned with: they
+//! have sizes, and no meaning yet.
 //!
 //! # Scales
 //! A block of elements x with largest magnitude *amax* (NaN left out) is stored as scale and elements, in f32 arithmetic, each
@@ -165,9 +166,22 @@ impl Format {
         Format { element: Element::E4m3, scales: Some(Scales { element, block }) }
     }
 
-    /// What the language calls it; `None` for one that no kernel is made for.
+    /// Every format of the language for which there are no kernels.
+    pub const PLANNED: &[Named] = &[Named { name: "fp4_e2m1 scale e4m3 per 16", format: Format::NVFP4 }];
+
+    /// Every format of the language.
+    pub fn spoken() -> impl Iterator<Item = Named> {
+        Format::KNOWN.iter().chain(Format::PLANNED).copied()
+    }
+
+    /// What the language calls it; `None` for one that it cannot say.
     pub fn name(self) -> Option<&'static str> {
-        Format::KNOWN.iter().find(|known| known.format == self).map(|known| known.name)
+        Format::spoken().find(|spoken| spoken.format == self).map(|spoken| spoken.name)
+    }
+
+    /// Whether kernels are made for it.
+    pub fn has_kernels(self) -> bool {
+        Format::KNOWN.iter().any(|known| known.format == self)
     }
 
     /// Bytes of a row of `hidden` elements, without its scales.

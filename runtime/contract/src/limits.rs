@@ -63,7 +63,7 @@ pub enum LimitError {
         /// What was asked for.
         format: Format,
     },
-    /// A format of which [`Format::KNOWN`] knows nothing.
+    /// A format that is not one of [`Format::KNOWN`].
     #[error("no kernel is made for the format {format:?}")]
     UnknownFormat {
         /// What was asked for.
@@ -122,7 +122,7 @@ impl Exchange {
             return Err(LimitError::MorePicksThanExperts { top_k: self.top_k, experts });
         }
         for format in [self.dispatch, self.combine] {
-            if format.name().is_none() {
+            if !format.has_kernels() {
                 return Err(LimitError::UnknownFormat { format });
             }
         }

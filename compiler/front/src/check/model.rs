@@ -1,22 +1,20 @@
 //! Checks a model.
 
-use moe_contract::Scales;
+use moe_contract::{Format, RowLayout, Scales};
 
 use super::Checker;
 use super::settings::{Owner, Slot, described};
 use super::surroundings::Around;
 use crate::diagnostics::{ModelProblem, NameProblem, UnitProblem, WordKind};
-use crate::spec::{
-    Capacity, CapacityLimit, Combine, Dispatch, DropRule, ExpertRange, Layout, Model, ModelPlaces, Payload, Scale,
-    limits,
-};
+use crate::spec::{Capacity, CapacityLimit, Combine, Dispatch, DropRule, ExpertRange, Model, ModelPlaces, limits};
 use crate::syntax::Span;
 use crate::syntax::ast::{
     self, Block, CombineSetting, Declaration, DispatchSetting, ModelSetting, Name, Quantity, ZeroRange,
 };
 use crate::units::{Dimension, Tokens, nearest_f32, well_formed};
 
-const PAYLOADS: &[&str] = &["bf16", "f16", "f32", "fp8_e4m3", "fp4_e2m1"];
+/// What stands between the element and the scales in the name of a format.
+const SCALE: &str = " scale ";
 
 /// The experts of a model, as declared.
 #[derive(Clone)]
@@ -38,12 +36,12 @@ struct Placed<T> {
 }
 
 struct DispatchParts {
-    payload: Option<Placed<Payload>>,
-    layout: Option<Placed<Layout>>,
+    payload: Option<Placed<Format>>,
+    layout: Option<Placed<RowLayout>>,
 }
 
 struct CombineParts {
-    payload: Option<Placed<Payload>>,
+    payload: Option<Placed<Format>>,
     weighted: Option<Placed<bool>>,
 }
 
@@ -139,7 +137,7 @@ impl Checker<'_> {
         }
         let before_experts = checked_gate.as_ref().is_some_and(|gate| gate.before_experts);
         self.weighting(gate, combine.weighted, dispatch.layout, before_experts);
-        let layout = dispatch.layout.map_or(Layout::ExpertMajor { align: 1 }, |layout| layout.value);
+        let layout = dispatch.layout.map_or(RowLayout::ExpertMajor { align: 1 }, |layout| layout.value);
         let (hidden, experts, gate) = (hidden?, experts?, checked_gate?);
         Some(Model {
             name: model.name.text.clone(),
@@ -153,12 +151,12 @@ impl Checker<'_> {
             gated: expert_ffn.value().is_none_or(|(_, gated)| *gated),
             surroundings,
             vocab,
-            dispatch: Dispatch { payload: dispatch.payload.map_or(Payload::Bf16, |payload| payload.value), layout },
+            dispatch: Dispatch { payload: dispatch.payload.map_or(Format::BF16, |payload| payload.value), layout },
             combine: Combine {
-                payload: combine.payload.map_or(Payload::Bf16, |payload| payload.value),
+                payload: combine.payload.map_or(Format::BF16, |payload| payload.value),
                 weighted: combine
                     .weighted
-                    .map_or_else(|| !gate.before_experts && layout != Layout::RankMajor, |weighted| weighted.value),
+                    .map_or_else(|| !gate.before_experts && layout.by_expert(), |weighted| weighted.value),
             },
             gate,
             capacity: capacity.optional(),
@@ -286,15 +284,14 @@ impl Checker<'_> {
         DispatchParts { payload: payload.optional(), layout: layout.optional() }
     }
 
-    fn layout(&mut self, name: &Name, align: Option<&Quantity>) -> Option<Placed<Layout>> {
-        let layouts = [Layout::RankMajor, Layout::ExpertMajor { align: 1 }, Layout::Batched];
-        let known = &["rank_major", "expert_major", "batched"];
-        let layout = self.word(name, WordKind::Layout, known, &layouts)?;
+    fn layout(&mut self, name: &Name, align: Option<&Quantity>) -> Option<Placed<RowLayout>> {
+        let known: Vec<&'static str> = RowLayout::KNOWN.iter().map(|layout| layout.name()).collect();
+        let layout = self.word(name, WordKind::Layout, &known, RowLayout::KNOWN)?;
         let place = name.span;
         let Some(written) = align else {
             return Some(Placed { value: layout, place });
         };
-        if !matches!(layout, Layout::ExpertMajor { .. }) {
+        if layout.align().is_none() {
             self.report(ModelProblem::UselessAlignment { span: written.span, layout: name.text.clone() });
             return None;
         }
@@ -303,7 +300,7 @@ impl Checker<'_> {
             self.report(ModelProblem::Alignment { span: written.span, align, most: limits::ALIGNMENT });
             return None;
         }
-        Some(Placed { value: Layout::ExpertMajor { align }, place })
+        Some(Placed { value: layout.aligned(align), place })
     }
 
     fn combine(&mut self, block: &Block<CombineSetting>) -> CombineParts {
@@ -313,7 +310,7 @@ impl Checker<'_> {
             match &setting.kind {
                 CombineSetting::Payload(written) => {
                     let value = self.payload(written).filter(|placed| {
-                        let precise = placed.value.stored().scales.is_none();
+                        let precise = placed.value.scales.is_none();
                         if !precise {
                             let format = written.format.text.clone();
                             let scale = written.scale.as_ref().map_or(written.format.span, |scale| scale.span);
@@ -334,17 +331,12 @@ impl Checker<'_> {
         CombineParts { payload: payload.optional(), weighted: weighted.optional() }
     }
 
-    fn payload(&mut self, written: &ast::Payload) -> Option<Placed<Payload>> {
+    fn payload(&mut self, written: &ast::Payload) -> Option<Placed<Format>> {
         let format = &written.format;
         let place = format.span;
-        let index: Vec<usize> = (0..PAYLOADS.len()).collect();
-        let found = PAYLOADS[self.word(format, WordKind::Payload, PAYLOADS, &index)?];
-        let plain = match found {
-            "bf16" => Some(Payload::Bf16),
-            "f16" => Some(Payload::F16),
-            "f32" => Some(Payload::F32),
-            _ => None,
-        };
+        let elements = distinct(Format::spoken().map(|spoken| element_of(spoken.name)));
+        let element = self.word(format, WordKind::Payload, &elements, &elements)?;
+        let plain = Format::spoken().find(|spoken| spoken.name == element).map(|spoken| spoken.format);
         let value = match (plain, &written.scale) {
             (Some(payload), None) => payload,
             (Some(_), Some(scale)) => {
@@ -352,45 +344,42 @@ impl Checker<'_> {
                 return None;
             }
             (None, None) => {
-                let example =
-                    if found == "fp8_e4m3" { "fp8_e4m3 scale f32 per 128" } else { "fp4_e2m1 scale e4m3 per 16" };
+                // The word is the beginning of a name.
+                let example = Format::spoken().map(|spoken| spoken.name).find(|name| element_of(name) == element)?;
                 self.report(ModelProblem::ScaleMissing { span: place, format: format.text.clone(), example });
                 return None;
             }
-            (None, Some(scale)) => self.scaled(found, scale)?,
+            (None, Some(scale)) => self.scaled(element, scale)?,
         };
         Some(Placed { value, place })
     }
 
-    fn scaled(&mut self, format: &'static str, scale: &ast::Scale) -> Option<Payload> {
-        let known = &["f32", "ue8m0", "e4m3"];
-        let name = known[self.word(&scale.format, WordKind::Scale, known, &[0_usize, 1, 2])?];
+    fn scaled(&mut self, element: &'static str, scale: &ast::Scale) -> Option<Format> {
+        let of_name = |name: &'static str| Some((element_of(name), name.split_once(SCALE)?.1));
+        let scales: Vec<(&'static str, &'static str)> =
+            Format::spoken().filter_map(|spoken| of_name(spoken.name)).collect();
+        let words = distinct(scales.iter().filter_map(|(_, form)| form.split_whitespace().next()));
+        let word = self.word(&scale.format, WordKind::Scale, &words, &words)?;
         let block = self.count(&scale.block, "scale", 1, limits::COUNT)?;
-        match (format, name, block) {
-            ("fp8_e4m3", "f32", 128) => Some(Payload::Fp8E4m3(Scale::F32Per128)),
-            ("fp8_e4m3", "ue8m0", 128) => Some(Payload::Fp8E4m3(Scale::Ue8m0Per128)),
-            ("fp8_e4m3", "ue8m0", 32) => Some(Payload::Fp8E4m3(Scale::Ue8m0Per32)),
-            ("fp4_e2m1", "e4m3", 16) => Some(Payload::Fp4E2m1),
-            _ => {
-                let forms = match format {
-                    "fp8_e4m3" => "`scale f32 per 128`, `scale ue8m0 per 128` or `scale ue8m0 per 32`",
-                    _ => "`scale e4m3 per 16`",
-                };
-                self.report(ModelProblem::ScaleForm { span: scale.span, format: format.to_owned(), forms });
-                None
-            }
+        let name = format!("{element}{SCALE}{word} per {block}");
+        let found = Format::spoken().find(|spoken| spoken.name == name).map(|spoken| spoken.format);
+        if found.is_none() {
+            let forms =
+                scales.iter().filter(|(of, _)| *of == element).map(|(_, form)| format!("scale {form}")).collect();
+            self.report(ModelProblem::ScaleForm { span: scale.span, format: element.to_owned(), forms });
         }
+        found
     }
 
     /// Rows must be made of whole blocks of scales and of 16-byte pieces.
-    fn row(&mut self, hidden: Placed<u32>, payload: Option<Placed<Payload>>, name: &'static str) {
+    fn row(&mut self, hidden: Placed<u32>, payload: Option<Placed<Format>>, name: &'static str) {
         let span = hidden.place;
-        let value = payload.map_or(Payload::Bf16, |payload| payload.value);
-        let (bits, hidden) = (value.stored().element.bits(), hidden.value);
+        let value = payload.map_or(Format::BF16, |payload| payload.value);
+        let (bits, hidden) = (value.element.bits(), hidden.value);
         let pieces = limits::ROW_BYTES * 8 / bits;
         // Both are powers of two.
-        let step = value.stored().scales.map_or(pieces, |scales| scales.block.max(pieces));
-        if let (Some(Scales { block, .. }), Some(payload)) = (value.stored().scales, payload)
+        let step = value.scales.map_or(pieces, |scales| scales.block.max(pieces));
+        if let (Some(Scales { block, .. }), Some(payload)) = (value.scales, payload)
             && !hidden.is_multiple_of(block)
         {
             self.report(ModelProblem::ScaleBlock { span: payload.place, block, hidden, step });
@@ -403,10 +392,10 @@ impl Checker<'_> {
         &mut self,
         gate: Option<&ast::Gate>,
         weighted: Option<Placed<bool>>,
-        layout: Option<Placed<Layout>>,
+        layout: Option<Placed<RowLayout>>,
         before_experts: bool,
     ) {
-        let rank_major = layout.filter(|layout| layout.value == Layout::RankMajor);
+        let rank_major = layout.filter(|layout| !layout.value.by_expert());
         let weights = gate.and_then(|gate| {
             let statement =
                 |setting: &&ast::Setting<ast::Statement>| matches!(setting.kind, ast::Statement::Weights { .. });
@@ -432,4 +421,20 @@ impl Checker<'_> {
 /// A name that a gate cannot define.
 pub(super) fn reserved(name: &Name) -> NameProblem {
     NameProblem::Reserved { span: name.span, name: name.text.clone() }
+}
+
+/// The word for the elements in the name of a format.
+fn element_of(name: &'static str) -> &'static str {
+    name.split_once(SCALE).map_or(name, |(element, _)| element)
+}
+
+/// Each word once, in the order of their first places.
+fn distinct(words: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+    let mut distinct = Vec::new();
+    for word in words {
+        if !distinct.contains(&word) {
+            distinct.push(word);
+        }
+    }
+    distinct
 }

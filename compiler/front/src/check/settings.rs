@@ -191,14 +191,20 @@ impl Checker<'_> {
         &mut self,
         name: &Name,
         kind: WordKind,
-        known: &'static [&'static str],
+        known: &[&'static str],
         values: &[T],
     ) -> Option<T> {
         if let Some(index) = known.iter().position(|word| *word == name.text) {
             return values.get(index).copied();
         }
         let suggestion = closest(&name.text, known.iter().copied()).map(str::to_owned);
-        self.report(NameProblem::UnknownWord { span: name.span, kind, found: name.text.clone(), known, suggestion });
+        self.report(NameProblem::UnknownWord {
+            span: name.span,
+            kind,
+            found: name.text.clone(),
+            known: known.to_vec(),
+            suggestion,
+        });
         None
     }
 }

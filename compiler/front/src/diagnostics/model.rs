@@ -1,6 +1,6 @@
 //! Problems of a model that only someone who knows Mixture-of-Experts would see.
 
-use super::{Code, Diagnostic, quoted};
+use super::{Code, Diagnostic, any_of, quoted};
 use crate::spec::limits;
 use crate::syntax::Span;
 
@@ -144,7 +144,7 @@ pub enum ModelProblem {
         /// The payload format.
         format: String,
         /// The forms that exist.
-        forms: &'static str,
+        forms: Vec<String>,
     },
     /// Combine sends a format that loses too much.
     CombinePayload {
@@ -363,7 +363,7 @@ impl From<ModelProblem> for Diagnostic {
             ModelProblem::ScaleForm { span, format, forms } => {
                 Diagnostic::new(Code::ScaleForm, format!("{} does not exist with these scales", quoted(&format)))
                     .label(span, "this format and block")
-                    .help(format!("write {forms}"))
+                    .help(format!("write {}", any_of(forms.iter().map(String::as_str))))
             }
             ModelProblem::CombinePayload { span, format } => {
                 Diagnostic::new(Code::CombinePayload, format!("combine cannot send {}", quoted(&format)))

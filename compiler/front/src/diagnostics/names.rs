@@ -179,7 +179,7 @@ pub enum NameProblem {
         /// As written.
         found: String,
         /// All of them.
-        known: &'static [&'static str],
+        known: Vec<&'static str>,
         /// What it probably means.
         suggestion: Option<String>,
     },

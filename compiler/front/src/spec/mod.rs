@@ -214,107 +214,19 @@ pub struct ModelPlaces {
 /// From the tokens to their experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dispatch {
-    /// What travels.
-    pub payload: Payload,
+    /// What travels, whether or not there are kernels for it.
+    pub payload: Format,
     /// What the experts find.
-    pub layout: Layout,
+    pub layout: RowLayout,
 }
 
 /// From the experts back to the tokens. Sums are in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Combine {
     /// What travels.
-    pub payload: Payload,
+    pub payload: Format,
     /// Whether the sum applies the weights.
     pub weighted: bool,
-}
-
-/// The format of a row on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Payload {
-    /// 16 bits.
-    Bf16,
-    /// 16 bits.
-    F16,
-    /// 32 bits.
-    F32,
-    /// 8 bits, and a scale per block.
-    Fp8E4m3(Scale),
-    /// 4 bits, and a scale per block of 16.
-    Fp4E2m1,
-}
-
-/// The scales of [`Payload::Fp8E4m3`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
-    /// An f32 for each 128 elements.
-    F32Per128,
-    /// A power of two in 8 bits for each 128 elements.
-    Ue8m0Per128,
-    /// A power of two in 8 bits for each 32 elements (MXFP8).
-    Ue8m0Per32,
-}
-
-impl Payload {
-    /// What kernels send; `None` where there are none for it.
-    pub fn format(self) -> Option<Format> {
-        Some(self.stored()).filter(|format| format.name().is_some())
-    }
-
-    /// As written in a file.
-    pub fn text(self) -> &'static str {
-        match self {
-            Payload::Bf16 => "bf16",
-            Payload::F16 => "f16",
-            Payload::F32 => "f32",
-            Payload::Fp8E4m3(Scale::F32Per128) => "fp8_e4m3 scale f32 per 128",
-            Payload::Fp8E4m3(Scale::Ue8m0Per128) => "fp8_e4m3 scale ue8m0 per 128",
-            Payload::Fp8E4m3(Scale::Ue8m0Per32) => "fp8_e4m3 scale ue8m0 per 32",
-            Payload::Fp4E2m1 => "fp4_e2m1 scale e4m3 per 16",
-        }
-    }
-}
-
-/// What the experts find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// One row per received token, with its picks, −1 for experts of other ranks.
-    RankMajor,
-    /// Rows grouped by expert, each group beginning at a multiple of `align` rows.
-    ExpertMajor {
-        /// A power of two.
-        align: u32,
-    },
-    /// A fixed number of rows per expert, and how many of them count.
-    Batched,
-}
-
-impl Layout {
-    /// The word for it in a file.
-    pub fn word(self) -> &'static str {
-        match self {
-            Layout::RankMajor => "rank_major",
-            Layout::ExpertMajor { .. } => "expert_major",
-            Layout::Batched => "batched",
-        }
-    }
-
-    /// What kernels lay out.
-    pub fn rows(self) -> RowLayout {
-        match self {
-            Layout::RankMajor => RowLayout::RankMajor,
-            Layout::ExpertMajor { align } => RowLayout::ExpertMajor { align },
-            Layout::Batched => RowLayout::Batched,
-        }
-    }
-
-    /// As written in a file.
-    pub fn text(self) -> String {
-        match self {
-            Layout::ExpertMajor { align } => format!("{} align {align}", self.word()),
-            Layout::RankMajor | Layout::Batched => self.word().to_owned(),
-        }
-    }
 }
 
 /// How many tokens an expert takes.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use moe_contract::Format;
+
 use super::{CapacityLimit, Compression, Dense, DropRule, Heads, Index, Link, Model, Reach, Spec, Surroundings};
 
 impl fmt::Display for Spec {
@@ -81,9 +83,9 @@ impl fmt::Display for Model {
         for line in self.gate.to_string().lines() {
             writeln!(f, "  {line}")?;
         }
-        writeln!(f, "  dispatch        {}, {}", self.dispatch.payload.text(), self.dispatch.layout.text())?;
+        writeln!(f, "  dispatch        {}, {}", name(self.dispatch.payload), self.dispatch.layout)?;
         let weighted = if self.combine.weighted { "weighted" } else { "unweighted" };
-        writeln!(f, "  combine         {}, {weighted}", self.combine.payload.text())
+        writeln!(f, "  combine         {}, {weighted}", name(self.combine.payload))
     }
 }
 
@@ -156,4 +158,9 @@ impl fmt::Display for Link {
             None => Ok(()),
         }
     }
+}
+
+/// As written in a file, where each has a name.
+fn name(format: Format) -> &'static str {
+    format.name().unwrap_or_default()
 }

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use moe_front::spec::{Mode, Payload, Scale};
+use moe_contract::Format;
+use moe_front::spec::Mode;
 use thiserror::Error;
 
 use crate::sample::{Logits, Sample, SampleError};
@@ -254,15 +255,13 @@ pub fn read(bytes: &[u8], hardware: &Hardware) -> Result<Table, CalibrationError
 
 /// Bytes of a copy or message as the measured library sends them.
 fn message_bytes(mode: Mode, direction: Direction, hidden: u32, picks: u32) -> f64 {
-    let row = |payload: Payload| (payload.row_bytes(hidden).0 + payload.scale_bytes(hidden).0) as f64;
+    let row = |payload: Format| (payload.row_bytes(hidden) + payload.scale_bytes(hidden)) as f64;
     match (direction, mode) {
-        (Direction::Combine, _) => row(Payload::Bf16),
+        (Direction::Combine, _) => row(Format::BF16),
         // Source, picks and weights travel along: 8 bytes, and 4 + 4 for each pick.
-        (Direction::Dispatch, Mode::Throughput) => {
-            row(Payload::Fp8E4m3(Scale::F32Per128)) + 8.0 + 8.0 * f64::from(picks)
-        }
+        (Direction::Dispatch, Mode::Throughput) => row(Format::FP8_F32_128) + 8.0 + 8.0 * f64::from(picks),
         // A header of 16 bytes tells where the message belongs.
-        (Direction::Dispatch, Mode::Latency) => row(Payload::Fp8E4m3(Scale::F32Per128)) + 16.0,
+        (Direction::Dispatch, Mode::Latency) => row(Format::FP8_F32_128) + 16.0,
     }
 }
 
