@@ -7,8 +7,9 @@ mod built;
 mod choice;
 mod decision;
 mod launch;
+mod whole;
 
-pub use built::not_built;
 pub use choice::{Choice, ChoiceError, choose_deploy};
 pub use decision::{Decision, Numbers};
 pub use launch::Launch;
+pub use whole::not_built;

@@ -2,9 +2,6 @@
 
 use serde::Serialize;
 
-use crate::exchange::Exchange;
-use crate::kernel::Kernel;
-
 /// What a caller asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -56,12 +53,5 @@ impl Call {
             Call::WeightsBackward => "weights_backward",
             Call::Barrier => "barrier",
         }
-    }
-
-    /// Its kernels, in the order of launches; none where an exchange has no such call.
-    pub fn kernels(self, exchange: &Exchange) -> impl Iterator<Item = Kernel> {
-        let of_call =
-            move |kernel: &Kernel| kernel.row().calls.iter().any(|part| part.call == self && part.when.of(exchange));
-        Kernel::ALL.iter().copied().filter(of_call)
     }
 }

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::buffer::{Buffer, Tensor};
 use crate::call::Call;
 use crate::exchange::Exchange;
+use crate::item::{Item, Need, Per, Sends};
 use crate::memory::Flag;
-use crate::wire::{Item, Per, Sends};
 
 /// One argument of a kernel, in order. Pointers are u64, numbers as said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,31 +44,6 @@ pub enum Argument {
     Capacity,
     /// Pointers to the gate's parameters, in the order of its inputs; the logits are a tensor.
     GateParameters,
-}
-
-/// For which exchanges a kernel, or something it does, exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Need {
-    /// All.
-    Always,
-    /// Those that drop picks.
-    Capacity,
-    /// Those whose combine weighs.
-    CombineWeighs,
-    /// Those whose experts weigh, so that gradients of weights come from them.
-    ExpertsWeigh,
-}
-
-impl Need {
-    /// Whether an exchange is one of them.
-    pub fn of(self, exchange: &Exchange) -> bool {
-        match self {
-            Need::Always => true,
-            Need::Capacity => exchange.drop.is_some(),
-            Need::CombineWeighs => exchange.weighted,
-            Need::ExpertsWeigh => !exchange.weighted,
-        }
-    }
 }
 
 /// How many CTAs a kernel has.
@@ -534,4 +509,13 @@ pub fn steps(flag: Flag, exchange: &Exchange) -> u64 {
         Kernel::ALL.iter().filter(|kernel| kernel.is_of(exchange) && kernel.publishes(exchange) == Some(flag));
     let ctas = publishers.filter_map(|kernel| kernel.grid(exchange)).map(|grid| u64::from(grid.ctas(0)));
     ctas.max().unwrap_or(0)
+}
+
+impl Call {
+    /// Its kernels, in the order of launches; none where an exchange has no such call.
+    pub fn kernels(self, exchange: &Exchange) -> impl Iterator<Item = Kernel> {
+        let of_call =
+            move |kernel: &Kernel| kernel.row().calls.iter().any(|part| part.call == self && part.when.of(exchange));
+        Kernel::ALL.iter().copied().filter(of_call)
+    }
 }

@@ -6,7 +6,7 @@
 //! * [`format`], [`codec`], [`layout`] – how rows are stored, on the host too, and laid out;
 //! * [`exchange`], [`limits`] – the numbers that kernels are specialised to, and what they may be;
 //! * [`memory`] – symmetric memory: flags, regions, epochs; [`buffer`] – arrays and tensors of one rank;
-//! * [`kernel`] – the table of kernels; [`call`] – what follows from it for a call; [`wire`] – for the links; [`status`] – for errors;
+//! * [`call`], [`item`], [`kernel`] – calls, what kernels write to peers, and the table of kernels; [`wire`] – what follows for the links; [`status`] – for errors;
 //! * [`protocol`] – how rows travel; [`placement`] – experts and their copies in slots.
 
 pub mod buffer;
@@ -16,6 +16,7 @@ pub mod exchange;
 pub mod format;
 pub mod homes;
 pub mod ids;
+pub mod item;
 pub mod kernel;
 pub mod layout;
 pub mod limits;
@@ -32,11 +33,12 @@ pub use exchange::{Drop, Exchange};
 pub use format::{Element, Format, ScaleElement, Scales};
 pub use homes::Homes;
 pub use ids::{DomainId, ExpertId, RankId};
-pub use kernel::{Argument, Grid, Kernel, Need, Row};
+pub use item::{Item, Need, Per};
+pub use kernel::{Argument, Grid, Kernel, Row};
 pub use layout::RowLayout;
 pub use limits::LimitError;
 pub use memory::{Flag, Part, Place, Region};
 pub use protocol::Protocol;
 pub use status::{Fault, Status};
 pub use topology::{Owners, Topology};
-pub use wire::{Flow, Item, LinkBytes, Per};
+pub use wire::{Flow, LinkBytes};

@@ -13,67 +13,10 @@ use crate::call::Call;
 use crate::exchange::Exchange;
 use crate::homes::Homes;
 use crate::ids::RankId;
-use crate::kernel::{Kernel, Need};
-use crate::memory::{RECORD_HEAD_BYTES, Region};
+use crate::item::Per;
+use crate::kernel::Kernel;
 use crate::placement::Turns;
 use crate::topology::{Link, Topology};
-
-/// Something that a kernel writes to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Item {
-    /// A row in the dispatch format.
-    DispatchRow,
-    /// Its scales.
-    DispatchScales,
-    /// Source token, ordinal, picks and weights.
-    Record,
-    /// How many copies come.
-    Count,
-    /// A row in the combine format: a partial sum, or a gradient.
-    CombineRow,
-    /// The gradient of one weight.
-    WeightGradient,
-}
-
-impl Item {
-    /// Bytes of one.
-    pub fn bytes(self, exchange: &Exchange) -> u64 {
-        match self {
-            Item::DispatchRow => exchange.row_bytes(exchange.dispatch),
-            Item::DispatchScales => exchange.dispatch.scale_bytes(exchange.hidden),
-            Item::Record => RECORD_HEAD_BYTES + 8 * u64::from(exchange.top_k),
-            Item::Count => Region::Counts.shape(exchange).stride,
-            Item::CombineRow => exchange.row_bytes(exchange.combine),
-            Item::WeightGradient => 4,
-        }
-    }
-}
-
-/// How often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Per {
-    /// For each token of the writing rank that goes to the peer.
-    CopySent,
-    /// For each token that came from the peer.
-    CopyReceived,
-    /// For each pick of a token that came from the peer that is of the writing rank.
-    PickReceived,
-    /// Once for each rank whose copies the writer hands to the peer: of its rail to a rank of its domain, else itself.
-    Source,
-    /// Once for each peer.
-    Peer,
-}
-
-/// What a kernel writes to a peer, beside flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sends {
-    /// What.
-    pub item: Item,
-    /// How often.
-    pub per: Per,
-    /// Where it does.
-    pub when: Need,
-}
 
 /// One CTA adds 1 to a u64.
 pub const FLAG_BYTES: u64 = 8;
