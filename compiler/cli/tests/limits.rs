@@ -11,6 +11,7 @@ use support::{Folder, PICKS, f32s, input, numbers, safetensors, text};
 fn limited(folder: &Folder, limits: &str, command: &str) -> Output {
     let script = format!("{limits}; exec {} {command}", env!("CARGO_BIN_EXE_moec"));
     std::process::Command::new("sh")
+        .env("COLUMNS", "100000")
         .args(["-c", &script])
         .current_dir(folder.path("."))
         .env("TMPDIR", folder.path("temporary"))

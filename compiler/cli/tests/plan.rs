@@ -8,6 +8,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 fn moec(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_moec"))
+        .env("COLUMNS", "100000")
         .current_dir(ROOT)
         .arg("plan")
         .args(arguments)
@@ -226,6 +227,7 @@ fn a_plan_knows_load_and_placement() {
     let (load, placed) = (path("load.csv"), path("placement.json"));
     std::fs::write(&load, counts()).expect("a file");
     let output = Command::new(env!("CARGO_BIN_EXE_moec"))
+        .env("COLUMNS", "100000")
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .args(["place", V3, "--deploy", "pretrain", "--load", &load, "--policy", "global", "-o", &placed])
         .output()
