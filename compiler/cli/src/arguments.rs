@@ -30,6 +30,8 @@ pub enum Command {
     Fmt(Fmt),
     /// Compile a file to a bundle of kernels, or print a stage of the compilation
     Build(Build),
+    /// Show what is in a bundle: numbers, kernels, PTX, source
+    Inspect(crate::commands::Inspect),
     /// Run gate, dispatch, experts, combine and their gradients on every rank, and check every result against the reference
     Run(Run),
     /// Run a gate alone over a file of logits
@@ -48,6 +50,8 @@ pub enum Command {
     Completions(Completions),
     /// Print a man page: of the tool, or of one of its commands
     Man(Man),
+    /// Print the JSON Schema of what a command prints as JSON
+    Schema(crate::commands::Schema),
 }
 
 impl Command {
@@ -56,10 +60,12 @@ impl Command {
         match self {
             Command::Check(_)
             | Command::Fmt(_)
+            | Command::Inspect(_)
             | Command::Explain(_)
             | Command::Init(_)
             | Command::Completions(_)
-            | Command::Man(_) => false,
+            | Command::Man(_)
+            | Command::Schema(_) => false,
             Command::Build(_)
             | Command::Run(_)
             | Command::Gate(_)

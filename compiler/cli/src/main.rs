@@ -94,6 +94,7 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), Failure> {
         Command::Check(arguments) => commands::check(arguments, terminal),
         Command::Fmt(arguments) => commands::fmt(arguments, terminal),
         Command::Build(arguments) => commands::build(arguments, terminal),
+        Command::Inspect(arguments) => commands::inspect(arguments, terminal),
         Command::Run(arguments) => commands::run(arguments, terminal),
         Command::Gate(arguments) => commands::gate(arguments, terminal),
         Command::Plan(arguments) => commands::plan(arguments, terminal),
@@ -103,5 +104,6 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), Failure> {
         Command::Init(arguments) => commands::init(arguments, terminal),
         Command::Completions(arguments) => commands::completions(arguments),
         Command::Man(arguments) => commands::man(arguments),
+        Command::Schema(arguments) => commands::schema(arguments),
     }
 }

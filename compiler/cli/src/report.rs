@@ -3,10 +3,11 @@
 use moe_front::text::{Column, Page, Table};
 use moe_judge::Check;
 use moe_planner::human_bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Everything about a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Report {
     /// Name of the model.
     pub model: String,
@@ -47,7 +48,7 @@ pub struct Report {
 }
 
 /// How the kernels came to be.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct CompiledReport {
     /// Milliseconds of each stage.
     pub stages: Vec<StageReport>,
@@ -58,7 +59,7 @@ pub struct CompiledReport {
 }
 
 /// One stage of the compilation.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct StageReport {
     /// Its name.
     pub stage: &'static str,
@@ -67,7 +68,7 @@ pub struct StageReport {
 }
 
 /// One kernel.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct KernelReport {
     /// Its name.
     pub name: &'static str,
@@ -87,7 +88,7 @@ pub struct KernelReport {
 }
 
 /// What a rank received.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ReceivedReport {
     /// Tokens that were sent there.
     pub copies: u64,
@@ -98,7 +99,7 @@ pub struct ReceivedReport {
 }
 
 /// Bytes of one phase.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct LinkReport {
     /// Its name.
     pub phase: &'static str,
@@ -109,7 +110,7 @@ pub struct LinkReport {
 }
 
 /// What virtual GPUs did.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct WorkReport {
     /// Warp instructions.
     pub instructions: u64,
@@ -118,7 +119,7 @@ pub struct WorkReport {
 }
 
 /// Wall-clock seconds.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Seconds {
     /// Kernels on the device, and experts on the host.
     pub device: f64,

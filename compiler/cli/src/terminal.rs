@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use moe_front::diagnostics::Diagnostics;
 use moe_front::diagnostics::render::{json, render};
 use moe_front::text::{Page, Screen, sentence};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::arguments::{Color, MessageFormat};
 use crate::failure::Failure;
@@ -62,13 +64,14 @@ impl Terminal {
 
     /// Says what is worth knowing and no fault.
     pub fn note(self, note: &str) {
-        self.sentence("note", note);
+        self.sentence(Tone::Note, note);
     }
 
-    fn sentence(self, severity: &str, words: &str) {
+    fn sentence(self, severity: Tone, title: &str) {
         say(&match self.format {
-            MessageFormat::Human => sentence(&format!("{severity}: {words}"), &self.messages),
-            MessageFormat::Json => format!("{}\n", serde_json::json!({ "severity": severity, "title": words })),
+            MessageFormat::Human => sentence(&format!("{}: {title}", severity.word()), &self.messages),
+            // Two strings always have a JSON form.
+            MessageFormat::Json => serde_json::to_string(&Sentence { severity, title }).unwrap_or_default() + "\n",
         });
     }
 
@@ -76,7 +79,7 @@ impl Terminal {
     pub fn fail(self, failure: &Failure) {
         match failure {
             Failure::File(source, diagnostics) => self.diagnostics(source, diagnostics),
-            Failure::Message(message) => self.sentence("error", message),
+            Failure::Message(message) => self.sentence(Tone::Error, message),
             Failure::Said => {}
         }
     }
@@ -90,4 +93,32 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// There is nobody left to tell when standard error is closed.
 pub fn say(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// What is said of no place in a file, for tools.
+#[derive(Serialize, JsonSchema)]
+pub struct Sentence<'a> {
+    /// How bad it is.
+    severity: Tone,
+    /// The sentence.
+    title: &'a str,
+}
+
+/// How bad a sentence is.
+#[derive(Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Tone {
+    /// Worth knowing and no fault.
+    Note,
+    /// Why the command failed.
+    Error,
+}
+
+impl Tone {
+    fn word(self) -> &'static str {
+        match self {
+            Tone::Note => "note",
+            Tone::Error => "error",
+        }
+    }
 }

@@ -28,8 +28,22 @@ fn a_file_that_is_there_is_never_overwritten() {
 #[test]
 fn every_command_has_completions_and_a_man_page() {
     let folder = Folder::new();
-    let commands =
-        ["check", "fmt", "build", "run", "gate", "plan", "simulate", "place", "explain", "init", "completions", "man"];
+    let commands = [
+        "check",
+        "fmt",
+        "build",
+        "inspect",
+        "run",
+        "gate",
+        "plan",
+        "simulate",
+        "place",
+        "explain",
+        "init",
+        "completions",
+        "man",
+        "schema",
+    ];
     let page = text(&folder.run(&["man"]).stdout);
     for command in commands {
         assert!(page.contains(&format!("moec\\-{command}(1)")), "{command} is on the page of the tool");

@@ -11,8 +11,8 @@ use std::process::{Command, Output, Stdio};
 use support::{Folder, input, safetensors, text, workspace};
 use unicode_width::UnicodeWidthStr as _;
 
-/// Two models and two deploys in one file, one of which has a name that is long.
-const FAULTY: &str = "model faulty { hiden 64   experts 8 in 3 groups } cluster c { nodes 1 } // × a comment that is long enough to leave the terminal";
+/// Several mistakes in one line that is wider than a terminal.
+const FAULTY: &str = "model faulty { hiden 64   experts 8 in 3 groups } cluster c { nodes 1 } // × a comment that is long enough to leave it";
 
 /// Everything that the commands below read.
 fn folder() -> Folder {
@@ -33,7 +33,7 @@ fn counts() -> String {
 }
 
 /// What a person calls, and the status: every command of the tool, well and ill.
-const CALLS: [(&str, i32); 38] = [
+const CALLS: [(&str, i32); 40] = [
     ("--help", 0),
     ("--version", 0),
     ("frobnicate", 2),
@@ -56,6 +56,8 @@ const CALLS: [(&str, i32); 38] = [
     ("build small.moe --emit gate", 0),
     ("build large.moe", 1),
     ("build large.moe --deploy pretrain", 1),
+    ("inspect small.moeb", 0),
+    ("inspect small.moe", 1),
     ("run small.moe", 0),
     ("run small.moeb --forward-only --schedule random", 0),
     ("run small.moe --tokens 100000", 1),
@@ -311,6 +313,8 @@ fn a_result_that_cannot_be_written_is_a_failure() {
         "simulate small.moe",
         "place small.moe --load counts.csv",
         "explain M0301",
+        "inspect small.moeb",
+        "schema run",
         "man",
         "completions bash",
         "fmt --check unformatted.moe",
@@ -331,7 +335,7 @@ fn every_command_is_called_here() {
     let of_tool = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     for name in of_tool.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next()) {
         // What these print is read by a shell, or by `man`.
-        if ["help", "completions"].contains(&name) {
+        if ["help", "completions", "schema"].contains(&name) {
             continue;
         }
         assert!(CALLS.iter().any(|(words, _)| words.split(' ').next() == Some(name)), "{name}");

@@ -7,7 +7,7 @@ use std::fmt;
 macro_rules! quantity {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, serde::Serialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, serde::Serialize, schemars::JsonSchema)]
         pub struct $name(pub $inner);
     };
 }

@@ -3,7 +3,7 @@
 use moe_bundle::{Bundle, KernelImage, Manifest};
 use moe_contract::Kernel;
 use moe_front::spec::Target;
-use moe_kernels::assemble::{Usage, assemble, version};
+use moe_kernels::assemble::{Assembled, Usage, assemble, version};
 use moe_kernels::audit::audit;
 use moe_kernels::ptx;
 use rayon::prelude::*;
@@ -19,7 +19,7 @@ pub struct Images {
     pub planned: Planned,
     /// Target by target, in the order of [`Kernel::ALL`].
     pub images: Vec<KernelImage>,
-    /// Which assembler has counted the registers of all of them; none has counted those of some.
+    /// Which assembler has made the machine code of all of them and counted their registers; none has made that of some.
     pub assembler: Option<String>,
 }
 
@@ -55,6 +55,7 @@ fn image(target: Target, kernel: &KernelCode) -> Result<KernelImage, LowerError>
         shared: 0,
         registers: None,
         ptx,
+        cubin: None,
     })
 }
 
@@ -70,23 +71,25 @@ pub struct KernelUsage {
 }
 
 impl Images {
-    /// Assembles everything on all cores and notes the registers of all kernels, or of none: what is noted does not depend on which of them
-    /// failed first.
+    /// Assembles everything on all cores and keeps the machine code and the registers of all kernels, or of none: what is kept does not depend
+    /// on which of them failed first.
     ///
     /// # Errors
     /// When ptxas is missing, or refuses a text, which is a bug.
     pub fn assemble(&mut self) -> Result<Vec<KernelUsage>, LowerError> {
         let assembled = |image: &KernelImage| {
             let target = target(&image.target);
-            let usage = assemble(&image.ptx, chip(target))?.usage;
-            Ok(KernelUsage { kernel: image.kernel, target, usage })
+            let Assembled { usage, cubin } = assemble(&image.ptx, chip(target))?;
+            Ok((KernelUsage { kernel: image.kernel, target, usage }, cubin))
         };
-        let usages: Vec<KernelUsage> = self.images.par_iter().map(assembled).collect::<Result<_, LowerError>>()?;
+        let all: Vec<(KernelUsage, Vec<u8>)> =
+            self.images.par_iter().map(assembled).collect::<Result<_, LowerError>>()?;
         self.assembler = Some(version()?);
-        for (image, used) in self.images.iter_mut().zip(&usages) {
-            image.registers = Some(used.usage.registers);
-        }
-        Ok(usages)
+        let with_image = |(image, (used, cubin)): (&mut KernelImage, (KernelUsage, Vec<u8>))| {
+            (image.registers, image.cubin) = (Some(used.usage.registers), Some(cubin));
+            used
+        };
+        Ok(self.images.iter_mut().zip(all).map(with_image).collect())
     }
 
     /// All kernels for all targets, as PTX.

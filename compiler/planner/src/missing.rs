@@ -3,10 +3,11 @@
 //! Invariant: a number that needs something that the file does not say is withheld, and the reason is told in its place; it is never computed
 //! from a part.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Something that a file does not say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
     /// What surrounds the experts: attention, dense layers, embeddings.

@@ -1,12 +1,14 @@
 //! What of a plan there are no kernels for.
 
 use moe_front::diagnostics::{Code, Diagnostic};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What of a plan is planned and not built, as `moec check` and `moec build` say it too.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct NotBuilt {
     /// Such as `M0704`.
+    #[schemars(with = "String")]
     pub code: Code,
     /// One sentence.
     pub title: String,

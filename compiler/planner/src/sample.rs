@@ -13,6 +13,7 @@ use moe_gate::ir::{Gate, InputKind};
 use moe_host::{HostGate, RunError};
 use moe_random::Random;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -42,22 +43,22 @@ pub struct Observed {
 }
 
 /// How a sample was made, for reports.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// [`Logits::Independent`]
+    /// Every expert of a token is as likely as any other.
     Independent,
-    /// [`Logits::Skewed`]
+    /// Experts differ in how often they are picked.
     Skewed {
         /// Standard deviation of the offsets of experts.
         deviation: f32,
     },
-    /// [`Logits::Counted`]
+    /// Experts are picked as often as was counted.
     Counted {
         /// The part of this sample's picks that are of other experts than the counts say, its own noise included.
         off: f64,
     },
-    /// [`Logits::Observed`]
+    /// Recorded tokens were drawn.
     Observed,
 }
 

@@ -1,15 +1,17 @@
-//! A bundle in a file: header, manifest, PTX; nothing between, nothing behind.
+//! A bundle in a file: header, manifest, PTX, machine code; nothing between, nothing behind.
 //!
 //! ```text
 //!  0  magic        89 'M' 'O' 'E' 'B' 0D 0A 1A   (a text-mode copy or a 7-bit channel breaks it)
 //!  8  version      u32
 //! 12  manifest     u32, bytes of JSON
 //! 16  PTX          u64, bytes of all texts
-//! 24  sha256       of the whole file with these 32 bytes left out
-//! 56  JSON, then PTX
+//! 24  machine code u64, bytes of all cubins; 0 where there was no assembler
+//! 32  sha256       of the whole file with these 32 bytes left out
+//! 64  JSON, then PTX, then machine code
 //! ```
-//! Numbers are little-endian. Invariants of a [`Bundle`] that was read: the hash of the file and of every PTX is right, every PTX is
-//! UTF-8, and [`Manifest::check`] holds. Lengths are compared with the bytes at hand before anything is allocated.
+//! Numbers are little-endian. Invariants of a [`Bundle`] that was read: the hash of the file, of every PTX and of every cubin is right, every PTX
+//! is UTF-8, every cubin is machine code for the GPU that its entry names, and [`Manifest::check`] holds. Lengths are compared with the bytes at
+//! hand before anything is allocated.
 
 use std::io::{self, Write as _};
 use std::ops::Range;
@@ -18,22 +20,23 @@ use std::path::{Path, PathBuf};
 use moe_contract::Kernel;
 use sha2::{Digest as _, Sha256};
 
-use crate::manifest::{Digest, KernelEntry, KernelImage, Manifest, ManifestError};
+use crate::manifest::{CubinEntry, Digest, KernelEntry, KernelImage, Manifest, ManifestError};
 
 /// The first bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"\x89MOEB\r\n\x1a";
 /// The version that this crate writes and the only one it reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes before the manifest.
-pub const HEADER_BYTES: usize = 56;
+pub const HEADER_BYTES: usize = 64;
 /// Where the hash lies in the header.
-const HASH: Range<usize> = 24..HEADER_BYTES;
+const HASH: Range<usize> = 32..HEADER_BYTES;
 
-/// A manifest with its PTX.
+/// A manifest with its PTX and its machine code.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bundle {
     manifest: Manifest,
     ptx: String,
+    cubins: Vec<u8>,
 }
 
 /// Why a file is not a bundle that can be used.
@@ -107,6 +110,40 @@ pub enum ReadError {
         /// For which target.
         target: String,
     },
+    /// A kernel's machine code lies outside the part for machine code.
+    #[error("the bundle's manifest places machine code of kernel {} ({target}) at bytes {start} to {start}+{bytes}, where there is none", kernel.name())]
+    CubinRange {
+        /// Which kernel.
+        kernel: Kernel,
+        /// For which target.
+        target: String,
+        /// Its first byte.
+        start: u64,
+        /// Its length.
+        bytes: u64,
+    },
+    /// A kernel's machine code is not the one that was assembled.
+    #[error("the machine code of kernel {} ({target}) does not have the hash that the manifest gives", kernel.name())]
+    CubinHash {
+        /// Which kernel.
+        kernel: Kernel,
+        /// For which target.
+        target: String,
+    },
+    /// A kernel's machine code is none, or is for another GPU.
+    #[error("the machine code of kernel {} is not for {target}: {}", kernel.name(), other(*found))]
+    CubinTarget {
+        /// Which kernel.
+        kernel: Kernel,
+        /// For which target it should be.
+        target: String,
+        /// For which it is, such as 90; none if it is no machine code.
+        found: Option<u32>,
+    },
+}
+
+fn other(found: Option<u32>) -> String {
+    found.map_or_else(|| "it is no machine code of a GPU".to_owned(), |found| format!("it is for sm_{found}"))
 }
 
 /// Why a bundle cannot be written.
@@ -131,9 +168,14 @@ impl Bundle {
     /// # Errors
     /// When manifest and kernels contradict each other.
     pub fn new(mut manifest: Manifest, images: &[KernelImage]) -> Result<Bundle, ManifestError> {
-        let mut ptx = String::new();
+        let (mut ptx, mut cubins) = (String::new(), Vec::new());
         manifest.kernels.clear();
         for image in images {
+            let cubin = image.cubin.as_ref().map(|cubin| CubinEntry {
+                start: cubins.len() as u64,
+                bytes: cubin.len() as u64,
+                sha256: Digest::of(cubin),
+            });
             manifest.kernels.push(KernelEntry {
                 kernel: image.kernel,
                 target: image.target.clone(),
@@ -144,14 +186,16 @@ impl Bundle {
                 ptx_start: ptx.len() as u64,
                 ptx_bytes: image.ptx.len() as u64,
                 sha256: Digest::of(image.ptx.as_bytes()),
+                cubin,
             });
             ptx.push_str(&image.ptx);
+            cubins.extend_from_slice(image.cubin.as_deref().unwrap_or_default());
         }
         manifest.check()?;
-        Ok(Bundle { manifest, ptx })
+        Ok(Bundle { manifest, ptx, cubins })
     }
 
-    /// Everything but the PTX.
+    /// Everything but the PTX and the machine code.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -163,21 +207,29 @@ impl Bundle {
 
     /// The PTX of an entry of this bundle's manifest; empty for an entry of another bundle that does not fit.
     pub fn ptx(&self, entry: &KernelEntry) -> &str {
-        range_of(entry).and_then(|range| self.ptx.get(range)).unwrap_or_default()
+        range_of(entry.ptx_start, entry.ptx_bytes).and_then(|range| self.ptx.get(range)).unwrap_or_default()
+    }
+
+    /// The machine code of an entry of this bundle's manifest, if the bundle was built with an assembler.
+    pub fn cubin(&self, entry: &KernelEntry) -> Option<&[u8]> {
+        let cubin = entry.cubin.as_ref()?;
+        self.cubins.get(range_of(cubin.start, cubin.bytes)?)
     }
 
     /// The file's bytes. The same bundle always gives the same bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         // A manifest is plain data with string keys and finite numbers, which JSON can always say.
         let manifest = serde_json::to_vec(&self.manifest).expect("a manifest is representable as JSON");
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + manifest.len() + self.ptx.len());
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + manifest.len() + self.ptx.len() + self.cubins.len());
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&(manifest.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&(self.ptx.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&(self.cubins.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&[0; 32]);
         bytes.extend_from_slice(&manifest);
         bytes.extend_from_slice(self.ptx.as_bytes());
+        bytes.extend_from_slice(&self.cubins);
         let hash = hash_of_file(&bytes);
         bytes[HASH].copy_from_slice(&hash.0);
         bytes
@@ -199,10 +251,14 @@ impl Bundle {
             return Err(ReadError::OtherVersion { found: version });
         }
         let manifest_bytes = u32::from_le_bytes([header[12], header[13], header[14], header[15]]);
-        let mut ptx_bytes = [0; 8];
-        ptx_bytes.copy_from_slice(&header[16..24]);
-        let ptx_bytes = u64::from_le_bytes(ptx_bytes);
-        let expected = HEADER_BYTES as u128 + u128::from(manifest_bytes) + u128::from(ptx_bytes);
+        let length = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&header[at..at + 8]);
+            u64::from_le_bytes(bytes)
+        };
+        let (ptx_bytes, cubin_bytes) = (length(16), length(24));
+        let parts = [u64::from(manifest_bytes), ptx_bytes, cubin_bytes].map(u128::from);
+        let expected = HEADER_BYTES as u128 + parts.iter().sum::<u128>();
         match expected.cmp(&(bytes.len() as u128)) {
             std::cmp::Ordering::Greater => return Err(truncated(expected)),
             std::cmp::Ordering::Less => return Err(ReadError::Trailing { extra: bytes.len() as u128 - expected }),
@@ -214,12 +270,15 @@ impl Bundle {
         if stored != found {
             return Err(ReadError::Damaged { expected: stored, found });
         }
-        let (manifest, ptx) = bytes[HEADER_BYTES..].split_at(manifest_bytes as usize);
+        let (manifest, code) = bytes[HEADER_BYTES..].split_at(manifest_bytes as usize);
+        // All parts together are as long as the bytes at hand.
+        let (ptx, cubins) = code.split_at(ptx_bytes as usize);
         let manifest: Manifest = serde_json::from_slice(manifest)?;
         manifest.check()?;
         let ptx = std::str::from_utf8(ptx)?;
         manifest.kernels.iter().try_for_each(|entry| check_ptx(entry, ptx))?;
-        Ok(Bundle { manifest, ptx: ptx.into() })
+        manifest.kernels.iter().try_for_each(|entry| check_cubin(entry, cubins))?;
+        Ok(Bundle { manifest, ptx: ptx.into(), cubins: cubins.into() })
     }
 
     /// Reads a file.
@@ -259,14 +318,14 @@ fn hash_of_file(bytes: &[u8]) -> Digest {
     Digest(hash.finalize().into())
 }
 
-fn range_of(entry: &KernelEntry) -> Option<Range<usize>> {
-    let start = usize::try_from(entry.ptx_start).ok()?;
-    let end = start.checked_add(usize::try_from(entry.ptx_bytes).ok()?)?;
+fn range_of(start: u64, bytes: u64) -> Option<Range<usize>> {
+    let start = usize::try_from(start).ok()?;
+    let end = start.checked_add(usize::try_from(bytes).ok()?)?;
     Some(start..end)
 }
 
 fn check_ptx(entry: &KernelEntry, ptx: &str) -> Result<(), ReadError> {
-    let Some(text) = range_of(entry).and_then(|range| ptx.get(range)) else {
+    let Some(text) = range_of(entry.ptx_start, entry.ptx_bytes).and_then(|range| ptx.get(range)) else {
         return Err(ReadError::PtxRange {
             kernel: entry.kernel,
             target: entry.target.clone(),
@@ -278,4 +337,33 @@ fn check_ptx(entry: &KernelEntry, ptx: &str) -> Result<(), ReadError> {
         return Err(ReadError::PtxHash { kernel: entry.kernel, target: entry.target.clone() });
     }
     Ok(())
+}
+
+fn check_cubin(entry: &KernelEntry, cubins: &[u8]) -> Result<(), ReadError> {
+    let Some(cubin) = &entry.cubin else { return Ok(()) };
+    let (kernel, target) = (entry.kernel, entry.target.clone());
+    let Some(code) = range_of(cubin.start, cubin.bytes).and_then(|range| cubins.get(range)) else {
+        return Err(ReadError::CubinRange { kernel, target, start: cubin.start, bytes: cubin.bytes });
+    };
+    if Digest::of(code) != cubin.sha256 {
+        return Err(ReadError::CubinHash { kernel, target });
+    }
+    let found = machine_of(code);
+    let wanted: String = target.chars().filter(char::is_ascii_digit).collect();
+    if found.map(|found| found.to_string()) != Some(wanted) {
+        return Err(ReadError::CubinTarget { kernel, target, found });
+    }
+    Ok(())
+}
+
+/// The GPU that an ELF file of CUDA is for, such as 90 for sm_90 and sm_90a. It stands in the flags of its header, whose form depends on the
+/// version of the format.
+fn machine_of(cubin: &[u8]) -> Option<u32> {
+    const CUDA: [u8; 2] = 190u16.to_le_bytes();
+    /// Since this version of the format it is the second byte; before, the first.
+    const SECOND_BYTE: u8 = 8;
+    let header = cubin.first_chunk::<64>()?;
+    let is_cuda = header.starts_with(b"\x7fELF\x02\x01") && header[18..20] == CUDA;
+    let flags = &header[48..52];
+    is_cuda.then_some(u32::from(if header[8] >= SECOND_BYTE { flags[1] } else { flags[0] }))
 }

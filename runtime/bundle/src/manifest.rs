@@ -1,7 +1,8 @@
-//! The manifest: everything a loader must know that is not PTX.
+//! The manifest: everything a loader must know that is neither PTX nor machine code.
 //!
 //! Invariants, checked by [`Manifest::check`]: the [`Exchange`] keeps its limits; the gate agrees with it; a kernel occurs at most once
-//! per target; every target has the same kernels; grids are those that the protocol counts on.
+//! per target; every target has the same kernels; grids are those that the protocol counts on; all kernels have machine code, from an assembler
+//! that is named, or none has.
 
 use std::fmt;
 
@@ -96,7 +97,18 @@ pub struct GateDescription {
     pub before_experts: bool,
 }
 
-/// One kernel for one target, without its PTX.
+/// Where machine code lies in the file's last part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CubinEntry {
+    /// Its first byte.
+    pub start: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Of it.
+    pub sha256: Digest,
+}
+
+/// One kernel for one target, without its PTX and its machine code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelEntry {
     /// Which kernel; its entry point is [`Kernel::name`].
@@ -111,12 +123,14 @@ pub struct KernelEntry {
     pub shared: u32,
     /// Registers per thread, where ptxas was asked.
     pub registers: Option<u32>,
-    /// Where its PTX starts in the file's last part, in bytes.
+    /// Where its PTX starts in the file's part for PTX, in bytes.
     pub ptx_start: u64,
     /// Length of its PTX in bytes.
     pub ptx_bytes: u64,
     /// Of its PTX.
     pub sha256: Digest,
+    /// The same kernel as machine code, where ptxas was asked: a driver then compiles nothing.
+    pub cubin: Option<CubinEntry>,
 }
 
 /// One kernel for one target, as the compiler hands it over.
@@ -136,6 +150,8 @@ pub struct KernelImage {
     pub registers: Option<u32>,
     /// The text.
     pub ptx: String,
+    /// The same as machine code, where ptxas was asked.
+    pub cubin: Option<Vec<u8>>,
 }
 
 /// Picks that an expert may keep from the tokens of one rank.
@@ -161,7 +177,7 @@ impl Capacity {
     }
 }
 
-/// Everything in a bundle but the PTX.
+/// Everything in a bundle but the PTX and the machine code.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Name and version of the compiler.
@@ -231,6 +247,16 @@ pub enum ManifestError {
         /// For which target.
         target: String,
     },
+    /// Some kernels have machine code, or all have and nobody has made it.
+    #[error("kernel {} ({target}) {}, and {}", kernel.name(), if *has { "has machine code" } else { "has no machine code" }, if *has { "the bundle names no assembler" } else { "others have some" })]
+    MachineCode {
+        /// Which.
+        kernel: Kernel,
+        /// For which target.
+        target: String,
+        /// Whether it has some.
+        has: bool,
+    },
     /// A launch that the protocol does not count on.
     #[error("kernel {} has {found:?} CTAs, the exchange asks for {expected:?}", kernel.name())]
     GridDiffers {
@@ -286,7 +312,21 @@ impl Manifest {
             return Err(ManifestError::Capacity(self.capacity));
         }
         self.kernels.iter().try_for_each(|entry| check_launch(entry, exchange))?;
+        self.check_machine_code()?;
         self.check_targets()
+    }
+
+    fn check_machine_code(&self) -> Result<(), ManifestError> {
+        let some = self.kernels.iter().any(|entry| entry.cubin.is_some());
+        let wrong = |entry: &&KernelEntry| some && (entry.cubin.is_none() || self.assembler.is_none());
+        match self.kernels.iter().find(wrong) {
+            Some(entry) => Err(ManifestError::MachineCode {
+                kernel: entry.kernel,
+                target: entry.target.clone(),
+                has: entry.cubin.is_some(),
+            }),
+            None => Ok(()),
+        }
     }
 
     fn check_targets(&self) -> Result<(), ManifestError> {

@@ -40,7 +40,11 @@ impl Kernels {
         })?;
         let mut kernels = BTreeMap::new();
         for entry in manifest.kernels.iter().filter(|entry| entry.target == target) {
-            let load = |rank| device.load(RankId(rank), bundle.ptx(entry), entry.kernel.name());
+            let (ptx, name) = (bundle.ptx(entry), entry.kernel.name());
+            let load = |rank| match bundle.cubin(entry) {
+                Some(cubin) => device.load_assembled(RankId(rank), cubin, ptx, name),
+                None => device.load(RankId(rank), ptx, name),
+            };
             let functions = (0..manifest.exchange.ranks).map(load).collect::<Result<_, _>>()?;
             kernels.insert(entry.kernel, Loaded { entry: entry.clone(), functions });
         }

@@ -278,6 +278,16 @@ pub trait Device: Send + Sync {
     /// When the PTX cannot be loaded or has no such entry point.
     fn load(&self, rank: RankId, ptx: &str, name: &str) -> Result<FunctionId, DeviceError>;
 
+    /// The same where an assembler has made machine code of the PTX, for the target that [`Device::choose_target`] chose. A device that takes it
+    /// compiles nothing; any other takes the PTX.
+    ///
+    /// # Errors
+    /// As [`Device::load`].
+    fn load_assembled(&self, rank: RankId, cubin: &[u8], ptx: &str, name: &str) -> Result<FunctionId, DeviceError> {
+        let _ = cubin;
+        self.load(rank, ptx, name)
+    }
+
     /// How many CTAs of a kernel are resident at once.
     ///
     /// # Errors

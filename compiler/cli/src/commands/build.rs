@@ -41,11 +41,13 @@ fn bundle(arguments: &Build, source: &Source, terminal: &Terminal) -> Result<Vec
     memory::enough_to_compile()?;
     let mut images = planned.kernels().and_then(Kernels::ptx).map_err(failed)?;
     let _temporary = scratch::Folder::new();
-    // Registers are for reports; without the assembler the bundle is as good.
+    // Without the assembler the bundle runs as well: the driver compiles its PTX when it is loaded.
     match images.assemble() {
         Ok(_) => {}
         Err(error @ LowerError::Assemble(AssembleError::Refused { .. })) => return Err(failed(error)),
-        Err(error) => terminal.note(&format!("the bundle does not say how many registers its kernels need: {error}")),
+        Err(error) => terminal.note(&format!(
+            "the bundle has PTX alone, which the driver compiles, and no numbers of registers: {error}"
+        )),
     }
     Ok(images.bundle(&source.text()).map_err(failed)?.to_bytes())
 }

@@ -8,6 +8,7 @@ use moe_front::text;
 use moe_planner::cost::compare::By;
 use moe_planner::cost::memory::{Memory, Recompute};
 use moe_planner::cost::parallel::Schedule;
+use moe_planner::cost::search::Found;
 use moe_planner::cost::{Costs, Placed, SCHEMA};
 use moe_planner::human_bytes;
 use moe_planner::page::picture::Page;
@@ -15,6 +16,8 @@ use moe_planner::page::{compare_table, front_table};
 use moe_planner::page::{compared, remedy};
 use moe_planner::placement::{self, Load};
 use moe_planner::{Change, Logits, Options, Planner, Report, setting};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::files::InputPath;
@@ -101,6 +104,28 @@ impl PlanFormat {
     }
 }
 
+/// What `--compare` prints as JSON.
+#[derive(Serialize, JsonSchema)]
+pub struct Comparison<'a> {
+    /// Of this form; other forms get other numbers.
+    #[schemars(extend("const" = SCHEMA))]
+    schema: u32,
+    /// In the order that was asked for.
+    plans: &'a [Report],
+    /// Which of them to take, and how they differ.
+    comparison: &'a moe_planner::page::Comparison,
+}
+
+/// What `--search` prints as JSON.
+#[derive(Serialize, JsonSchema)]
+pub struct Search<'a> {
+    /// Of this form; other forms get other numbers.
+    #[schemars(extend("const" = SCHEMA))]
+    schema: u32,
+    /// What was found.
+    search: &'a Found,
+}
+
 /// Says what a deploy costs, and why.
 pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     let source = Source::read(&arguments.file)?;
@@ -119,7 +144,7 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
         let found = planner.search().map_err(|error| failed(&error))?;
         return terminal::print(&match arguments.format {
             PlanFormat::Table => return terminal.show(&front_table(&found)),
-            PlanFormat::Json => pretty(&serde_json::json!({ "schema": SCHEMA, "search": found })),
+            PlanFormat::Json => pretty(&serde_json::json!(Search { schema: SCHEMA, search: &found })),
             PlanFormat::Svg | PlanFormat::Html => {
                 // The deploy as it is written, if that is a plan, beside the best that was found.
                 let written = planner.parallel(Change::default()).ok();
@@ -162,7 +187,7 @@ pub fn plan(arguments: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     match arguments.format {
         PlanFormat::Table => terminal.show(&side_by_side(&reports, &comparison.words))?,
         PlanFormat::Json => {
-            let all = serde_json::json!({ "schema": SCHEMA, "plans": reports, "comparison": comparison });
+            let all = serde_json::json!(Comparison { schema: SCHEMA, plans: &reports, comparison: &comparison });
             terminal::print(&pretty(&all))?;
         }
         PlanFormat::Svg | PlanFormat::Html => {

@@ -88,6 +88,8 @@ pub enum Wanted {
     Moe,
     /// A `.moe` file or a bundle.
     Program,
+    /// A bundle.
+    Bundle,
     /// Safetensors.
     Tensors,
     /// Expert counts: CSV or JSON.
@@ -104,6 +106,8 @@ impl Wanted {
         match self {
             Wanted::Moe => matches!(kind, Kind::Moe | Kind::Text),
             Wanted::Program => matches!(kind, Kind::Moe | Kind::Text | Kind::Bundle),
+            // A damaged one is for its reader to explain.
+            Wanted::Bundle => matches!(kind, Kind::Bundle | Kind::Binary),
             Wanted::Tensors => matches!(kind, Kind::Tensors | Kind::Binary | Kind::Text),
             Wanted::Counts => matches!(kind, Kind::Json | Kind::Text),
             Wanted::Placement => matches!(kind, Kind::Json | Kind::Text),
@@ -116,6 +120,7 @@ impl Wanted {
         match self {
             Wanted::Moe => "a .moe file",
             Wanted::Program => "a .moe file or a bundle",
+            Wanted::Bundle => "a bundle",
             Wanted::Tensors => "a file of tensors (safetensors)",
             Wanted::Counts => "a table of counts (CSV or JSON)",
             Wanted::Placement => "a placement (JSON, as `moec place -o` writes it)",
@@ -141,6 +146,7 @@ impl Wanted {
         }
         let advice = match (self, kind) {
             (Wanted::Moe, Kind::Bundle) => ": give the .moe file that it was built from",
+            (Wanted::Bundle, Kind::Moe) => ": `moec build` makes one of it",
             (Wanted::Moe | Wanted::Program, Kind::Empty) => ": `moec init NAME` writes one to begin with",
             _ => "",
         };

@@ -30,7 +30,7 @@ pub use units::UnitProblem;
 use crate::syntax::Span;
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The file is legal and as good; something of it is not there yet.
@@ -51,7 +51,7 @@ pub struct Label {
 }
 
 /// A change of the text that mends a problem.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Fix {
     /// First byte of what is replaced.
     pub start: u32,

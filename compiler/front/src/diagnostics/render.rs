@@ -297,7 +297,7 @@ impl<'v> Files<'v> for View<'_, '_> {
 }
 
 /// A diagnostic for tools.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Message<'a> {
     /// The file.
     pub file: &'a str,
@@ -318,7 +318,7 @@ pub struct Message<'a> {
 }
 
 /// A labelled place for tools. Lines and columns count from 1, columns in characters; offsets are bytes.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Place<'a> {
     /// What is said of it.
     pub text: &'a str,

@@ -8,7 +8,7 @@ use super::place::Naming;
 use crate::rows::Rows;
 
 /// One comparison over all ranks.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Check {
     /// What is compared.
     pub what: String,
@@ -25,7 +25,7 @@ pub struct Check {
 }
 
 /// A number that is not what it should be.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Difference {
     /// Where the first one is.
     pub place: String,

@@ -4,6 +4,7 @@
 //! The best is the fastest, if no other plan that fits is as fast as far as can be told; among those that are, the one that needs least memory,
 //! again as far as can be told. What does not fit is never the best.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Costs, uncertainty};
@@ -38,7 +39,7 @@ impl Judged {
 }
 
 /// What decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
     /// The others are slower.
@@ -56,7 +57,7 @@ pub enum By {
 }
 
 /// Which of several plans.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Verdict {
     /// Its place among the plans; none where nothing decides.
     pub best: Option<usize>,

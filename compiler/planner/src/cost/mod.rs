@@ -17,6 +17,7 @@ use moe_contract::{Exchange, Homes, Protocol};
 use moe_decide::{Decision, Launch, Numbers};
 use moe_front::spec::{Cluster, Deploy, DeployId, Link, Mode, Model, Spec};
 use moe_front::units::Microseconds;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use error::PlanError;
@@ -105,7 +106,7 @@ impl Default for Options {
 }
 
 /// Numbers of a deploy that a comparison changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// Ranks among which experts are divided.
     pub ep: Option<u32>,
@@ -153,7 +154,7 @@ pub struct Planner<'a> {
 }
 
 /// One kind of call, its bytes and its time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Phase {
     /// Which.
     pub name: PhaseName,
@@ -168,7 +169,7 @@ pub struct Phase {
 }
 
 /// What the gate means for the network.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct GateCost {
     /// How many groups a token may use, and of how many, if the gate limits them.
     pub groups: Option<(u32, u32)>,
@@ -191,7 +192,7 @@ pub struct GateCost {
 }
 
 /// A part that could be faster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// Links between nodes at twice their rate.
@@ -214,7 +215,7 @@ impl Part {
 }
 
 /// What a faster part would give.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Faster {
     /// Which.
     pub what: Part,
@@ -222,10 +223,17 @@ pub struct Faster {
     pub time: Microseconds,
 }
 
+/// The contract knows nothing of schemas.
+fn protocols(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let names = [Protocol::Direct, Protocol::Hybrid, Protocol::Messages].map(|protocol| serde_json::json!(protocol));
+    schemars::json_schema!({ "type": "string", "enum": names })
+}
+
 /// Everything about one plan, in numbers.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Costs {
-    /// [`SCHEMA`]
+    /// Of this form; other forms get other numbers.
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: u32,
     /// Names in the file.
     pub deploy: String,
@@ -236,6 +244,7 @@ pub struct Costs {
     /// What is optimised.
     pub mode: &'static str,
     /// How rows travel.
+    #[schemars(schema_with = "protocols")]
     pub protocol: Protocol,
     /// What of it there are no kernels for.
     pub not_built: Vec<NotBuilt>,

@@ -1,9 +1,10 @@
 //! How ranks, stages and replicas divide a cluster.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How stages of a pipeline alternate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// 1F1B
@@ -45,7 +46,7 @@ impl Schedule {
 }
 
 /// A plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Parallel {
     /// Ranks among which experts are divided.
     pub ep: u32,

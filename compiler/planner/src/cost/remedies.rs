@@ -3,6 +3,7 @@
 //! Invariant: each remedy was planned, is possible on the cluster, processes the same tokens a step, and needs less memory.
 
 use moe_front::units::Bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::memory::Recompute;
@@ -10,7 +11,7 @@ use super::parallel::Parallel;
 use super::{Costs, PlanError, Planner};
 
 /// A change of one number.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Remedy {
     /// As `--set` takes it, or another option.
     pub setting: String,

@@ -4,6 +4,7 @@
 //! sorted by time, and memory falls along it.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::compare::{Judged, Verdict};
@@ -16,7 +17,7 @@ use crate::setting;
 use crate::units::human_bytes;
 
 /// One plan.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Candidate {
     /// Its numbers.
     pub parallel: Parallel,
@@ -41,7 +42,7 @@ impl Candidate {
 }
 
 /// What a search found.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Found {
     /// Plans that were evaluated.
     pub tried: usize,

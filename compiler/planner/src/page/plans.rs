@@ -1,5 +1,6 @@
 //! Several plans in words.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::explain::{both, trimmed};
@@ -10,7 +11,7 @@ use crate::missing::withheld;
 use crate::units::human_bytes;
 
 /// Several plans of one deploy.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Comparison {
     /// Which of them.
     #[serde(flatten)]

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::explain;
@@ -9,7 +10,7 @@ use crate::cost::parallel::Parallel;
 use crate::cost::{Costs, PlanError, Planner};
 
 /// Everything about one plan.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Report {
     /// In numbers; a report has them as if they were its own.
     #[serde(flatten)]

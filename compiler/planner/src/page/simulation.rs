@@ -7,6 +7,7 @@ use std::ops::Deref;
 
 use moe_front::text::{Page, Table};
 use moe_front::units::Microseconds;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::report::Report;
@@ -16,7 +17,7 @@ use crate::not_built::NotBuilt;
 use crate::simulate::{Conditions, Fault, LinkKind, Outcome, Scenario, SimulateError, Simulated, Times};
 
 /// A deploy, simulated.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Simulation {
     /// In numbers; a simulation has them as if they were its own.
     #[serde(flatten)]

@@ -37,6 +37,7 @@ use moe_contract::placement::Placement as Current;
 use moe_front::spec::Model;
 use moe_front::units::Bytes;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use layer::{Task, place_layer};
@@ -60,7 +61,7 @@ pub struct Shape {
 }
 
 /// What is kept together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// Whole groups on nodes, copies of an expert all on its node: for gates that limit groups, in training and prefill.

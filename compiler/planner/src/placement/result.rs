@@ -5,17 +5,20 @@
 use moe_contract::ExpertId;
 use moe_contract::placement::{FORMAT, VERSION};
 use moe_front::units::Bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::layer::{Task, bound, copies_between_nodes, gpu_loads};
 use super::{Load, Options, Policy, Shape, contiguous};
 
 /// The experts of all layers in their slots.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Placement {
     /// Always `moe-placement`.
+    #[schemars(extend("const" = FORMAT))]
     pub format: &'static str,
     /// Of this form; other forms get other numbers.
+    #[schemars(extend("const" = VERSION))]
     pub version: u32,
     /// What is kept together.
     pub policy: Policy,
@@ -36,7 +39,7 @@ pub struct Placement {
 }
 
 /// Bytes of expert parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Memory {
     /// Of one expert.
     pub expert_bytes: u64,
@@ -49,7 +52,7 @@ pub struct Memory {
 }
 
 /// How load is spread over GPUs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Balance {
     /// Picks that each GPU serves.
     pub gpu_load: Vec<f64>,
@@ -66,11 +69,12 @@ pub struct Balance {
 }
 
 /// One layer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct LayerPlacement {
     /// By the name that the load gives it.
     pub layer: u32,
     /// The expert of each slot: slot s is on GPU s / slots_per_gpu, and GPU g on node g / gpus_per_node.
+    #[schemars(with = "Vec<u32>")]
     pub experts_by_slot: Vec<ExpertId>,
     /// How many slots each expert has.
     pub replicas: Vec<u32>,

@@ -3,6 +3,7 @@
 //! Invariant: nothing here looks at the chunks that the simulation sampled, so that the two can be compared.
 
 use moe_front::units::Microseconds;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::demand::Spread;
@@ -10,7 +11,7 @@ use super::links::Links;
 use super::{Link, LinkKind, Scenario, ScenarioError};
 
 /// The bounds of both phases.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Bounds {
     /// On the way to the experts.
     pub dispatch: PhaseBound,
@@ -19,7 +20,7 @@ pub struct Bounds {
 }
 
 /// The bound of one phase.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct PhaseBound {
     /// Expected bytes of the busiest link over its rate.
     pub time: Microseconds,

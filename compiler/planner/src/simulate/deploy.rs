@@ -5,6 +5,7 @@
 
 use moe_contract::Protocol;
 use moe_front::units::{Bytes, BytesPerSecond, Microseconds};
+use schemars::JsonSchema;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -65,7 +66,7 @@ pub enum SimulateError {
 }
 
 /// What the plan says of one call.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Planned {
     /// If the slower kind of link alone limited.
     pub links: Microseconds,
@@ -89,7 +90,7 @@ impl Planned {
 }
 
 /// The times that a fault changes.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Times {
     /// Of the slowest GPU.
     pub dispatch: Microseconds,
@@ -106,9 +107,10 @@ impl Times {
 }
 
 /// A deploy, simulated.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Simulated {
-    /// [`SCHEMA`]
+    /// Of this form; other forms get other numbers.
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: u32,
     /// Names in the file.
     pub deploy: String,

@@ -1,6 +1,7 @@
 //! What a simulation shows: when each phase ended, and which links were busy.
 
 use moe_front::units::Microseconds;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::bounds::Bounds;
@@ -13,7 +14,7 @@ use super::{Gpu, Link, LinkKind, Scenario};
 const LISTED: usize = 8;
 
 /// One dispatch and one combine.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Outcome {
     /// GPUs of the cluster.
     pub gpus: u32,
@@ -32,7 +33,7 @@ pub struct Outcome {
 }
 
 /// One phase.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Phase {
     /// Over the GPUs.
     pub time: Tail,
@@ -56,7 +57,7 @@ impl Phase {
 }
 
 /// One GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct GpuTime {
     /// Which.
     pub gpu: Gpu,
@@ -65,7 +66,7 @@ pub struct GpuTime {
 }
 
 /// A distribution over GPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Tail {
     /// Mean.
     pub mean: Microseconds,
@@ -78,7 +79,7 @@ pub struct Tail {
 }
 
 /// The links of one kind.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct KindUse {
     /// Which kind.
     pub kind: LinkKind,
@@ -91,7 +92,7 @@ pub struct KindUse {
 }
 
 /// One link.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct LinkUse {
     /// Which.
     #[serde(flatten)]

@@ -6,21 +6,22 @@
 use std::fmt;
 
 use moe_front::units::{Bytes, BytesPerSecond, Microseconds};
+use schemars::JsonSchema;
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::setting::{self, OutOfRange};
 
 /// The number of a GPU in the cluster: `node × gpus per node + local index`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 pub struct Gpu(pub u32);
 
 /// The number of a node, one NVLink domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 pub struct Node(pub u32);
 
 /// The links of a cluster.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Network {
     /// Nodes.
     pub nodes: u32,
@@ -39,7 +40,7 @@ pub struct Network {
 }
 
 /// The upper level of a rail: pods of nodes joined by links that may carry less than their NICs together.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Spine {
     /// Nodes below one leaf switch of each rail.
     pub nodes_per_pod: u32,
@@ -57,7 +58,7 @@ impl Spine {
 }
 
 /// How many copies go where.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Demand {
     /// Ranks of an expert-parallel group, whole nodes; the cluster holds as many groups as fit.
     pub group_ranks: u32,
@@ -79,7 +80,7 @@ pub struct Demand {
 }
 
 /// Something that is not as it should be.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "fault", rename_all = "snake_case")]
 pub enum Fault {
     /// A NIC, both directions, that reaches only a fraction of its rate.
@@ -141,7 +142,7 @@ impl fmt::Display for Fault {
 }
 
 /// In which order a sender takes its chunks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// As tokens come: at random.
@@ -151,7 +152,7 @@ pub enum Order {
 }
 
 /// How finely and how.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Options {
     /// Tokens of a chunk.
     pub chunk_tokens: u32,
@@ -170,7 +171,7 @@ impl Default for Options {
 }
 
 /// Everything that decides an outcome.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Scenario {
     /// The links.
     pub network: Network,
@@ -183,7 +184,7 @@ pub struct Scenario {
 }
 
 /// A link by what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkKind {
     /// From a NIC into the network.
@@ -226,7 +227,7 @@ impl LinkKind {
 }
 
 /// One link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(tag = "link", rename_all = "snake_case")]
 pub enum Link {
     /// A port of a GPU or of its NIC.

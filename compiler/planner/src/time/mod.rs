@@ -34,6 +34,7 @@ mod start;
 mod throughput;
 
 use moe_front::units::Microseconds;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use latency::{LatencyKernel, LowLatency};
@@ -44,7 +45,7 @@ pub use start::Start;
 pub use throughput::{Notify, Throughput, ThroughputKernel};
 
 /// Which way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// To the experts.
@@ -67,7 +68,7 @@ impl Direction {
 }
 
 /// What one token needs, on average, on the GPU that has most to do.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Demand {
     /// Bytes of a copy.
     pub bytes: f64,
@@ -88,7 +89,7 @@ pub struct Demand {
 }
 
 /// One call on one cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Call {
     /// Tokens of each GPU.
     pub tokens: f64,
@@ -116,7 +117,7 @@ impl Call {
 }
 
 /// What limits a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Bottleneck {
     /// Starting, synchronising and the first token's way.
@@ -142,7 +143,7 @@ impl Bottleneck {
 }
 
 /// The time of a call and what it is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Prediction {
     /// The kernel.
     pub transfer: Microseconds,

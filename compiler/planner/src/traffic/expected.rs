@@ -6,12 +6,13 @@
 
 use moe_contract::placement::Turns;
 use moe_contract::{DomainId, Homes, RankId};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::sample::Sample;
 
 /// A mean and how far it can be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Estimate {
     /// The mean over the sampled tokens.
     pub mean: f64,
@@ -31,7 +32,7 @@ impl Estimate {
 }
 
 /// How evenly something is spread.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Load {
     /// The mean.
     pub mean: f64,
@@ -82,7 +83,7 @@ impl Load {
 }
 
 /// Where a token goes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Expected {
     /// Sampled tokens.
     pub tokens: u64,

@@ -2,12 +2,13 @@
 
 use moe_contract::topology::Link;
 use moe_contract::{Exchange, Flow, Homes, LinkBytes, Topology};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::phase::PhaseName;
 
 /// What recorded tokens put on every link, each token once.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Given {
     /// Split evenly over the ranks of an expert-parallel group, in order; the first ranks get those that are left over.
     pub tokens: u64,
@@ -16,7 +17,7 @@ pub struct Given {
 }
 
 /// Bytes of one call.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct GivenPhase {
     /// Which.
     pub name: PhaseName,

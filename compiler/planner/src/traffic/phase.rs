@@ -1,10 +1,11 @@
 //! The calls of a layer in training, in the order of reports.
 
 use moe_contract::{Call, Exchange, Per};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// One kind of call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 pub enum PhaseName {
     /// Tokens to their experts.
     #[serde(rename = "dispatch")]

@@ -2,10 +2,11 @@
 
 use moe_contract::wire::FLAG_BYTES;
 use moe_contract::{Call, Exchange, Item, Per};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Bytes of everything that a kernel writes to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Wire {
     /// A row on the way to the experts, with its scales.
     pub dispatch_row: u64,

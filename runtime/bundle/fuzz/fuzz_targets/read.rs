@@ -5,21 +5,22 @@
 
 use libfuzzer_sys::fuzz_target;
 use moe_bundle::Bundle;
+use moe_bundle::file::{HEADER_BYTES as HEADER, VERSION};
 use sha2::{Digest as _, Sha256};
-
-/// Bytes before the manifest: magic, version, lengths of manifest and PTX, hash.
-const HEADER: usize = 56;
 
 fn with_right_header(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut file = bytes.to_vec();
     let body = file.len().checked_sub(HEADER)?;
     let manifest = u32::from_le_bytes(file[12..16].try_into().ok()?).min(body as u32);
     file[..8].copy_from_slice(b"\x89MOEB\r\n\x1a");
-    file[8..12].copy_from_slice(&1u32.to_le_bytes());
+    file[8..12].copy_from_slice(&VERSION.to_le_bytes());
     file[12..16].copy_from_slice(&manifest.to_le_bytes());
-    file[16..24].copy_from_slice(&(body as u64 - u64::from(manifest)).to_le_bytes());
-    let hash = Sha256::new().chain_update(&file[..24]).chain_update(&file[HEADER..]).finalize();
-    file[24..HEADER].copy_from_slice(&hash);
+    let code = body as u64 - u64::from(manifest);
+    let ptx = u64::from_le_bytes(file[16..24].try_into().ok()?).min(code);
+    file[16..24].copy_from_slice(&ptx.to_le_bytes());
+    file[24..32].copy_from_slice(&(code - ptx).to_le_bytes());
+    let hash = Sha256::new().chain_update(&file[..32]).chain_update(&file[HEADER..]).finalize();
+    file[32..HEADER].copy_from_slice(&hash);
     Some(file)
 }
 

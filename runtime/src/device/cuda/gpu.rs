@@ -70,10 +70,22 @@ impl Gpu {
         }
     }
 
-    /// Compiles PTX. The error has what the driver's assembler says.
-    pub fn load(&self, ptx: &str) -> Result<sys::CUmodule, DeviceError> {
-        const LOG_BYTES: usize = 4096;
+    /// Loads machine code, or compiles the PTX where there is none or the driver is older than it. The error has what the driver's assembler says.
+    pub fn load(&self, cubin: Option<&[u8]>, ptx: &str) -> Result<sys::CUmodule, DeviceError> {
         self.enter()?;
+        cubin.and_then(|cubin| self.take(cubin)).map_or_else(|| self.compile(ptx), Ok)
+    }
+
+    /// Nothing if the driver does not take it.
+    fn take(&self, cubin: &[u8]) -> Option<sys::CUmodule> {
+        let mut module = std::ptr::null_mut();
+        // SAFETY: the image is a whole ELF file, whose header and hash were checked when its bundle was read; the context is current.
+        unsafe { sys::cuModuleLoadData(&raw mut module, cubin.as_ptr().cast()) }.result().ok()?;
+        Some(module)
+    }
+
+    fn compile(&self, ptx: &str) -> Result<sys::CUmodule, DeviceError> {
+        const LOG_BYTES: usize = 4096;
         let text = CString::new(ptx).map_err(|_| DeviceError::Ptx { problem: "the text has a zero byte".into() })?;
         let mut log = vec![0u8; LOG_BYTES];
         let mut options =

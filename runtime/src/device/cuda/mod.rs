@@ -5,7 +5,8 @@
 //! device memory. With several GPUs, each must reach the memory of each other.
 //!
 //! A kernel that waits for another rank must never meet a driver that waits for that kernel. Hence a module is compiled once for each GPU
-//! and made resident when it is loaded, not at its first launch (the driver's lazy loading may wait for what runs).
+//! (or not at all, where its bundle has machine code) and made resident when it is loaded, not at its first launch (the driver's lazy loading may
+//! wait for what runs).
 
 mod gpu;
 mod order;
@@ -301,6 +302,36 @@ impl CudaDevice {
             }
         }
     }
+
+    /// A module is known by its PTX, of which the machine code is made.
+    fn load_module(
+        &self,
+        rank: RankId,
+        cubin: Option<&[u8]>,
+        ptx: &str,
+        name: &str,
+    ) -> Result<FunctionId, DeviceError> {
+        let gpu = self.enter(rank)?;
+        let no_kernel = || DeviceError::NoKernel { name: name.into() };
+        let entry = CString::new(name).map_err(|_| no_kernel())?;
+        let mut objects = self.objects();
+        let key = (self.placement[rank.index()], Digest::of(ptx.as_bytes()).0);
+        let module = match objects.modules.get(&key) {
+            Some(&module) => module,
+            None => *objects.modules.entry(key).or_insert(gpu.load(cubin, ptx)?),
+        };
+        // SAFETY: a loaded module.
+        let function = unsafe { result::module::get_function(module, entry) }.map_err(|_| no_kernel())?;
+        // SAFETY: a function of a loaded module.
+        unsafe { sys::cuFuncLoad(function) }.result().map_err(failed("load a kernel"))?;
+        // A module gives the same function for the same name.
+        let known = objects.functions.iter().position(|known| *known == (rank, function));
+        let place = known.unwrap_or(objects.functions.len());
+        if known.is_none() {
+            objects.functions.push((rank, function));
+        }
+        Ok(FunctionId(place as u32))
+    }
 }
 
 fn kernel_failed(rank: RankId, error: DriverError) -> DeviceError {
@@ -403,26 +434,11 @@ impl Device for CudaDevice {
     }
 
     fn load(&self, rank: RankId, ptx: &str, name: &str) -> Result<FunctionId, DeviceError> {
-        let gpu = self.enter(rank)?;
-        let no_kernel = || DeviceError::NoKernel { name: name.into() };
-        let entry = CString::new(name).map_err(|_| no_kernel())?;
-        let mut objects = self.objects();
-        let key = (self.placement[rank.index()], Digest::of(ptx.as_bytes()).0);
-        let module = match objects.modules.get(&key) {
-            Some(&module) => module,
-            None => *objects.modules.entry(key).or_insert(gpu.load(ptx)?),
-        };
-        // SAFETY: a loaded module.
-        let function = unsafe { result::module::get_function(module, entry) }.map_err(|_| no_kernel())?;
-        // SAFETY: a function of a loaded module.
-        unsafe { sys::cuFuncLoad(function) }.result().map_err(failed("load a kernel"))?;
-        // A module gives the same function for the same name.
-        let known = objects.functions.iter().position(|known| *known == (rank, function));
-        let place = known.unwrap_or(objects.functions.len());
-        if known.is_none() {
-            objects.functions.push((rank, function));
-        }
-        Ok(FunctionId(place as u32))
+        self.load_module(rank, None, ptx, name)
+    }
+
+    fn load_assembled(&self, rank: RankId, cubin: &[u8], ptx: &str, name: &str) -> Result<FunctionId, DeviceError> {
+        self.load_module(rank, Some(cubin), ptx, name)
     }
 
     fn residency(&self, function: FunctionId, block: u32, shared: u32) -> Result<Residency, DeviceError> {

@@ -4,12 +4,13 @@
 //! counted. Every choice is listed with its bytes, so that whoever reads it sees by how much it was taken.
 
 use moe_front::units::{Bytes, Microseconds};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Memory, Recompute};
 
 /// What one choice needs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Need {
     /// Which choice.
     pub recompute: Recompute,
@@ -37,7 +38,7 @@ impl Need {
 }
 
 /// What was chosen.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Choice {
     /// Which.
     pub chosen: Recompute,

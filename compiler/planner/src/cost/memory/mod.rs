@@ -21,6 +21,7 @@ mod surroundings;
 use moe_contract::{Call, Exchange, Per, Topology};
 use moe_front::spec::Model;
 use moe_front::units::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use choice::{Choice, Need};
@@ -29,7 +30,7 @@ pub use surroundings::{Parameters, score_operations};
 use super::parallel::Parallel;
 
 /// Bytes of a parameter.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Precision {
     /// Of the weights that are multiplied with.
     pub weight: f64,
@@ -47,7 +48,7 @@ impl Precision {
 }
 
 /// What is computed again in the backward pass instead of being kept. Of each token and layer:
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Recompute {
     /// Nothing. Kept is what the two below keep, and in bf16 the inputs of both norms, queries, keys and values where they are compressed, and
@@ -82,7 +83,7 @@ impl Recompute {
 }
 
 /// The kinds of memory, in the order of reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Weights of routed experts.
@@ -120,7 +121,7 @@ impl Kind {
 }
 
 /// How experts and everything else are divided.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Share {
     /// Experts of a layer, on the GPU that has most.
     pub experts_per_layer: u32,
@@ -143,7 +144,7 @@ impl Share {
 }
 
 /// Parameters of one GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct OfGpu {
     /// Of routed experts, on the GPU that has most.
     pub expert: f64,
@@ -174,7 +175,7 @@ impl OfGpu {
 }
 
 /// Bytes of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Part {
     /// Of what.
     pub kind: Kind,
@@ -183,7 +184,7 @@ pub struct Part {
 }
 
 /// The memory of the GPU that has most.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Memory {
     /// Bytes of each kind, in the order of [`Kind`].
     pub parts: Vec<Part>,

@@ -4,6 +4,7 @@
 //! model whose file does not say what surrounds the experts, only experts and gate, which is why nothing of it is told then.
 
 use moe_front::spec::{Compression, Heads, Model, Reach, Surroundings};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Operations of scores and sums of one token in all `layers`, forward, in a sequence of so many tokens. With an encoder, both sequences are
@@ -99,7 +100,7 @@ pub(super) fn up_projected_elements(heads: Heads) -> u32 {
 }
 
 /// Parameters by part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Parameters {
     /// One expert.
     pub expert: u64,

@@ -17,6 +17,7 @@ mod replicas;
 
 use moe_front::spec::{Cluster, Target};
 use moe_front::units::Microseconds;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use arithmetic::{decode_bound, gpu_hours_per_trillion, tokens_per_day};
@@ -34,7 +35,7 @@ pub fn peak_per_sm(target: Target) -> f64 {
 }
 
 /// The times of one step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Step {
     /// Compute of one micro-batch on the slowest stage, forward and backward.
     pub compute: Microseconds,

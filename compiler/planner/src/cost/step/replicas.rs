@@ -9,13 +9,14 @@
 
 use moe_front::spec::Cluster;
 use moe_front::units::Microseconds;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cost::memory::{OfGpu, Precision, Share};
 use crate::cost::parallel::Parallel;
 
 /// Traffic of one step and GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Replicas {
     /// Bytes for routed experts.
     pub expert_bytes: f64,
