@@ -1,6 +1,7 @@
 //! The real assembler: what a kernel takes of a multiprocessor, its machine code, and its SASS.
 //!
-//! Invariant: files that the tools need live in a folder that is gone when a function returns, also when it fails.
+//! Invariants: files that the tools need live in a folder that is gone when a function returns, also when it fails; a tool that runs is in
+//! [`RUNNING`], so that whoever ends the process can end it too.
 //!
 //! The tools are looked for in `$MOE_CUDA_TOOLS`, where it is set; otherwise in `target/cuda-tools/bin` above the running program or the
 //! current folder, then in `$PATH`.
@@ -8,7 +9,8 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::ptx::Chip;
 
@@ -144,13 +146,38 @@ impl Folder {
 
 fn run<'a>(tool: &'static str, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<Output, AssembleError> {
     let program = find(tool)?;
-    let output = Command::new(program).args(arguments).output();
-    let output = output.map_err(|source| AssembleError::Io { tool, source })?;
+    let output = output(Command::new(program).args(arguments)).map_err(|source| AssembleError::Io { tool, source })?;
     if output.status.success() {
         return Ok(output);
     }
     let messages = [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat();
     Err(AssembleError::Refused { tool, messages: messages.trim().to_owned() })
+}
+
+/// Process ids of the tools that run.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+fn running() -> MutexGuard<'static, Vec<u32>> {
+    // A list of numbers is whole whatever its holder did.
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a process that is about to end: hands over the ids of all tools that run. None is started any more.
+pub fn stop(end: impl FnMut(u32)) {
+    let running = running();
+    running.iter().copied().for_each(end);
+    std::mem::forget(running);
+}
+
+fn output(command: &mut Command) -> io::Result<Output> {
+    let mut running_now = running();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let id = child.id();
+    running_now.push(id);
+    drop(running_now);
+    let output = child.wait_with_output();
+    running().retain(|&other| other != id);
+    output
 }
 
 fn find(tool: &'static str) -> Result<PathBuf, AssembleError> {

@@ -1,9 +1,13 @@
 //! The command line, as clap sees it. Exit status: 0 ok, 1 the user's file or input is wrong, 2 misuse of the command line.
 
 use std::any::TypeId;
+use std::ffi::OsString;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
+
+use moe_compiler::spec::limits;
 
 use crate::files::{InputPath, OutputPath};
 use crate::source::Warnings;
@@ -86,6 +90,21 @@ pub fn command() -> clap::Command {
     Cli::command().mut_subcommands(|command| command.mut_args(hinted))
 }
 
+/// The same error; of text that is not UTF-8 it also says where.
+pub fn told(error: clap::Error, given: &[OsString], command: &mut clap::Command) -> clap::Error {
+    if error.kind() != ErrorKind::InvalidUtf8 {
+        return error;
+    }
+    let wrong = (1..given.len()).filter(|&index| given[index].to_str().is_none()).map(|index| {
+        // A value of its own stands after its option.
+        let option = given[index - 1].to_str().filter(|before| before.starts_with("--") && !before.contains('='));
+        let shown = format!("`{}`", given[index].display());
+        option.map_or(shown.clone(), |option| format!("`{option}` {shown}"))
+    });
+    let wrong: Vec<String> = wrong.collect();
+    command.error(ErrorKind::InvalidUtf8, format!("{} is not UTF-8 text", wrong.join(", ")))
+}
+
 /// For an output of a command whose report goes to standard output.
 pub fn output_file() -> impl clap::builder::TypedValueParser<Value = OutputPath> {
     OsStringValueParser::new().try_map(OutputPath::parse_file)
@@ -142,7 +161,7 @@ pub struct Build {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub nodes: Option<u32>,
     /// GPUs, that is ranks, of each node [default: as the deploy says]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::DOMAIN)))]
     pub gpus_per_node: Option<u32>,
     /// GPU architecture, repeatable [default: the cluster's target]
     #[arg(long = "target", value_enum)]
@@ -171,7 +190,7 @@ pub struct Run {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub nodes: Option<u32>,
     /// GPUs, that is ranks, of each node [default: as the deploy says]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::DOMAIN)))]
     pub gpus_per_node: Option<u32>,
     /// Tokens per rank; kernels of a .moe file are made for so many [default: as the deploy says]
     #[arg(long)]
@@ -186,7 +205,7 @@ pub struct Run {
     #[arg(long)]
     pub forward_only: bool,
     /// How often everything runs, with the same input; every result is compared, times are medians
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub repeat: u32,
     /// Logits [tokens, experts], gate parameters and activations x [tokens, hidden]; tokens are split evenly over the ranks
     #[arg(long, conflicts_with = "tokens")]

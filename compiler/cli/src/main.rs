@@ -23,6 +23,7 @@ mod tensors;
 mod terminal;
 mod verify;
 
+use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -37,10 +38,13 @@ use terminal::Terminal;
 fn main() -> ExitCode {
     let results = screen::of(&io::stdout(), Color::Auto);
     let mut command = arguments::command().term_width(results.prose);
-    let parsed = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
-        let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-        Ok((cli, matches))
-    });
+    let given: Vec<OsString> = std::env::args_os().collect();
+    let parsed = match command.try_get_matches_from_mut(&given) {
+        Ok(matches) => Cli::from_arg_matches(&matches)
+            .map(|cli| (cli, matches))
+            .map_err(|error| error.format(&mut command)),
+        Err(error) => Err(arguments::told(error, &given, &mut command)),
+    };
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(said) => return misuse(&said),

@@ -1,8 +1,8 @@
 //! Temporary files and folders, which a signal does not leave behind.
 //!
 //! Invariants: whatever temporary this process makes is in [`LIVE`] from before it is there until it is gone, or inside of what is; one
-//! thread waits for the signals that end a process, removes all of it while nothing new can be made, and then lets the signal do what it
-//! does by default, so that a shell sees the status that it expects (130 after SIGINT, 143 after SIGTERM).
+//! thread waits for the signals that end a process, ends the assembler if it runs, removes all of it while nothing new can be made, and then
+//! lets the signal do what it does by default, so that a shell sees the status that it expects (130 after SIGINT, 143 after SIGTERM).
 
 #![allow(clippy::disallowed_methods, reason = "here is where files are opened, made and removed")]
 
@@ -43,6 +43,8 @@ pub fn watch_signals() -> io::Result<()> {
     thread::Builder::new().name("signals".into()).stack_size(STACK).spawn(move || {
         if let Some(signal) = signals.forever().next() {
             let mut paths = live();
+            // What writes into a folder first.
+            moe_kernels::assemble::stop(kill);
             paths.drain(..).for_each(|path| remove(&path));
             // Ends the process, which still holds the list: nobody makes anything new.
             let _ = emulate_default_handler(signal);
@@ -50,6 +52,14 @@ pub fn watch_signals() -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Ends a program that this process has started and not yet waited for.
+fn kill(process: u32) {
+    if let Ok(process) = libc::pid_t::try_from(process) {
+        // SAFETY: asks the system for something; no memory is touched.
+        unsafe { libc::kill(process, libc::SIGKILL) };
+    }
 }
 
 /// For a process that is about to end for want of memory: removes what can be removed, unless somebody makes something just now.

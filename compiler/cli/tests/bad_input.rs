@@ -191,7 +191,6 @@ fn what_the_deploy_does_not_allow_is_said() {
         said.push_str(&format!("{title}\n  {}", folder.fails(arguments)));
     };
     case("too many tokens", &["run", "small.moe", "--tokens", "9"]);
-    case("more ranks than a domain", &["run", "small.moe", "--gpus-per-node", "100"]);
     case("two nodes", &["run", "small.moe", "--nodes", "2"]);
     case("no such deploy", &["run", "small.moe", "--deploy", "huge"]);
     case("no file", &["run", "missing.moe"]);

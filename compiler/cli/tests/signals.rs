@@ -61,6 +61,13 @@ fn send(signal: i32, process: &Child) {
     assert!(sent.expect("`kill` starts").success());
 }
 
+/// A pipe that nobody writes to: who reads it waits for ever, without a process of its own.
+fn pipe(watched: &Watched) -> String {
+    let path = watched.folder.path("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().expect("`mkfifo` starts").success());
+    path.display().to_string()
+}
+
 /// Until a file is there, which says how far a process is.
 fn wait_for(path: &Path) {
     let begin = Instant::now();
@@ -70,20 +77,23 @@ fn wait_for(path: &Path) {
     }
 }
 
-/// The assembler has begun, its folder is there, and the signal goes to the tool alone, as from `kill`; the assembler goes on and tries to
-/// write its result.
+/// Whether there is such a process, one that has ended and was not waited for aside.
+fn lives(process: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/stat", process.trim())).unwrap_or_default();
+    status.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// The assembler has begun, its folder is there, and the signal goes to the tool alone, as from `kill`: the assembler ends with it.
 #[test]
-fn a_signal_while_ptxas_runs_left_its_folder() {
+fn a_signal_while_ptxas_runs_left_its_folder_and_ptxas_itself() {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         for arguments in [&["build", "small.moe"][..], &["build", "small.moe", "--emit", "sass"], &["run", "small.moe"]]
         {
             let watched = Watched::new();
-            let (begun, ended) = (watched.folder.path("begun"), watched.folder.path("ended"));
-            let script = format!(
-                "exec 2> /dev/null\nfor last in \"$@\"; do :; done\ntouch {}\nsleep 0.3\necho late > \"$last\"\ntouch {}",
-                begun.display(),
-                ended.display()
-            );
+            let begun = watched.folder.path("begun");
+            // As many as there are cores run at the same time, and each says who it is.
+            let script =
+                format!("echo $$ >> {0}.all\nmv {0}.all {0}\nread nothing < {1}", begun.display(), pipe(&watched));
             let tools = watched.assembler(&script);
             let child = watched.command(arguments).env("MOE_CUDA_TOOLS", tools).spawn().expect("the tool starts");
             wait_for(&begun);
@@ -91,7 +101,12 @@ fn a_signal_while_ptxas_runs_left_its_folder() {
             send(signal, &child);
             let output = child.wait_with_output().expect("the tool ends");
             assert_eq!(output.status.signal(), Some(signal), "{arguments:?}: {}", text(&output.stderr));
-            wait_for(&ended);
+            let assembler = std::fs::read_to_string(&begun).expect("its process id");
+            let begin = Instant::now();
+            while assembler.lines().any(lives) {
+                assert!(begin.elapsed() < Duration::from_secs(10), "ptxas lives on: signal {signal}, {arguments:?}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
             assert_eq!(watched.left_over(), [""; 0], "signal {signal}, {arguments:?}");
             assert!(!watched.folder.path("small.moeb").exists());
         }

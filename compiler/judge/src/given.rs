@@ -250,11 +250,12 @@ fn invent(parameter: &Parameter, manifest: &Manifest, tokens: usize, seed: u64, 
             Numbers::I32((0..vocabulary).flat_map(row).collect())
         }
         ParameterKind::TokenId => {
-            let vocabulary = gate.parameters.iter().find_map(|other| match other.kind {
+            // A token id has a row in every table.
+            let vocabularies = gate.parameters.iter().filter_map(|other| match other.kind {
                 ParameterKind::Table { vocabulary, .. } => Some(vocabulary),
                 _ => None,
             });
-            let vocabulary = u64::from(vocabulary.unwrap_or(1).max(1));
+            let vocabulary = u64::from(vocabularies.min().unwrap_or(1).max(1));
             let ids = |rank| {
                 let random = &mut generator(seed, Stream::TokenIds, rank);
                 (0..tokens).map(|_| random.below(vocabulary) as i32).collect()

@@ -90,7 +90,13 @@ impl Real {
     /// With name, number and range.
     pub fn check(&self, number: impl Into<f64>) -> Result<(), OutOfRange> {
         let number = number.into();
-        if number >= self.least && number <= self.most { Ok(()) } else { Err(self.refuse(number)) }
+        /// Up to here every whole number is one.
+        const PLAIN: f64 = 1e15;
+        match number {
+            _ if number >= self.least && number <= self.most => Ok(()),
+            _ if number.is_finite() && number.abs() > PLAIN => Err(self.refuse(format!("{number:e}"))),
+            _ => Err(self.refuse(number)),
+        }
     }
 
     /// What may be, in words.

@@ -1,6 +1,6 @@
 //! Backward of combine, last step: the gradients of this rank's weights, collected from the ranks that computed them.
 //!
-//! * Waits for `gradient_arrival` of all ranks. Reads `weight_gradients` of the half of the dispatch epoch and the indices. Writes the
+//! * Waits for `gradient_arrival` of all ranks. Reads `weight_gradients` of the half of this epoch and the indices. Writes the
 //!   weights' gradients f32 `[tokens, K]`; 0 for a pick that was sent nowhere, whose word no rank has written.
 //! * `ctas` CTAs; one thread per pick.
 //! * Memory order: each CTA acquires every flag itself.

@@ -107,7 +107,7 @@ fn load(arguments: &Run, source: &Source) -> Result<Program, Failure> {
         || arguments.gpus_per_node.is_some_and(|gpus| gpus != manifest.exchange.ranks)
     {
         return Err(wrong(format!(
-            "the bundle is built for 1 node of {} GPUs; build it again for others",
+            "the bundle is built for 1 node of {} GPUs: leave out `--nodes` and `--gpus-per-node`, or build it again for others",
             manifest.exchange.ranks
         )));
     }

@@ -67,8 +67,18 @@ impl fmt::Display for InputPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Place::Standard => formatter.write_str("<stdin>"),
-            Place::File(path) => path.display().fmt(formatter),
+            Place::File(path) => shown(path, formatter),
         }
+    }
+}
+
+/// In quotes where one could not see where it begins and ends, or that it is on one line.
+fn shown(path: &Path, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let text = path.to_string_lossy();
+    if text.trim() == text && !text.chars().any(char::is_control) {
+        write!(formatter, "{}", path.display())
+    } else {
+        write!(formatter, "{path:?}")
     }
 }
 
@@ -135,7 +145,7 @@ impl fmt::Display for OutputPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Place::Standard => formatter.write_str("<stdout>"),
-            Place::File(path) => path.display().fmt(formatter),
+            Place::File(path) => shown(path, formatter),
         }
     }
 }

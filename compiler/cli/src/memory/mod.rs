@@ -24,6 +24,9 @@ const COMPILING: u64 = 64 << 20;
 /// What compiling takes for each further thread; measured.
 const COMPILING_THREAD: u64 = 4 << 20;
 
+/// What a run takes beside compiling and its data; measured.
+const RUNNING: u64 = 64 << 20;
+
 /// Bytes that this process may still take, as far as the system says.
 pub fn available() -> Option<u64> {
     Limits::of_this_process().tightest().map(|limit| limit.left)
@@ -66,16 +69,21 @@ pub fn enough_for_sample(tokens: usize, top_k: u32) -> Result<(), Failure> {
     enough(&format!("a sample of {tokens} tokens needs"), needed, "ask for a smaller one (`--sample`)")
 }
 
-/// Refuses a run that would be killed half-way. What it needs is an estimate: symmetric memory and, three times, the experts' rows at an
-/// even load (input, output, gradient), where a few picks of an expert still take a whole block of rows.
+/// Refuses a run that would be killed half-way. What it needs is an estimate: the process itself; symmetric memory and what kernels keep; four
+/// times the experts' rows at an even load (input, output and both gradients), where a few picks of an expert still take a whole block of rows;
+/// the rows of every pick as they came and as they should be (input, input again, gradient); and 16 rows of every token: as it is given, on the
+/// device, as it came, as it should be, and directly in f64.
 pub fn enough_for(manifest: &Manifest) -> Result<(), Failure> {
     let exchange = &manifest.exchange;
     let sizes = exchange.sizes();
     let picks = u64::from(exchange.max_tokens) * u64::from(exchange.top_k);
-    let rows = exchange.rows_of(2 * picks);
-    let row = exchange.row_bytes(exchange.dispatch) + 4 * exchange.row_bytes(exchange.combine);
-    let needed = u64::from(exchange.ranks) * (sizes.symmetric + sizes.handle + rows * row);
-    enough("the virtual GPUs need", needed, "run fewer tokens (`--tokens`) or ranks (`--gpus-per-node`)")
+    let (there, back) = (exchange.row_bytes(exchange.dispatch), exchange.row_bytes(exchange.combine));
+    let rows = exchange.rows_of(2 * picks) * (there + 4 * back);
+    let compared = picks * (4 * there + 2 * back) + u64::from(exchange.max_tokens) * 16 * back;
+    let process = RUNNING + COMPILING + COMPILING_THREAD * rayon::current_num_threads() as u64;
+    let of_rank = sizes.symmetric + sizes.fixed + sizes.handle + rows + compared;
+    let needed = process + u64::from(exchange.ranks) * of_rank;
+    enough("a run on virtual GPUs needs", needed, "run fewer tokens (`--tokens`) or ranks (`--gpus-per-node`)")
 }
 
 fn enough(what: &str, needed: u64, advice: &str) -> Result<(), Failure> {

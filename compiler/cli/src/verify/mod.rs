@@ -48,7 +48,8 @@ impl From<JudgeError> for VerifyError {
     }
 }
 
-/// Runs everything, at least once, and compares it. The judge computes on one core while the device runs on the other.
+/// Runs everything, at least once, and compares it. The judge computes on one core while the device runs on the other; where the system has
+/// no thread for it, after the device.
 pub fn verify(
     communicator: &mut Communicator,
     gate: &Gate,
@@ -58,15 +59,17 @@ pub fn verify(
 ) -> Result<Verified, VerifyError> {
     let manifest = communicator.manifest().clone();
     let (run, (expected, reference_seconds)) = std::thread::scope(|threads| {
-        let judge = threads.spawn(|| {
+        let judge = || {
             let start = Instant::now();
             Expected::compute(&manifest, gate, given).map(|expected| (expected, start.elapsed().as_secs_f64()))
-        });
+        };
+        let beside = std::thread::Builder::new().name("judge".into()).spawn_scoped(threads, judge);
         let run = Run::every_call(communicator, given, progress);
         progress.say("reference");
-        let expected = match judge.join() {
-            Ok(expected) => expected,
-            Err(panic) => std::panic::resume_unwind(panic),
+        let expected = match beside.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(expected)) => expected,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(_) => judge(),
         };
         // The device names the rank and the token of wrong numbers; the judge, running alone, would too.
         Ok::<_, VerifyError>((run?, expected?))

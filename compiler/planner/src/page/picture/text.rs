@@ -18,9 +18,9 @@ impl Type {
     pub(super) const HEADING: Type = Type { class: "heading", size: 15.0, bold: true };
     pub(super) const STRONG: Type = Type { class: "strong", size: 13.0, bold: true };
     pub(super) const PLAIN: Type = Type { class: "plain", size: 13.0, bold: false };
-    pub(super) const SMALL: Type = Type { class: "small", size: 12.0, bold: false };
-    /// As small as it gets: on a screen 390 wide it is 10 pixels high.
-    pub(super) const NUMBER: Type = Type { class: "number", size: 11.5, bold: false };
+    pub(super) const SMALL: Type = Type { class: "small", size: 12.75, bold: false };
+    /// As small as it gets: on a screen 390 wide it is 11 pixels high.
+    pub(super) const NUMBER: Type = Type { class: "number", size: 12.75, bold: false };
     pub(super) const ALL: [Type; 6] =
         [Type::TITLE, Type::HEADING, Type::STRONG, Type::PLAIN, Type::SMALL, Type::NUMBER];
 
