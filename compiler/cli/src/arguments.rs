@@ -7,7 +7,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
-use moe_compiler::spec::limits;
+use moe_front::spec::limits;
 
 use crate::files::{InputPath, OutputPath};
 use crate::source::Warnings;

@@ -40,9 +40,9 @@ fn main() -> ExitCode {
     let mut command = arguments::command().term_width(results.prose);
     let given: Vec<OsString> = std::env::args_os().collect();
     let parsed = match command.try_get_matches_from_mut(&given) {
-        Ok(matches) => Cli::from_arg_matches(&matches)
-            .map(|cli| (cli, matches))
-            .map_err(|error| error.format(&mut command)),
+        Ok(matches) => {
+            Cli::from_arg_matches(&matches).map(|cli| (cli, matches)).map_err(|error| error.format(&mut command))
+        }
         Err(error) => Err(arguments::told(error, &given, &mut command)),
     };
     let (cli, matches) = match parsed {

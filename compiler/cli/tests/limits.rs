@@ -160,6 +160,7 @@ fn a_limit_of_open_files_is_said() {
 }
 
 /// Bytes that a run has at most at the same time, as the system counts them.
+#[expect(clippy::zombie_processes, reason = "the system is asked for more than `wait` gives")]
 fn peak(folder: &Folder, arguments: &[&str]) -> f64 {
     let child = folder.command(arguments).stdout(std::process::Stdio::null()).spawn().expect("the tool starts");
     let process = libc::pid_t::try_from(child.id()).expect("a process id");

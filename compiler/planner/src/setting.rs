@@ -153,7 +153,8 @@ pub const SPINE_LATENCY: Real = Real::new("spine_latency", 0.0, SECOND, " µs");
 /// Between dispatch and combine.
 pub const EXPERT_TIME: Real = Real::new("expert_time", 0.0, 60.0 * SECOND, " µs");
 /// The part of its rate that a slow link reaches.
-pub const SLOW_LINK: Real = Real::new("the part of its rate that a link reaches (slow_nic, slow_nvlink)", 0.001, 1.0, "");
+pub const SLOW_LINK: Real =
+    Real::new("the part of its rate that a link reaches (slow_nic, slow_nvlink)", 0.001, 1.0, "");
 /// How late a GPU starts.
 pub const LATE: Real = Real::new("the delay of a straggler", 0.0, 60.0 * SECOND, " µs");
 /// How many times as long slow experts take.
