@@ -1,6 +1,6 @@
 //! What of a plan there are no kernels for.
 
-use moe_front::diagnostics::{Code, Diagnostic};
+use moe_front::diagnostics::{Code, Diagnostic, Severity};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -25,6 +25,10 @@ impl NotBuilt {
     /// In one line.
     pub fn told(&self) -> String {
         let help = self.help.as_ref().map_or_else(String::new, |help| format!(": {help}"));
-        format!("planned, not built ({}): {}{help}", self.code, self.title)
+        let what = match self.code.severity() {
+            Severity::Error => "planned, not built",
+            Severity::Note | Severity::Warning => "built another way",
+        };
+        format!("{what} ({}): {}{help}", self.code, self.title)
     }
 }

@@ -417,3 +417,27 @@ fn replicas_on_nodes_without_rdma_are_not_timed() {
     assert!(report.memory.is_some() && report.step.is_none() && report.replicas.is_none());
     assert!(report.headline[0].starts_with("step and tokens/s are withheld: cluster `pod`"), "{:?}", report.headline);
 }
+
+/// What there are no kernels for stands in the headline with its code and what to do, and is the only thing that `not_built` adds.
+#[test]
+fn what_is_not_built_is_in_the_headline() {
+    let v3 = example("deepseek_v3").replace("128 per gpu", "128 per gpu   mode latency");
+    let told = |deploy: &str| -> Vec<String> {
+        let report = report(&v3, deploy);
+        report.headline.iter().filter(|line| line.contains("(M07")).cloned().collect()
+    };
+    let [several] = &told("pretrain")[..] else { panic!("{:?}", told("pretrain")) };
+    assert!(
+        several.starts_with("planned, not built (M0704): there are no kernels for 8 nodes yet: pass `--nodes 1`"),
+        "{several}"
+    );
+    let [latency] = &told("one_node")[..] else { panic!("{:?}", told("one_node")) };
+    assert!(latency.starts_with("built another way (M0705): latency mode has no kernels of its own yet"), "{latency}");
+    // What is built moves one copy to each of the ranks of a token, 7464 bytes out and 14336 back, and so is planned.
+    let plan = report(&v3, "one_node");
+    let copies = plan.gate.expected.nvlink_copies.mean;
+    near(plan.phases[0].nvlink_bytes, 128.0 * 7464.0 * copies);
+    near(plan.phases[1].nvlink_bytes, 128.0 * 14336.0 * copies);
+    let written = report(&example("deepseek_v3"), "one_node");
+    assert!(written.headline.iter().all(|line| !line.contains("(M07")), "{:?}", written.headline);
+}

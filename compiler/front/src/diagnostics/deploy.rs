@@ -496,7 +496,7 @@ impl From<BuildProblem> for Diagnostic {
             )),
             BuildProblem::Latency { span } => Diagnostic::new(
                 Code::LatencyNotBuilt,
-                "there are no kernels of latency mode yet: those of throughput mode are taken",
+                "latency mode has no kernels of its own yet, and takes those of throughput mode",
             )
             .label(span, "one copy of a token to each of its ranks, instead of a message for each pick")
             .help("nothing has to change; `mode throughput` says what is built"),
