@@ -30,9 +30,13 @@ fn fixes_hold(source: &str) {
         let same = |other: &&Diagnostic| {
             other.code == problem.code && other.title == problem.title && changed.contains(&other.place().start)
         };
-        if let Some(again) = check_source(after.as_bytes()).diagnostics.iter().find(same) {
+        let found = check_source(after.as_bytes()).diagnostics;
+        if let Some(again) = found.iter().find(same) {
             panic!("{} {}: {fix:?} gives it again: {again:?}\n{source}", problem.code, problem.title);
         }
+        // What can be read can be read afterwards too.
+        let unread = |diagnostics: &Diagnostics| diagnostics.iter().any(|found| found.code.id().starts_with("M01"));
+        assert!(unread(&before) || !unread(&found), "{fix:?} breaks the file: {found:?}\n{source}");
     }
 }
 

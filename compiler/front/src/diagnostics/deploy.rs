@@ -245,26 +245,26 @@ impl From<DeployProblem> for Diagnostic {
                         f64::from(least + 1) / mean
                     ))
                     .help(format!("use an `ep` that divides {experts}, such as `ep {better}`"))
-                    .fix(span, better.to_string())
+                    .fix(span, format!("ep {better}"))
             }
             DeployProblem::IdleRanks { span, experts, ranks, better } => {
                 Diagnostic::new(Code::IdleRanks, format!("{ranks} ranks share {experts} experts"))
                     .label(span, format!("ranks {experts} to {} hold none", ranks - 1))
                     .help(format!("use at most {experts}, such as `ep {better}`"))
-                    .fix(span, better.to_string())
+                    .fix(span, format!("ep {better}"))
             }
             DeployProblem::TooFewGpus { span, ranks, gpus, cluster, better } => {
                 Diagnostic::new(Code::TooFewGpus, format!("{ranks} ranks need {ranks} GPUs, the cluster has {gpus}"))
                     .label(span, "one GPU per rank")
                     .label(cluster, format!("{gpus} GPUs"))
                     .help(format!("use at most {gpus}, such as `ep {better}`, or a larger cluster"))
-                    .fix(span, better.to_string())
+                    .fix(span, format!("ep {better}"))
             }
             DeployProblem::GpusLeftOver { span, ranks, gpus, better } => {
                 Diagnostic::new(Code::GpusLeftOver, format!("groups of {ranks} ranks do not fill {gpus} GPUs"))
                     .label(span, format!("leaves {} GPUs over", gpus % ranks))
                     .help(format!("use an `ep` that divides {gpus}, such as `ep {better}`"))
-                    .fix(span, better.to_string())
+                    .fix(span, format!("ep {better}"))
             }
             DeployProblem::PartOfNode { span, ranks, gpus_per_node, better } => {
                 Diagnostic::new(Code::PartOfNode, format!("{ranks} ranks are not whole nodes of {gpus_per_node} GPUs"))
@@ -272,7 +272,7 @@ impl From<DeployProblem> for Diagnostic {
                     .help(format!(
                         "use an `ep` that divides {gpus_per_node}, or a multiple of it, such as `ep {better}`"
                     ))
-                    .fix(span, better.to_string())
+                    .fix(span, format!("ep {better}"))
             }
             DeployProblem::GroupSpansNodes(group) => group_spans_nodes(&group),
             DeployProblem::Memory { span, parts, memory, memory_span, tokens } => {
@@ -317,7 +317,7 @@ impl From<DeployProblem> for Diagnostic {
                     format!("{ranks} ranks do not divide dp × tp = {data_parallel}"),
                 )
                 .label(span, "experts would have a fraction of a replica")
-                .fix(span, better.to_string())
+                .fix(span, format!("ep {better}"))
                 .help(format!(
                     "an expert-parallel group is made of data-parallel ranks: use an `ep` that divides `dp` × `tp`, such as `ep {better}`"
                 ));
@@ -352,7 +352,7 @@ impl From<DeployProblem> for Diagnostic {
                 Diagnostic::new(Code::TooManyStages, format!("{stages} pipeline stages share {layers} MoE layers"))
                     .label(span, "some stages have none")
                     .help(format!("use at most {layers}, such as `pp {better}`"))
-                    .fix(span, better.to_string())
+                    .fix(span, format!("pp {better}"))
             }
             DeployProblem::LatencyTokens { span, tokens, most } => {
                 Diagnostic::new(Code::LatencyTokens, format!("latency mode sends {tokens} tokens one pick at a time"))
@@ -402,7 +402,7 @@ fn group_spans_nodes(group: &GroupSpan) -> Diagnostic {
     };
     match better {
         Some(better) => {
-            diagnostic.help(format!("`ep {better}` puts each group on one node")).fix(*span, better.to_string())
+            diagnostic.help(format!("`ep {better}` puts each group on one node")).fix(*span, format!("ep {better}"))
         }
         None => diagnostic.help("choose `ep` and the number of groups so that a group fits on one node"),
     }
