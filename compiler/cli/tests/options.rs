@@ -85,10 +85,11 @@ fn options(folder: &Folder, command: &str) -> Vec<String> {
 /// Whether a message says where the value was given.
 fn says_where(said: &str, option: &str, value: &[u8]) -> bool {
     let name = option.trim_start_matches('-');
-    let as_shown = String::from_utf8_lossy(value);
+    // The terminal shows a character that turns the direction of text as one that is not known.
+    let as_shown = String::from_utf8_lossy(value).replace('\u{202e}', "\u{fffd}");
     [option, name, &name.replace('-', "_"), &name.replace('-', " ")].iter().any(|name| said.contains(name))
         // A file is named by its path.
-        || (!as_shown.trim().is_empty() && said.contains(&*as_shown))
+        || (!as_shown.trim().is_empty() && said.contains(as_shown.as_str()))
         || said.contains(&format!("{as_shown:?}"))
 }
 
