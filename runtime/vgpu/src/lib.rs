@@ -102,23 +102,31 @@
 #[macro_use]
 mod semantics;
 mod cluster;
+mod config;
 mod decode;
 mod engine;
+mod error;
+mod ids;
+mod launch;
 mod memory;
+mod module;
 mod ptx;
 
-pub use cluster::{
-    Argument, Cluster, ClusterError, Config, EventId, Kernel, Launch, LaunchId, Module, Policy, StreamId,
-};
+pub use cluster::Cluster;
+pub use config::{Config, Policy};
 pub use decode::op::Parameter;
 pub use engine::report::{
     Deadlock, Fault, FaultKind, Limit, NotStarted, Polled, Report, RunError, Running, Schedule, Site, WaitReason,
     Waiting,
 };
+pub use error::ClusterError;
+pub use ids::{EventId, LaunchId, RankId, StreamId, ThreadId};
+pub use launch::{Argument, Launch};
 pub use memory::{
-    Access, AccessKind, Address, Event, Fence, Location, MemoryFault, Observer, Order, Proxy, Race, Races, RankId,
-    Scope, Side, ThreadId, Traffic,
+    Access, AccessKind, Address, Event, Fence, Location, MemoryFault, Observer, Order, Proxy, Race, Races, Scope, Side,
+    Traffic,
 };
+pub use module::{Kernel, Module};
 pub use ptx::PtxError;
 
 const _: () = {

@@ -10,9 +10,11 @@ use super::access::{Home, shared_symbol};
 use super::arithmetic::{combine, combine_in_device};
 use super::report::{Fault, FaultKind, RunError};
 use super::warp::{Outcome, SplitState, Warp, bad_access, lanes, put_low_bytes, undefined, zero_extended};
-use crate::cluster::{Kernel, Policy};
+use crate::config::Policy;
 use crate::decode::op::{AtomicKind, BulkDirection, BulkOp, CopyOp, KernelCode, Place, SHARED_BASE, Space};
-use crate::memory::{Access, AccessKind, Address, Location, MemoryFault, Order, Proxy, Scope, ThreadId};
+use crate::ids::ThreadId;
+use crate::memory::{Access, AccessKind, Address, Location, MemoryFault, Order, Proxy, Scope};
+use crate::module::Kernel;
 use crate::ptx::ScalarType;
 
 /// Turns that a copy takes when copies finish in order.

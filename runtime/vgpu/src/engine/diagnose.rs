@@ -6,7 +6,7 @@ use super::report::{Deadlock, Limit, NotStarted, Polled, Running, WaitReason, Wa
 use super::warp::{SplitState, Warp};
 use super::{LaunchState, Machine};
 use crate::decode::op::KernelCode;
-use crate::memory::RankId;
+use crate::ids::RankId;
 use crate::memory::address::{Target, target};
 
 const MOST_PLACES: usize = 64;

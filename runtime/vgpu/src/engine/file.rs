@@ -5,8 +5,8 @@
 
 use super::warp::Warp;
 use super::{LaunchState, Machine};
-use crate::cluster::LaunchId;
 use crate::decode::op::{Constant, Reg, Special};
+use crate::ids::LaunchId;
 use crate::memory::address::{LOCAL_WINDOW, SHARED_WINDOW};
 use crate::semantics::lanes::Row;
 

@@ -11,9 +11,10 @@ use super::diverge::Choice;
 use super::probe::{Armed, Park};
 use super::report::{Fault, FaultKind, Schedule, Site};
 use super::warp::{Outcome, Split, SplitState, Trouble, Warp, lanes, undefined};
-use crate::cluster::Policy;
+use crate::config::Policy;
 use crate::decode::op::{ClockKind, FenceKind, GUARD_NOT, KernelCode, NO_GUARD, Op, Space};
-use crate::memory::{Event, Fence, RankId, Scope};
+use crate::ids::RankId;
+use crate::memory::{Event, Fence, Scope};
 
 /// Virtual clock: cycles of a nanosecond.
 const CYCLES_PER_NANOSECOND: u64 = 2;

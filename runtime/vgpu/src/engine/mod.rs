@@ -40,10 +40,13 @@ use schedule::Victim;
 pub(crate) use start::ctas_per_sm;
 use warp::Warp;
 
-use crate::cluster::{ClusterError, Config, EventId, Kernel, LaunchId, Module, StreamId};
+use crate::config::Config;
 use crate::decode::op::Program;
+use crate::error::ClusterError;
+use crate::ids::{EventId, LaunchId, RankId, StreamId};
 use crate::memory::segment::Segment;
-use crate::memory::{Address, Event, Memory, Observer, RankId};
+use crate::memory::{Address, Event, Memory, Observer};
+use crate::module::{Kernel, Module};
 
 /// An element of a stream.
 pub(crate) enum Command {

@@ -1,7 +1,9 @@
 //! What a run tells: figures when it went well, otherwise who did what where. Everything is data; `Display` renders it.
 
-use crate::cluster::{EventId, LaunchId, Policy, StreamId};
-use crate::memory::{Address, MemoryFault, RankId};
+use crate::config::Policy;
+use crate::ids::RankId;
+use crate::ids::{EventId, LaunchId, StreamId};
+use crate::memory::{Address, MemoryFault};
 
 /// Figures of a run that went well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::probe::Watch;
 use super::report::RunError;
 use super::warp::SplitState;
 use super::{INSTRUCTIONS_PER_NANOSECOND, Machine};
-use crate::cluster::Policy;
+use crate::config::Policy;
 use crate::memory::segment::Waiter;
 
 /// Instructions of a turn where the policy does not draw them.

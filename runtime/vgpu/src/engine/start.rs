@@ -8,10 +8,12 @@ use super::file::RegisterFile;
 use super::probe::Probe;
 use super::warp::{Split, SplitState, Warp};
 use super::{Cta, LaunchState, Machine, Request, Sm};
-use crate::cluster::{ClusterError, LaunchId, Policy, StreamId};
+use crate::config::Policy;
 use crate::decode::op::{Constant, KernelCode, Program, Special, TRUE};
+use crate::error::ClusterError;
+use crate::ids::{LaunchId, RankId, StreamId, ThreadId};
 use crate::memory::segment::Segment;
-use crate::memory::{Address, Event, Memory, RankId, ThreadId};
+use crate::memory::{Address, Event, Memory};
 use crate::ptx::ast::VariableSpace;
 use std::sync::Arc;
 

@@ -10,10 +10,11 @@ use super::copies::LaneCopies;
 use super::file::RegisterFile;
 use super::probe::Probe;
 use super::report::FaultKind;
-use crate::cluster::{Kernel, LaunchId};
 use crate::decode::op::{Place, Reg};
+use crate::ids::{LaunchId, RankId, ThreadId};
 use crate::memory::segment::Segment;
-use crate::memory::{Address, MemoryFault, RankId, ThreadId};
+use crate::memory::{Address, MemoryFault};
+use crate::module::Kernel;
 use crate::semantics::wide::{add_to_longs, add_to_words};
 
 /// Lanes that execute together.

@@ -1,23 +1,8 @@
 //! The one description of a memory access. Counting, race detection and later weak-memory exploration see memory only
 //! through [`Observer`]; without an observer the cost is one branch per instruction.
 
-use super::address::{Address, RankId};
-use crate::cluster::LaunchId;
-
-/// Which thread, exactly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ThreadId {
-    /// Rank whose kernel this is.
-    pub rank: RankId,
-    /// Number of the launch in the cluster, in order of `launch` calls.
-    pub launch: LaunchId,
-    /// Linear CTA index in its grid.
-    pub cta: u32,
-    /// Warp in its CTA.
-    pub warp: u32,
-    /// Lane in its warp.
-    pub lane: u32,
-}
+use super::address::Address;
+use crate::ids::{LaunchId, RankId, ThreadId};
 
 /// Memory order of an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,16 +5,6 @@
 //! [`super::slots`], which lies in the middle half of its places, so that steps of less than 4 GiB below or beyond it are still in
 //! the slot. Windows (`cvta.shared`, `.local`, `.param`): bit 62, kind in bits 60 and 61, owner in bits 32 to 59, offset below.
 
-/// Number of a rank (a virtual GPU) in the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RankId(pub u32);
-
-impl std::fmt::Display for RankId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "rank {}", self.0)
-    }
-}
-
 /// A 64-bit device address. Adding an offset gives an address inside the same allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub u64);

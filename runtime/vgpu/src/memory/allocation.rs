@@ -1,7 +1,7 @@
 //! One allocation, and the names of its parts. Invariant: of a freed one nothing is kept but its place.
 
-use super::address::RankId;
 use super::segment::Segment;
+use crate::ids::RankId;
 
 #[derive(Debug)]
 pub(crate) struct NamedRange {

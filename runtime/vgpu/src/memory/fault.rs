@@ -1,6 +1,6 @@
 //! What can be wrong with an access to memory.
 
-use super::address::RankId;
+use crate::ids::RankId;
 
 /// What is wrong with an access.
 #[derive(Debug, Clone, PartialEq, Eq)]

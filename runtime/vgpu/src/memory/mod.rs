@@ -16,8 +16,8 @@ mod traffic;
 
 use std::collections::VecDeque;
 
-pub use access::{Access, AccessKind, Event, Fence, Location, Observer, Order, Proxy, Scope, ThreadId};
-pub use address::{Address, RankId};
+pub use access::{Access, AccessKind, Event, Fence, Location, Observer, Order, Proxy, Scope};
+pub use address::Address;
 use address::{MAX_ALLOCATION_BYTES, MAX_SLOTS, Target, device_address, target};
 pub(crate) use allocation::Allocation;
 pub use fault::MemoryFault;
@@ -25,6 +25,8 @@ pub use races::{Race, Races, Side};
 use segment::Segment;
 use slots::Slots;
 pub use traffic::Traffic;
+
+use crate::ids::RankId;
 
 /// Smaller buffers are not kept: the host's allocator has them at hand.
 const LEAST_SPARE: u64 = 1 << 16;
@@ -343,7 +345,8 @@ fn describe(rank: u32, allocation: &Allocation, offset: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{LEAST_SPARE, MOST_SPARE, Memory, MemoryFault, RankId};
+    use super::{LEAST_SPARE, MOST_SPARE, Memory, MemoryFault};
+    use crate::ids::RankId;
 
     #[test]
     fn a_buffer_used_again_is_new_memory() {

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::access::{Access, AccessKind, Event, Location, Observer, Order, Proxy, ThreadId};
-use crate::cluster::LaunchId;
+use super::access::{Access, AccessKind, Event, Location, Observer, Order, Proxy};
+use crate::ids::{LaunchId, ThreadId};
 
 /// An [`Observer`] of races in shared memory. Its clones are one: one goes to the cluster, another tells what was found.
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,6 @@
 //! Bytes on every link. Invariant: every access of a kernel to device memory is counted once, where its bounds are checked.
 
-use super::address::RankId;
+use crate::ids::RankId;
 
 /// Bytes moved from rank to rank. `[a][b]`: kernels of rank a on memory of rank b.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What can be wrong with a call of the host.
 
-use crate::memory::{Address, MemoryFault, RankId};
+use crate::ids::RankId;
+use crate::memory::{Address, MemoryFault};
 
 /// Why a call of the host cannot be carried out. The cluster is as it was before the call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

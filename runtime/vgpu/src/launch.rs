@@ -1,20 +1,8 @@
 //! Launches and their arguments. Invariant: a parameter block has exactly the layout of the kernel's parameters.
 
-use super::error::ClusterError;
-use super::module::Kernel;
+use crate::error::ClusterError;
 use crate::memory::Address;
-
-/// A queue of launches of one rank: they run in order, those of different streams concurrently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamId(pub u32);
-
-/// A point in a stream that other streams can wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EventId(pub u64);
-
-/// Number of a launch in the cluster, in the order of `launch` calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LaunchId(pub u64);
+use crate::module::Kernel;
 
 /// A kernel argument. Its size must be that of the parameter.
 #[derive(Debug, Clone, PartialEq)]

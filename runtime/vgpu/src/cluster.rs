@@ -3,21 +3,16 @@
 //! Invariants: launches only run inside [`Cluster::run`]; a call that returns an error has changed nothing; after a
 //! failed run every call of `run` gives the same error until [`Cluster::abandon`].
 
-mod config;
-mod error;
-mod launch;
-mod module;
-
-pub use config::{Config, Policy};
-pub use error::ClusterError;
-pub use launch::{Argument, EventId, Launch, LaunchId, StreamId};
-pub use module::{Kernel, Module};
-
+use crate::config::Config;
 use crate::decode::op::SHARED_BASE;
 use crate::engine::report::{Report, RunError};
 use crate::engine::{Command, Machine, Request};
+use crate::error::ClusterError;
+use crate::ids::{EventId, LaunchId, RankId, StreamId};
+use crate::launch::Launch;
 use crate::memory::address::MAX_RANKS;
-use crate::memory::{Address, MemoryFault, Observer, RankId, Traffic};
+use crate::memory::{Address, MemoryFault, Observer, Traffic};
+use crate::module::{Kernel, Module};
 
 const MAX_SMS: u32 = 1024;
 /// What a kernel may ask for in all, static and dynamic, on the GPUs that this cluster imitates.
