@@ -13,11 +13,13 @@
 //! Features, both on by default: `cuda` has GPUs through the CUDA driver, which is looked for when it is asked for; `virtual` has virtual
 //! GPUs.
 
+mod buffers;
 pub mod communicator;
 pub mod device;
 pub mod element;
 pub mod error;
 pub mod experts;
+mod kernels;
 pub mod symmetric;
 pub mod tensor;
 pub mod world;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use moe_contract::{Number, RankId, Tensor};
 
-use crate::communicator::HandleBuffers;
+use crate::buffers::HandleBuffers;
 use crate::device::{Address, Device, Memory};
 use crate::error::{Error, Result};
 

@@ -15,9 +15,9 @@ use moe_bundle::{Bundle, Manifest};
 use moe_contract::status::{FINE, STOPPED};
 use moe_contract::{Buffer, Exchange, Flag, RankId};
 
-use crate::communicator::Kernels;
 use crate::device::{Address, Device, DeviceError, Memory, StreamId};
 use crate::error::{Error, Failure, Result, read_status};
+use crate::kernels::Kernels;
 use crate::symmetric::SymmetricMemory;
 
 /// All ranks of a device, with one bundle loaded.

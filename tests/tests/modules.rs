@@ -9,6 +9,7 @@ const CRATES: [&str; 8] = [
     "compiler/host",
     "compiler/lower",
     "compiler/planner",
+    "runtime",
     "runtime/bundle",
     "runtime/contract",
     "runtime/random",

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use super::handle::HandleBuffers;
 use super::launch::Passed;
 use super::{Communicator, GateParameters};
+use crate::buffers::HandleBuffers;
 use crate::device::{Device, GraphId};
 use crate::error::{Error, Result};
 use crate::tensor::Distributed;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use moe_contract::{Buffer, Call, Tensor};
 
-use super::handle::{HandleBuffers, Inner};
+use super::handle::Inner;
 use super::launch::Passed;
 use super::{Communicator, Dispatched, Handle, Routing};
+use crate::buffers::HandleBuffers;
 use crate::error::Result;
 use crate::tensor::Distributed;
 

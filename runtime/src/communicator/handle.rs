@@ -1,13 +1,11 @@
 //! What calls return: the routing of a gate, and the handle of a dispatch.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use moe_contract::{Buffer, Exchange, RankId};
+use moe_contract::Exchange;
 
-use crate::device::{Address, Memory};
-use crate::error::Result;
+use crate::buffers::HandleBuffers;
 use crate::tensor::Distributed;
 use crate::world::Owner;
 
@@ -50,32 +48,6 @@ impl Handle {
     /// The routing that was dispatched.
     pub fn routing(&self) -> &Routing {
         &self.0.routing
-    }
-}
-
-/// The arrays of a handle, on every rank of its communicator.
-#[derive(Debug)]
-pub(crate) struct HandleBuffers {
-    pub first: RankId,
-    pub of_ranks: Vec<BTreeMap<Buffer, Memory>>,
-}
-
-impl HandleBuffers {
-    fn memory(&self, rank: RankId, buffer: Buffer) -> Option<&Memory> {
-        let place = rank.0.checked_sub(self.first.0)?;
-        self.of_ranks.get(place as usize)?.get(&buffer)
-    }
-
-    pub fn address(&self, rank: RankId, buffer: Buffer) -> Address {
-        self.memory(rank, buffer).map_or(Address::NULL, Memory::address)
-    }
-
-    /// Elements of an array, as they are now; none of an array that there is not.
-    pub fn read<T: bytemuck::Pod>(&self, rank: RankId, buffer: Buffer, elements: Range<usize>) -> Result<Vec<T>> {
-        match self.memory(rank, buffer) {
-            Some(memory) => Ok(memory.read(elements)?),
-            None => Ok(vec![]),
-        }
     }
 }
 

@@ -30,9 +30,6 @@ pub use handle::{Dispatched, Handle, Received, Routing};
 pub use parameters::{CallerParameter, GateParameters, Parameters};
 pub use times::{KernelTime, together};
 
-pub(crate) use handle::HandleBuffers;
-pub(crate) use launch::Kernels;
-
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +37,7 @@ use std::time::Duration;
 use moe_bundle::{Bundle, Manifest};
 use moe_contract::{Exchange, Kernel, LinkBytes, RankId};
 
-use crate::device::{Allocator, Device, StreamId};
+use crate::device::{Allocator, Device, LaunchTime, StreamId};
 use crate::error::{Error, Result, diagnose};
 use crate::world::World;
 use capture::Kept;
@@ -178,7 +175,11 @@ impl Communicator {
     pub fn kernel_times(&mut self) -> Result<Vec<KernelTime>> {
         self.synchronise()?;
         let times = self.world.device.take_launch_times()?;
-        Ok(times.into_iter().filter_map(|time| self.world.kernels.time(time)).collect())
+        let of_kernel = |time: LaunchTime| {
+            let (kernel, rank) = self.world.kernels.of(time.function)?;
+            Some(KernelTime { kernel, rank, gpu: time.gpu, start: time.start, end: time.end })
+        };
+        Ok(times.into_iter().filter_map(of_kernel).collect())
     }
 
     /// Waits for everything that was launched on its ranks.

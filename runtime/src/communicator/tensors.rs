@@ -6,8 +6,9 @@ use std::sync::Arc;
 use moe_contract::{Buffer, RankId, Tensor};
 
 use super::check::whole_rows;
-use super::handle::{HandleBuffers, Received};
+use super::handle::Received;
 use super::{Communicator, Handle, Routing};
+use crate::buffers::HandleBuffers;
 use crate::device::Memory;
 use crate::element::{self, HostNumber};
 use crate::error::{Error, Result};

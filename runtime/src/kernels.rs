@@ -1,0 +1,112 @@
+//! The kernels of a bundle, loaded on every rank.
+//!
+//! Invariant: ranks that share a GPU leave room on it for each other, so that what waits never keeps off what it waits for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use moe_bundle::{Bundle, KernelEntry};
+use moe_contract::{Kernel, RankId};
+
+use crate::device::{Device, FunctionId, Residency};
+use crate::error::{Error, Result};
+
+/// The kernels of a bundle, loaded on every rank.
+pub(crate) struct Kernels(BTreeMap<Kernel, Loaded>);
+
+/// One of them.
+pub(crate) struct Loaded {
+    pub entry: KernelEntry,
+    /// One per rank.
+    pub functions: Vec<FunctionId>,
+}
+
+impl Kernels {
+    /// Loads the kernels of the best target and checks that ranks which share a GPU cannot keep each other off it.
+    pub fn load(device: &Arc<dyn Device>, bundle: &Bundle) -> Result<Kernels> {
+        let manifest = bundle.manifest();
+        let targets = manifest.targets();
+        let target = device.choose_target(&targets).ok_or_else(|| Error::NoTarget {
+            bundle: if targets.is_empty() { "no target".into() } else { targets.join(", ") },
+            device: device.description(),
+        })?;
+        let mut kernels = BTreeMap::new();
+        for entry in manifest.kernels.iter().filter(|entry| entry.target == target) {
+            let (ptx, name) = (bundle.ptx(entry), entry.kernel.name());
+            let load = |rank| match bundle.cubin(entry) {
+                Some(cubin) => device.load_assembled(RankId(rank), cubin, ptx, name),
+                None => device.load(RankId(rank), ptx, name),
+            };
+            let functions = (0..manifest.exchange.ranks).map(load).collect::<Result<_, _>>()?;
+            kernels.insert(entry.kernel, Loaded { entry: entry.clone(), functions });
+        }
+        let kernels = Kernels(kernels);
+        kernels.check_residency(device)?;
+        Ok(kernels)
+    }
+
+    /// One of them, which a bundle need not have.
+    pub fn loaded(&self, kernel: Kernel) -> Result<&Loaded> {
+        self.0.get(&kernel).ok_or(Error::NoKernel(kernel))
+    }
+
+    /// Which kernel a function is, and of which rank.
+    pub fn of(&self, function: FunctionId) -> Option<(Kernel, RankId)> {
+        self.0.iter().find_map(|(&kernel, loaded)| {
+            let rank = loaded.functions.iter().position(|&known| known == function)?;
+            Some((kernel, RankId(rank as u32)))
+        })
+    }
+
+    fn check_residency(&self, device: &Arc<dyn Device>) -> Result<()> {
+        let mut least: BTreeMap<usize, Residency> = BTreeMap::new();
+        for loaded in self.0.values() {
+            for (rank, &function) in loaded.functions.iter().enumerate() {
+                let residency = device.residency(function, loaded.entry.block, loaded.entry.shared)?;
+                let known = least.entry(rank).or_insert(residency);
+                known.ctas = known.ctas.min(residency.ctas);
+            }
+        }
+        let waiting = self.0.iter().filter(|(kernel, _)| kernel.row().waits.is_some());
+        for (&kernel, loaded) in waiting {
+            for &residency in least.values() {
+                fits(kernel, loaded.entry.grid.ctas(0), residency)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A CTA that waits occupies its place until the rank it waits for has sent. While all ranks but one of a GPU wait, the last one must
+/// still have a place for a CTA that sends: one is enough, since those finish. `residency` counts places in which any kernel of the
+/// bundle fits, so many to a multiprocessor that each takes at most one part of it: where fewer than all places are taken, a
+/// multiprocessor has a free one. A rank with a GPU of its own sends before it waits, in stream order.
+fn fits(kernel: Kernel, per_rank: u32, residency: Residency) -> Result<()> {
+    let Residency { ctas: resident, ranks } = residency;
+    if ranks > 1 && u64::from(per_rank) * u64::from(ranks - 1) >= resident {
+        return Err(Error::Residency { kernel, per_rank, ranks, resident });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_ranks_leave_room_for_the_last_one() {
+        let shared = |ranks| Residency { ctas: 264, ranks };
+        assert_eq!(fits(Kernel::CombineReduce, 37, shared(8)), Ok(()), "259 of 7 ranks wait, 5 places are left");
+        assert_eq!(
+            fits(Kernel::CombineReduce, 1000, shared(1)),
+            Ok(()),
+            "a GPU of its own has room for what comes in turn"
+        );
+        let error = fits(Kernel::CombineReduce, 38, shared(8)).expect_err("266 CTAs");
+        assert_eq!(
+            error.to_string(),
+            "too many ranks for one GPU: kernel `combine_reduce` waits with 38 CTAs on each of 8 ranks, and the GPU holds 264 of them \
+             at once; use fewer ranks, more GPUs, or a plan with fewer CTAs"
+        );
+    }
+}
