@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moe_contract::{Fault, Flag, Kernel, RankId, Status};
 
-use crate::device::{DeviceError, StreamId};
+use crate::device::{Crowd, DeviceError, StreamId, Waiting};
 
 /// Why a call of the runtime failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -47,10 +47,16 @@ pub enum Error {
         /// CTAs of it that the GPU holds.
         resident: u64,
     },
-    /// A call needs one tensor per rank.
-    #[error("{what}: {found} tensors for {ranks} ranks")]
+    /// Communicators whose waiting CTAs would together keep each other's senders off a GPU.
+    #[error(
+        "too many communicators on GPU {}, which holds {} CTAs at once: {}; let them share streams, drop one, or use plans with fewer CTAs",
+        .0.gpu, .0.resident, crowd(&.0.waiting)
+    )]
+    Crowded(Crowd),
+    /// A call needs one of something for each rank.
+    #[error("{what}: {found} for {ranks} ranks, each of which needs its own")]
     Parts {
-        /// Which tensor.
+        /// Of what.
         what: String,
         /// Those that were passed.
         found: usize,
@@ -249,6 +255,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 fn list(names: &[String]) -> String {
     if names.is_empty() { "none".into() } else { format!("`{}`", names.join("`, `")) }
+}
+
+fn crowd(waiting: &[Waiting]) -> String {
+    let one = |Waiting { world, rank, kernel, ctas, .. }: &Waiting| {
+        format!("{rank} of world {world} waits with {ctas} in kernel `{}`", kernel.name())
+    };
+    waiting.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Numbers of one token that a kernel refused.

@@ -8,11 +8,15 @@ use std::sync::Arc;
 use moe_bundle::{Bundle, KernelEntry};
 use moe_contract::{Kernel, RankId};
 
-use crate::device::{Device, FunctionId, Residency};
+use crate::device::{Device, FunctionId, Residency, StreamId, Waiting};
 use crate::error::{Error, Result};
 
 /// The kernels of a bundle, loaded on every rank.
-pub(crate) struct Kernels(BTreeMap<Kernel, Loaded>);
+pub(crate) struct Kernels {
+    loaded: BTreeMap<Kernel, Loaded>,
+    /// Of each rank, where whichever kernel of the bundle has least room.
+    places: Vec<Residency>,
+}
 
 /// One of them.
 pub(crate) struct Loaded {
@@ -30,50 +34,54 @@ impl Kernels {
             bundle: if targets.is_empty() { "no target".into() } else { targets.join(", ") },
             device: device.description(),
         })?;
-        let mut kernels = BTreeMap::new();
+        let mut loaded = BTreeMap::new();
+        let mut places: BTreeMap<RankId, Residency> = BTreeMap::new();
         for entry in manifest.kernels.iter().filter(|entry| entry.target == target) {
             let (ptx, name) = (bundle.ptx(entry), entry.kernel.name());
-            let load = |rank| match bundle.cubin(entry) {
-                Some(cubin) => device.load_assembled(RankId(rank), cubin, ptx, name),
-                None => device.load(RankId(rank), ptx, name),
-            };
-            let functions = (0..manifest.exchange.ranks).map(load).collect::<Result<_, _>>()?;
-            kernels.insert(entry.kernel, Loaded { entry: entry.clone(), functions });
+            let mut functions = Vec::new();
+            for rank in (0..manifest.exchange.ranks).map(RankId) {
+                let function = match bundle.cubin(entry) {
+                    Some(cubin) => device.load_assembled(rank, cubin, ptx, name)?,
+                    None => device.load(rank, ptx, name)?,
+                };
+                let residency = device.residency(function, entry.block, entry.shared)?;
+                let known = places.entry(rank).or_insert(residency);
+                known.ctas = known.ctas.min(residency.ctas);
+                functions.push(function);
+            }
+            loaded.insert(entry.kernel, Loaded { entry: entry.clone(), functions });
         }
-        let kernels = Kernels(kernels);
-        kernels.check_residency(device)?;
+        let kernels = Kernels { loaded, places: places.into_values().collect() };
+        let waits = kernels.most_waiting();
+        waits
+            .map_or(Ok(()), |(kernel, ctas)| kernels.places.iter().try_for_each(|&place| fits(kernel, ctas, place)))?;
         Ok(kernels)
     }
 
     /// One of them, which a bundle need not have.
     pub fn loaded(&self, kernel: Kernel) -> Result<&Loaded> {
-        self.0.get(&kernel).ok_or(Error::NoKernel(kernel))
+        self.loaded.get(&kernel).ok_or(Error::NoKernel(kernel))
     }
 
     /// Which kernel a function is, and of which rank.
     pub fn of(&self, function: FunctionId) -> Option<(Kernel, RankId)> {
-        self.0.iter().find_map(|(&kernel, loaded)| {
+        self.loaded.iter().find_map(|(&kernel, loaded)| {
             let rank = loaded.functions.iter().position(|&known| known == function)?;
             Some((kernel, RankId(rank as u32)))
         })
     }
 
-    fn check_residency(&self, device: &Arc<dyn Device>) -> Result<()> {
-        let mut least: BTreeMap<usize, Residency> = BTreeMap::new();
-        for loaded in self.0.values() {
-            for (rank, &function) in loaded.functions.iter().enumerate() {
-                let residency = device.residency(function, loaded.entry.block, loaded.entry.shared)?;
-                let known = least.entry(rank).or_insert(residency);
-                known.ctas = known.ctas.min(residency.ctas);
-            }
-        }
-        let waiting = self.0.iter().filter(|(kernel, _)| kernel.row().waits.is_some());
-        for (&kernel, loaded) in waiting {
-            for &residency in least.values() {
-                fits(kernel, loaded.entry.grid.ctas(0), residency)?;
-            }
-        }
-        Ok(())
+    /// The kernel that waits with most CTAs, and how many.
+    fn most_waiting(&self) -> Option<(Kernel, u32)> {
+        let waiting = self.loaded.iter().filter(|(kernel, _)| kernel.row().waits.is_some());
+        waiting.map(|(&kernel, loaded)| (kernel, loaded.entry.grid.ctas(0))).max_by_key(|&(_, ctas)| ctas)
+    }
+
+    /// What a rank may wait with in a stream.
+    pub fn waiting(&self, world: u64, rank: RankId, stream: StreamId) -> Option<Waiting> {
+        let (kernel, ctas) = self.most_waiting()?;
+        let Residency { gpu, ctas: resident, .. } = *self.places.get(rank.index())?;
+        Some(Waiting { world, rank, stream, gpu, kernel, ctas, resident })
     }
 }
 
@@ -82,7 +90,7 @@ impl Kernels {
 /// bundle fits, so many to a multiprocessor that each takes at most one part of it: where fewer than all places are taken, a
 /// multiprocessor has a free one. A rank with a GPU of its own sends before it waits, in stream order.
 fn fits(kernel: Kernel, per_rank: u32, residency: Residency) -> Result<()> {
-    let Residency { ctas: resident, ranks } = residency;
+    let Residency { ctas: resident, ranks, .. } = residency;
     if ranks > 1 && u64::from(per_rank) * u64::from(ranks - 1) >= resident {
         return Err(Error::Residency { kernel, per_rank, ranks, resident });
     }
@@ -95,7 +103,7 @@ mod tests {
 
     #[test]
     fn waiting_ranks_leave_room_for_the_last_one() {
-        let shared = |ranks| Residency { ctas: 264, ranks };
+        let shared = |ranks| Residency { gpu: 0, ctas: 264, ranks };
         assert_eq!(fits(Kernel::CombineReduce, 37, shared(8)), Ok(()), "259 of 7 ranks wait, 5 places are left");
         assert_eq!(
             fits(Kernel::CombineReduce, 1000, shared(1)),

@@ -1,21 +1,20 @@
-//! Symmetric memory: one allocation of the same layout on every rank, and on every rank the table of all of them.
+//! Symmetric memory: one allocation of the same layout on every rank.
 //!
 //! Invariant: all of it is zero before the first call, so that every flag starts at zero.
 
 use std::sync::Arc;
 
-use moe_contract::{Buffer, Exchange, Part, Place, RankId};
+use moe_contract::{Exchange, Part, Place, RankId};
 
 use crate::device::{Address, Device, DeviceError, Memory};
 
 /// The symmetric memory of all ranks.
 pub struct SymmetricMemory {
     parts: Vec<Memory>,
-    peers: Vec<Memory>,
 }
 
 impl SymmetricMemory {
-    /// Allocates it, zeroes it, names its regions for reports, and tells every rank where the others' is.
+    /// Allocates it, zeroes it, and names its regions for reports.
     ///
     /// # Errors
     /// When a device has not enough memory.
@@ -23,14 +22,7 @@ impl SymmetricMemory {
         let ranks = || (0..exchange.ranks).map(RankId);
         let allocate = |rank| Memory::new(device, rank, exchange.symmetric_bytes(), "symmetric memory");
         let parts: Vec<Memory> = ranks().map(allocate).collect::<Result<_, _>>()?;
-        let table: Vec<u64> = parts.iter().map(|part| part.address().0).collect();
-        let peers = ranks().map(|rank| {
-            let bytes = exchange.buffer_bytes(Buffer::Peers);
-            let memory = Memory::new(device, rank, bytes, Buffer::Peers.name())?;
-            memory.write(bytemuck::cast_slice(&table))?;
-            Ok(memory)
-        });
-        let memory = SymmetricMemory { peers: peers.collect::<Result<_, DeviceError>>()?, parts };
+        let memory = SymmetricMemory { parts };
         memory.zero()?;
         memory.parts.iter().for_each(|part| label(device, exchange, part));
         Ok(memory)
@@ -49,9 +41,9 @@ impl SymmetricMemory {
         self.parts[rank.index()].address()
     }
 
-    /// Where a rank's table of all parts is.
-    pub fn peers(&self, rank: RankId) -> Address {
-        self.peers[rank.index()].address()
+    /// Where all parts are, which every rank has in [`moe_contract::Buffer::Peers`].
+    pub fn table(&self) -> Vec<Address> {
+        self.parts.iter().map(Memory::address).collect()
     }
 }
 

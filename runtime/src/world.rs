@@ -6,6 +6,7 @@
 //!   may then differ, and only [`World::recover`] makes them equal again;
 //! * what was made before a recovery is known by its generation and refused after it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +28,8 @@ pub struct World {
     pub(crate) manifest: Manifest,
     pub(crate) kernels: Kernels,
     symmetric: SymmetricMemory,
-    status: Vec<Memory>,
-    calls: Vec<Memory>,
+    /// What each rank has once.
+    own: BTreeMap<Buffer, Vec<Memory>>,
     state: Mutex<State>,
 }
 
@@ -59,20 +60,25 @@ impl World {
             return Err(Error::Ranks { bundle: exchange.ranks, device: device.ranks() });
         }
         let kernels = Kernels::load(&device, bundle)?;
-        let own = |buffer: Buffer| -> Result<Vec<Memory>> {
+        let symmetric = SymmetricMemory::new(&device, exchange)?;
+        let table: Vec<u64> = symmetric.table().iter().map(|address| address.0).collect();
+        let mut own = BTreeMap::new();
+        for buffer in Buffer::of_rank() {
             let allocate = |rank| {
                 let memory = Memory::new(&device, rank, exchange.buffer_bytes(buffer), buffer.name())?;
                 memory.zero()?;
+                if buffer == Buffer::Peers {
+                    memory.write(bytemuck::cast_slice(&table))?;
+                }
                 Ok(memory)
             };
-            exchange.topology().all().map(allocate).collect()
-        };
+            own.insert(buffer, exchange.topology().all().map(allocate).collect::<Result<Vec<Memory>>>()?);
+        }
         let streams = vec![None; exchange.ranks as usize];
         Ok(Arc::new(World {
             id: WORLDS.fetch_add(1, Ordering::Relaxed),
-            status: own(Buffer::Status)?,
-            calls: own(Buffer::Calls)?,
-            symmetric: SymmetricMemory::new(&device, exchange)?,
+            own,
+            symmetric,
             manifest: bundle.manifest().clone(),
             device,
             kernels,
@@ -97,7 +103,7 @@ impl World {
             self.device.abandon()?;
         }
         self.symmetric.zero()?;
-        self.status.iter().chain(&self.calls).try_for_each(Memory::zero)?;
+        self.everywhere(Buffer::Status).chain(self.everywhere(Buffer::Calls)).try_for_each(Memory::zero)?;
         let mut state = self.state();
         state.stopped = None;
         state.generation += 1;
@@ -106,22 +112,12 @@ impl World {
 
     /// An array that belongs to a rank, not to a handle.
     pub(crate) fn own(&self, rank: RankId, buffer: Buffer) -> Option<Address> {
-        match buffer {
-            Buffer::Status => Some(self.status[rank.index()].address()),
-            Buffer::Calls => Some(self.calls[rank.index()].address()),
-            Buffer::Peers => Some(self.symmetric.peers(rank)),
-            Buffer::Slots
-            | Buffer::SendCounts
-            | Buffer::ReceivedCounts
-            | Buffer::CopyTokens
-            | Buffer::CopyOrdinals
-            | Buffer::CopyRows
-            | Buffer::CopyWeights
-            | Buffer::ExpertCounts
-            | Buffer::ExpertOffsets
-            | Buffer::RowPicks
-            | Buffer::RowWeights => None,
-        }
+        self.own.get(&buffer).map(|of_ranks| of_ranks[rank.index()].address())
+    }
+
+    /// An array of every rank.
+    fn everywhere(&self, buffer: Buffer) -> impl Iterator<Item = &Memory> {
+        self.own.get(&buffer).into_iter().flatten()
     }
 
     pub(crate) fn symmetric(&self, rank: RankId) -> Address {
@@ -144,7 +140,7 @@ impl World {
 
     /// Lets what waits give up. A device that cannot be told any more has nothing that waits.
     fn interrupt(&self) {
-        for status in &self.status {
+        for status in self.everywhere(Buffer::Status) {
             if status.read::<u64>(0..1).is_ok_and(|word| word[0] == FINE) {
                 let _ = status.write(&STOPPED.to_le_bytes());
             }
@@ -154,12 +150,17 @@ impl World {
     /// What the kernels of every rank have reported.
     pub(crate) fn failures(&self) -> Result<Vec<Failure>> {
         let mut failures = Vec::new();
-        for (rank, status) in (0..).map(RankId).zip(&self.status) {
+        for (rank, status) in (0..).map(RankId).zip(self.everywhere(Buffer::Status)) {
             let words = status.read::<u64>(0..4)?;
             let per_call = |flag: Flag| moe_contract::kernel::steps(flag, self.exchange());
             failures.extend(read_status(rank, [words[0], words[1], words[2], words[3]], per_call));
         }
         Ok(failures)
+    }
+
+    /// Its number, by which reports know it.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     pub(crate) fn owner(&self, first: RankId) -> Owner {

@@ -54,3 +54,14 @@ fn what_the_plan_places_is_what_the_checker_counts() {
         assert_eq!(codes(placed - placed / 1000 - 8192), [Code::Memory], "{request:?}");
     }
 }
+
+/// A layout with room for all that can come has that room on the GPU too.
+#[test]
+fn the_experts_rows_of_a_layout_with_fixed_room_are_counted() {
+    // 4 ranks of 1000 tokens, each for any of 16 local experts: 64000 rows, 4096 bytes in and 4096 out.
+    let rows = 4 * 1000 * 16 * (4096 + 4096);
+    let codes = |layout, memory| codes(2048, 4, &format!("bf16 layout {layout}"), "bf16", 4, 1000, memory);
+    assert_eq!(codes("batched", rows), [Code::Memory], "receive buffers come on top");
+    assert_eq!(codes("batched", 2 * rows), [], "which are smaller than that");
+    assert_eq!(codes("expert_major", rows), []);
+}

@@ -68,6 +68,11 @@ impl Buffer {
         Buffer::ALL.into_iter().filter(|buffer| buffer.is_of_handle())
     }
 
+    /// The others: each rank has one of them.
+    pub fn of_rank() -> impl Iterator<Item = Buffer> {
+        Buffer::ALL.into_iter().filter(|buffer| !buffer.is_of_handle())
+    }
+
     fn is_of_handle(self) -> bool {
         match self {
             Buffer::Status | Buffer::Calls | Buffer::Peers => false,
@@ -237,17 +242,13 @@ impl Exchange {
 
     /// Memory of one rank, in bytes.
     pub fn sizes(&self) -> Sizes {
-        let all = |of_handle| {
-            let buffers = Buffer::ALL.into_iter().filter(|buffer| buffer.is_of_handle() == of_handle);
-            buffers.map(|buffer| self.buffer_bytes(buffer)).sum()
-        };
         let rows = self.output_rows_max();
         let [input, scales, output] = [Tensor::ExpertInput, Tensor::ExpertInputScales, Tensor::ExpertOutput]
             .map(|tensor| self.tensor_row_bytes(tensor));
         Sizes {
             symmetric: self.symmetric_bytes(),
-            fixed: all(false),
-            handle: all(true),
+            fixed: Buffer::of_rank().map(|buffer| self.buffer_bytes(buffer)).sum(),
+            handle: Buffer::of_handle().map(|buffer| self.buffer_bytes(buffer)).sum(),
             expert_input: rows * (input + scales),
             expert_output: rows * output,
         }

@@ -98,6 +98,14 @@ impl RowLayout {
         }
     }
 
+    /// Whether there are always the same number of rows, whatever arrives.
+    pub fn is_fixed(self) -> bool {
+        match self {
+            RowLayout::RankMajor | RowLayout::ExpertMajor { .. } => false,
+            RowLayout::Batched => true,
+        }
+    }
+
     /// Of the rows of a rank those that dispatch writes, ascending: others may hold anything. Where rows are by expert, `groups` has the
     /// first row and the picks of each.
     pub fn written(self, rows: u64, groups: impl Iterator<Item = (u32, u32)>) -> Vec<Range<u64>> {

@@ -68,6 +68,9 @@ fn rows_of_every_layout_worked_out_by_hand() {
     assert_eq!(rows(RowLayout::Batched, [0, 1, 6, 99]), ([12; 4], 12));
     assert_eq!([0, 1, 4, 5].map(|picks| of(RowLayout::ExpertMajor { align: 4 }).group_rows(picks)), [0, 4, 4, 8]);
     assert_eq!([0, 1, 6].map(|picks| of(RowLayout::Batched).group_rows(picks)), [6; 3]);
+    for layout in RowLayout::KNOWN {
+        assert_eq!(layout.is_fixed(), of(*layout).rows_of(0) == of(*layout).output_rows_max(), "{layout}");
+    }
     let batched = of(RowLayout::Batched);
     assert_eq!(batched.sizes().expert_input, 12 * (256 + 8), "also where nothing arrives");
     assert_eq!(batched.layout.written(12, [(0, 2), (6, 0)].into_iter()), [0..2, 6..6]);

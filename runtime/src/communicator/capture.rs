@@ -94,6 +94,7 @@ impl Communicator {
         self.not_capturing("replay")?;
         self.running()?;
         self.world.expect_owner("the capture", capture.owner, self.first())?;
+        self.claim()?;
         for (rank, &graph) in self.ranks().zip(&capture.graphs.ids) {
             if let Err(problem) = self.world.device.replay(self.stream(rank), graph) {
                 let error = Error::Replay { rank, problem };

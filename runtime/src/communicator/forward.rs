@@ -49,11 +49,15 @@ impl Communicator {
         Ok(self.handle(routing, counts, rows, buffers))
     }
 
-    /// [`Communicator::dispatch`] in memory for the rows that arrive: it waits for their number in the middle.
+    /// [`Communicator::dispatch`] in memory for the rows that arrive: it waits for their number in the middle, where the layout does not
+    /// fix it.
     ///
     /// # Errors
     /// When shapes do not fit, a kernel refused a pick, or a rank did not send.
     pub fn dispatch_counted(&mut self, tokens: &Distributed, routing: &Routing) -> Result<Dispatched> {
+        if self.exchange().layout.is_fixed() {
+            return self.dispatch(tokens, routing);
+        }
         let counts = self.expect_dispatch(tokens, routing)?;
         self.not_capturing("dispatch_counted")?;
         let buffers = self.handle_buffers()?;

@@ -53,6 +53,7 @@ impl Communicator {
         for kernel in &kernels {
             self.world.kernels.loaded(*kernel)?;
         }
+        self.claim()?;
         if let Some(kept) = &mut self.capturing {
             kept.keep(passed);
         }

@@ -32,6 +32,7 @@ pub use times::{KernelTime, together};
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moe_bundle::{Bundle, Manifest};
@@ -67,6 +68,9 @@ pub struct Communicator {
     allocator: Option<Arc<dyn Allocator>>,
     /// What the launches of a capture use, while there is one.
     capturing: Option<Kept>,
+    id: u64,
+    /// Whether the device knows what waits in its streams.
+    claimed: bool,
 }
 
 impl Communicator {
@@ -85,6 +89,7 @@ impl Communicator {
     /// # Errors
     /// When there are no such ranks, or one has a communicator.
     pub fn of_ranks(world: &Arc<World>, ranks: Range<u32>, options: Options) -> Result<Communicator> {
+        static COMMUNICATORS: AtomicU64 = AtomicU64::new(0);
         let streams = world.take(ranks.clone(), |rank| world.device.stream(rank))?;
         Ok(Communicator {
             world: Arc::clone(world),
@@ -94,6 +99,8 @@ impl Communicator {
             streams,
             allocator: None,
             capturing: None,
+            id: COMMUNICATORS.fetch_add(1, Ordering::Relaxed),
+            claimed: false,
         })
     }
 
@@ -135,7 +142,7 @@ impl Communicator {
     /// what was launched before, as if it were in one stream.
     ///
     /// # Errors
-    /// When a stream is not of its rank, or calls are being captured.
+    /// When a stream is not of its rank, calls are being captured, or what waits there would crowd a GPU.
     pub fn use_streams(&mut self, streams: &[StreamId]) -> Result<()> {
         self.not_capturing("use_streams")?;
         self.running()?;
@@ -143,17 +150,23 @@ impl Communicator {
             let ranks = self.ranks.len() as u32;
             return Err(Error::Parts { what: "streams".into(), found: streams.len(), ranks });
         }
-        let device = &self.world.device;
+        let device = Arc::clone(&self.world.device);
         for (rank, &stream) in self.ranks().zip(streams) {
             if device.rank_of(stream) != Some(rank) {
                 return Err(Error::ForeignStream { stream, rank });
             }
         }
-        for (&before, &next) in self.streams.iter().zip(streams).filter(|(before, next)| before != next) {
+        let before = std::mem::replace(&mut self.streams, streams.to_vec());
+        if std::mem::take(&mut self.claimed)
+            && let Err(error) = self.claim()
+        {
+            (self.streams, self.claimed) = (before, true);
+            return Err(error);
+        }
+        for (&before, &next) in before.iter().zip(streams).filter(|(before, next)| before != next) {
             let event = device.record(before)?;
             device.wait(next, event)?;
         }
-        self.streams = streams.to_vec();
         self.tell_streams();
         Ok(())
     }
@@ -225,6 +238,18 @@ impl Communicator {
         self.world.recover()
     }
 
+    /// Says what may wait in its streams, before anything is launched there: beside that of others it must not be too much.
+    fn claim(&mut self) -> Result<()> {
+        if let (false, Some(occupancy)) = (self.claimed, self.world.device.occupancy()) {
+            let waiting = self.ranks().zip(&self.streams);
+            let waiting =
+                waiting.filter_map(|(rank, &stream)| self.world.kernels.waiting(self.world.id(), rank, stream));
+            occupancy.claim(self.id, waiting.collect()).map_err(Error::Crowded)?;
+            self.claimed = true;
+        }
+        Ok(())
+    }
+
     fn running(&self) -> Result<()> {
         self.world.running()
     }
@@ -242,6 +267,9 @@ impl Communicator {
 
 impl Drop for Communicator {
     fn drop(&mut self) {
+        if let Some(occupancy) = self.world.device.occupancy() {
+            occupancy.release(self.id);
+        }
         self.own_streams.iter().for_each(|&stream| self.world.device.close_stream(stream));
         self.world.set_streams(self.first(), &vec![None; self.ranks.len()]);
     }

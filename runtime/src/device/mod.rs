@@ -12,6 +12,7 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 mod memory;
+mod occupancy;
 #[cfg(feature = "virtual")]
 mod virtual_device;
 
@@ -20,6 +21,7 @@ pub use cuda::{CudaDevice, CudaOptions};
 pub use memory::{Allocator, Memory};
 #[cfg(feature = "virtual")]
 pub use moe_vgpu::Policy;
+pub use occupancy::{Crowd, Occupancy, Waiting};
 #[cfg(feature = "virtual")]
 pub use virtual_device::{VirtualDevice, VirtualOptions, VirtualWork};
 
@@ -87,6 +89,8 @@ pub struct Launch {
 /// How many CTAs of a kernel run at once, and for how many ranks that has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Residency {
+    /// Which GPU it is, among those of the device.
+    pub gpu: u32,
     /// CTAs that the GPU of this rank holds.
     pub ctas: u64,
     /// Ranks on that GPU.
@@ -293,6 +297,11 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// When the device cannot say.
     fn residency(&self, function: FunctionId, block: u32, shared: u32) -> Result<Residency, DeviceError>;
+
+    /// Where communicators say what waits on its GPUs; a device without it does not learn that they are too many.
+    fn occupancy(&self) -> Option<&Occupancy> {
+        None
+    }
 
     /// Makes a stream.
     ///

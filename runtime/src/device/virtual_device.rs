@@ -18,7 +18,9 @@ use moe_bundle::Digest;
 use moe_contract::{LinkBytes, RankId};
 use moe_vgpu::{Cluster, ClusterError, Config, Kernel, LaunchId, Module, Policy, Report, RunError};
 
-use super::{Address, Device, DeviceError, EventId, FunctionId, GraphId, Launch, Residency, StreamId, Value};
+use super::{
+    Address, Device, DeviceError, EventId, FunctionId, GraphId, Launch, Occupancy, Residency, StreamId, Value,
+};
 
 /// What the virtual GPUs are like, and how their warps take turns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,7 @@ pub struct VirtualWork {
 pub struct VirtualDevice {
     ranks: u32,
     state: Mutex<State>,
+    occupancy: Occupancy,
     /// Something was launched, or has run.
     news: Condvar,
 }
@@ -107,7 +110,7 @@ impl VirtualDevice {
             freed_later: VecDeque::new(),
             last_launch: LaunchId(0),
         };
-        Ok(VirtualDevice { ranks, state: Mutex::new(state), news: Condvar::new() })
+        Ok(VirtualDevice { ranks, state: Mutex::new(state), occupancy: Occupancy::default(), news: Condvar::new() })
     }
 
     /// What they have done so far.
@@ -300,8 +303,12 @@ impl Device for VirtualDevice {
 
     fn residency(&self, function: FunctionId, block: u32, shared: u32) -> Result<Residency, DeviceError> {
         let state = self.state();
-        let kernel = &look_up(&state.functions, function)?.kernel;
-        Ok(Residency { ctas: state.cluster.residency(kernel, block, shared), ranks: 1 })
+        let Function { rank, kernel, .. } = look_up(&state.functions, function)?;
+        Ok(Residency { gpu: rank.0, ctas: state.cluster.residency(kernel, block, shared), ranks: 1 })
+    }
+
+    fn occupancy(&self) -> Option<&Occupancy> {
+        Some(&self.occupancy)
     }
 
     fn stream(&self, of: RankId) -> Result<StreamId, DeviceError> {

@@ -1,9 +1,12 @@
 //! Several calls, and several communicators, that nobody waits for.
 
-use moe_runtime::{Device, Policy, Result};
+use std::sync::Arc;
+
+use moe_contract::RankId;
+use moe_runtime::{Device, Error, Policy, Result, VirtualDevice, VirtualOptions};
 
 use crate::layer::every_call;
-use crate::support::{Input, LAYERS, WEIGHTED, assert_same, bundle, communicator, device, noise, on};
+use crate::support::{Input, LAYERS, RANKS, WEIGHTED, assert_same, bundle, communicator, device, noise, on};
 
 const TOKENS: [[usize; 4]; 4] = [[3, 0, 8, 1], [1, 7, 2, 0], [8, 8, 8, 8], [2, 1, 0, 5]];
 
@@ -94,7 +97,54 @@ fn calls_go_into_the_streams_of_the_caller_in_order() {
     let refused = moe.use_streams(&mixed).expect_err("of other ranks");
     assert_eq!(refused.to_string(), format!("stream {} is no stream of rank 1", mixed[1].0));
     let refused = moe.use_streams(&mixed[..3]).expect_err("too few");
-    assert_eq!(refused.to_string(), "streams: 3 tensors for 4 ranks");
+    assert_eq!(refused.to_string(), "streams: 3 for 4 ranks, each of which needs its own");
+}
+
+/// What waits in one stream of a GPU must not keep off what it waits for in another; in one stream it comes in turn.
+#[test]
+fn communicators_that_could_keep_each_other_off_a_gpu_are_refused() {
+    let bundle = bundle(WEIGHTED);
+    // One multiprocessor holds few CTAs; a plan with 2 multiprocessors waits with 2.
+    let device = Arc::new(
+        VirtualDevice::new(RANKS as u32, &VirtualOptions { sms: 1, ..VirtualOptions::default() })
+            .expect("virtual GPUs"),
+    );
+    let mut communicators = vec![];
+    let crowd = loop {
+        let mut moe = on(&device, &bundle);
+        match moe.barrier() {
+            Ok(()) => communicators.push(moe),
+            Err(Error::Crowded(crowd)) => break crowd,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(communicators.len() < 100, "nobody is refused");
+    };
+    let [first, ..] = crowd.waiting[..] else { panic!("nobody waits: {crowd:?}") };
+    let others = crowd.waiting.len() as u64 - 1;
+    assert!(others * u64::from(first.ctas) >= crowd.resident, "{crowd:?}");
+    assert!((others - 1) * u64::from(first.ctas) < crowd.resident, "one fewer fits: {crowd:?}");
+    let text = Error::Crowded(crowd.clone()).to_string();
+    assert!(text.starts_with("too many communicators on GPU 0, which holds "), "{text}");
+    for waiting in &crowd.waiting {
+        let of_one = format!("rank 0 of world {} waits with {} in kernel `", waiting.world, waiting.ctas);
+        assert!(text.contains(&of_one), "{of_one} is not in {text}");
+    }
+    communicators.iter_mut().for_each(|moe| moe.synchronise().expect("those that were accepted run"));
+
+    // In the streams of another it is welcome.
+    let streams: Vec<_> = (0..RANKS as u32).map(|rank| device.stream(RankId(rank)).expect("a stream")).collect();
+    let mut more = on(&device, &bundle);
+    more.use_streams(&streams).expect("streams of its ranks");
+    assert!(matches!(more.barrier(), Err(Error::Crowded(_))));
+    communicators[0].use_streams(&streams).expect("streams of its ranks");
+    more.barrier().expect("launched");
+    communicators[0].barrier().expect("launched");
+    more.synchronise().expect("it runs");
+    communicators[0].synchronise().expect("it runs");
+
+    // And where another has gone there is room.
+    communicators.pop();
+    on(&device, &bundle).barrier().expect("launched");
 }
 
 /// A loop that never waits must not keep what it has done. 10⁵ calls are measured by `make bench`.

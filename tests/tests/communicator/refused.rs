@@ -140,7 +140,7 @@ fn every_call_refuses_what_is_not_for_it() {
     case(
         "upload for three ranks",
         refused("upload", moe.upload(Tensor::Indices, &vec![vec![0i32; PICKS]; 3])),
-        "indices: 3 tensors for 4 ranks",
+        "indices: 3 for 4 ranks, each of which needs its own",
     );
     case(
         "upload_into of fewer",

@@ -124,3 +124,16 @@ fn a_capture_has_only_what_is_launched_and_belongs_to_its_communicator() {
         "the capture cannot be used here: it is from before the communicator recovered from an error"
     );
 }
+
+/// Where the layout says how many rows there are, `dispatch_counted` has nothing to wait for.
+#[test]
+fn rows_of_a_fixed_number_are_not_counted() {
+    let mut batched = communicator(&bundle(LAYERS[3]));
+    let input = Input::new(batched.exchange(), &TOKENS, 1);
+    let (tokens, routing) = input.upload(&mut batched).expect("uploaded");
+    let (dispatched, capture) = batched.capture(|moe| moe.dispatch_counted(&tokens, &routing)).expect("captured");
+    batched.replay(&capture).expect("launched");
+    let found = batched.download::<u8>(&dispatched.input).expect("it runs");
+    let dispatched = batched.dispatch(&tokens, &routing).expect("launched");
+    assert!(found == batched.download::<u8>(&dispatched.input).expect("it runs"));
+}

@@ -1,6 +1,6 @@
 //! Checks a deploy against its model and its cluster.
 
-use moe_contract::Region;
+use moe_contract::{Region, Tensor};
 
 use super::Checker;
 use super::reach::{Placement, Samples, TOKENS};
@@ -294,11 +294,13 @@ fn fills(ranks: u32, cluster: &Cluster) -> bool {
     (ranks.is_multiple_of(node) || node.is_multiple_of(ranks)) && cluster.gpus().is_multiple_of(ranks)
 }
 
-/// Bytes per token of a call that the receive buffers of a rank take, sized for the worst case as the plan does: every rank sends all its
-/// tokens here. Each is there twice, for calls of even and of odd number. What the plan adds does not grow with the tokens.
+/// Bytes per token of a call that a rank needs for what it receives, sized for the worst case as the plan does: every rank sends all its
+/// tokens here. Receive buffers are there twice, for calls of even and of odd number. What the plan adds does not grow with the tokens.
 struct Buffers {
     receive: u64,
     combine: u64,
+    /// Rows of the experts, in and out, where a layout has room for all that can come.
+    experts: u64,
 }
 
 impl Buffers {
@@ -306,14 +308,19 @@ impl Buffers {
         // The regions of one token; launches decide nothing of them.
         let exchange = model.exchange(ranks, 1, 1, 32);
         let of = |regions: &[Region]| regions.iter().map(|region| region.shape(&exchange).bytes()).sum();
+        let row: u64 = [Tensor::ExpertInput, Tensor::ExpertInputScales, Tensor::ExpertOutput]
+            .map(|tensor| exchange.tensor_row_bytes(tensor))
+            .iter()
+            .sum();
         Buffers {
             receive: of(&[Region::Rows, Region::Scales, Region::Records]),
             combine: of(&[Region::Partials, Region::WeightGradients]),
+            experts: if exchange.layout.is_fixed() { exchange.output_rows_max().saturating_mul(row) } else { 0 },
         }
     }
 
     fn per_token(&self) -> u64 {
-        self.receive + self.combine
+        (self.receive + self.combine).saturating_add(self.experts)
     }
 
     fn at(&self, tokens: u32) -> Vec<(&'static str, Bytes)> {
@@ -322,6 +329,9 @@ impl Buffers {
             ("receive buffer of dispatch", Bytes(self.receive.saturating_mul(tokens))),
             ("receive buffer of combine", Bytes(self.combine.saturating_mul(tokens))),
         ];
+        if self.experts > 0 {
+            parts.push(("input and output of the experts", Bytes(self.experts.saturating_mul(tokens))));
+        }
         parts.sort_by_key(|part| std::cmp::Reverse(part.1.0));
         parts
     }

@@ -25,7 +25,8 @@ use moe_bundle::Digest;
 use moe_contract::RankId;
 
 use super::{
-    Address, Device, DeviceError, EventId, FunctionId, GraphId, Launch, LaunchTime, Residency, StreamId, Value,
+    Address, Device, DeviceError, EventId, FunctionId, GraphId, Launch, LaunchTime, Occupancy, Residency, StreamId,
+    Value,
 };
 use gpu::Gpu;
 use order::Order;
@@ -60,6 +61,7 @@ pub struct CudaDevice {
     time_launches: bool,
     patience: Duration,
     objects: Mutex<Objects>,
+    occupancy: Occupancy,
 }
 
 /// Driver objects that ids stand for, each with its rank.
@@ -157,7 +159,14 @@ impl CudaDevice {
             gpus.iter().enumerate().map(|(gpu, _)| placement.iter().filter(|&&place| place == gpu).count()).max();
         enough_queues(most.unwrap_or(0), std::env::var("CUDA_DEVICE_MAX_CONNECTIONS").ok().as_deref())?;
         let CudaOptions { time_launches, patience, .. } = *options;
-        Ok(CudaDevice { gpus, placement, time_launches, patience, objects: Mutex::default() })
+        Ok(CudaDevice {
+            gpus,
+            placement,
+            time_launches,
+            patience,
+            objects: Mutex::default(),
+            occupancy: Occupancy::default(),
+        })
     }
 
     fn gpu(&self, rank: RankId) -> Result<&Gpu, DeviceError> {
@@ -451,7 +460,11 @@ impl Device for CudaDevice {
         let each = each.map_err(failed("ask for the occupancy"))?.max(0) as u64;
         let place = self.placement[rank.index()];
         let ranks = self.placement.iter().filter(|&&other| other == place).count() as u32;
-        Ok(Residency { ctas: each * gpu.multiprocessors, ranks })
+        Ok(Residency { gpu: place as u32, ctas: each * gpu.multiprocessors, ranks })
+    }
+
+    fn occupancy(&self) -> Option<&Occupancy> {
+        Some(&self.occupancy)
     }
 
     fn stream(&self, rank: RankId) -> Result<StreamId, DeviceError> {
