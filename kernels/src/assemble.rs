@@ -41,15 +41,11 @@ pub enum AssembleError {
     Refused {
         /// Name of the program.
         tool: &'static str,
-        /// What it said.
         messages: String,
     },
     /// ptxas said nothing, or other than expected, about the one kernel in the text.
     #[error("ptxas does not say what the kernel takes: {messages}")]
-    Unreadable {
-        /// What it said.
-        messages: String,
-    },
+    Unreadable { messages: String },
 }
 
 /// What a kernel takes, as ptxas says.

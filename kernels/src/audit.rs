@@ -40,7 +40,6 @@ impl Rule {
 pub struct Finding {
     /// The line on which the statement starts, from 1.
     pub line: usize,
-    /// The rule.
     pub rule: Rule,
     /// The statement, its white space made single.
     pub statement: String,

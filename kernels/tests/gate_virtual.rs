@@ -101,7 +101,7 @@ fn check(
     }
 }
 
-fn forward<'g>(gate: &'g Gate) -> Result<Virtual<'g>, GateLimit> {
+fn forward(gate: &Gate) -> Result<Virtual<'_>, GateLimit> {
     Ok(Virtual::new(Kernel::Gate, &gate.program, gate::device_code(gate)?))
 }
 

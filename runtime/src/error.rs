@@ -9,24 +9,19 @@ use crate::device::{Crowd, DeviceError, StreamId, Waiting};
 
 /// Why a call of the runtime failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum Error {
     /// The device itself.
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// The bundle was compiled for other GPUs.
     #[error("the bundle has kernels for {bundle}, none of which runs on {device}: build it with `--target`")]
-    NoTarget {
-        /// What the bundle has.
-        bundle: String,
-        /// What there is.
-        device: String,
-    },
+    NoTarget { bundle: String, device: String },
     /// The bundle was planned for another number of ranks.
     #[error("the bundle is for {bundle} ranks, the device has {device}")]
     Ranks {
         /// Of the plan.
         bundle: u32,
-        /// Of the device.
         device: u32,
     },
     /// The bundle was compiled without a kernel that the call needs.
@@ -58,7 +53,6 @@ pub enum Error {
     Parts {
         /// Of what.
         what: String,
-        /// Those that were passed.
         found: usize,
         /// Ranks of the communicator.
         ranks: u32,
@@ -66,9 +60,7 @@ pub enum Error {
     /// More tokens than were planned for.
     #[error("{rank}: {tokens} tokens, but the bundle was built for at most {most} per rank and call")]
     Tokens {
-        /// Whose.
         rank: RankId,
-        /// Tokens.
         tokens: u64,
         /// The plan's limit.
         most: u32,
@@ -76,7 +68,6 @@ pub enum Error {
     /// A tensor with a row too many or too few.
     #[error("{rank}: {what} has {found} rows; it must have {expected}")]
     Rows {
-        /// Whose.
         rank: RankId,
         /// Which tensor.
         what: String,
@@ -88,7 +79,6 @@ pub enum Error {
     /// A tensor that does not consist of rows of the right length.
     #[error("{rank}: {what} has {found} bytes, which are not rows of {row} bytes")]
     RowBytes {
-        /// Whose.
         rank: RankId,
         /// Which tensor.
         what: String,
@@ -102,7 +92,6 @@ pub enum Error {
     Type {
         /// Which tensor.
         what: &'static str,
-        /// Of what was passed.
         found: &'static str,
         /// Of the bundle.
         expected: &'static str,
@@ -112,7 +101,6 @@ pub enum Error {
     RowWidth {
         /// Which tensor.
         what: &'static str,
-        /// Of what was passed.
         found: u64,
         /// Of the bundle.
         expected: u64,
@@ -120,7 +108,6 @@ pub enum Error {
     /// An address that kernels cannot read in 16-byte words.
     #[error("{rank}: {what} begin at {address:#x}, which is not a multiple of 16")]
     Alignment {
-        /// Whose.
         rank: RankId,
         /// Which tensor.
         what: &'static str,
@@ -129,16 +116,10 @@ pub enum Error {
     },
     /// A tensor that no call of this bundle has.
     #[error("this bundle has no {what}: {why}")]
-    NoTensor {
-        /// Which.
-        what: &'static str,
-        /// Why not.
-        why: &'static str,
-    },
+    NoTensor { what: &'static str, why: &'static str },
     /// A handle, tensor or capture that belongs elsewhere.
     #[error("{what} cannot be used here: {why}")]
     Foreign {
-        /// What was passed.
         what: &'static str,
         /// Where it belongs.
         why: &'static str,
@@ -155,79 +136,42 @@ pub enum Error {
     },
     /// A rank that two communicators want.
     #[error("{rank} has a communicator already: drop that one first")]
-    RankTaken {
-        /// Which.
-        rank: RankId,
-    },
+    RankTaken { rank: RankId },
     /// A stream of another rank, or of none.
     #[error("stream {} is no stream of {rank}", .stream.0)]
     ForeignStream {
-        /// What was passed.
         stream: StreamId,
         /// Whose it should be.
         rank: RankId,
     },
     /// A launch that the device did not take.
     #[error("{rank}: kernel `{}` cannot be launched: {problem}", kernel.name())]
-    Launch {
-        /// Where.
-        rank: RankId,
-        /// What.
-        kernel: Kernel,
-        /// Why not.
-        problem: DeviceError,
-    },
+    Launch { rank: RankId, kernel: Kernel, problem: DeviceError },
     /// Captured calls that the device did not take.
     #[error("{rank}: captured calls cannot be launched: {problem}")]
-    Replay {
-        /// Where.
-        rank: RankId,
-        /// Why not.
-        problem: DeviceError,
-    },
+    Replay { rank: RankId, problem: DeviceError },
     /// Rows of a format with scales, without those.
     #[error("the experts' input has scales in this bundle, and needs a tensor for them")]
     MissingScales,
     /// A tensor in a place where another is needed.
     #[error("{found} were passed where {expected} are needed")]
-    WrongTensor {
-        /// What was passed.
-        found: &'static str,
-        /// What is needed.
-        expected: &'static str,
-    },
+    WrongTensor { found: &'static str, expected: &'static str },
     /// A parameter that the gate has not got.
     #[error("the gate has no parameter `{name}`; it has {}", list(known))]
     UnknownParameter {
-        /// What was passed.
         name: String,
         /// What the gate has.
         known: Vec<String>,
     },
     /// A parameter that was not passed.
     #[error("the gate needs the parameter `{name}`")]
-    MissingParameter {
-        /// Which.
-        name: String,
-    },
+    MissingParameter { name: String },
     /// A parameter of the wrong size or type.
     #[error("the gate's parameter `{name}` has {found}; it must have {expected}")]
-    ParameterShape {
-        /// Which.
-        name: String,
-        /// What was passed.
-        found: String,
-        /// What is needed.
-        expected: String,
-    },
+    ParameterShape { name: String, found: String, expected: String },
     /// A call that has no meaning for the exchange of this bundle.
     #[error("{what} is not possible: {why}")]
-    NotPossible {
-        /// The call.
-        what: &'static str,
-        /// Why.
-        why: &'static str,
-    },
+    NotPossible { what: &'static str, why: &'static str },
     /// Numbers that a kernel refused.
     #[error(transparent)]
     Input(#[from] InputFault),
@@ -237,17 +181,13 @@ pub enum Error {
     /// A status that no kernel of this version writes.
     #[error("{rank}: a kernel left the status {words:x?}, which this program does not know")]
     UnknownStatus {
-        /// Where.
         rank: RankId,
         /// The four words.
         words: [u64; 4],
     },
     /// A call after an error.
     #[error("the communicator stopped after an error; `recover` makes it usable again. The error was: {cause}")]
-    Stopped {
-        /// The error.
-        cause: Box<Error>,
-    },
+    Stopped { cause: Box<Error> },
 }
 
 /// The result of a call of the runtime.
@@ -270,32 +210,28 @@ fn crowd(waiting: &[Waiting]) -> String {
 pub struct InputFault {
     /// Whose token.
     pub rank: RankId,
-    /// Which.
+    /// Counted within its rank.
     pub token: u64,
-    /// What is wrong.
+    /// The fault of its picks.
     pub problem: InputProblem,
 }
 
 /// What is wrong with a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum InputProblem {
     /// A NaN in the gate, at an expert's logit when it is known which.
-    Nan {
-        /// The expert.
-        expert: Option<u64>,
-    },
+    Nan { expert: Option<u64> },
     /// A pick that is not an expert.
     PickOutOfRange {
         /// Which pick of the token.
         position: u64,
-        /// Its value.
         value: i32,
     },
     /// An expert that the token picks a second time.
     PickTwice {
         /// Which pick of the token.
         position: u64,
-        /// The expert.
         expert: i32,
     },
     /// A token id without a row in the gate's table.
@@ -330,9 +266,9 @@ impl fmt::Display for InputProblem {
 pub struct Wait {
     /// Who waited.
     pub rank: RankId,
-    /// For which flag.
+    /// The flag that did not come.
     pub flag: Flag,
-    /// For whom.
+    /// The rank that should have raised it.
     pub culprit: RankId,
     /// The flag that would have been enough.
     pub expected: u64,
@@ -409,7 +345,6 @@ pub(crate) fn read_status(rank: RankId, words: [u64; 4], per_call: impl Fn(Flag)
 pub(crate) enum Failure {
     /// The caller's numbers.
     Input(InputFault),
-    /// A wait.
     Wait(Wait),
     /// Neither.
     Unknown(RankId, [u64; 4]),

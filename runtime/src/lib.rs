@@ -13,6 +13,8 @@
 //! Features, both on by default: `cuda` has GPUs through the CUDA driver, which is looked for when it is asked for; `virtual` has virtual
 //! GPUs.
 
+#![warn(missing_docs)]
+
 mod buffers;
 pub mod communicator;
 pub mod device;

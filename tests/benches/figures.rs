@@ -109,7 +109,7 @@ fn dispatch_rate() -> Outcome<String> {
         moe.dispatch_counted(&rows, &routing)?;
         moe.synchronise()?;
         let after = device.work();
-        let seconds = (after.executing - before.executing).as_secs_f64();
+        let seconds = after.executing.checked_sub(before.executing).unwrap().as_secs_f64();
         rates.push((after.instructions - before.instructions) as f64 / seconds);
     }
     rates.sort_by(f64::total_cmp);

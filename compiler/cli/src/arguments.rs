@@ -230,10 +230,10 @@ pub struct Gate {
     /// Which model of the file [default: the only one]
     #[arg(long)]
     pub model: Option<String>,
-    /// Logits [tokens, experts] and every gate parameter under its own name; with grad_weights, gradients are computed too
+    /// Logits [tokens, experts] and every gate parameter under its own name; with `grad_weights`, gradients are computed too
     #[arg(long)]
     pub input: InputPath,
-    /// Where indices and weights (and grad_logits) go, `-` for standard output
+    /// Where indices and weights (and `grad_logits`) go, `-` for standard output
     #[arg(long)]
     pub output: OutputPath,
     /// What executes the gate

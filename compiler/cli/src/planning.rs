@@ -168,7 +168,7 @@ pub fn placement(path: &InputPath) -> Result<Placement, Failure> {
 
 /// What is wrong with a file.
 pub fn at(path: &InputPath, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Message(format!("{}: {error}", path))
+    Failure::Message(format!("{path}: {error}"))
 }
 
 /// All f32 and i32 tensors of a file.

@@ -10,7 +10,6 @@ use crate::terminal::Terminal;
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// So many steps.
     pub fn new(terminal: &Terminal, steps: u64) -> Progress {
         if !terminal.is_watched() {
             return Progress(ProgressBar::hidden());

@@ -148,7 +148,6 @@ impl Beside {
         Ok(Beside(file))
     }
 
-    /// What is written.
     pub fn file(&mut self) -> &mut File {
         self.0.as_file_mut()
     }

@@ -15,18 +15,11 @@ pub enum TensorError {
         "{} is not a valid safetensors file: {reason}; write it again with safetensors.torch.save_file or alike",
         path
     )]
-    Damaged {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        reason: SafeTensorError,
-    },
+    Damaged { path: String, reason: SafeTensorError },
     /// No tensor of that name.
     #[error("{} has no tensor `{name}`; it has {found}", path)]
     Missing {
-        /// The file.
         path: String,
-        /// The name.
         name: String,
         /// The names that are there.
         found: String,
@@ -34,41 +27,23 @@ pub enum TensorError {
     /// The wrong element type.
     #[error("{}: tensor `{name}` holds {found:?}, but {expected:?} is needed; convert it", path)]
     WrongType {
-        /// The file.
         path: String,
-        /// The name.
         name: String,
         /// Its element type.
         found: Dtype,
-        /// What is needed.
         expected: Dtype,
     },
-    /// The wrong shape.
     #[error("{}: tensor `{name}` has shape {found:?}, but {expected} is needed", path)]
     WrongShape {
-        /// The file.
         path: String,
-        /// The name.
         name: String,
         /// Its shape.
         found: Vec<usize>,
-        /// What is needed.
         expected: String,
     },
     /// A number that must not be there.
     #[error("{path}: tensor `{name}` is {number} at {place:?}, and {needed}")]
-    Number {
-        /// The file.
-        path: String,
-        /// The name.
-        name: String,
-        /// What it is.
-        number: f32,
-        /// Where.
-        place: Vec<usize>,
-        /// What is needed.
-        needed: &'static str,
-    },
+    Number { path: String, name: String, number: f32, place: Vec<usize>, needed: &'static str },
     /// The results cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -209,7 +184,6 @@ fn place(at: usize, shape: &[usize]) -> Vec<usize> {
 
 /// A 32-bit element type.
 pub trait Number: bytemuck::Pod {
-    /// Its name in a file.
     const DTYPE: Dtype;
 }
 

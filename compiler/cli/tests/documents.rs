@@ -26,7 +26,7 @@ fn pages() -> Vec<(String, String)> {
     let docs = std::fs::read_dir(workspace().join("docs")).expect("the pages");
     let mut names: Vec<String> = docs
         .map(|entry| format!("docs/{}", entry.expect("an entry").file_name().to_string_lossy()))
-        .filter(|name| name.ends_with(".md"))
+        .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "md"))
         .collect();
     names.sort();
     names.insert(0, "README.md".to_owned());

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use support::{Folder, workspace};
 
 #[test]
@@ -10,7 +12,7 @@ fn every_example_is_checked_built_and_runs_verified() {
     let mut examples: Vec<_> = std::fs::read_dir(workspace().join("dsl-examples"))
         .expect("the examples are in the project")
         .map(|entry| entry.expect("the folder can be read").path().to_string_lossy().into_owned())
-        .filter(|path| path.ends_with(".moe"))
+        .filter(|path| Path::new(path).extension().is_some_and(|extension| extension == "moe"))
         .collect();
     examples.sort();
     assert!(examples.len() >= 15, "{examples:?}");

@@ -8,7 +8,6 @@ use moe_front::spec::{DeployId, Spec, Target};
 /// What of a file is compiled. The default is the only deploy, as it is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// Which deploy.
     pub deploy: Option<String>,
     /// Nodes over which the ranks are spread, instead of those of the deploy.
     pub nodes: Option<u32>,
@@ -23,23 +22,11 @@ pub struct Choice {
 /// A choice that the file does not allow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChoiceError {
-    /// No deploy of that name.
     #[error("the file has no deploy `{name}`; it has {known}")]
-    NoSuchDeploy {
-        /// What was asked for.
-        name: String,
-        /// Those that there are.
-        known: String,
-    },
+    NoSuchDeploy { name: String, known: String },
     /// Several deploys and no choice.
     #[error("the file has {count} deploys: choose one with `--deploy`, {known}")]
-    WhichDeploy {
-        /// How many.
-        count: usize,
-        /// Those that there are.
-        known: String,
-    },
-    /// No deploy at all.
+    WhichDeploy { count: usize, known: String },
     #[error(
         "the file has no deploy, so that nothing says how many ranks and tokens there are: add `deploy NAME of MODEL on CLUSTER {{ ep … }}`"
     )]
@@ -48,28 +35,15 @@ pub enum ChoiceError {
     #[error(
         "{nodes} nodes of {gpus_per_node} GPUs: there are kernels for the ranks of one node only; `--nodes 1` keeps all ranks in one"
     )]
-    Nodes {
-        /// How many.
-        nodes: u32,
-        /// GPUs of each.
-        gpus_per_node: u32,
-    },
+    Nodes { nodes: u32, gpus_per_node: u32 },
     /// More tokens than the deploy allows.
     #[error(
         "{tokens} tokens per rank, but deploy `{deploy}` says `tokens {most} per gpu`: ask for at most {most}, or change the deploy"
     )]
-    Tokens {
-        /// Asked for.
-        tokens: u32,
-        /// The deploy.
-        deploy: String,
-        /// Its limit.
-        most: u32,
-    },
+    Tokens { tokens: u32, deploy: String, most: u32 },
     /// Ranks of the command line that the kernels cannot be made for.
     #[error("model `{model}` cannot be built like this: {limit}")]
     Limit {
-        /// The model.
         model: String,
         /// What is exceeded.
         limit: LimitError,

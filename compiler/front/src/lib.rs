@@ -39,7 +39,6 @@ use diagnostics::Diagnostics;
 pub use diagnostics::explain;
 use spec::Spec;
 
-/// A file that was checked.
 #[derive(Debug)]
 pub struct Checked {
     /// What it means; nothing if it has an error.

@@ -22,7 +22,7 @@ fn examples_check_without_a_warning() {
     });
 }
 
-/// Name, hidden, experts, of these computing, groups, picks, shared experts, MoE layers, inner width of an expert.
+/// Name, hidden, experts, of these computing, groups, picks, shared experts, `MoE` layers, inner width of an expert.
 type Configuration = (&'static str, u32, u32, u32, Option<u32>, u32, u32, u32, u32);
 
 /// As in the public configuration of each model: `hidden_size`, `n_routed_experts` and its other names, `num_hidden_layers` without the

@@ -1,7 +1,7 @@
 //! Reverse-mode differentiation of a gate: Gate IR to Gate IR.
 //!
 //! The backward program computes the values of the gate that it needs again, then walks over the gate from its weights to its logits.
-//! For every value that depends on the logits it collects the *gradient*: the derivative of Σ weights · grad_weights with respect to
+//! For every value that depends on the logits it collects the *gradient*: the derivative of Σ weights · `grad_weights` with respect to
 //! that value. Choices and masks are constants: they change nowhere continuously.
 //!
 //! Invariant: where a logit has no influence its gradient is +0, whatever else the token holds: an expert that was not chosen, a masked

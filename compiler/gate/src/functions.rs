@@ -34,7 +34,6 @@ macro_rules! functions {
         }
 
         impl $kind {
-            /// Every one of them.
             pub const ALL: &[$kind] = &[$($kind::$name),+];
 
             /// How it is written.

@@ -31,7 +31,6 @@ pub enum InputError {
         declared: usize,
         /// The names, in order.
         names: String,
-        /// What was given.
         given: usize,
     },
     /// f32 in the place of i32, or the reverse.
@@ -41,7 +40,6 @@ pub enum InputError {
         name: String,
         /// What it holds.
         expected: &'static str,
-        /// What was given.
         found: &'static str,
     },
     /// Too few or too many numbers.
@@ -51,7 +49,6 @@ pub enum InputError {
         name: String,
         /// Numbers that it must have.
         expected: usize,
-        /// Numbers that were given.
         found: usize,
         /// The size of the batch.
         tokens: usize,
@@ -89,7 +86,6 @@ impl<'a> Inputs<'a> {
         Ok(Inputs { tokens, widths, tensors })
     }
 
-    /// Number of tokens.
     pub fn tokens(&self) -> usize {
         self.tokens
     }

@@ -25,14 +25,12 @@ pub struct Routing {
 pub struct GateError {
     /// The position of the token in the batch.
     pub token: usize,
-    /// What is wrong with it.
     pub fault: Fault,
 }
 
 /// Why a token cannot be routed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// A logit is NaN.
     #[error("the logit of expert {expert} is NaN")]
     NanLogit {
         /// The lowest such expert.
@@ -50,7 +48,6 @@ pub enum Fault {
         /// The lowest such group.
         group: u32,
     },
-    /// A weight is NaN.
     #[error("the weight of expert {expert} is NaN")]
     NanWeight {
         /// The lowest such expert.
@@ -59,7 +56,6 @@ pub enum Fault {
     /// A token id without a row in the table.
     #[error("the table has {vocabulary} rows, and the token id is {id}")]
     TokenId {
-        /// The id.
         id: i32,
         /// Rows of the table.
         vocabulary: u32,
@@ -69,7 +65,6 @@ pub enum Fault {
     NoSuchExpert {
         /// The entry.
         found: i32,
-        /// Number of experts.
         experts: u32,
     },
     /// A row of the table that holds an expert twice.

@@ -83,12 +83,10 @@ pub struct Input {
     pub kind: InputKind,
 }
 
-/// From many numbers to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reduction {
     /// Sum, in the order of [`crate::order`].
     Sum,
-    /// The largest.
     Max,
     /// The sum divided by the number of elements.
     Mean,
@@ -108,7 +106,6 @@ pub enum Masked {
 pub enum Op {
     /// The value of an input. A [`InputKind::Table`] or [`InputKind::TokenId`] is read by [`Op::LookUp`] only.
     Input(InputId),
-    /// A number.
     Constant(f32),
     /// Element by element.
     Unary(Unary, ValueId),
@@ -131,14 +128,12 @@ pub enum Op {
     ChooseGroups {
         /// `f32[groups]`
         by: ValueId,
-        /// How many.
         count: u32,
     },
     /// The `count` experts with the largest keys.
     ChooseExperts {
         /// `f32[experts]`
         by: ValueId,
-        /// How many.
         count: u32,
         /// A choice of groups, and what experts outside of it count as.
         within: Option<(ValueId, Masked)>,
@@ -170,7 +165,6 @@ pub enum Op {
     LargestMask {
         /// Any vector.
         of: ValueId,
-        /// How many.
         count: u32,
     },
     /// 1 for the `count` largest of each group, else 0: `f32[experts]` → `f32[experts]`.
@@ -243,17 +237,11 @@ pub enum IllFormed {
     WrongType {
         /// The operand.
         value: ValueId,
-        /// Its type.
         found: Type,
     },
     /// A count is zero or larger than what it counts.
     #[error("{count} of {available} is not possible")]
-    Count {
-        /// What was asked for.
-        count: u32,
-        /// What there is.
-        available: u32,
-    },
+    Count { count: u32, available: u32 },
     /// Groups are used in a gate over experts without groups.
     #[error("the experts are not in groups")]
     NoGroups,
@@ -283,7 +271,6 @@ impl Program {
         Program { experts, groups, inputs: Vec::new(), ops: Vec::new(), types: Vec::new() }
     }
 
-    /// Number of experts.
     pub fn experts(&self) -> u32 {
         self.experts
     }
@@ -344,7 +331,6 @@ impl Program {
         }
     }
 
-    /// Declares an input.
     pub fn declare(&mut self, name: impl Into<String>, kind: InputKind) -> InputId {
         self.inputs.push(Input { name: name.into(), kind });
         InputId(self.inputs.len() as u32 - 1)

@@ -26,14 +26,12 @@ pub enum Nan {
     Never,
     /// All at once, or none.
     All,
-    /// Any.
     Some,
 }
 
 /// An end of a range.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct End {
-    /// Where it is.
     pub at: f64,
     /// Whether the number belongs to the range.
     pub reached: bool,
@@ -79,7 +77,6 @@ impl Range {
         nan: Nan::Never,
     };
 
-    /// Every finite number.
     pub const FINITE: Range = Range {
         low: End { at: f64::NEG_INFINITY, reached: false },
         high: End { at: f64::INFINITY, reached: false },

@@ -36,7 +36,6 @@ enum Logits {
     Masked(u32, Mask),
     /// Few different numbers.
     Ties,
-    /// One number.
     Equal,
 }
 
@@ -136,7 +135,7 @@ fn interpreted(gate: &Gate, backward: &Backward, inputs: &[Vec<f64>]) -> Option<
     Some((gradient, values.into_iter().map(numbers).collect()))
 }
 
-/// Σ weights · grad_weights as a function of one logit, everything else being fixed.
+/// Σ weights · `grad_weights` as a function of one logit, everything else being fixed.
 struct Objective<'a> {
     gate: &'a Gate,
     inputs: &'a [Vec<f64>],
@@ -219,7 +218,6 @@ impl Objective<'_> {
     }
 }
 
-/// What was compared.
 #[derive(Clone, Copy, Debug, Default)]
 struct Compared {
     tokens: u32,

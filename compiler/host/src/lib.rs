@@ -70,7 +70,6 @@ pub enum RunError {
         name: &'static str,
         /// Numbers that it must have.
         expected: usize,
-        /// Numbers that it has.
         found: usize,
         /// The size of the batch.
         tokens: usize,

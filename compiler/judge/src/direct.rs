@@ -25,7 +25,6 @@ struct Rounding {
     unit: f64,
     /// Half of the smallest step.
     smallest: f64,
-    /// The largest number.
     largest: f64,
 }
 
@@ -51,7 +50,6 @@ struct Bound {
     absolute: f64,
     /// What is stored on the way may be at most this: beyond it the format has no numbers, and nothing is compared.
     stored: f64,
-    /// So much for the sum.
     sum: f64,
 }
 

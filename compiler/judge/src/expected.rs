@@ -33,7 +33,6 @@ pub struct Expected {
     pub input: Vec<Rows>,
     /// The result.
     pub combined: Vec<Rows>,
-    /// Bytes of each call.
     pub traffic: Vec<(Call, LinkBytes)>,
     /// Of the backward pass.
     pub backward: Option<ExpectedBackward>,

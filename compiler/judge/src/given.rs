@@ -64,25 +64,19 @@ pub enum GivenError {
     /// Too many or too few numbers.
     #[error("{rank}: {what} have {found} numbers, and {expected} are needed")]
     Size {
-        /// Which rank.
         rank: RankId,
         /// Which tensor.
         what: &'static str,
-        /// Numbers that are needed.
         expected: usize,
-        /// Numbers that are given.
         found: usize,
     },
     /// Rows of another size or in another number.
     #[error("{rank}: {what} have {found} numbers, and {expected} are needed in rows of {hidden}")]
     Rows {
-        /// Which rank.
         rank: RankId,
         /// Which tensor.
         what: &'static str,
-        /// Numbers that are needed.
         expected: usize,
-        /// Numbers that are given.
         found: usize,
         /// Of a row.
         hidden: u32,
@@ -90,13 +84,10 @@ pub enum GivenError {
     /// Rows in another format.
     #[error("{rank}: {what} are {}, and {} is needed", name(*found), name(*expected))]
     Format {
-        /// Which rank.
         rank: RankId,
         /// Which tensor.
         what: &'static str,
-        /// What is needed.
         expected: Format,
-        /// What is given.
         found: Format,
     },
     /// A parameter of the gate that is not there.
@@ -104,12 +95,7 @@ pub enum GivenError {
     Parameter(String),
     /// A tensor does not fit the gate.
     #[error("{rank}: {error}")]
-    Gate {
-        /// Which rank.
-        rank: RankId,
-        /// What is wrong.
-        error: InputError,
-    },
+    Gate { rank: RankId, error: InputError },
 }
 
 /// What the language calls a format.

@@ -1,7 +1,7 @@
 //! A whole layer computed directly, in f64, one token at a time: what its result and its gradients *are*, before any format rounds them.
 //!
 //! Invariant: nothing here knows that tokens travel. There are no ranks that own experts, no copies, no partial sums and no order of
-//! addition; it shares no code with [`crate::reference`]. For token x with picks e₁ … e_K and weights w₁ … w_K
+//! addition; it shares no code with [`crate::reference`]. For token x with picks e₁ … `e_K` and weights w₁ … `w_K`
 //!
 //! * y = Σ wₖ Eₖ(x) where combine or the experts weigh; y = Σ Eₖ(wₖ x) where the weights scale the experts' input;
 //! * ∂loss/∂wₖ = ⟨Eₖ(x), g⟩, and ⟨x, Eₖᵀ(g)⟩ where the weights scale the input, with g the gradient of y;
@@ -105,7 +105,6 @@ impl<'l> Layer<'l> {
         Layer { exchange, weighing: Weighing::of(exchange, before_experts), tokens, indices, weights }
     }
 
-    /// Its exchange.
     pub fn exchange(&self) -> &'l Exchange {
         self.exchange
     }

@@ -19,19 +19,15 @@ pub enum Remark {
 /// NaNs and infinities of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct NotFinite {
-    /// Which tensor.
     pub tensor: &'static str,
-    /// NaNs in it.
     pub nans: u64,
     /// Infinities of either sign.
     pub infinities: u64,
     /// The rank that holds the first.
     pub rank: RankId,
-    /// Its token there.
     pub token: usize,
     /// The same token, counted over all ranks.
     pub token_of_all: usize,
-    /// Its element.
     pub element: usize,
 }
 

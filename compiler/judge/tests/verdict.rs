@@ -384,7 +384,7 @@ fn what_is_missing_is_found() {
         ("slots and places", "the run: results of 2 ranks instead of 3 ranks", |run| drop(run.handles.pop())),
         ("combined result", "the run: results of 0 ranks instead of 3 ranks", |run| run.combined.clear()),
         ("gradient of tokens", "the run: results of 2 ranks instead of 3 ranks", |run| {
-            drop(backward(run).tokens.pop())
+            drop(backward(run).tokens.pop());
         }),
         ("gradient of weights", "the run: results of 0 ranks instead of 3 ranks", |run| backward(run).weights.clear()),
         ("gradient of logits", "the run: results of 0 ranks instead of 3 ranks", |run| backward(run).logits = None),

@@ -20,7 +20,6 @@ pub enum LowerError {
     /// A number that the kernels cannot be made for.
     #[error("model `{model}` cannot be built like this: {limit}")]
     Limit {
-        /// The model.
         model: String,
         /// What is exceeded.
         limit: LimitError,
@@ -33,12 +32,7 @@ pub enum LowerError {
     Ptx(#[from] PtxError),
     /// PTX that breaks a rule: a bug.
     #[error("a bug of this compiler: kernel `{}`, {finding}", kernel.name())]
-    Audit {
-        /// The kernel.
-        kernel: Kernel,
-        /// What it does.
-        finding: String,
-    },
+    Audit { kernel: Kernel, finding: String },
     /// The tools of the assembler.
     #[error(transparent)]
     Assemble(#[from] AssembleError),

@@ -15,7 +15,6 @@ use crate::plan::Planned;
 /// A plan with the PTX of all its kernels for all its targets.
 #[derive(Clone, Debug)]
 pub struct Images {
-    /// What they are for.
     pub planned: Planned,
     /// Target by target, in the order of [`Kernel::ALL`].
     pub images: Vec<KernelImage>,
@@ -62,9 +61,7 @@ fn image(target: Target, kernel: &KernelCode) -> Result<KernelImage, LowerError>
 /// What the assembler says of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelUsage {
-    /// Which.
     pub kernel: Kernel,
-    /// For which target.
     pub target: Target,
     /// What it takes.
     pub usage: Usage,

@@ -15,9 +15,7 @@ use crate::plan::Planned;
 /// One kernel, for any target.
 #[derive(Clone, Debug)]
 pub struct KernelCode {
-    /// Which.
     pub kernel: Kernel,
-    /// What it does.
     pub code: DeviceCode,
     /// Threads of a CTA.
     pub block: u32,
@@ -28,7 +26,6 @@ pub struct KernelCode {
 /// A plan with the code of all its kernels.
 #[derive(Clone, Debug)]
 pub struct Kernels {
-    /// What they are for.
     pub planned: Planned,
     /// In the order of [`Kernel::ALL`].
     pub codes: Vec<KernelCode>,

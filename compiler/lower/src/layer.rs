@@ -19,7 +19,6 @@ pub struct Layer {
     pub model: String,
     /// The deploy's name; none for a gate alone.
     pub deploy: Option<String>,
-    /// The gate.
     pub gate: Gate,
     /// What the kernels are specialised to.
     pub request: Exchange,

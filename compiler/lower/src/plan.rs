@@ -11,7 +11,6 @@ use crate::layer::Layer;
 /// A layer with a place for every byte.
 #[derive(Clone, Debug)]
 pub struct Planned {
-    /// What was asked for.
     pub layer: Layer,
     /// Where everything lies.
     pub exchange: Exchange,

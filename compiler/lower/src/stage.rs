@@ -18,7 +18,6 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// For reports.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Check => "check",

@@ -15,7 +15,6 @@ use thiserror::Error;
 pub struct OutOfRange {
     /// Which setting.
     pub name: &'static str,
-    /// What was given.
     pub given: String,
     /// What may be.
     pub range: String,
@@ -136,7 +135,6 @@ pub const EFFICIENCY: Real = Real::new("efficiency", 0.01, 1.0, "");
 
 /// GPUs that are simulated.
 pub const GPUS: Whole = Whole::new("gpus", 1, 1 << 24);
-/// Tokens of a chunk.
 pub const CHUNK_TOKENS: Whole = Whole::new("chunk_tokens", 1, limits::COUNT as u64);
 /// Chunks of a sender on the way.
 pub const WINDOW: Whole = Whole::new("window", 1, 1 << 20);
@@ -179,7 +177,6 @@ pub const HIDDEN: Whole = Whole::new("hidden_size", 1, limits::HIDDEN as u64);
 pub const PICKS: Whole = Whole::new("num_topk", 1, limits::TOP_K as u64);
 /// Experts of a measured router.
 pub const EXPERTS: Whole = Whole::new("num_experts", 1, limits::EXPERTS as u64);
-/// Nodes that were measured.
 pub const MEASURED_NODES: Whole = Whole::new("node_num", 1, 1 << 20);
 /// Multiprocessors of a measured kernel.
 pub const MEASURED_SMS: Whole = Whole::new("sms", 1, 1 << 12);

@@ -43,7 +43,6 @@ impl Unit {
         if unit.value(least) < 1.0 && finer.value(most) < 9999.5 { finer } else { unit }
     }
 
-    /// Of whole numbers.
     pub(crate) fn of_counts(_: impl IntoIterator<Item = f64>) -> Unit {
         Unit { name: "", size: 1.0, decimals: 0 }
     }

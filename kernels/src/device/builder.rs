@@ -133,7 +133,7 @@ impl Builder {
 
     /// Appends an operation to the current block.
     pub(super) fn append(&self, operation: OperationBuilder<'static>) -> Option<mlir_sys::MlirValue> {
-        append_to(&self.current.get(), operation)
+        append_to(self.current.get(), operation)
     }
 
     /// Appends an operation with one result.
@@ -362,7 +362,7 @@ impl<'k, T: Element> Variable<'k, T> {
     }
 }
 
-fn append_to(block: &BlockRef<'static, 'static>, operation: OperationBuilder<'static>) -> Option<mlir_sys::MlirValue> {
+fn append_to(block: BlockRef<'static, 'static>, operation: OperationBuilder<'static>) -> Option<mlir_sys::MlirValue> {
     let operation = operation.build().expect("operations of this folder have all operands and attributes");
     let operation = block.append_operation(operation);
     operation.result(0).ok().map(|result| result.to_raw())

@@ -21,7 +21,6 @@ impl Builder {
         self.register("ctaid.x")
     }
 
-    /// Number of CTAs.
     pub fn ctas(&self) -> Value<'_, U32> {
         self.register("nctaid.x")
     }

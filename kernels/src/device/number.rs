@@ -303,7 +303,6 @@ impl<'k> Value<'k, F32> {
         self.when(self.at_least(other), other)
     }
 
-    /// Its bits.
     pub fn bits(self) -> Value<'k, U32> {
         self.builder.unary("llvm.bitcast", self)
     }

@@ -13,7 +13,6 @@ pub trait Element: Copy + 'static {
     /// Bytes in memory.
     const BYTES: u32;
 
-    /// The MLIR type.
     fn mlir(context: &'static Context) -> Type<'static>;
 }
 

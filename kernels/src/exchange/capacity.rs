@@ -55,7 +55,7 @@ pub(super) fn body(frame: &Frame<'_, '_>) {
 }
 
 /// A number that is larger for a larger weight, the same for both zeros.
-fn key<'k>(bits: Value<'k, U32>) -> Value<'k, U32> {
+fn key(bits: Value<'_, U32>) -> Value<'_, U32> {
     let k = bits.builder();
     let bits = k.u32(0).when(bits.equals(k.u32(1 << 31)), bits);
     let negative = bits ^ u32::MAX;

@@ -27,7 +27,6 @@ pub(super) struct Copies<'k> {
 /// One copy; the same in all lanes of the warp.
 #[derive(Clone, Copy)]
 pub(super) struct Copy<'k> {
-    /// Its number.
     pub number: Value<'k, U32>,
     pub source: Value<'k, U32>,
     pub slot: Value<'k, U32>,

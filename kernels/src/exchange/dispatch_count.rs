@@ -55,7 +55,7 @@ pub(super) fn body(frame: &Frame<'_, '_>) {
 }
 
 /// The picks of a record, in 16-byte loads: they start at its third word, and what follows them is in the record as well.
-fn picks<'k>(record: Pointer<'k, Global, Chunk>, top_k: u32) -> Vec<Value<'k, U32>> {
+fn picks(record: Pointer<'_, Global, Chunk>, top_k: u32) -> Vec<Value<'_, U32>> {
     let chunks = (2 + top_k).div_ceil(4);
     let words = (0..chunks).flat_map(|chunk| record.at_constant(chunk).load().words());
     words.skip(2).take(top_k as usize).collect()

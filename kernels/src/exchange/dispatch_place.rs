@@ -1,11 +1,11 @@
 //! Dispatch, the receiving half, part two: rows to the experts' input. Also that of a cached dispatch.
 //!
 //! * Reads rows, scales and (new handle) records of the half of this epoch, `received_counts`, `expert_counts`, and `copy_rows`: for a new
-//!   handle the places that dispatch_count has left there, for a cached one rows. Writes the experts' input and its scales, padding rows
+//!   handle the places that `dispatch_count` has left there, for a cached one rows. Writes the experts' input and its scales, padding rows
 //!   included, and completes a new handle: tokens, ordinals, rows and weights of copies, expert offsets, picks and weights of rows.
 //! * `ctas` CTAs; one warp per copy, which stores each batch of chunks to all rows of the copy before it loads the next. Padding rows are
 //!   shared out among all warps; a batched layout has none, and what is behind the rows of an expert is not written.
-//! * Memory order: dispatch_count, earlier in the stream, has acquired every flag; the cached kernel acquires them itself.
+//! * Memory order: `dispatch_count`, earlier in the stream, has acquired every flag; the cached kernel acquires them itself.
 //! * Cost: no bytes on links; reads each received copy once, writes each row once.
 
 use moe_contract::{Buffer, Flag, Region, RowLayout, Tensor};

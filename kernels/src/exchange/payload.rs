@@ -16,7 +16,7 @@ fn per_chunk(element: Element) -> u32 {
 }
 
 /// The numbers of a chunk without scales, ascending.
-pub(super) fn numbers<'k>(format: Format, chunk: Value<'k, Chunk>) -> Vec<Value<'k, F32>> {
+pub(super) fn numbers(format: Format, chunk: Value<'_, Chunk>) -> Vec<Value<'_, F32>> {
     let words = chunk.words();
     match format.element {
         Element::Bf16 => words.into_iter().flat_map(Value::bf16_numbers).collect(),

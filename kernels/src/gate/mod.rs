@@ -68,16 +68,10 @@ pub struct GateKernel {
 pub enum GateLimit {
     /// More experts than a warp holds.
     #[error("the gate has {experts} experts; a kernel holds at most {EXPERTS_MAX}")]
-    Experts {
-        /// How many.
-        experts: u32,
-    },
+    Experts { experts: u32 },
     /// A choice of more than one expert per lane.
     #[error("the gate chooses {picks} experts; a kernel chooses at most {PICKS_MAX}")]
-    Picks {
-        /// How many.
-        picks: u32,
-    },
+    Picks { picks: u32 },
     /// A kernel has one argument for logits.
     #[error("`{second}` are logits beside `{first}`; a kernel takes one row of logits per token")]
     SecondLogits {

@@ -5,14 +5,10 @@
 pub enum PtxError {
     /// Not one of [`super::Chip::ALL`].
     #[error("there are no kernels for `{name}`: targets are sm_90a and sm_100a")]
-    UnknownChip {
-        /// What was asked for.
-        name: String,
-    },
+    UnknownChip { name: String },
     /// MLIR or LLVM refused a kernel. A bug of this crate.
     #[error("kernel `{kernel}`: {stage} failed: {messages}")]
     Refused {
-        /// Its name.
         kernel: String,
         /// What was done to it.
         stage: &'static str,

@@ -106,7 +106,6 @@ impl LlvmModule {
         }
     }
 
-    /// As text.
     pub fn text(&self) -> String {
         // SAFETY: the module is alive, and the string is ours.
         unsafe { take_message(LLVMPrintModuleToString(self.module)) }

@@ -29,7 +29,6 @@ pub enum Chip {
 }
 
 impl Chip {
-    /// Every chip.
     pub const ALL: [Chip; 2] = [Chip::Sm90a, Chip::Sm100a];
 
     /// As `ptxas -arch` takes it.

@@ -41,15 +41,11 @@ pub struct Bundle {
 
 /// Why a file is not a bundle that can be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum ReadError {
     /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// Another kind of file.
     #[error("not a bundle: it does not begin as one; a bundle is what `moec build` writes")]
     Foreign,
@@ -69,10 +65,7 @@ pub enum ReadError {
     },
     /// Longer than it says.
     #[error("the bundle has {extra} bytes behind its end")]
-    Trailing {
-        /// How many.
-        extra: u128,
-    },
+    Trailing { extra: u128 },
     /// Some byte differs from what was written.
     #[error("the bundle is damaged: its hash is {found}, it should be {expected}")]
     Damaged {
@@ -93,9 +86,7 @@ pub enum ReadError {
     /// A kernel's PTX lies outside the part for PTX.
     #[error("the bundle's manifest places kernel {} ({target}) at bytes {start} to {start}+{bytes}, where there is no such text", kernel.name())]
     PtxRange {
-        /// Which kernel.
         kernel: Kernel,
-        /// For which target.
         target: String,
         /// Its first byte.
         start: u64,
@@ -104,18 +95,11 @@ pub enum ReadError {
     },
     /// A kernel's PTX is not the one that was compiled.
     #[error("the PTX of kernel {} ({target}) does not have the hash that the manifest gives", kernel.name())]
-    PtxHash {
-        /// Which kernel.
-        kernel: Kernel,
-        /// For which target.
-        target: String,
-    },
+    PtxHash { kernel: Kernel, target: String },
     /// A kernel's machine code lies outside the part for machine code.
     #[error("the bundle's manifest places machine code of kernel {} ({target}) at bytes {start} to {start}+{bytes}, where there is none", kernel.name())]
     CubinRange {
-        /// Which kernel.
         kernel: Kernel,
-        /// For which target.
         target: String,
         /// Its first byte.
         start: u64,
@@ -124,16 +108,10 @@ pub enum ReadError {
     },
     /// A kernel's machine code is not the one that was assembled.
     #[error("the machine code of kernel {} ({target}) does not have the hash that the manifest gives", kernel.name())]
-    CubinHash {
-        /// Which kernel.
-        kernel: Kernel,
-        /// For which target.
-        target: String,
-    },
+    CubinHash { kernel: Kernel, target: String },
     /// A kernel's machine code is none, or is for another GPU.
     #[error("the machine code of kernel {} is not for {target}: {}", kernel.name(), other(*found))]
     CubinTarget {
-        /// Which kernel.
         kernel: Kernel,
         /// For which target it should be.
         target: String,
@@ -148,18 +126,14 @@ fn other(found: Option<u32>) -> String {
 
 /// Why a bundle cannot be written.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum WriteError {
     /// The manifest contradicts itself.
     #[error("cannot write this bundle: {0}")]
     Contradiction(#[from] ManifestError),
     /// The file cannot be written. Nothing was left behind.
     #[error("cannot write {}: {source}", path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
 }
 
 impl Bundle {
@@ -356,7 +330,7 @@ fn check_cubin(entry: &KernelEntry, cubins: &[u8]) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// The GPU that an ELF file of CUDA is for, such as 90 for sm_90 and sm_90a. It stands in the flags of its header, whose form depends on the
+/// The GPU that an ELF file of CUDA is for, such as 90 for `sm_90` and `sm_90a`. It stands in the flags of its header, whose form depends on the
 /// version of the format.
 fn machine_of(cubin: &[u8]) -> Option<u32> {
     const CUDA: [u8; 2] = 190u16.to_le_bytes();

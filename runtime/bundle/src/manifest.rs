@@ -104,7 +104,7 @@ pub struct CubinEntry {
     pub start: u64,
     /// Its length in bytes.
     pub bytes: u64,
-    /// Of it.
+    /// Of the bytes of the image.
     pub sha256: Digest,
 }
 
@@ -136,7 +136,7 @@ pub struct KernelEntry {
 /// One kernel for one target, as the compiler hands it over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelImage {
-    /// Which kernel.
+    /// Its row in the table of kernels.
     pub kernel: Kernel,
     /// GPU architecture, such as `sm_90a`.
     pub target: String,
@@ -148,7 +148,7 @@ pub struct KernelImage {
     pub shared: u32,
     /// Registers per thread, where ptxas was asked.
     pub registers: Option<u32>,
-    /// The text.
+    /// The text that the driver compiles where no cubin fits.
     pub ptx: String,
     /// The same as machine code, where ptxas was asked.
     pub cubin: Option<Vec<u8>>,
@@ -160,7 +160,7 @@ pub struct KernelImage {
 pub enum Capacity {
     /// A multiple of an even share.
     Factor(f64),
-    /// So many.
+    /// So many, whatever the number of tokens.
     Picks(u32),
 }
 
@@ -203,26 +203,19 @@ pub struct Manifest {
 
 /// Why a manifest contradicts itself.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum ManifestError {
     /// A number of the exchange.
     #[error(transparent)]
     Limit(#[from] LimitError),
     /// The gate and the exchange differ.
     #[error("the gate has {what} {gate}, the exchange {exchange}")]
-    GateDiffers {
-        /// Name of the number.
-        what: &'static str,
-        /// In the gate.
-        gate: u32,
-        /// In the exchange.
-        exchange: u32,
-    },
+    GateDiffers { what: &'static str, gate: u32, exchange: u32 },
     /// The gate's groups do not divide its experts.
     #[error("the gate has {experts} experts in {groups} groups")]
     Groups {
         /// Width of the logits.
         experts: u32,
-        /// Groups.
         groups: u32,
     },
     /// Two parameters share a name.
@@ -233,26 +226,14 @@ pub enum ManifestError {
     Capacity(Option<Capacity>),
     /// A kernel occurs twice for one target.
     #[error("kernel {} occurs twice for target {target}", kernel.name())]
-    KernelTwice {
-        /// Which.
-        kernel: Kernel,
-        /// For which target.
-        target: String,
-    },
+    KernelTwice { kernel: Kernel, target: String },
     /// A kernel exists for one target and not for another.
     #[error("kernel {} is missing for target {target}", kernel.name())]
-    KernelMissing {
-        /// Which.
-        kernel: Kernel,
-        /// For which target.
-        target: String,
-    },
+    KernelMissing { kernel: Kernel, target: String },
     /// Some kernels have machine code, or all have and nobody has made it.
     #[error("kernel {} ({target}) {}, and {}", kernel.name(), if *has { "has machine code" } else { "has no machine code" }, if *has { "the bundle names no assembler" } else { "others have some" })]
     MachineCode {
-        /// Which.
         kernel: Kernel,
-        /// For which target.
         target: String,
         /// Whether it has some.
         has: bool,
@@ -260,7 +241,6 @@ pub enum ManifestError {
     /// A launch that the protocol does not count on.
     #[error("kernel {} has {found:?} CTAs, the exchange asks for {expected:?}", kernel.name())]
     GridDiffers {
-        /// Which.
         kernel: Kernel,
         /// In the manifest.
         found: Grid,
@@ -270,7 +250,6 @@ pub enum ManifestError {
     /// A launch that no GPU can do.
     #[error("kernel {}: {threads} threads in a CTA, {grid:?}", kernel.name())]
     Launch {
-        /// Which.
         kernel: Kernel,
         /// Threads of a CTA.
         threads: u32,

@@ -6,7 +6,7 @@ use crate::exchange::Exchange;
 use crate::format::{Element, ScaleElement};
 use crate::memory::Flag;
 
-/// Arrays in the memory of one rank. `T` is `max_tokens`, `R` ranks, `K` top_k, `L` [`Exchange::local_experts_max`],
+/// Arrays in the memory of one rank. `T` is `max_tokens`, `R` ranks, `K` `top_k`, `L` [`Exchange::local_experts_max`],
 /// `N` [`Exchange::output_rows_max`], `P` [`Exchange::weights_per_row`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -90,7 +90,7 @@ impl Buffer {
         }
     }
 
-    /// For reports.
+    /// In reports and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Buffer::Status => "status",
@@ -144,7 +144,7 @@ pub enum Tensor {
 }
 
 impl Tensor {
-    /// For reports.
+    /// In reports and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Tensor::Logits => "logits",
@@ -176,7 +176,7 @@ pub enum Number {
 }
 
 impl Number {
-    /// For reports.
+    /// In reports and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Number::I32 => "i32",

@@ -27,7 +27,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// Every call.
+    /// Every call once.
     pub const ALL: [Call; 9] = [
         Call::Gate,
         Call::GateBackward,
@@ -40,7 +40,7 @@ impl Call {
         Call::Barrier,
     ];
 
-    /// For reports.
+    /// In reports and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Call::Gate => "gate",

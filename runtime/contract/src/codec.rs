@@ -23,7 +23,7 @@ const PLANNED: &str = "a format that is only planned with is refused by the limi
 /// A row as it lies in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// Elements.
+    /// Row after row, as the format stores it.
     pub elements: Vec<u8>,
     /// Scales; empty for a format without.
     pub scales: Vec<u8>,

@@ -38,7 +38,7 @@ pub enum Element {
 }
 
 impl Element {
-    /// For reports.
+    /// As the language spells it.
     pub fn name(self) -> &'static str {
         match self {
             Element::Bf16 => "bf16",
@@ -76,7 +76,7 @@ impl Element {
     }
 }
 
-/// One scale.
+/// How the scale of a block is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScaleElement {
@@ -89,7 +89,7 @@ pub enum ScaleElement {
 }
 
 impl ScaleElement {
-    /// For reports.
+    /// As the language spells it.
     pub fn name(self) -> &'static str {
         match self {
             ScaleElement::F32 => "f32",
@@ -110,7 +110,7 @@ impl ScaleElement {
 /// Scales of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scales {
-    /// What one is.
+    /// What a stored scale is.
     pub element: ScaleElement,
     /// Elements that share one.
     pub block: u32,
@@ -130,7 +130,7 @@ pub struct Format {
 pub struct Named {
     /// As in a `.moe` file, behind `payload`.
     pub name: &'static str,
-    /// What it means.
+    /// Of the elements.
     pub format: Format,
 }
 

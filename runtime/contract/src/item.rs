@@ -6,11 +6,11 @@ use crate::memory::{RECORD_HEAD_BYTES, Region};
 /// For which exchanges a kernel, or something it does, exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Need {
-    /// All.
+    /// All of them.
     Always,
     /// Those that drop picks.
     Capacity,
-    /// Those whose combine weighs.
+    /// Those whose combine applies the weights.
     CombineWeighs,
     /// Those whose experts weigh, so that gradients of weights come from them.
     ExpertsWeigh,
@@ -33,7 +33,7 @@ impl Need {
 pub enum Item {
     /// A row in the dispatch format.
     DispatchRow,
-    /// Its scales.
+    /// The scales of one row, where the format has any.
     DispatchScales,
     /// Source token, ordinal, picks and weights.
     Record,
@@ -41,12 +41,12 @@ pub enum Item {
     Count,
     /// A row in the combine format: a partial sum, or a gradient.
     CombineRow,
-    /// The gradient of one weight.
+    /// The derivative of one weight of a token, back at its rank.
     WeightGradient,
 }
 
 impl Item {
-    /// Bytes of one.
+    /// Of one item, as it crosses the link.
     pub fn bytes(self, exchange: &Exchange) -> u64 {
         match self {
             Item::DispatchRow => exchange.row_bytes(exchange.dispatch),
@@ -59,7 +59,7 @@ impl Item {
     }
 }
 
-/// How often.
+/// What an item is sent once for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Per {
     /// For each token of the writing rank that goes to the peer.
@@ -77,10 +77,10 @@ pub enum Per {
 /// What a kernel writes to a peer, beside flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sends {
-    /// What.
+    /// What is sent.
     pub item: Item,
-    /// How often.
+    /// What it is sent once for.
     pub per: Per,
-    /// Where it does.
+    /// For which exchanges it is sent.
     pub when: Need,
 }

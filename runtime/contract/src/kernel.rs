@@ -53,13 +53,13 @@ pub enum Ctas {
     OfGate,
     /// One for each expert, zero experts too.
     PerExpert,
-    /// One for each rank.
+    /// One for each rank of the world.
     PerRank,
     /// One for each expert of the rank that has most.
     PerLocalExpert,
     /// [`Exchange::ctas`]
     Workers,
-    /// One.
+    /// A single one.
     One,
 }
 
@@ -86,18 +86,18 @@ impl Grid {
 /// Adds 1, from every CTA, to this rank's flag on every rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Publishes {
-    /// Which flag.
+    /// The flag that peers wait for.
     pub flag: Flag,
-    /// Where it does.
+    /// For which exchanges it does.
     pub when: Need,
 }
 
 /// A call that launches a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PartOf {
-    /// Which.
+    /// The call that launches it.
     pub call: Call,
-    /// Where it does.
+    /// For which exchanges it does.
     pub when: Need,
 }
 
@@ -108,7 +108,7 @@ pub struct Row {
     pub name: &'static str,
     /// The calls that it is a part of. It is made for the exchanges that have one of them.
     pub calls: &'static [PartOf],
-    /// Its CTAs.
+    /// How its grid follows from the exchange.
     pub ctas: Ctas,
     /// Its arguments, in order.
     pub arguments: &'static [Argument],
@@ -159,7 +159,7 @@ macro_rules! kernels {
             /// Every kernel, in the order of the table.
             pub const ALL: &'static [Kernel] = &[$(Kernel::$kernel),*];
 
-            /// Its row.
+            /// The row of the table that says everything of it.
             pub fn row(self) -> &'static Row {
                 match self {
                     $(Kernel::$kernel => {

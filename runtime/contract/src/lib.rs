@@ -9,6 +9,8 @@
 //! * [`call`], [`item`], [`kernel`] – calls, what kernels write to peers, and the table of kernels; [`wire`] – what follows for the links; [`status`] – for errors;
 //! * [`protocol`] – how rows travel; [`placement`] – experts and their copies in slots.
 
+#![warn(missing_docs)]
+
 pub mod buffer;
 pub mod call;
 pub mod codec;

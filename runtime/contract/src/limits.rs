@@ -26,25 +26,15 @@ pub const THREADS: RangeInclusive<u32> = 32..=1024;
 
 /// Why an [`Exchange`] cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum LimitError {
     /// A number outside its range.
     #[error("{what} is {found}; it must be from {least} to {most}")]
-    OutOfRange {
-        /// Name of the number.
-        what: &'static str,
-        /// Its value.
-        found: u64,
-        /// Smallest that is possible.
-        least: u64,
-        /// Largest that is possible.
-        most: u64,
-    },
+    OutOfRange { what: &'static str, found: u64, least: u64, most: u64 },
     /// A number that must be a multiple of another.
     #[error("{what} is {found}; it must be a multiple of {of}")]
     NotMultiple {
-        /// Name of the number.
         what: &'static str,
-        /// Its value.
         found: u64,
         /// What it must be a multiple of.
         of: u64,
@@ -59,16 +49,10 @@ pub enum LimitError {
     },
     /// Combine sums in f32 and rounds once; it has no scales.
     #[error("combine cannot use {}: the way back carries formats without scales", name(format))]
-    CombineFormat {
-        /// What was asked for.
-        format: Format,
-    },
+    CombineFormat { format: Format },
     /// A format that is not one of [`Format::KNOWN`].
     #[error("no kernel is made for the format {format:?}")]
-    UnknownFormat {
-        /// What was asked for.
-        format: Format,
-    },
+    UnknownFormat { format: Format },
     /// A row of `rank_major` has several experts, so that there is no weight of a row.
     #[error("combine cannot weigh rows of layout rank_major: the expert function does; use reduce unweighted")]
     WeightedRankMajor,
@@ -77,7 +61,6 @@ pub enum LimitError {
     TooManyEntries {
         /// Name of the array.
         what: &'static str,
-        /// Its entries.
         entries: u64,
         /// Entries that are possible.
         most: u64,

@@ -43,7 +43,7 @@ pub enum Flag {
 }
 
 impl Flag {
-    /// Every flag.
+    /// In the order in which they lie in symmetric memory.
     pub const ALL: [Flag; 4] = [Flag::Dispatch, Flag::Combine, Flag::Gradient, Flag::Barrier];
 
     /// What a wait for it is called in reports.
@@ -122,11 +122,11 @@ impl Shape {
 }
 
 impl Region {
-    /// Every region.
+    /// In the order in which they lie in symmetric memory.
     pub const ALL: [Region; 6] =
         [Region::Counts, Region::Rows, Region::Scales, Region::Records, Region::Partials, Region::WeightGradients];
 
-    /// For reports.
+    /// In reports and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Region::Counts => "counts",
@@ -193,7 +193,7 @@ impl Part {
         Flag::ALL.map(Part::Flag).into_iter().chain(Region::ALL.map(Part::Region))
     }
 
-    /// For reports.
+    /// In reports and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Part::Flag(flag) => flag.name(),
@@ -212,7 +212,7 @@ impl Part {
 /// Where a part lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Which.
+    /// What lies there.
     pub part: Part,
     /// Byte offset.
     pub start: u64,

@@ -5,8 +5,8 @@
 //!
 //! # The file
 //! JSON. Read are `format` ("moe-placement") and `version` (1), both optional; `nodes`, `gpus_per_node`, `slots_per_gpu`; `experts`,
-//! optional, else as many as the slots name; and `layers`, each with `layer` and `experts_by_slot`. Slot s is on GPU s / slots_per_gpu,
-//! GPU g on node g / gpus_per_node. Anything else is what the planner says of the placement, and is not read.
+//! optional, else as many as the slots name; and `layers`, each with `layer` and `experts_by_slot`. Slot s is on GPU s / `slots_per_gpu`,
+//! GPU g on node g / `gpus_per_node`. Anything else is what the planner says of the placement, and is not read.
 //!
 //! # For a runtime
 //! The kernels know no further copies of an expert: they put experts on ranks in equal contiguous blocks. A layer whose *slots* are the
@@ -56,6 +56,7 @@ pub struct LayerSlots {
 
 /// A placement that is none.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum PlacementError {
     /// Not JSON, or a field is missing or of another type.
     #[error("{0}; give a file that `moec place -o` wrote")]
@@ -79,15 +80,11 @@ pub enum PlacementError {
         "layer {layer} has {found} slots, and {nodes} nodes × {gpus_per_node} GPUs × {slots_per_gpu} slots are {expected}"
     )]
     Slots {
-        /// Which.
         layer: u32,
         /// Its slots.
         found: usize,
-        /// Of the file.
         nodes: u32,
-        /// Of the file.
         gpus_per_node: u32,
-        /// Of the file.
         slots_per_gpu: u32,
         /// Their product.
         expected: u128,
@@ -95,23 +92,16 @@ pub enum PlacementError {
     /// No such expert.
     #[error("layer {layer}, slot {slot}: {expert} does not exist; there are experts 0 to {last}")]
     UnknownExpert {
-        /// Of the file.
         layer: u32,
         /// Of the layer.
         slot: usize,
-        /// What stands there.
         expert: ExpertId,
         /// The last expert.
         last: u32,
     },
     /// An expert without a place.
     #[error("layer {layer} has no slot of {expert}; every expert needs one")]
-    NoSlot {
-        /// Of the file.
-        layer: u32,
-        /// Which.
-        expert: ExpertId,
-    },
+    NoSlot { layer: u32, expert: ExpertId },
 }
 
 #[derive(Deserialize)]
@@ -184,7 +174,7 @@ impl Placement {
         self.nodes
     }
 
-    /// GPUs of each.
+    /// The GPUs that share NVLink.
     pub fn gpus_per_node(&self) -> u32 {
         self.gpus_per_node
     }

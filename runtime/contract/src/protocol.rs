@@ -16,7 +16,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// For reports.
+    /// As the language spells it.
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Direct => "direct",

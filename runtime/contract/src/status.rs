@@ -21,7 +21,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Every fault.
+    /// Every fault once.
     pub const ALL: [Fault; 4] = [Fault::GateNan, Fault::PickOutOfRange, Fault::PickTwice, Fault::TokenIdOutOfRange];
 
     /// The first word of the status.

@@ -25,7 +25,7 @@ impl Topology {
         Topology { ranks, per_domain: ranks }
     }
 
-    /// Number of domains.
+    /// Nodes: ranks that load and store each other's memory are in one.
     pub fn domains(self) -> u32 {
         self.ranks / self.per_domain
     }

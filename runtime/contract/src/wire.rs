@@ -152,7 +152,7 @@ impl LinkBytes {
         })
     }
 
-    /// Number of ranks.
+    /// Both sides of the matrix.
     pub fn ranks(&self) -> u32 {
         self.ranks
     }

@@ -36,7 +36,7 @@ fn fp8_codes_mean_what_the_format_says() {
 fn fp8_rounds_to_the_nearest_and_ties_to_even() {
     for code in 0..0x7eu8 {
         let (low, high) = (e4m3(code), e4m3(code + 1));
-        let middle = ((low + high) / 2.0) as f32;
+        let middle = f64::midpoint(low, high) as f32;
         let even = if code.is_multiple_of(2) { code } else { code + 1 };
         assert_eq!(bytes_of(FP8, middle), [even], "half way above {low}");
         assert_eq!(bytes_of(FP8, middle.next_down()), [code], "just below half way above {low}");

@@ -6,7 +6,7 @@ use super::{Communicator, Handle};
 use crate::error::{Error, Result};
 use crate::tensor::Distributed;
 
-/// Gradients of a combine.
+/// What comes out of combine's backward pass.
 #[derive(Clone, Debug)]
 pub struct CombineGradient {
     /// [`Tensor::ExpertOutputGradient`]

@@ -31,7 +31,6 @@ pub(super) struct Passed<'c> {
 }
 
 impl Passed<'_> {
-    /// Nothing.
     pub const NOTHING: Passed<'static> = Passed { tokens: &[], tensors: &[], buffers: None, parameters: None };
 }
 

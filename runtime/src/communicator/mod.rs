@@ -119,12 +119,12 @@ impl Communicator {
         &self.world.manifest
     }
 
-    /// The device.
+    /// The device that all ranks of its world run on.
     pub fn device(&self) -> &Arc<dyn Device> {
         &self.world.device
     }
 
-    /// Its ranks.
+    /// Those that it holds, ascending: all of the world, or some.
     pub fn ranks(&self) -> impl Iterator<Item = RankId> + use<> {
         self.ranks.clone().map(RankId)
     }

@@ -8,11 +8,11 @@ use moe_contract::{Kernel, RankId};
 /// When a kernel ran on a rank. Times of ranks that share a GPU can be compared; those of different GPUs have different beginnings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelTime {
-    /// Which.
+    /// The kernel that was launched.
     pub kernel: Kernel,
-    /// Of which rank.
+    /// The rank that launched it.
     pub rank: RankId,
-    /// On which GPU.
+    /// The GPU as the driver numbers it.
     pub gpu: u32,
     /// When the kernels of the rank before it had finished.
     pub start: Duration,

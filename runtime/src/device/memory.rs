@@ -107,7 +107,7 @@ impl Memory {
         Memory { device: Arc::clone(device), rank, users: Users::Caller, address, bytes }
     }
 
-    /// Where it is.
+    /// Of its first byte, on its device.
     pub fn address(&self) -> Address {
         self.address
     }
@@ -117,7 +117,7 @@ impl Memory {
         self.bytes
     }
 
-    /// Whose it is.
+    /// The rank whose device memory it is.
     pub fn rank(&self) -> RankId {
         self.rank
     }

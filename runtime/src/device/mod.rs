@@ -71,10 +71,10 @@ pub enum Value {
     Pointer(Address),
 }
 
-/// One launch.
+/// Everything that a device needs to start a kernel on a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// What.
+    /// Of the module loaded for that rank.
     pub function: FunctionId,
     /// CTAs.
     pub grid: u32,
@@ -102,7 +102,7 @@ pub struct Residency {
 pub struct LaunchTime {
     /// What was launched.
     pub function: FunctionId,
-    /// On which GPU.
+    /// As the driver numbers it.
     pub gpu: u32,
     /// When the launches of its stream before it had finished.
     pub start: Duration,
@@ -112,6 +112,7 @@ pub struct LaunchTime {
 
 /// Why a device cannot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum DeviceError {
     /// No CUDA driver on this machine.
     #[error(
@@ -162,16 +163,10 @@ pub enum DeviceError {
     },
     /// A call that the virtual GPUs refuse.
     #[error("virtual GPU: {problem}")]
-    Refused {
-        /// Why.
-        problem: String,
-    },
+    Refused { problem: String },
     /// PTX that the device does not take.
     #[error("cannot load PTX: {problem}")]
-    Ptx {
-        /// Why.
-        problem: String,
-    },
+    Ptx { problem: String },
     /// A module without the kernel that it should have.
     #[error("the module has no kernel `{name}`")]
     NoKernel {
@@ -202,7 +197,6 @@ pub enum DeviceError {
         still_running(ranks)
     )]
     StillRunning {
-        /// Whose.
         ranks: Vec<RankId>,
         /// How long they were given.
         patience: Duration,
@@ -212,7 +206,6 @@ pub enum DeviceError {
     Unknown {
         /// Kind of id.
         what: &'static str,
-        /// Its number.
         id: u64,
     },
 }
@@ -227,7 +220,7 @@ pub trait Device: Send + Sync {
     /// For people: "virtual cluster of 8 GPUs".
     fn description(&self) -> String;
 
-    /// Number of ranks.
+    /// How many ranks it can host.
     fn ranks(&self) -> u32;
 
     /// The best of some targets (`sm_90a` …) for this device.

@@ -103,7 +103,7 @@ fn timed(cluster: &mut Cluster) -> (u64, Duration) {
     let start = Instant::now();
     let before = processor_time(start);
     let report = cluster.run().expect("a run without faults");
-    (report.instructions, processor_time(start) - before)
+    (report.instructions, processor_time(start).checked_sub(before).unwrap())
 }
 
 /// Instructions and time of the best of three runs.

@@ -8,20 +8,10 @@ use crate::memory::{Address, MemoryFault};
 pub enum ClusterError {
     /// A number in the configuration is out of range.
     #[error("a cluster has {what} from {least} to {most}, not {found}")]
-    Shape {
-        /// Which number.
-        what: &'static str,
-        /// Smallest possible.
-        least: u32,
-        /// Largest possible.
-        most: u32,
-        /// As given.
-        found: u32,
-    },
+    Shape { what: &'static str, least: u32, most: u32, found: u32 },
     /// A rank that the cluster does not have.
     #[error("{rank} does not exist: the cluster has {ranks} ranks, counted from 0")]
     NoRank {
-        /// As given.
         rank: RankId,
         /// Ranks of the cluster.
         ranks: u32,
@@ -31,7 +21,6 @@ pub enum ClusterError {
     NoSuch {
         /// Stream or event.
         what: &'static str,
-        /// Its number.
         number: u64,
     },
     /// A stream more than can be numbered.
@@ -42,7 +31,6 @@ pub enum ClusterError {
     Allocation {
         /// Name of the allocation.
         name: String,
-        /// Why not.
         reason: String,
     },
     /// A copy or free of the host that is wrong.
@@ -50,15 +38,12 @@ pub enum ClusterError {
     Memory {
         /// What the host wanted.
         doing: &'static str,
-        /// Address as given.
         address: Address,
-        /// What is wrong.
         fault: MemoryFault,
     },
     /// A launch that is not possible.
     #[error("cannot launch `{kernel}`: {reason}")]
     Launch {
-        /// Name of the kernel.
         kernel: String,
         /// Why not, and what would be possible.
         reason: String,

@@ -6,7 +6,7 @@
 //! * **Program.** [`Module::parse`] takes PTX text. What it does not know is an error with its line, never skipped.
 //! * **Cluster.** [`Cluster`] has ranks with memory that all can reach (unless it is [closed](Cluster::close)), streams and
 //!   events. Launches of one stream run in order, those of different streams and ranks together.
-//! * **Threads** make progress one by one, as on hardware since sm_70: a lane may spin on a flag that another lane of its
+//! * **Threads** make progress one by one, as on hardware since `sm_70`: a lane may spin on a flag that another lane of its
 //!   warp sets. CTAs that find no place on an SM wait until others finish.
 //! * **Waiting.** A loop that reads only what has not changed is not executed but parked; it goes on when one of those
 //!   places is written. If everything is parked, [`RunError::Deadlock`] says who waits for which place, and what is there.

@@ -412,7 +412,7 @@ fn every_lane_reads_and_writes_its_own_element() {
             let mut found = vec![0; 256];
             cluster.read(to, &mut found).unwrap();
             let mut expected = vec![0; 256];
-            for lane in 0..threads as i64 {
+            for lane in 0..i64::from(threads) {
                 let (at, to) = ((1024 + lane * step) as usize, (lane * bytes) as usize);
                 expected[to..to + bytes as usize].copy_from_slice(&pattern[at..at + bytes as usize]);
             }

@@ -101,7 +101,7 @@ fn scattered_lanes_read_and_write_their_own_elements() {
     )
     .unwrap();
     for lane in 0..32 {
-        assert_eq!(run.lane(lane), Ok(vec![lane * 4, lane * 4 + 1, lane * 4 + 2, lane ^ 21]), "lane {lane}");
+        assert_eq!(run.lane(lane), Ok(vec![lane * 4, lane * 4 + 1, lane * 4 + 2, lane ^ 0b1_0101]), "lane {lane}");
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Inspect {
     /// Print the PTX of this kernel, and nothing else
     #[arg(long, value_name = "KERNEL", conflicts_with = "source")]
     pub ptx: Option<String>,
-    /// For which GPU architecture, such as sm_90a [default: the first of the bundle]
+    /// For which GPU architecture, such as `sm_90a` [default: the first of the bundle]
     #[arg(long, requires = "ptx")]
     pub target: Option<String>,
     /// Print the .moe file that it was built from, and nothing else

@@ -295,7 +295,7 @@ fn write_results(path: &OutputPath, manifest: &Manifest, given: &Given, verified
     let (tokens, k): (usize, usize) = (given.tokens.iter().sum(), exchange.top_k as usize);
     let indices: Vec<i32> = verified.run.produced.indices.concat();
     let weights: Vec<f32> = verified.run.produced.weights.concat();
-    let combined: Vec<u8> = verified.run.produced.combined.iter().flat_map(|rows| rows.bytes()).copied().collect();
+    let combined: Vec<u8> = verified.run.produced.combined.iter().flat_map(moe_judge::Rows::bytes).copied().collect();
     tensors::write(
         path,
         &[

@@ -6,18 +6,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// A regular file that is there.
     There(Inode),
     /// A name in a folder that is there.
-    New {
-        /// The folder.
-        folder: Inode,
-        /// The name.
-        name: OsString,
-    },
+    New { folder: Inode, name: OsString },
     /// A device, a pipe, a folder or nothing: writing there destroys no file.
     Nothing,
 }

@@ -3,7 +3,6 @@
 use moe_bundle::file::MAGIC;
 use moe_front::syntax::lexer::MAX_FILE_BYTES;
 
-/// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Nothing in it.
@@ -88,7 +87,6 @@ pub enum Wanted {
     Moe,
     /// A `.moe` file or a bundle.
     Program,
-    /// A bundle.
     Bundle,
     /// Safetensors.
     Tensors,

@@ -78,7 +78,8 @@ fn shown(path: &Path, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
     if text.trim() == text && !text.chars().any(char::is_control) {
         write!(formatter, "{}", path.display())
     } else {
-        write!(formatter, "{path:?}")
+        // As a quoted text: what cannot be seen is escaped.
+        write!(formatter, "{text:?}")
     }
 }
 

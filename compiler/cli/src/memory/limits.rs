@@ -19,7 +19,6 @@ pub struct Limits(Vec<Limit>);
 const ADDRESS_SPACE: &str = "the limit of this process (`ulimit -v`)";
 
 impl Limits {
-    /// Of this process.
     pub fn of_this_process() -> Limits {
         Limits::below(Path::new("/"))
     }

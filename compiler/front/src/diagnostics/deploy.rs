@@ -13,7 +13,6 @@ pub enum DeployProblem {
         span: Span,
         /// Experts that are stored.
         experts: u32,
-        /// Ranks.
         ranks: u32,
         /// The largest smaller number of ranks that share them evenly, and fits otherwise.
         better: u32,
@@ -24,7 +23,6 @@ pub enum DeployProblem {
         span: Span,
         /// Experts that are stored.
         experts: u32,
-        /// Ranks.
         ranks: u32,
         /// The largest smaller number that fits.
         better: u32,
@@ -33,11 +31,9 @@ pub enum DeployProblem {
     TooFewGpus {
         /// `ep`.
         span: Span,
-        /// Ranks.
         ranks: u32,
         /// GPUs of the cluster.
         gpus: u32,
-        /// The cluster.
         cluster: Span,
         /// The largest smaller number that fits.
         better: u32,
@@ -46,7 +42,6 @@ pub enum DeployProblem {
     GpusLeftOver {
         /// `ep`.
         span: Span,
-        /// Ranks.
         ranks: u32,
         /// GPUs of the cluster.
         gpus: u32,
@@ -57,9 +52,7 @@ pub enum DeployProblem {
     PartOfNode {
         /// `ep`.
         span: Span,
-        /// Ranks.
         ranks: u32,
-        /// GPUs of a node.
         gpus_per_node: u32,
         /// The largest smaller number that fits.
         better: u32,
@@ -74,7 +67,6 @@ pub enum DeployProblem {
         parts: Vec<(&'static str, Bytes)>,
         /// What a GPU has.
         memory: Bytes,
-        /// Where that is said.
         memory_span: Span,
         /// The largest number of tokens that fits, if any does.
         tokens: Option<u32>,
@@ -94,7 +86,6 @@ pub enum DeployProblem {
         span: Span,
         /// GPUs of a node.
         gpus: u32,
-        /// The limit.
         most: u32,
     },
     /// `pp` × `dp` × `tp` is not the number of GPUs.
@@ -107,14 +98,12 @@ pub enum DeployProblem {
         needed: u64,
         /// GPUs of the cluster.
         gpus: u32,
-        /// The cluster.
         cluster: Span,
     },
     /// Ranks that do not divide `dp` × `tp`.
     ReplicasNotWhole {
         /// `ep`.
         span: Span,
-        /// Ranks.
         ranks: u32,
         /// `dp` × `tp`.
         data_parallel: u64,
@@ -127,14 +116,12 @@ pub enum DeployProblem {
     ZeroStage {
         /// `zero`.
         span: Span,
-        /// As written.
         stage: u32,
     },
     /// More multiprocessors than the GPU has.
     TooManySms {
         /// `sms`.
         span: Span,
-        /// Asked for.
         sms: u32,
         /// Of the GPU.
         available: u32,
@@ -152,16 +139,13 @@ pub enum DeployProblem {
         span: Span,
         /// Nodes of an expert-parallel group.
         nodes: u32,
-        /// The cluster.
         cluster: Span,
     },
     /// More pipeline stages than layers.
     TooManyStages {
         /// `pp`.
         span: Span,
-        /// Stages.
         stages: u32,
-        /// Layers.
         layers: u32,
         /// The most stages that fit.
         better: u32,
@@ -170,7 +154,6 @@ pub enum DeployProblem {
     LatencyTokens {
         /// `tokens`.
         span: Span,
-        /// Tokens.
         tokens: u32,
         /// Above this, throughput mode is faster.
         most: u32,
@@ -181,11 +164,9 @@ pub enum DeployProblem {
         span: Span,
         /// What is stated, and of what: `no H800 has 80 TB of memory`.
         title: String,
-        /// The most that there is.
         most: String,
         /// What is known, with its source.
         known: String,
-        /// What to do.
         help: String,
         /// The target to write instead.
         target: Option<&'static str>,
@@ -204,7 +185,6 @@ pub enum DeployProblem {
 pub struct GroupSpan {
     /// `ep`.
     pub span: Span,
-    /// Ranks.
     pub ranks: u32,
     /// Nodes that a group spans at most.
     pub nodes_per_group: u32,
@@ -232,7 +212,6 @@ pub struct AverageNodes {
 }
 
 impl From<DeployProblem> for Diagnostic {
-    #[expect(clippy::too_many_lines, reason = "one arm per problem, each short")]
     fn from(problem: DeployProblem) -> Diagnostic {
         match problem {
             DeployProblem::UnevenExperts { span, experts, ranks, better } => {
@@ -417,11 +396,9 @@ fn two_digits(value: f64) -> String {
 pub enum BuildProblem {
     /// A payload or a layout without kernels.
     Rows {
-        /// Where it is said.
         span: Span,
         /// Which of the two.
         what: &'static str,
-        /// As written.
         written: String,
         /// Those with kernels.
         known: Vec<&'static str>,
@@ -439,7 +416,6 @@ pub enum BuildProblem {
     Nodes {
         /// The deploy.
         span: Span,
-        /// Its ranks.
         ranks: u32,
         /// The nodes that they fill.
         nodes: u32,

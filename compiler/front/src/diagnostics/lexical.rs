@@ -12,23 +12,17 @@ pub enum LexicalProblem {
         /// Size of the file.
         bytes: usize,
     },
-    /// Not text.
     NotUtf8 {
         /// The first byte that is wrong.
         at: u32,
-        /// Its value.
         byte: u8,
         /// Whether the file begins like UTF-16.
         looks_like_utf16: bool,
     },
     /// A zero byte.
-    NulByte {
-        /// Where.
-        span: Span,
-    },
+    NulByte { span: Span },
     /// A character that the language does not use.
     ForeignCharacter {
-        /// Where.
         span: Span,
         /// The characters.
         found: String,
@@ -40,16 +34,12 @@ pub enum LexicalProblem {
     },
     /// A number that cannot be read.
     MalformedNumber {
-        /// Where.
         span: Span,
         /// The rule that it breaks.
         why: &'static str,
     },
     /// `/* … */`
-    BlockComment {
-        /// Where.
-        span: Span,
-    },
+    BlockComment { span: Span },
 }
 
 impl From<LexicalProblem> for Diagnostic {

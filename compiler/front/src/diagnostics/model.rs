@@ -11,16 +11,13 @@ pub enum ModelProblem {
     UnevenGroups {
         /// The group count.
         span: Span,
-        /// Experts.
         experts: u32,
-        /// Groups.
         groups: u32,
     },
     /// More picks than the chosen groups hold.
     PicksExceedGroups {
         /// The count of picks.
         span: Span,
-        /// Picks.
         picks: u32,
         /// Chosen groups.
         chosen: u32,
@@ -33,27 +30,21 @@ pub enum ModelProblem {
     PicksExceedExperts {
         /// The count of picks.
         span: Span,
-        /// Picks.
         picks: u32,
-        /// Experts.
         experts: u32,
     },
     /// More picks than the kernels handle.
     TooManyPicks {
         /// The count of picks.
         span: Span,
-        /// Picks.
         picks: u32,
-        /// The limit.
         most: u32,
     },
     /// More experts than the kernels handle.
     TooManyExperts {
         /// The count of experts.
         span: Span,
-        /// Experts.
         experts: u32,
-        /// The limit.
         most: u32,
     },
     /// More chosen groups than groups.
@@ -62,14 +53,12 @@ pub enum ModelProblem {
         span: Span,
         /// Chosen groups.
         chosen: u32,
-        /// Groups.
         groups: u32,
     },
     /// All groups are chosen.
     AllGroups {
         /// The count of chosen groups.
         span: Span,
-        /// Groups.
         groups: u32,
     },
     /// More of each group than it has.
@@ -102,7 +91,6 @@ pub enum ModelProblem {
         bits: u32,
         /// Elements that a row must be a multiple of.
         step: u32,
-        /// Which payload.
         payload: &'static str,
     },
     /// An alignment that the kernels cannot honour.
@@ -111,30 +99,25 @@ pub enum ModelProblem {
         span: Span,
         /// The alignment.
         align: u32,
-        /// The largest.
         most: u32,
     },
     /// An alignment where nothing is aligned.
     UselessAlignment {
         /// The alignment.
         span: Span,
-        /// The layout.
         layout: String,
     },
     /// A scale on a format that has none.
     ScaleNotTaken {
         /// The scale.
         span: Span,
-        /// The format.
         format: String,
     },
     /// No scale on a format that needs one.
     ScaleMissing {
         /// The format.
         span: Span,
-        /// The format.
         format: String,
-        /// How it is written.
         example: &'static str,
     },
     /// A scale format and block that do not exist for this payload.
@@ -150,7 +133,6 @@ pub enum ModelProblem {
     CombinePayload {
         /// The format.
         span: Span,
-        /// The format.
         format: String,
     },
     /// A zero range outside of the experts.
@@ -159,7 +141,6 @@ pub enum ModelProblem {
         span: Span,
         /// Its last expert.
         last: u32,
-        /// Experts.
         experts: u32,
     },
     /// A zero range that ends before it begins.
@@ -187,7 +168,6 @@ pub enum ModelProblem {
     CapacityBelowOne {
         /// The capacity.
         span: Span,
-        /// As written.
         written: String,
     },
     /// No rule says which picks are dropped.
@@ -206,7 +186,6 @@ pub enum ModelProblem {
     WeightedRankMajor {
         /// The combine setting.
         span: Span,
-        /// The layout.
         layout: Span,
     },
     /// Weights that nothing applies.
@@ -230,7 +209,6 @@ pub enum ModelProblem {
     UnevenHeads {
         /// The heads of keys and values.
         span: Span,
-        /// Heads.
         heads: u32,
         /// Heads of keys and values.
         key_value_heads: u32,
@@ -239,7 +217,6 @@ pub enum ModelProblem {
     LocalLayers {
         /// The number of layers.
         span: Span,
-        /// Asked for.
         layers: u32,
         /// Layers that see all tokens yet.
         left: u32,
@@ -252,7 +229,6 @@ pub enum ModelProblem {
     EncoderLayers {
         /// The number of layers.
         span: Span,
-        /// Asked for.
         layers: u32,
         /// Layers with experts, and dense ones.
         all: u32,
@@ -261,20 +237,14 @@ pub enum ModelProblem {
     OutputGroups {
         /// The number of groups.
         span: Span,
-        /// Heads.
         heads: u32,
-        /// Groups.
         groups: u32,
     },
     /// A division of the weights by their sum that may be a division by zero.
-    SumMayVanish {
-        /// The call.
-        span: Span,
-    },
+    SumMayVanish { span: Span },
 }
 
 impl From<ModelProblem> for Diagnostic {
-    #[expect(clippy::too_many_lines, reason = "one arm per problem, each short")]
     fn from(problem: ModelProblem) -> Diagnostic {
         match problem {
             ModelProblem::UnevenGroups { span, experts, groups } => {

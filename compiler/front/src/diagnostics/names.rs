@@ -61,165 +61,115 @@ impl WordKind {
 pub enum NameProblem {
     /// A value of a gate.
     UnknownValue {
-        /// Where.
         span: Span,
-        /// As written.
         found: String,
-        /// What it probably means.
         suggestion: Option<String>,
     },
     /// A function of a gate.
     UnknownFunction {
-        /// Where.
         span: Span,
-        /// As written.
         found: String,
-        /// What it probably means.
         suggestion: Option<String>,
         /// Every function.
         known: Vec<&'static str>,
     },
     /// A name of a gate that is already taken.
     DefinedTwice {
-        /// Where.
         span: Span,
-        /// The name.
         name: String,
         /// The first definition.
         first: Span,
     },
     /// The model of a deploy.
     UnknownModel {
-        /// Where.
         span: Span,
-        /// As written.
         found: String,
-        /// What it probably means.
         suggestion: Option<String>,
     },
     /// The cluster of a deploy.
     UnknownCluster {
-        /// Where.
         span: Span,
-        /// As written.
         found: String,
-        /// What it probably means.
         suggestion: Option<String>,
     },
     /// Two declarations with one name.
     DeclaredTwice {
-        /// Where.
         span: Span,
         /// `model`, `cluster` or `deploy`.
         kind: &'static str,
-        /// The name.
         name: String,
         /// The first declaration.
         first: Span,
     },
-    /// A setting is given twice.
     SettingTwice {
-        /// Where.
         span: Span,
-        /// The setting.
         setting: &'static str,
-        /// The first one.
         first: Span,
     },
-    /// A setting is missing.
     SettingMissing {
         /// The block, or its name.
         span: Span,
         /// Where it is missing: ``model `m` ``.
         owner: String,
-        /// The setting.
         setting: &'static str,
-        /// How it is written.
         example: &'static str,
     },
     /// An argument that the function does not take.
     UnknownArgument {
-        /// Where.
         span: Span,
-        /// The function.
         function: String,
-        /// As written.
         found: String,
-        /// What it takes.
         takes: &'static [&'static str],
-        /// What it probably means.
         suggestion: Option<String>,
     },
     /// An argument that the function needs.
     ArgumentMissing {
-        /// The call.
         span: Span,
-        /// The function.
         function: &'static str,
-        /// The argument.
         argument: &'static str,
-        /// How it is written.
         example: &'static str,
     },
     /// An argument that is given twice, or excludes another.
     ArgumentTwice {
-        /// Where.
         span: Span,
         /// The argument.
         found: String,
-        /// The first one.
         first: Span,
     },
     /// A word that its setting does not know.
     UnknownWord {
-        /// Where.
         span: Span,
         /// What it should be.
         kind: WordKind,
-        /// As written.
         found: String,
-        /// All of them.
         known: Vec<&'static str>,
-        /// What it probably means.
         suggestion: Option<String>,
     },
     /// A `let` that nothing reads.
     UnusedValue {
-        /// Where.
         span: Span,
-        /// The name.
         name: String,
     },
     /// A parameter that nothing reads.
     UnusedParameter {
-        /// Where.
         span: Span,
-        /// The name.
         name: String,
     },
     /// A name that the language uses itself.
     Reserved {
-        /// Where.
         span: Span,
-        /// The name.
         name: String,
     },
     /// The element type of a parameter.
     UnknownType {
-        /// Where.
         span: Span,
-        /// As written.
         found: String,
-        /// What it probably means.
         suggestion: Option<String>,
     },
     /// A dimension of a parameter.
     UnknownDimension {
-        /// Where.
         span: Span,
-        /// As written.
         found: String,
-        /// What it probably means.
         suggestion: Option<String>,
     },
 }

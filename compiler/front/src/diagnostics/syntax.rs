@@ -12,12 +12,7 @@ pub enum Repair {
     /// This before it: `,` between arguments.
     Before(&'static str),
     /// The colon after the name of an argument.
-    Colon {
-        /// The name.
-        argument: String,
-        /// Where it ends.
-        end: u32,
-    },
+    Colon { argument: String, end: u32 },
     /// The usual form of this setting.
     Like(Form),
 }
@@ -29,7 +24,6 @@ pub enum Form {
     Of(Keyword),
     /// `zero` of a deploy, which is not that of experts.
     ZeroStage,
-    /// Not known.
     Unknown,
 }
 
@@ -38,9 +32,7 @@ pub enum Form {
 pub enum SyntaxProblem {
     /// Anything that has no better name.
     Unexpected {
-        /// Where.
         span: Span,
-        /// What stands there.
         found: String,
         /// What could stand there.
         expected: String,
@@ -49,27 +41,23 @@ pub enum SyntaxProblem {
     },
     /// A word where a setting begins.
     UnknownSetting {
-        /// Where.
         span: Span,
         /// The word.
         found: String,
         /// The block it stands in.
         scope: Scope,
-        /// What it probably means.
         suggestion: Option<String>,
     },
     /// A bracket that is never closed.
     Unclosed {
         /// The bracket.
         open: Span,
-        /// As written.
         text: String,
     },
     /// A closing bracket without an opening one.
     StrayCloser {
         /// The bracket.
         span: Span,
-        /// As written.
         text: String,
     },
     /// Brackets nest too deeply.
@@ -94,27 +82,14 @@ pub enum SyntaxProblem {
         written: String,
         /// Whether that is more than its word.
         begun: bool,
-        /// How it is written.
         form: Form,
         /// What its value could be.
         expected: String,
     },
     /// A number below zero.
-    Negative {
-        /// The number.
-        span: Span,
-        /// The setting.
-        setting: String,
-        /// How it is written.
-        form: Form,
-    },
+    Negative { span: Span, setting: String, form: Form },
     /// Something that is not a name where a name is due.
-    BadName {
-        /// Where.
-        span: Span,
-        /// As written.
-        found: String,
-    },
+    BadName { span: Span, found: String },
     /// The file ends in the middle of a declaration.
     UnexpectedEnd {
         /// The last token.
@@ -123,17 +98,10 @@ pub enum SyntaxProblem {
         expected: String,
     },
     /// A comma or semicolon between settings.
-    Separator {
-        /// Where.
-        span: Span,
-        /// As written.
-        found: String,
-    },
+    Separator { span: Span, found: String },
     /// `=` or `:` between a setting and its value.
     Assignment {
-        /// Where.
         span: Span,
-        /// As written.
         found: String,
         /// How the setting is written.
         form: Form,

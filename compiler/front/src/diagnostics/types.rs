@@ -8,7 +8,6 @@ use crate::syntax::Span;
 pub enum TypeProblem {
     /// Two operands whose shapes do not fit.
     Mismatch {
-        /// The operator.
         operator: String,
         /// The left operand and its type.
         left: (Span, String),
@@ -19,7 +18,6 @@ pub enum TypeProblem {
     Argument {
         /// The argument.
         span: Span,
-        /// The function.
         function: String,
         /// Its type.
         found: String,
@@ -28,13 +26,10 @@ pub enum TypeProblem {
     },
     /// Too few or too many arguments.
     ArgumentCount {
-        /// The call.
         span: Span,
-        /// The function.
         function: String,
         /// How many were given without a name; nothing when an `in` is what does not belong.
         found: Option<usize>,
-        /// How it is called.
         form: &'static str,
     },
     /// A gate without `weights`.
@@ -44,7 +39,6 @@ pub enum TypeProblem {
     },
     /// `weights` of something that is not one number per chosen expert.
     Weights {
-        /// The value.
         span: Span,
         /// Its type.
         found: String,
@@ -66,13 +60,9 @@ pub enum TypeProblem {
         wanted: &'static str,
     },
     /// `top(n, v)` that is not reduced.
-    NotReduced {
-        /// The value.
-        span: Span,
-    },
+    NotReduced { span: Span },
     /// A count that is not written as a number.
     NotConstant {
-        /// The value.
         span: Span,
         /// What it counts.
         what: &'static str,
@@ -100,7 +90,6 @@ pub enum TypeProblem {
     Parameter {
         /// The type.
         span: Span,
-        /// As written.
         found: String,
     },
     /// Groups are used, but the experts are not in groups.
@@ -118,19 +107,9 @@ pub enum TypeProblem {
         found: String,
     },
     /// A constant above the largest f32.
-    ConstantTooLarge {
-        /// The number.
-        span: Span,
-        /// As written.
-        number: String,
-    },
+    ConstantTooLarge { span: Span, number: String },
     /// A constant that is not zero but rounds to it.
-    ConstantVanishes {
-        /// The number.
-        span: Span,
-        /// As written.
-        number: String,
-    },
+    ConstantVanishes { span: Span, number: String },
     /// A table indexed by something else than a token id.
     TableIndex {
         /// The index.

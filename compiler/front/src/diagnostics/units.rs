@@ -11,7 +11,6 @@ pub enum UnitProblem {
     Unknown {
         /// The unit.
         span: Span,
-        /// As written.
         found: String,
         /// The number before it.
         number: String,
@@ -24,7 +23,6 @@ pub enum UnitProblem {
     WrongKind {
         /// The unit.
         span: Span,
-        /// As written.
         found: String,
         /// The number before it.
         number: String,
@@ -35,9 +33,7 @@ pub enum UnitProblem {
     },
     /// A bare number where a unit is needed.
     Missing {
-        /// The number.
         span: Span,
-        /// As written.
         number: String,
         /// What is measured here.
         wanted: Dimension,
@@ -46,45 +42,27 @@ pub enum UnitProblem {
     Superfluous {
         /// The unit.
         span: Span,
-        /// As written.
         found: String,
-        /// The setting.
         setting: &'static str,
     },
     /// A fraction where only whole numbers make sense.
     NotWhole {
-        /// The number.
         span: Span,
-        /// As written.
         number: String,
         /// What it counts, if that is not things.
         of: Option<&'static str>,
     },
     /// A number above what is possible.
-    TooLarge {
-        /// The number.
-        span: Span,
-        /// As written.
-        number: String,
-        /// The largest possible.
-        most: String,
-    },
+    TooLarge { span: Span, number: String, most: String },
     /// Zero where at least one is needed.
     Zero {
-        /// The number.
         span: Span,
         /// What cannot be zero.
         what: String,
-        /// The smallest possible.
         least: &'static str,
     },
     /// A percentage where a count is needed.
-    Percent {
-        /// The number.
-        span: Span,
-        /// As written.
-        number: String,
-    },
+    Percent { span: Span, number: String },
 }
 
 impl From<UnitProblem> for Diagnostic {

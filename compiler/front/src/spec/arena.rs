@@ -37,7 +37,6 @@ impl<T> Arena<T> {
         self.values.iter().enumerate().map(move |(index, value)| (handle(index), value))
     }
 
-    /// How many.
     pub fn len(&self) -> usize {
         self.values.len()
     }

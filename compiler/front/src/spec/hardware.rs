@@ -16,7 +16,6 @@ pub struct KnownGpu {
     pub architecture: &'static str,
     /// Multiprocessors.
     pub sms: u32,
-    /// Memory.
     pub memory: Bytes,
     /// NVLink in one direction: half of what data sheets state.
     pub nvlink: BytesPerSecond,

@@ -35,7 +35,6 @@ pub mod limits {
     pub const ALIGNMENT: u32 = 1024;
     /// Elements of a row.
     pub const HIDDEN: u32 = 1 << 20;
-    /// Layers of a kind.
     pub const LAYERS: u32 = 1024;
     /// Inner width of a feed-forward network.
     pub const FFN: u32 = 1 << 20;
@@ -86,11 +85,8 @@ pub struct Spec {
 /// One of what a file declares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Declaration {
-    /// A model.
     Model(ModelId),
-    /// A cluster.
     Cluster(ClusterId),
-    /// A deploy.
     Deploy(DeployId),
 }
 
@@ -126,9 +122,7 @@ impl Spec {
 /// An inclusive range of expert ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpertRange {
-    /// The first.
     pub first: u32,
-    /// The last.
     pub last: u32,
 }
 
@@ -147,7 +141,6 @@ impl ExpertRange {
 /// A Mixture-of-Experts layer.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// What it is called.
     pub name: String,
     /// Elements of a token's row.
     pub hidden: u32,
@@ -159,7 +152,6 @@ pub struct Model {
     pub shared: u32,
     /// Experts that are routed and weighed but compute nothing and are never sent to.
     pub zero_experts: Vec<ExpertRange>,
-    /// Layers of this kind.
     pub moe_layers: u32,
     /// Inner width of an expert.
     pub expert_ffn: Option<u32>,
@@ -169,7 +161,6 @@ pub struct Model {
     pub surroundings: Option<Surroundings>,
     /// Token ids.
     pub vocab: Option<u32>,
-    /// The gate.
     pub gate: Gate,
     /// From the tokens to their experts.
     pub dispatch: Dispatch,
@@ -201,13 +192,10 @@ impl Model {
 /// Where the parts of a model were said, for later stages that have something to say about them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ModelPlaces {
-    /// Its name.
     pub name: Span,
     /// The experts that compute nothing.
     pub zero_experts: Span,
-    /// The dispatch payload.
     pub dispatch_payload: Span,
-    /// The layout.
     pub layout: Span,
 }
 
@@ -232,7 +220,6 @@ pub struct Combine {
 /// How many tokens an expert takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Capacity {
-    /// How many.
     pub limit: CapacityLimit,
     /// Which picks are dropped beyond it.
     pub drop: DropRule,
@@ -243,7 +230,6 @@ pub struct Capacity {
 pub enum CapacityLimit {
     /// This many times the mean load.
     Factor(f32),
-    /// This many.
     Tokens(Tokens),
 }
 
@@ -259,32 +245,26 @@ pub enum DropRule {
 /// Nodes of GPUs.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// What it is called.
     pub name: String,
     /// NVLink domains.
     pub nodes: u32,
-    /// GPUs of each.
     pub gpus_per_node: u32,
-    /// What they are.
     pub gpu: Gpu,
     /// Inside a node, per GPU and direction.
     pub nvlink: Link,
     /// Between nodes, per GPU and direction.
     pub rdma: Option<Link>,
-    /// Where its name stands.
     pub place: Span,
     /// Where the memory of a GPU is said.
     pub memory_place: Span,
 }
 
 impl Cluster {
-    /// All GPUs.
     pub fn gpus(&self) -> u32 {
         self.nodes * self.gpus_per_node
     }
 }
 
-/// A kind of GPU.
 #[derive(Clone, Debug)]
 pub struct Gpu {
     /// Such as `H800`.
@@ -293,7 +273,6 @@ pub struct Gpu {
     pub target: Target,
     /// Multiprocessors.
     pub sms: u32,
-    /// Its memory.
     pub memory: Bytes,
 }
 
@@ -307,7 +286,6 @@ pub enum Target {
 }
 
 impl Target {
-    /// Every one.
     pub const ALL: [Target; 2] = [Target::Sm90a, Target::Sm100a];
 
     /// As written in a file.
@@ -331,11 +309,9 @@ pub struct Link {
 /// A model on a cluster.
 #[derive(Clone, Debug)]
 pub struct Deploy {
-    /// What it is called.
     pub name: String,
     /// What runs.
     pub model: ModelId,
-    /// Where.
     pub cluster: ClusterId,
     /// Ranks among which the experts are divided.
     pub ep: u32,
@@ -353,7 +329,6 @@ pub struct Deploy {
     pub mode: Mode,
     /// Multiprocessors for communication, when it is said.
     pub sms: Option<u32>,
-    /// Where its name stands.
     pub place: Span,
 }
 

@@ -85,7 +85,6 @@ pub struct Attention {
 pub enum Heads {
     /// Multi-head latent attention.
     Latent {
-        /// Heads.
         heads: u32,
         /// Width of the compressed query; queries are not compressed when it is not said.
         query_rank: Option<u32>,
@@ -100,7 +99,6 @@ pub enum Heads {
     },
     /// Grouped-query attention; multi-head attention where each head has its own keys and values.
     Grouped {
-        /// Heads.
         heads: u32,
         /// Heads of keys and values.
         key_value_heads: u32,
@@ -109,7 +107,6 @@ pub enum Heads {
     },
     /// All heads share one key of each token, which is its value too.
     Single {
-        /// Heads.
         heads: u32,
         /// Width of the compressed query; queries are not compressed when it is not said.
         query_rank: Option<u32>,
@@ -127,7 +124,6 @@ pub enum Heads {
 pub struct Local {
     /// Which tokens it sees.
     pub reach: Reach,
-    /// How many layers.
     pub layers: u32,
 }
 

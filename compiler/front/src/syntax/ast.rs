@@ -8,7 +8,6 @@ use super::token::Keyword;
 /// How deep an expression may be. A chain of n operators is n deep.
 pub const MAX_EXPRESSION_DEPTH: u16 = 200;
 
-/// A whole file.
 #[derive(Clone, Debug, Default)]
 pub struct File {
     /// In the order of the file.
@@ -20,7 +19,6 @@ pub struct File {
 pub struct Name {
     /// As written; empty where it could not be read, which was reported.
     pub text: String,
-    /// Where.
     pub span: Span,
 }
 
@@ -35,12 +33,10 @@ pub struct Quantity {
     pub span: Span,
 }
 
-/// A number as written.
 #[derive(Clone, Debug)]
 pub struct Number {
     /// As written, such as `1_000` or `25%`; empty where it could not be read, which was reported.
     pub text: String,
-    /// Where.
     pub span: Span,
 }
 
@@ -60,7 +56,6 @@ pub enum Item {
 pub struct Declaration<S> {
     /// From the keyword to the closing brace.
     pub span: Span,
-    /// What it is called.
     pub name: Name,
     /// What it says.
     pub block: Block<S>,
@@ -71,13 +66,11 @@ pub struct Declaration<S> {
 pub struct Deploy {
     /// From the keyword to the closing brace.
     pub span: Span,
-    /// What it is called.
     pub name: Name,
     /// The model that is deployed.
     pub model: Name,
     /// The cluster it is deployed on.
     pub cluster: Name,
-    /// How.
     pub block: Block<DeploySetting>,
 }
 
@@ -101,16 +94,13 @@ pub struct Setting<S> {
     pub kind: S,
 }
 
-/// A setting of a model.
 #[derive(Clone, Debug)]
 pub enum ModelSetting {
     /// `hidden 7168`
     Hidden(Quantity),
     /// `experts 256 in 8 groups { zero 512..767 }`
     Experts {
-        /// How many.
         count: Quantity,
-        /// In how many groups.
         groups: Option<Quantity>,
         /// Experts that compute nothing.
         zero: Option<Block<ZeroRange>>,
@@ -147,7 +137,6 @@ pub enum ModelSetting {
     Attention {
         /// [`Keyword::Latent`], [`Keyword::Grouped`] or [`Keyword::Single`]
         kind: Keyword,
-        /// Its numbers.
         block: Block<AttentionSetting>,
     },
     /// `capacity 1.25 drop lowest`
@@ -168,9 +157,7 @@ pub enum ModelSetting {
 /// A number of an attention: `heads 128`, `window 128 in 18 layers`, `compress 4 in 21 layers { near 128 }`
 #[derive(Clone, Debug)]
 pub struct AttentionSetting {
-    /// Which number.
     pub name: Keyword,
-    /// How many.
     pub value: Quantity,
     /// In how many layers, of `window`, `chunk` and `compress`.
     pub layers: Option<Quantity>,
@@ -203,7 +190,6 @@ pub struct Scale {
     pub format: Name,
     /// `128`
     pub block: Quantity,
-    /// The whole of it.
     pub span: Span,
 }
 
@@ -235,7 +221,6 @@ pub enum CombineSetting {
     },
 }
 
-/// A setting of a cluster.
 #[derive(Clone, Debug)]
 pub enum ClusterSetting {
     /// `nodes 8`
@@ -246,7 +231,6 @@ pub enum ClusterSetting {
     Gpu {
         /// With its quotes.
         name: Option<Name>,
-        /// What it is.
         block: Block<GpuSetting>,
     },
     /// `nvlink 160 GB/s latency 1 us`
@@ -276,7 +260,6 @@ pub enum RdmaShare {
     Node,
 }
 
-/// A setting of a GPU.
 #[derive(Clone, Debug)]
 pub enum GpuSetting {
     /// `target sm_90a`
@@ -287,7 +270,6 @@ pub enum GpuSetting {
     Memory(Quantity),
 }
 
-/// A setting of a deploy.
 #[derive(Clone, Debug)]
 pub enum DeploySetting {
     /// `ep 64`
@@ -313,7 +295,6 @@ pub enum DeploySetting {
 pub struct Gate {
     /// What it reads.
     pub parameters: Vec<Parameter>,
-    /// What it does.
     pub body: Block<Statement>,
     /// Whether its parameters could not be read.
     pub damaged: bool,
@@ -322,13 +303,11 @@ pub struct Gate {
 /// `bias: f32[experts]`
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// What it is called.
     pub name: Name,
     /// `f32`
     pub element: Name,
     /// `[experts]`
     pub dimensions: Vec<Name>,
-    /// The whole of it.
     pub span: Span,
 }
 
@@ -336,12 +315,7 @@ pub struct Parameter {
 #[derive(Clone, Debug)]
 pub enum Statement {
     /// `let score = sigmoid(logits)`
-    Let {
-        /// What it is called.
-        name: Name,
-        /// What it is.
-        value: Expression,
-    },
+    Let { name: Name, value: Expression },
     /// `weights score[chosen] before experts`
     Weights {
         /// One number per chosen expert.
@@ -351,17 +325,14 @@ pub enum Statement {
     },
 }
 
-/// An expression.
 #[derive(Clone, Debug)]
 pub struct Expression {
-    /// What it is.
     pub kind: ExpressionKind,
     /// With the parentheses around it, if any.
     pub span: Span,
     depth: u16,
 }
 
-/// What an expression is.
 #[derive(Clone, Debug)]
 pub enum ExpressionKind {
     /// `2.5`
@@ -406,7 +377,6 @@ pub struct Argument {
     pub value: Expression,
     /// `best` of `experts in best`
     pub within: Option<Expression>,
-    /// The whole of it.
     pub span: Span,
 }
 
@@ -424,7 +394,6 @@ pub enum Operator {
 }
 
 impl Operator {
-    /// As written.
     pub fn text(self) -> &'static str {
         match self {
             Operator::Add => "+",

@@ -8,7 +8,6 @@ use super::ast::{
     ZeroRange,
 };
 
-/// The whole file.
 pub fn dump(file: &File) -> String {
     let mut dump = Dump { out: String::new(), depth: 0 };
     for item in &file.items {

@@ -148,7 +148,7 @@ impl Structure<'_> {
         }
         // A statement inside of parentheses: they were never closed.
         if self.scope() == Scope::Gate
-            && matches!((text, follower), ("let", Some(Token::Word)) | ("weights", Some(Token::Word)))
+            && matches!((text, follower), ("let" | "weights", Some(Token::Word)))
             && self.first_on_line(span)
             && self.frames.iter().any(|frame| frame.closer == Token::CloseBrace && frame.scope == Scope::Gate)
         {

@@ -171,10 +171,8 @@ macro_rules! keywords {
         pub enum Keyword { $($name),* }
 
         impl Keyword {
-            /// Every keyword.
             pub const ALL: &[Keyword] = &[$(Keyword::$name),*];
 
-            /// As written.
             pub fn text(self) -> &'static str {
                 match self { $(Keyword::$name => $text),* }
             }

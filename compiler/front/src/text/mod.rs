@@ -71,7 +71,6 @@ impl Page {
         self.blocks.push(Block::Prose(format!("  • {words}"), 4));
     }
 
-    /// A table.
     pub fn table(&mut self, table: Table) {
         self.blocks.push(Block::Table(table));
     }

@@ -53,9 +53,9 @@ pub fn wrap_coloured(line: &str, columns: usize, lead: &str) -> String {
                 }
             }
             if escape == RESET {
-                colour.clear()
+                colour.clear();
             } else {
-                colour.push_str(&escape)
+                colour.push_str(&escape);
             }
             word.push_str(&escape);
         } else if c != ' ' {

@@ -42,7 +42,6 @@ pub struct Golden {
 }
 
 impl Golden {
-    /// Every golden file.
     pub fn all() -> Vec<Golden> {
         let all: Vec<Golden> = files("tests/data/gates", "safetensors").iter().map(|path| Golden::read(path)).collect();
         assert!(all.len() >= 11, "golden files are missing");

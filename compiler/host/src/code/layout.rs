@@ -13,7 +13,6 @@ pub(crate) const REGISTER: u32 = NUMBER * LANES;
 /// Rows of equal width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// How many rows.
     pub rows: u32,
     /// Elements of a row.
     pub width: u32,
@@ -40,7 +39,6 @@ impl Layout {
         self.width % LANES
     }
 
-    /// Elements.
     pub(crate) fn elements(self) -> u32 {
         self.rows * self.width
     }

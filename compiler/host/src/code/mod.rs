@@ -27,8 +27,10 @@ use crate::CompileError;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Results {
     /// A choice, and numbers for each of its experts that must not be NaN.
-    Routing { choice: ValueId, weights: ValueId },
-    /// A vector.
+    Routing {
+        choice: ValueId,
+        weights: ValueId,
+    },
     Vector(ValueId),
 }
 

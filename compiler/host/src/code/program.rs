@@ -23,7 +23,6 @@ enum Place {
     Pending,
     /// A scalar, in all lanes.
     Scalar(Value),
-    /// A vector.
     Vector(Address),
     /// Positions, i32, ascending.
     Choice(Address),

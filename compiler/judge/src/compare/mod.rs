@@ -42,7 +42,6 @@ const EXPERTS_WEIGH: &str = "the reference, whose experts weigh";
 const GATE: &str = "the gate as written, interpreted";
 const DERIVATIVE: &str = "the gate's derivative, interpreted";
 
-/// Compares everything.
 pub fn compare(produced: &Produced, expected: &Expected) -> Verdict {
     let exchange = &expected.exchange;
     let k = exchange.top_k as usize;

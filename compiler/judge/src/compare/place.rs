@@ -27,7 +27,6 @@ impl Naming<'_> {
         written.unwrap_or_else(|| std::iter::once(0..rows).collect())
     }
 
-    /// A row.
     pub fn row(&self, rank: RankId, row: usize) -> String {
         match self {
             Naming::Tokens(_) | Naming::Rows([]) => format!("{rank}, token {row}"),

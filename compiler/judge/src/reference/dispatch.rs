@@ -37,7 +37,6 @@ pub struct Copy {
 /// What one rank keeps of a dispatch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Handle {
-    /// Which rank.
     pub rank: RankId,
     /// Tokens of this rank.
     pub tokens: usize,
@@ -83,11 +82,9 @@ impl Handle {
 pub struct PickError {
     /// Whose token.
     pub rank: RankId,
-    /// Which token.
     pub token: usize,
     /// Which of its picks.
     pub position: usize,
-    /// What is wrong.
     pub problem: PickProblem,
 }
 

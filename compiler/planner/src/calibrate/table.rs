@@ -18,7 +18,6 @@ use crate::traffic::{Expected, TopologyError, contiguous, expected_distinct};
 /// What the measurements were made on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hardware {
-    /// GPUs of a node.
     pub gpus_per_node: u32,
     /// Rate of NVLink, per GPU and direction, in bytes per second.
     pub nvlink: f64,
@@ -37,7 +36,6 @@ impl Hardware {
 /// One measured time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measurement {
-    /// Line of the file.
     pub line: u64,
     /// Which kernel.
     pub direction: Direction,
@@ -52,9 +50,7 @@ pub struct Measurement {
 /// All measurements of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
-    /// Which mode.
     pub mode: Mode,
-    /// Where.
     pub hardware: Hardware,
     /// In the order of the file.
     pub rows: Vec<Measurement>,
@@ -63,43 +59,31 @@ pub struct Table {
 /// A table cannot be used.
 #[derive(Debug, Error)]
 pub enum CalibrationError {
-    /// Not a CSV file.
     #[error("this is not a table of comma-separated values: {0}")]
     Csv(#[from] csv::Error),
-    /// A column is missing.
     #[error("there is no column `{column}`; the file has {found}")]
-    MissingColumn {
-        /// Which.
-        column: &'static str,
-        /// Those there are.
-        found: String,
-    },
+    MissingColumn { column: &'static str, found: String },
     /// A column has the right name in another unit.
     #[error("the column `{found}` is in another unit: convert it to microseconds and call it `{column}`")]
     Unit {
         /// The expected column.
         column: &'static str,
-        /// The one there is.
         found: String,
     },
     /// No number.
     #[error("line {line}, column `{column}`: `{text}` is not a number")]
     NotANumber {
-        /// Of the file.
         line: u64,
         /// Of the line.
         column: &'static str,
-        /// What stands there.
         text: String,
     },
     /// A time or count that cannot be.
     #[error("line {line}, column `{column}`: {value} is not possible; it must be {needed}")]
     Impossible {
-        /// Of the file.
         line: u64,
         /// Of the line.
         column: &'static str,
-        /// What stands there.
         value: f64,
         /// What could.
         needed: String,
@@ -113,7 +97,6 @@ pub enum CalibrationError {
     /// Counts of a row that no router can have.
     #[error("line {line}: {problem}")]
     Shape {
-        /// Of the file.
         line: u64,
         /// What does not fit.
         problem: String,

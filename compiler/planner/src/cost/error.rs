@@ -31,7 +31,6 @@ pub enum PlanError {
         /// Of the cluster.
         gpus: u32,
     },
-    /// Replicas that are not whole.
     #[error("ep {ep} does not divide dp {dp} × tp {tp}: an expert would have no whole number of replicas")]
     Replicas {
         /// Ranks.
@@ -46,13 +45,11 @@ pub enum PlanError {
     Stages {
         /// Stages.
         pp: u32,
-        /// Layers.
         layers: u32,
     },
     /// A schedule of other stages.
     #[error("the schedule {} needs an even number of stages, and pp is {pp}: use another schedule, or another pp", schedule.name())]
     Schedule {
-        /// Which.
         schedule: Schedule,
         /// Stages.
         pp: u32,
@@ -60,7 +57,6 @@ pub enum PlanError {
     /// No multiprocessor left for anything but communication.
     #[error("{sms} SMs for communication of {available} leave none to compute: use fewer")]
     Sms {
-        /// Asked for.
         sms: u32,
         /// Of the GPU.
         available: u32,
@@ -72,7 +68,6 @@ pub enum PlanError {
     NoRdma {
         /// Ranks.
         ep: u32,
-        /// Nodes.
         nodes: u32,
         /// Ranks of one node.
         most: u32,

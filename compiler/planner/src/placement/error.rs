@@ -13,18 +13,10 @@ pub enum PlacementError {
     Range(#[from] OutOfRange),
     /// Beyond what is searched.
     #[error("{what} are {found}, and experts are placed on at most {most}: use fewer")]
-    TooMany {
-        /// Of what.
-        what: String,
-        /// Asked for.
-        found: u64,
-        /// The limit.
-        most: u64,
-    },
+    TooMany { what: String, found: u64, most: u64 },
     /// Slots that do not fill the GPUs equally.
     #[error("{replicas} replicas do not give each of {gpus} GPUs equally many: use {below}{above}")]
     Uneven {
-        /// Asked for.
         replicas: u32,
         /// Of all nodes.
         gpus: u32,
@@ -36,7 +28,6 @@ pub enum PlacementError {
     /// An expert would have no place.
     #[error("{replicas} replicas cannot hold {experts} experts: use at least {least}")]
     TooFew {
-        /// Asked for.
         replicas: u32,
         /// Of the load.
         experts: u32,
@@ -64,7 +55,6 @@ pub enum PlacementError {
     /// More picks than experts.
     #[error("a token cannot pick {top_k} of {experts} experts: top_k must be 1 to {experts}")]
     TopK {
-        /// Asked for.
         top_k: u32,
         /// Of the load.
         experts: u32,
@@ -83,11 +73,8 @@ pub enum PlacementError {
         layers: usize,
         /// Slots of a GPU and layer.
         per_gpu: u32,
-        /// Of one expert.
         expert_bytes: Bytes,
-        /// All of them.
         needed: Bytes,
-        /// The limit.
         available: Bytes,
         /// What would do.
         fix: String,

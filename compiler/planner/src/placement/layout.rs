@@ -114,7 +114,7 @@ impl<'a> Layout<'a> {
             things.extend(extra_copies(&loads_here, vec![1; experts.len()], extra));
             let mut copies = vec![0; experts.len()];
             things.iter().for_each(|&thing| copies[thing] += 1);
-            let shares: Vec<f64> = things.iter().map(|&thing| loads_here[thing] / copies[thing] as f64).collect();
+            let shares: Vec<f64> = things.iter().map(|&thing| loads_here[thing] / f64::from(copies[thing])).collect();
             let bins = pack(&shares, vec![0.0; gpus], vec![grid.per_gpu; gpus]);
             let mut order: Vec<usize> = (0..things.len()).collect();
             order.sort_by(|&a, &b| bins[a].cmp(&bins[b]).then(shares[b].total_cmp(&shares[a])));

@@ -40,20 +40,13 @@ pub enum LoadError {
     #[error(
         "line 1: there is no column `{column}`; the file has {found}; name the columns `layer`, `expert` and `count`"
     )]
-    MissingColumn {
-        /// Which.
-        column: &'static str,
-        /// Those there are.
-        found: String,
-    },
+    MissingColumn { column: &'static str, found: String },
     /// A cell that does not fit its column.
     #[error("line {line}, column `{column}`: `{text}` is not {needed}")]
     Cell {
-        /// Of the file.
         line: u64,
         /// Of the line.
         column: &'static str,
-        /// What stands there.
         text: String,
         /// What should.
         needed: &'static str,
@@ -62,24 +55,13 @@ pub enum LoadError {
     #[error(
         "line {line}: layer {layer} has a count of expert {expert} already, in line {first}; keep one of them, or their sum"
     )]
-    Twice {
-        /// Of the file.
-        line: u64,
-        /// Layer.
-        layer: u32,
-        /// Expert.
-        expert: u32,
-        /// Where the first stands.
-        first: u64,
-    },
+    Twice { line: u64, layer: u32, expert: u32, first: u64 },
     /// A hole.
     #[error(
         "layer {layer} has no count of expert {expert}, but the file has experts up to {last}: add the row `{layer},{expert},0` if it was never picked"
     )]
     Missing {
-        /// Layer.
         layer: u32,
-        /// Expert.
         expert: u32,
         /// Largest expert of the file.
         last: u32,
@@ -93,7 +75,6 @@ pub enum LoadError {
         row: usize,
         /// Its length.
         found: usize,
-        /// That of the first.
         expected: usize,
     },
     /// Names of layers that are not one per layer.

@@ -37,7 +37,6 @@ impl Network {
         Network { nodes, top_k, picks, between: vec![0.0; nodes * nodes] }
     }
 
-    /// Of a layout.
     pub fn of(layout: &Layout, top_k: u32, loads: &[f64]) -> Network {
         let mut network = Network::new(layout.grid.nodes, top_k, loads);
         for expert in 0..layout.experts() {

@@ -51,7 +51,7 @@ mod tests {
     fn no_other_numbers_of_copies_are_better() {
         let mut random = Random::stream(3, 0);
         for case in 0..300 {
-            let loads: Vec<f64> = (0..1 + case % 5).map(|_| random.below(50) as f64).collect();
+            let loads: Vec<f64> = (0..=(case % 5)).map(|_| random.below(50) as f64).collect();
             let extra = random.index(7);
             assert_eq!(smallest_share(&loads, extra), best(&loads, extra), "{loads:?}, {extra} more");
         }

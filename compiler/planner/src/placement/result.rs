@@ -73,7 +73,7 @@ pub struct Balance {
 pub struct LayerPlacement {
     /// By the name that the load gives it.
     pub layer: u32,
-    /// The expert of each slot: slot s is on GPU s / slots_per_gpu, and GPU g on node g / gpus_per_node.
+    /// The expert of each slot: slot s is on GPU s / `slots_per_gpu`, and GPU g on node g / `gpus_per_node`.
     #[schemars(with = "Vec<u32>")]
     pub experts_by_slot: Vec<ExpertId>,
     /// How many slots each expert has.

@@ -23,7 +23,6 @@ pub trait Parameters: Copy + Default {
         parameters
     }
 
-    /// All numbers.
     fn numbers(mut self) -> Vec<f64> {
         let mut numbers = Vec::new();
         self.each(&mut |number, _| numbers.push(*number));

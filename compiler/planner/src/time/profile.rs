@@ -53,7 +53,6 @@ impl Trust {
 /// Everything fitted to the measurements of one library on one cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
-    /// What it is called.
     pub name: String,
     /// Whose measurements, of what, under which licence.
     pub source: String,

@@ -16,7 +16,6 @@ pub struct Start {
 }
 
 impl Start {
-    /// Of a call.
     pub(super) fn of(&self, call: &Call) -> f64 {
         if call.nodes > 1 { self.network + self.hop * (call.doublings() - 1.0) } else { self.local }
     }

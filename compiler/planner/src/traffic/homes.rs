@@ -10,12 +10,7 @@ use thiserror::Error;
 pub enum TopologyError {
     /// A group that begins in the middle of a node.
     #[error("{ranks} ranks are not whole nodes of {gpus_per_node} GPUs, nor do they divide one")]
-    PartOfNode {
-        /// Ranks.
-        ranks: u32,
-        /// GPUs of a node.
-        gpus_per_node: u32,
-    },
+    PartOfNode { ranks: u32, gpus_per_node: u32 },
     /// A placement of another model.
     #[error(
         "the placement is of {found} experts, and the model has {experts}: place the experts of this model with `moec place`"
@@ -45,7 +40,6 @@ pub enum TopologyError {
     /// Ranks without any expert.
     #[error("{ranks} ranks share {experts} experts: use at most {experts} ranks")]
     IdleRanks {
-        /// Ranks.
         ranks: u32,
         /// Experts that compute.
         experts: u32,

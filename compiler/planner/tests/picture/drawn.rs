@@ -17,7 +17,6 @@ pub struct Drawn {
     pub element: String,
     pub classes: Vec<String>,
     pub area: Area,
-    /// Of a text.
     pub words: String,
     /// The attributes as they stand there.
     pub attributes: BTreeMap<String, String>,

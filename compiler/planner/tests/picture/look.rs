@@ -185,7 +185,8 @@ fn everything_can_be_read_in_light_and_in_dark() {
             let mut areas: Vec<&Drawn> = Vec::new();
             for drawn in &chart.drawn {
                 if drawn.element == "text" {
-                    let [x, y] = [(drawn.area[0] + drawn.area[2]) / 2.0, (drawn.area[1] + drawn.area[3]) / 2.0];
+                    let [x, y] =
+                        [f64::midpoint(drawn.area[0], drawn.area[2]), f64::midpoint(drawn.area[1], drawn.area[3])];
                     let holds = |area: &&&Drawn| {
                         let [left, top, right, bottom] = area.area;
                         left <= x && x <= right && top <= y && y <= bottom

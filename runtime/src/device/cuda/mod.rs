@@ -501,9 +501,9 @@ impl Device for CudaDevice {
             .collect();
         let mut pointers: Vec<*mut c_void> = cells.iter_mut().map(|cell| std::ptr::from_mut(cell).cast()).collect();
         let (grid, block) = ((launch.grid, 1, 1), (launch.block, 1, 1));
-        // SAFETY: the driver copies the arguments before it returns; their number and sizes are those of the kernel's parameters, which
-        // the compiler derived from the same list.
         let mut start = || {
+            // SAFETY: the driver copies the arguments before it returns; their number and sizes are those of the kernel's parameters,
+            // which the compiler derived from the same list.
             unsafe { result::launch_kernel(function, grid, block, launch.shared, stream, &mut pointers) }
                 .map_err(failed(format!("{rank}: launch")))
         };
@@ -656,19 +656,21 @@ impl Drop for CudaDevice {
         self.destroy_events(&self.all_streams());
         let objects = std::mem::take(&mut *self.objects());
         // Errors while tearing down have nobody to tell.
-        // SAFETY (all of these): each object was made by the driver in the context of its rank and is destroyed once.
         for Graph { rank, handle } in objects.graphs.into_values() {
             if self.enter(rank).is_ok() {
+                // SAFETY: made by the driver in the context of its rank, and destroyed once.
                 let _ = unsafe { sys::cuGraphExecDestroy(handle) };
             }
         }
         for Stream { rank, handle, of_caller, .. } in objects.streams.into_values() {
             if !of_caller && self.enter(rank).is_ok() {
+                // SAFETY: as above.
                 let _ = unsafe { result::stream::destroy(handle) };
             }
         }
         for ((place, _), module) in objects.modules {
             if self.gpus[place].enter().is_ok() {
+                // SAFETY: as above.
                 let _ = unsafe { result::module::unload(module) };
             }
         }

@@ -194,7 +194,6 @@ mod tests {
     struct Launch {
         stream: StreamId,
         uses: Vec<u64>,
-        /// By number.
         after: Vec<usize>,
         over: bool,
     }

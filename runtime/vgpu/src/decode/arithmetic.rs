@@ -30,7 +30,7 @@ impl Decoder<'_> {
 
     /// `p = f(q, a)` on predicates.
     pub(super) fn predicate_logic(&mut self, run: AluFn, p: u32, q: u32, a: u32) {
-        let args = Args { p, q, a, ..Args::default() };
+        let args = Args { a, p, q, ..Args::default() };
         self.emit_alu(run, args, &[q | PREDICATE_FLAG, a | PREDICATE_FLAG], &[p | PREDICATE_FLAG]);
     }
 
@@ -81,8 +81,8 @@ impl Decoder<'_> {
                 return self.fail("`.sat` needs .s32");
             }
             let run: AluFn = match opcode {
-                "add" => binary!(i32, i32 => i32, |a, b| a.saturating_add(b)),
-                "sub" => binary!(i32, i32 => i32, |a, b| a.saturating_sub(b)),
+                "add" => binary!(i32, i32 => i32, i32::saturating_add),
+                "sub" => binary!(i32, i32 => i32, i32::saturating_sub),
                 "mad" if m.take("hi") => {
                     ternary!(i32, i32, i32 => i32, |a, b, c| (((i64::from(a) * i64::from(b)) >> 32) as i32)
                         .saturating_add(c))
@@ -103,12 +103,12 @@ impl Decoder<'_> {
             return self.multiply(opcode, element, m, operands);
         }
         let run: AluFn = match (opcode, element) {
-            ("add", U16 | S16) => binary!(u16, u16 => u16, |a, b| a.wrapping_add(b)),
-            ("add", U32 | S32) => binary!(u32, u32 => u32, |a, b| a.wrapping_add(b)),
-            ("add", U64 | S64) => binary!(u64, u64 => u64, |a, b| a.wrapping_add(b)),
-            ("sub", U16 | S16) => binary!(u16, u16 => u16, |a, b| a.wrapping_sub(b)),
-            ("sub", U32 | S32) => binary!(u32, u32 => u32, |a, b| a.wrapping_sub(b)),
-            ("sub", U64 | S64) => binary!(u64, u64 => u64, |a, b| a.wrapping_sub(b)),
+            ("add", U16 | S16) => binary!(u16, u16 => u16, u16::wrapping_add),
+            ("add", U32 | S32) => binary!(u32, u32 => u32, u32::wrapping_add),
+            ("add", U64 | S64) => binary!(u64, u64 => u64, u64::wrapping_add),
+            ("sub", U16 | S16) => binary!(u16, u16 => u16, u16::wrapping_sub),
+            ("sub", U32 | S32) => binary!(u32, u32 => u32, u32::wrapping_sub),
+            ("sub", U64 | S64) => binary!(u64, u64 => u64, u64::wrapping_sub),
             ("div", U16) => binary!(u16, u16 => u16, div_u16),
             ("div", S16) => binary!(i16, i16 => i16, div_s16),
             ("div", U32) => binary!(u32, u32 => u32, div_u32),
@@ -124,24 +124,24 @@ impl Decoder<'_> {
             ("min", S32) if relu => binary!(i32, i32 => i32, |a, b| a.min(b).max(0)),
             ("max", S32) if relu => binary!(i32, i32 => i32, |a, b| a.max(b).max(0)),
             _ if relu => return self.fail("`.relu` needs .s32"),
-            ("min", U16) => binary!(u16, u16 => u16, |a, b| a.min(b)),
-            ("min", S16) => binary!(i16, i16 => i16, |a, b| a.min(b)),
-            ("min", U32) => binary!(u32, u32 => u32, |a, b| a.min(b)),
-            ("min", S32) => binary!(i32, i32 => i32, |a, b| a.min(b)),
-            ("min", U64) => binary!(u64, u64 => u64, |a, b| a.min(b)),
-            ("min", S64) => binary!(i64, i64 => i64, |a, b| a.min(b)),
-            ("max", U16) => binary!(u16, u16 => u16, |a, b| a.max(b)),
-            ("max", S16) => binary!(i16, i16 => i16, |a, b| a.max(b)),
-            ("max", U32) => binary!(u32, u32 => u32, |a, b| a.max(b)),
-            ("max", S32) => binary!(i32, i32 => i32, |a, b| a.max(b)),
-            ("max", U64) => binary!(u64, u64 => u64, |a, b| a.max(b)),
-            ("max", S64) => binary!(i64, i64 => i64, |a, b| a.max(b)),
-            ("abs", S16) => unary!(i16 => i16, |a| a.wrapping_abs()),
-            ("abs", S32) => unary!(i32 => i32, |a| a.wrapping_abs()),
-            ("abs", S64) => unary!(i64 => i64, |a| a.wrapping_abs()),
-            ("neg", S16) => unary!(i16 => i16, |a| a.wrapping_neg()),
-            ("neg", S32) => unary!(i32 => i32, |a| a.wrapping_neg()),
-            ("neg", S64) => unary!(i64 => i64, |a| a.wrapping_neg()),
+            ("min", U16) => binary!(u16, u16 => u16, std::cmp::Ord::min),
+            ("min", S16) => binary!(i16, i16 => i16, std::cmp::Ord::min),
+            ("min", U32) => binary!(u32, u32 => u32, std::cmp::Ord::min),
+            ("min", S32) => binary!(i32, i32 => i32, std::cmp::Ord::min),
+            ("min", U64) => binary!(u64, u64 => u64, std::cmp::Ord::min),
+            ("min", S64) => binary!(i64, i64 => i64, std::cmp::Ord::min),
+            ("max", U16) => binary!(u16, u16 => u16, std::cmp::Ord::max),
+            ("max", S16) => binary!(i16, i16 => i16, std::cmp::Ord::max),
+            ("max", U32) => binary!(u32, u32 => u32, std::cmp::Ord::max),
+            ("max", S32) => binary!(i32, i32 => i32, std::cmp::Ord::max),
+            ("max", U64) => binary!(u64, u64 => u64, std::cmp::Ord::max),
+            ("max", S64) => binary!(i64, i64 => i64, std::cmp::Ord::max),
+            ("abs", S16) => unary!(i16 => i16, i16::wrapping_abs),
+            ("abs", S32) => unary!(i32 => i32, i32::wrapping_abs),
+            ("abs", S64) => unary!(i64 => i64, i64::wrapping_abs),
+            ("neg", S16) => unary!(i16 => i16, i16::wrapping_neg),
+            ("neg", S32) => unary!(i32 => i32, i32::wrapping_neg),
+            ("neg", S64) => unary!(i64 => i64, i64::wrapping_neg),
             _ => return self.unsupported(element),
         };
         let (d, s) = self.uniform_operands(operands, element, count)?;
@@ -167,10 +167,10 @@ impl Decoder<'_> {
         }
         let run = match (opcode, packed) {
             ("add", _) => both(u16::wrapping_add),
-            ("min", "u16x2") => both(|a, b| a.min(b)),
-            ("max", "u16x2") => both(|a, b| a.max(b)),
-            ("min", _) => signed(|a, b| a.min(b)),
-            ("max", _) => signed(|a, b| a.max(b)),
+            ("min", "u16x2") => both(std::cmp::Ord::min),
+            ("max", "u16x2") => both(std::cmp::Ord::max),
+            ("min", _) => signed(std::cmp::Ord::min),
+            ("max", _) => signed(std::cmp::Ord::max),
             _ => return self.fail("packed integers only add, min and max"),
         };
         let (d, s) = self.uniform_operands(operands, ScalarType::B32, 2)?;
@@ -183,9 +183,9 @@ impl Decoder<'_> {
         let Some(part) = m.one_of(&["lo", "hi", "wide"]) else { return self.fail("needs .lo, .hi or .wide") };
         let mad = opcode == "mad";
         let run: AluFn = match (part, element, mad) {
-            ("lo", U16 | S16, false) => binary!(u16, u16 => u16, |a, b| a.wrapping_mul(b)),
-            ("lo", U32 | S32, false) => binary!(u32, u32 => u32, |a, b| a.wrapping_mul(b)),
-            ("lo", U64 | S64, false) => binary!(u64, u64 => u64, |a, b| a.wrapping_mul(b)),
+            ("lo", U16 | S16, false) => binary!(u16, u16 => u16, u16::wrapping_mul),
+            ("lo", U32 | S32, false) => binary!(u32, u32 => u32, u32::wrapping_mul),
+            ("lo", U64 | S64, false) => binary!(u64, u64 => u64, u64::wrapping_mul),
             ("hi", U16, false) => binary!(u16, u16 => u16, |a, b| ((u32::from(a) * u32::from(b)) >> 16) as u16),
             ("hi", S16, false) => binary!(i16, i16 => i16, |a, b| ((i32::from(a) * i32::from(b)) >> 16) as i16),
             ("hi", U32, false) => binary!(u32, u32 => u32, |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
@@ -380,8 +380,8 @@ impl Decoder<'_> {
             ("cnot", B16) => (unary!(u16 => u16, |a| u16::from(a == 0)), 1),
             ("cnot", B32) => (unary!(u32 => u32, |a| u32::from(a == 0)), 1),
             ("cnot", B64) => (unary!(u64 => u64, |a| u64::from(a == 0)), 1),
-            ("brev", B32) => (unary!(u32 => u32, |a| a.reverse_bits()), 1),
-            ("brev", B64) => (unary!(u64 => u64, |a| a.reverse_bits()), 1),
+            ("brev", B32) => (unary!(u32 => u32, u32::reverse_bits), 1),
+            ("brev", B64) => (unary!(u64 => u64, u64::reverse_bits), 1),
             ("sad", U32) => (ternary!(u32, u32, u32 => u32, |a, b, c| a.abs_diff(b).wrapping_add(c)), 3),
             ("sad", S32) => (ternary!(i32, i32, u32 => u32, |a, b, c| a.abs_diff(b).wrapping_add(c)), 3),
             ("sad", U16) => (ternary!(u16, u16, u16 => u16, |a, b, c| a.abs_diff(b).wrapping_add(c)), 3),
@@ -390,10 +390,10 @@ impl Decoder<'_> {
             ("sad", S64) => (ternary!(i64, i64, u64 => u64, |a, b, c| a.abs_diff(b).wrapping_add(c)), 3),
             ("popc" | "clz", B32 | B64) => {
                 let run: AluFn = match (opcode, element) {
-                    ("popc", B32) => unary!(u32 => u32, |a| a.count_ones()),
-                    ("popc", _) => unary!(u64 => u32, |a| a.count_ones()),
-                    (_, B32) => unary!(u32 => u32, |a| a.leading_zeros()),
-                    _ => unary!(u64 => u32, |a| a.leading_zeros()),
+                    ("popc", B32) => unary!(u32 => u32, u32::count_ones),
+                    ("popc", _) => unary!(u64 => u32, u64::count_ones),
+                    (_, B32) => unary!(u32 => u32, u32::leading_zeros),
+                    _ => unary!(u64 => u32, u64::leading_zeros),
                 };
                 self.expect_count(operands, 2)?;
                 let source = self.source(&operands[1], element)?;

@@ -162,7 +162,7 @@ impl Decoder<'_> {
         self.expect_count(operands, 2)?;
         let a = self.source(&operands[1], element)?.row;
         let p = self.target_predicate(&operands[0])?;
-        self.emit_alu(run, Args { p, a, ..Args::default() }, &[a], &[p | PREDICATE_FLAG]);
+        self.emit_alu(run, Args { a, p, ..Args::default() }, &[a], &[p | PREDICATE_FLAG]);
         Ok(())
     }
 }

@@ -42,7 +42,6 @@ const MAX_FILE_BYTES: u32 = 64 << 20;
 /// Over all kernels of a module: functions are decoded once per kernel that calls them, which must not multiply.
 const MAX_STEPS: usize = 2 << 20;
 
-/// What a name stands for.
 #[derive(Debug, Clone)]
 enum Binding {
     Register(ScalarType, Option<Reg>),

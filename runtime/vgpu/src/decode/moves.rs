@@ -285,9 +285,9 @@ impl Decoder<'_> {
             None => self.copy_register(target, source),
             Some(window) => {
                 let run = if to_space {
-                    binary!(u64, u64 => u64, |a, b| a.wrapping_sub(b))
+                    binary!(u64, u64 => u64, u64::wrapping_sub)
                 } else {
-                    binary!(u64, u64 => u64, |a, b| a.wrapping_add(b))
+                    binary!(u64, u64 => u64, u64::wrapping_add)
                 };
                 self.alu(run, target, &[source, window]);
             }

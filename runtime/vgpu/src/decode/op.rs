@@ -7,7 +7,6 @@ use crate::ptx::ast::VariableSpace;
 use crate::semantics::lanes::{AluFn, Args};
 pub(crate) use crate::semantics::shuffle::{ShuffleMode, Sources};
 
-/// No guard.
 pub(crate) const NO_GUARD: u32 = u32::MAX;
 /// Flag of a negated guard.
 pub(crate) const GUARD_NOT: u32 = 1 << 31;

@@ -264,9 +264,8 @@ impl Decoder<'_> {
         let parity = m.take("parity");
         let order = m.order();
         let scope = m.scope();
-        let space = match self.state_space(m)? {
-            space @ (Space::Generic | Space::Shared) => space,
-            _ => return self.fail("an mbarrier is in shared memory"),
+        let space @ (Space::Generic | Space::Shared) = self.state_space(m)? else {
+            return self.fail("an mbarrier is in shared memory");
         };
         if kind != "expect_tx" && kind != "complete_tx" || order.is_none() {
             self.only_type(m, ScalarType::B64)?;

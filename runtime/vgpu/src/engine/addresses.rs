@@ -3,12 +3,15 @@
 /// The addresses of the lanes of a mask, before the offset of the instruction is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Addresses {
-    /// All the same.
     Same(u64),
     /// One element after the other, as the lanes are numbered; where lane 0 is or would be.
     Row(u64),
     /// Anything else: the least, the greatest, and the bits that are set in any.
-    Scattered { least: u64, most: u64, bits: u64 },
+    Scattered {
+        least: u64,
+        most: u64,
+        bits: u64,
+    },
 }
 
 impl Addresses {

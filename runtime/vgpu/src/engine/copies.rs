@@ -163,9 +163,8 @@ impl Machine {
         let fail = |fault| bad_access(lane, address, bytes, fault);
         if space == Space::Shared {
             let size = self.ctas[warp.cta as usize].as_ref().map_or(0, |cta| cta.shared.len());
-            let offset = match self.resolve(warp, space, address, 1, lane, write).map_err(fail)? {
-                Home::Shared(offset) => offset,
-                _ => return Err(fail(MemoryFault::NotAnAddress)),
+            let Home::Shared(offset) = self.resolve(warp, space, address, 1, lane, write).map_err(fail)? else {
+                return Err(fail(MemoryFault::NotAnAddress));
             };
             if u64::from(offset) + u64::from(bytes) > size {
                 return Err(fail(MemoryFault::OutOfBounds {

@@ -32,7 +32,7 @@ impl Machine {
         let mut candidates = ready(warp);
         match candidates[..] {
             [] => return None,
-            [only] if warp.splits[only].mask.count_ones() == 1 => {
+            [only] if warp.splits[only].mask.is_power_of_two() => {
                 return Some(Choice { index: only, limit: u32::MAX, steps: u32::MAX });
             }
             _ => {}

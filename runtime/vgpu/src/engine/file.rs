@@ -66,12 +66,12 @@ impl Machine {
         let kernel = state.kernel.clone();
         let code = kernel.code();
         file.rows.resize((code.file_bytes as usize).div_ceil(size_of::<Row>()), Row::default());
-        if file.launch != Some(warp.launch_id) {
-            file.rows[..state.template.rows.len()].copy_from_slice(&state.template.rows);
-            file.launch = Some(warp.launch_id);
-        } else {
+        if file.launch == Some(warp.launch_id) {
             let zeroed = code.zeroed_from as usize / size_of::<Row>();
             file.rows[zeroed..state.template.rows.len()].fill(Row::default());
+        } else {
+            file.rows[..state.template.rows.len()].copy_from_slice(&state.template.rows);
+            file.launch = Some(warp.launch_id);
         }
         fill_own_constants(&mut file, warp, state);
         warp.file = file;

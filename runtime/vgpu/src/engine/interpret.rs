@@ -193,7 +193,7 @@ impl Machine {
                 Op::Copy(op) => self.small_copy(warp, op, mask, pc)?,
                 Op::CommitCopies => commit(warp, mask, false),
                 Op::CopyArrive { place, no_increment } => {
-                    self.copy_arrive(warp, place, *no_increment, mask, pc, code)?
+                    self.copy_arrive(warp, place, *no_increment, mask, pc, code)?;
                 }
                 Op::Mbarrier(op) => self.mbarrier(warp, op, mask, pc, code)?,
                 // From here on: instructions that can stop a split or send its lanes to different places. The lanes

@@ -51,7 +51,6 @@ pub(crate) struct Armed {
     pub ticket: u64,
     /// What it reads; first the warp's own reads, then those of the warps that it meets.
     pub reads: Vec<Watch>,
-    /// How many are its own.
     pub own: usize,
 }
 

@@ -49,15 +49,12 @@ pub enum RunError {
 pub struct Site {
     /// Rank whose kernel this is.
     pub rank: RankId,
-    /// Name of the kernel.
     pub kernel: String,
-    /// Number of the launch.
     pub launch: LaunchId,
     /// CTA along x, y and z.
     pub cta: [u32; 3],
     /// Warp in its CTA.
     pub warp: u32,
-    /// Lanes.
     pub lanes: u32,
     /// Line in the PTX text.
     pub line: u32,
@@ -117,7 +114,6 @@ pub enum FaultKind {
         address: Address,
         /// Bytes of the access.
         bytes: u32,
-        /// What is wrong.
         fault: MemoryFault,
     },
     /// Something that PTX leaves undefined.
@@ -135,7 +131,6 @@ pub struct Fault {
     pub site: Site,
     /// Thread index along x, y and z.
     pub thread: [u32; 3],
-    /// What.
     pub kind: FaultKind,
     /// How to repeat it.
     pub schedule: Schedule,
@@ -201,7 +196,6 @@ pub enum WaitReason {
     },
     /// A CTA barrier.
     Barrier {
-        /// Number.
         number: u32,
         /// Threads that it needs.
         expected: u32,
@@ -250,9 +244,7 @@ impl std::fmt::Display for WaitReason {
 /// A group of lanes that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// Who and where.
     pub site: Site,
-    /// For what.
     pub reason: WaitReason,
 }
 
@@ -261,26 +253,15 @@ pub struct Waiting {
 pub enum NotStarted {
     /// CTAs that wait for a place on an SM.
     Ctas {
-        /// Rank.
         rank: RankId,
-        /// Name of the kernel.
         kernel: String,
-        /// Number of the launch.
         launch: LaunchId,
         /// How many have not started.
         waiting: u32,
-        /// How many the grid has.
         grid: u32,
     },
     /// A launch behind an event that nobody has reached.
-    Stream {
-        /// Rank.
-        rank: RankId,
-        /// Number of the stream.
-        stream: StreamId,
-        /// Number of the event.
-        event: EventId,
-    },
+    Stream { rank: RankId, stream: StreamId, event: EventId },
 }
 
 impl std::fmt::Display for NotStarted {
@@ -303,7 +284,6 @@ impl std::fmt::Display for NotStarted {
 pub struct Deadlock {
     /// Every group of lanes that waits: those that poll memory first.
     pub waiting: Vec<Waiting>,
-    /// What has not started.
     pub not_started: Vec<NotStarted>,
     /// How to repeat it.
     pub schedule: Schedule,
@@ -312,11 +292,8 @@ pub struct Deadlock {
 /// A launch that had begun and not finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
-    /// Rank.
     pub rank: RankId,
-    /// Name of the kernel.
     pub kernel: String,
-    /// Number of the launch.
     pub launch: LaunchId,
     /// CTAs that have finished.
     pub finished: u32,
@@ -336,7 +313,6 @@ impl std::fmt::Display for Running {
 pub struct Limit {
     /// Warp instructions that it allows.
     pub instructions: u64,
-    /// What was running.
     pub running: Vec<Running>,
     /// Where everybody was. Some may have waited, but not all of them did.
     pub state: Deadlock,

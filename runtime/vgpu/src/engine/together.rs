@@ -157,7 +157,7 @@ fn span(warp: &Warp, op: &MemoryOp, mask: u32) -> Option<Span> {
     let (pattern, start, bytes, bits) = match warp.addresses(&op.place, op.size(), mask)? {
         Addresses::Same(first) => (Pattern::Same, first, size, first.wrapping_add(offset)),
         Addresses::Row(zero) => {
-            let (low, high) = (mask.trailing_zeros(), 31 - mask.leading_zeros());
+            let (low, high) = (mask.trailing_zeros(), mask.ilog2());
             let start = zero.wrapping_add(u64::from(low) * size);
             (Pattern::Row, start, u64::from(high - low + 1) * size, start.wrapping_add(offset))
         }

@@ -38,10 +38,8 @@ pub enum Proxy {
     NonCoherent,
 }
 
-/// What the access does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AccessKind {
-    /// Reads.
     Read,
     /// Writes.
     Write,
@@ -62,17 +60,13 @@ pub enum Location {
 /// thread can see them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
-    /// Who.
     pub thread: ThreadId,
-    /// Where.
     pub location: Location,
-    /// How many bytes.
     pub bytes: u32,
     /// Memory order.
     pub order: Order,
     /// Scope, where the order has one.
     pub scope: Scope,
-    /// Proxy.
     pub proxy: Proxy,
     /// Read, write or both.
     pub kind: AccessKind,
@@ -109,7 +103,6 @@ pub enum Event {
         lanes: u32,
         /// What it orders.
         fence: Fence,
-        /// Scope.
         scope: Scope,
         /// Line in the PTX text.
         line: u32,
@@ -120,14 +113,12 @@ pub enum Event {
         thread: ThreadId,
         /// Lanes that arrive.
         lanes: u32,
-        /// Barrier number.
         barrier: u32,
     },
     /// A CTA barrier completes: everything that arrived happens before everything that waited.
     BarrierComplete {
         /// Any thread of the CTA.
         thread: ThreadId,
-        /// Barrier number.
         barrier: u32,
     },
     /// A warp barrier (or another instruction with a member mask) completes.
@@ -141,14 +132,10 @@ pub enum Event {
     },
     /// A CTA of a launch starts.
     CtaStart {
-        /// First thread.
         thread: ThreadId,
     },
-    /// A launch is complete.
     LaunchComplete {
-        /// Rank.
         rank: RankId,
-        /// Launch.
         launch: LaunchId,
     },
     /// Everything that was queued or has not finished has been given up.

@@ -11,7 +11,6 @@ pub enum MemoryFault {
     WrongRank {
         /// Rank in the address.
         owner: RankId,
-        /// Why it is wrong.
         reason: String,
     },
     /// Beyond the ends of an allocation.

@@ -28,7 +28,6 @@ pub struct Race {
 /// One of the accesses of a race.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Side {
-    /// Who.
     pub thread: ThreadId,
     /// Read or write.
     pub kind: AccessKind,

@@ -36,7 +36,6 @@ impl Traffic {
         self.written[by.0 as usize * self.ranks + to.0 as usize]
     }
 
-    /// Number of ranks.
     pub fn ranks(&self) -> u32 {
         self.ranks as u32
     }

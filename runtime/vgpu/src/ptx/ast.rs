@@ -29,13 +29,11 @@ pub enum VariableSpace {
 /// A variable or parameter declaration.
 #[derive(Debug, Clone)]
 pub struct Variable {
-    /// Name as written.
     pub name: String,
     /// Where it lives.
     pub space: VariableSpace,
     /// Alignment in bytes, a power of two.
     pub align: u32,
-    /// Element type.
     pub element: ScalarType,
     /// Size in bytes of the whole variable; 0 for an unsized `.extern` array.
     pub bytes: u64,
@@ -67,11 +65,9 @@ pub enum Initial {
 pub struct Function {
     /// A kernel (`.entry`) rather than a device function.
     pub entry: bool,
-    /// Name as written.
     pub name: String,
     /// Return parameters of a device function.
     pub returns: Vec<FunctionParameter>,
-    /// Parameters.
     pub parameters: Vec<FunctionParameter>,
     /// `.maxntid`, product of the extents given.
     pub max_threads: Option<u32>,
@@ -103,7 +99,6 @@ pub enum Statement {
     Registers(ScalarType, Vec<(String, Option<u32>)>, u32),
     /// A variable declared inside the body.
     Variable(Variable),
-    /// An instruction.
     Instruction(Instruction),
     /// `name: .branchtargets a, b;`
     BranchTargets(String, Vec<String>, u32),
@@ -136,7 +131,6 @@ impl Instruction {
     }
 }
 
-/// One operand.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operand {
     /// A register, symbol, label or special register (`%tid.x` is one name).

@@ -14,7 +14,6 @@ pub(crate) use types::ScalarType;
 pub struct PtxError {
     /// Line in the text, from 1.
     pub line: u32,
-    /// What is wrong.
     pub message: String,
     /// The line as written, without indentation; empty if the text has no such line.
     pub text: String,

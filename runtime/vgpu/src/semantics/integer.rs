@@ -87,7 +87,7 @@ pub fn bfind(a: u64, width: u32, shift_amount: bool) -> u32 {
     if a == 0 {
         return u32::MAX;
     }
-    let at = 63 - a.leading_zeros();
+    let at = a.ilog2();
     if shift_amount { width - 1 - at } else { at }
 }
 

@@ -12,11 +12,9 @@ use crate::syntax::ast::{Argument, Expression, ExpressionKind, Name};
 /// What a name before parentheses means.
 #[derive(Clone, Copy)]
 enum Function {
-    /// Of each number.
     Each(Unary),
     /// Of two numbers each.
     Pair(Binary),
-    /// Of many numbers.
     Reduce(Reduction),
     Softmax,
     Normalize,
@@ -226,7 +224,7 @@ impl Lowering<'_, '_> {
                 sum = self.push(Op::Binary(op, sum, number))?;
             }
             None if may_vanish(&self.program, id) => {
-                self.checker.report(ModelProblem::SumMayVanish { span: call.span })
+                self.checker.report(ModelProblem::SumMayVanish { span: call.span });
             }
             None => {}
         }

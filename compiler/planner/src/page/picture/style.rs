@@ -84,7 +84,6 @@ pub(super) enum Mark {
     Limit,
     /// The mean of several.
     Mean,
-    /// One of many.
     Dot,
     /// One of many that cannot be.
     Cross,

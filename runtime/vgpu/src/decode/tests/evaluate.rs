@@ -18,7 +18,7 @@ pub fn stores(code: &KernelCode) -> Vec<u64> {
         let count = (reg.bytes as usize).min(8);
         // SAFETY: as above.
         unsafe {
-            std::ptr::copy_nonoverlapping(base.add((reg.row + lane * reg.bytes) as usize), bytes.as_mut_ptr(), count)
+            std::ptr::copy_nonoverlapping(base.add((reg.row + lane * reg.bytes) as usize), bytes.as_mut_ptr(), count);
         }
         u64::from_le_bytes(bytes)
     };
