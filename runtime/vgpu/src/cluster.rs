@@ -11,7 +11,8 @@ use crate::error::ClusterError;
 use crate::ids::{EventId, LaunchId, RankId, StreamId};
 use crate::launch::Launch;
 use crate::memory::address::MAX_RANKS;
-use crate::memory::{Address, MemoryFault, Observer, Traffic};
+use crate::memory::{Address, MemoryFault, Traffic};
+use crate::observer::{AccessKind, Event, Observer};
 use crate::module::{Kernel, Module};
 
 const MAX_SMS: u32 = 1024;
@@ -58,7 +59,9 @@ impl Cluster {
     pub fn allocate(&mut self, rank: RankId, bytes: u64, name: &str) -> Result<Address, ClusterError> {
         self.check(rank)?;
         let made = self.machine.memory.allocate(rank, bytes, name, false);
-        made.map_err(|reason| ClusterError::Allocation { name: name.to_owned(), reason })
+        let made = made.map_err(|reason| ClusterError::Allocation { name: name.to_owned(), reason })?;
+        self.machine.tell_name(made, bytes, name);
+        Ok(made)
     }
 
     /// Closes an allocation to the kernels of other ranks: their accesses are errors from now on.
@@ -83,7 +86,9 @@ impl Cluster {
     ) -> Result<(), ClusterError> {
         self.host("label", address, bytes, |allocation, offset| {
             allocation.name_range(offset, offset + bytes, name, writer);
-        })
+        })?;
+        self.machine.tell_name(address, bytes, name);
+        Ok(())
     }
 
     fn host(
@@ -130,6 +135,7 @@ impl Cluster {
     pub fn write(&mut self, address: Address, bytes: &[u8]) -> Result<(), ClusterError> {
         let target = self.machine.memory.write_device(None, address.0, bytes.len() as u64);
         target.map_err(|fault| ClusterError::Memory { doing: "write", address, fault })?.copy_from_slice(bytes);
+        self.tell_host(address, bytes.len(), AccessKind::Write);
         Ok(())
     }
 
@@ -140,7 +146,12 @@ impl Cluster {
     pub fn read(&mut self, address: Address, bytes: &mut [u8]) -> Result<(), ClusterError> {
         let source = self.machine.memory.read_device(None, address.0, bytes.len() as u64);
         bytes.copy_from_slice(source.map_err(|fault| ClusterError::Memory { doing: "read", address, fault })?);
+        self.tell_host(address, bytes.len(), AccessKind::Read);
         Ok(())
+    }
+
+    fn tell_host(&mut self, address: Address, bytes: usize, kind: AccessKind) {
+        self.machine.observers.tell(|| Event::Host { address, bytes: bytes as u64, kind });
     }
 
     /// Places the variables of a module in the memory of a rank. The first launch does it if nobody did. They are there as long as
@@ -191,6 +202,31 @@ impl Cluster {
     /// # Errors
     /// When shape, shared memory or arguments are not what the kernel can have.
     pub fn launch(&mut self, stream: StreamId, kernel: &Kernel, launch: Launch) -> Result<LaunchId, ClusterError> {
+        self.queue(stream, kernel, launch, false)
+    }
+
+    /// As [`Cluster::launch`], of a launch that may begin before the end of the one before it in its stream (programmatic dependent
+    /// launch): what that one wrote is there after `griddepcontrol.wait`. Here it begins after the end all the same; what it does before
+    /// it waits is for a [`crate::Judge`] to see.
+    ///
+    /// # Errors
+    /// As [`Cluster::launch`].
+    pub fn launch_dependent(
+        &mut self,
+        stream: StreamId,
+        kernel: &Kernel,
+        launch: Launch,
+    ) -> Result<LaunchId, ClusterError> {
+        self.queue(stream, kernel, launch, true)
+    }
+
+    fn queue(
+        &mut self,
+        stream: StreamId,
+        kernel: &Kernel,
+        launch: Launch,
+        dependent: bool,
+    ) -> Result<LaunchId, ClusterError> {
         let rank = self.check_stream(stream)?;
         let fail = |reason| ClusterError::Launch { kernel: kernel.name().to_owned(), reason };
         let (code, [x, y, z]) = (kernel.code(), launch.block);
@@ -227,7 +263,7 @@ impl Cluster {
         let parameters = launch.parameter_block(kernel)?.into();
         self.machine.load_module(rank, &kernel.module)?;
         let (id, Launch { grid, block, shared, .. }) = (self.machine.next_launch(), launch);
-        let request = Request { id, kernel: kernel.clone(), grid, block, shared, parameters };
+        let request = Request { id, kernel: kernel.clone(), grid, block, shared, parameters, dependent };
         self.machine.push(stream, Command::Launch(Box::new(request)));
         Ok(id)
     }
@@ -310,14 +346,9 @@ impl Cluster {
         self.machine.time
     }
 
-    /// Shows every further access and ordering event to an observer.
+    /// Shows every further access and ordering event to an observer, beside those that there are.
     pub fn observe(&mut self, observer: Box<dyn Observer + Send>) {
-        self.machine.observer = Some(observer);
-    }
-
-    /// Gives the observer back.
-    pub fn take_observer(&mut self) -> Option<Box<dyn Observer + Send>> {
-        self.machine.observer.take()
+        self.machine.observe(observer);
     }
 }
 

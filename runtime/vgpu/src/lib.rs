@@ -107,9 +107,11 @@ mod decode;
 mod engine;
 mod error;
 mod ids;
+mod judge;
 mod launch;
 mod memory;
 mod module;
+mod observer;
 mod ptx;
 
 pub use cluster::Cluster;
@@ -120,13 +122,12 @@ pub use engine::report::{
     Waiting,
 };
 pub use error::ClusterError;
-pub use ids::{EventId, LaunchId, RankId, StreamId, ThreadId};
+pub use ids::{CopyId, EventId, LaunchId, RankId, StreamId, ThreadId};
 pub use launch::{Argument, Launch};
-pub use memory::{
-    Access, AccessKind, Address, Event, Fence, Location, MemoryFault, Observer, Order, Proxy, Race, Races, Scope, Side,
-    Traffic,
-};
+pub use judge::{Race, Races, Side};
+pub use memory::{Address, MemoryFault, Order, Proxy, Scope, Traffic};
 pub use module::{Kernel, Module};
+pub use observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep, Observer};
 pub use ptx::PtxError;
 
 const _: () = {

@@ -94,12 +94,13 @@ impl Decoder<'_> {
                 self.emit(Op::Nothing);
             }
             "griddepcontrol" => {
-                if m.one_of(&["launch_dependents", "wait"]).is_none() {
-                    return self.fail("needs .launch_dependents or .wait");
-                }
+                let op = match m.one_of(&["launch_dependents", "wait"]) {
+                    Some("wait") => Op::GridWait,
+                    Some(_) => Op::Nothing,
+                    None => return self.fail("needs .launch_dependents or .wait"),
+                };
                 self.expect_count(operands, 0)?;
-                // Launches of one stream run one after the other here, so that there is nothing to wait for.
-                self.emit(Op::Nothing);
+                self.emit(op);
             }
             "pmevent" => {
                 m.take("mask");

@@ -77,6 +77,7 @@ fn operands(op: &mut Op, each: Each<'_>) {
         | Op::WaitBulk { .. }
         | Op::CommitCopies
         | Op::WaitCopies { .. }
+        | Op::GridWait
         | Op::Nothing => {}
         Op::Scalar(op) => {
             op.sources.iter_mut().for_each(|reg| read(reg, each));

@@ -3,7 +3,7 @@
 use super::modifiers::Modifiers;
 use super::op::{AtomicKind, AtomicOp, Constant, Elements, MemoryOp, Op, Reg, Space};
 use super::{Decoded, Decoder};
-use crate::memory::access::{Order, Proxy, Scope};
+use crate::memory::order::{Order, Proxy, Scope};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
 

@@ -1,7 +1,7 @@
 //! The modifiers of a mnemonic, taken one by one. Invariant: an instruction is accepted only when all of its modifiers
 //! were taken, so an unknown one can never be ignored.
 
-use crate::memory::access::{Order, Scope};
+use crate::memory::order::{Order, Scope};
 use crate::ptx::ScalarType;
 
 pub(super) struct Modifiers<'a> {

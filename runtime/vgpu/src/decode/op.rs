@@ -1,7 +1,7 @@
 //! The compact form of a kernel: what the engine runs. Operands are byte offsets into a warp's register file; constants,
 //! special registers and symbol addresses are rows of that file, filled when a warp starts.
 
-use crate::memory::access::{Order, Proxy, Scope};
+use crate::memory::order::{Order, Proxy, Scope};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::VariableSpace;
 use crate::semantics::lanes::{AluFn, Args};
@@ -366,6 +366,8 @@ pub(crate) enum Op {
         place: Box<Place>,
         no_increment: bool,
     },
+    /// Waits for the launches before this one in its stream.
+    GridWait,
     /// No effect on memory or registers: prefetches, cache policies, register hints.
     Nothing,
 }

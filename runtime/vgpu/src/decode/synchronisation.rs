@@ -4,7 +4,7 @@ use super::memory::Strength;
 use super::modifiers::Modifiers;
 use super::op::*;
 use super::{Decoded, Decoder};
-use crate::memory::access::{Order, Scope};
+use crate::memory::order::{Order, Scope};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
 use crate::semantics::shuffle;

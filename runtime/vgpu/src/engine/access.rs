@@ -12,7 +12,8 @@ use super::together::device_space;
 use super::warp::{Outcome, Warp, bad_access, copy_element, lanes, put_low_bytes};
 use crate::decode::op::{KernelCode, MemoryOp, Place, SHARED_BASE, Space};
 use crate::memory::address::{Target, target};
-use crate::memory::{Access, AccessKind, Address, Location, MemoryFault, Order, Proxy, Scope};
+use crate::memory::{Address, MemoryFault, Order, Proxy, Scope};
+use crate::observer::{Access, AccessKind, Location};
 
 /// Where an access goes, after its address has been checked.
 #[derive(Debug, Clone, Copy)]
@@ -157,16 +158,16 @@ impl Machine {
         Ok(segment.span(offset, bytes.into()))
     }
 
-    /// Shows an access to the observer.
+    /// Shows an access to the observers.
     pub(super) fn show(&mut self, warp: &Warp, lane: u32, home: Home, bytes: u32, manner: Manner) {
-        let Some(observer) = &mut self.observer else { return };
         let location = match home {
             Home::Device(address) => Location::Device(Address(address)),
             Home::Shared(offset) => Location::Shared(warp.cta_index, offset),
             Home::Local(_) | Home::Param(_) => return,
         };
         let Manner { order, scope, proxy, kind, line } = manner;
-        observer.access(&Access { thread: warp.thread(lane), location, bytes, order, scope, proxy, kind, line });
+        let thread = warp.thread(lane);
+        self.observers.access(&Access { thread, location, bytes, order, scope, proxy, kind, line, copy: None });
     }
 
     pub(super) fn note_read(&self, warp: &mut Warp, home: Home, bytes: u32, pc: u32, lane: u32) {
@@ -190,7 +191,7 @@ impl Machine {
         pc: u32,
         code: &KernelCode,
     ) -> Outcome<()> {
-        if self.observer.is_none() && self.load_together(warp, op, mask, pc) {
+        if self.observers.is_empty() && self.load_together(warp, op, mask, pc) {
             return Ok(());
         }
         self.load_lanes(warp, op, mask, pc, code)
@@ -234,7 +235,7 @@ impl Machine {
     #[inline]
     fn after_read(&mut self, warp: &mut Warp, home: Home, bytes: u32, pc: u32, lane: u32, manner: Manner) {
         self.note_read(warp, home, bytes, pc, lane);
-        if self.observer.is_some() {
+        if !self.observers.is_empty() {
             self.show(warp, lane, home, bytes, manner);
         }
     }
@@ -248,9 +249,13 @@ impl Machine {
         pc: u32,
         code: &KernelCode,
     ) -> Outcome<()> {
-        if op.place.space != Space::Local && !warp.probe.checks_stores {
-            warp.effects += 1;
-            if self.observer.is_none() && self.store_together(warp, op, mask) {
+        if op.place.space != Space::Local && self.observers.is_empty() {
+            let done = if warp.probe.checks_stores {
+                self.store_together::<true>(warp, op, mask)
+            } else {
+                self.store_together::<false>(warp, op, mask)
+            };
+            if done {
                 return Ok(());
             }
         }
@@ -281,7 +286,7 @@ impl Machine {
                 }
             }
             self.put(warp, home, &element[..size as usize]).map_err(|fault| bad_access(lane, address, size, fault))?;
-            if self.observer.is_some() {
+            if !self.observers.is_empty() {
                 self.show(warp, lane, home, size, manner);
             }
         }

@@ -4,8 +4,9 @@ use super::Machine;
 use super::access::{Home, Manner, shared_symbol};
 use super::arithmetic::{combine, combine_in_device};
 use super::warp::{Outcome, Warp, bad_access, lanes, put_low_bytes, zero_extended};
-use crate::decode::op::{AtomicOp, KernelCode};
-use crate::memory::{AccessKind, MemoryFault, Proxy};
+use crate::decode::op::{AtomicKind, AtomicOp, KernelCode};
+use crate::memory::{MemoryFault, Order, Proxy};
+use crate::observer::AccessKind;
 
 impl Machine {
     pub(super) fn atomic(
@@ -29,14 +30,14 @@ impl Machine {
                 warp.set_value(target, lane, old);
             }
             self.note_read(warp, home, bytes, pc, lane);
-            if self.observer.is_some() {
-                let manner = Manner {
-                    order: op.order,
-                    scope: op.scope,
-                    proxy: Proxy::Generic,
-                    kind: AccessKind::Atomic,
-                    line: code.lines[pc as usize],
-                };
+            if !self.observers.is_empty() {
+                // A compare-and-swap that fails writes nothing, so that nothing is released.
+                let differ = (old ^ b) << (128 - 8 * bytes) != 0;
+                let failed = op.kind == AtomicKind::CompareSwap && differ;
+                let (kind, order) =
+                    if failed { (AccessKind::Read, of_reading(op.order)) } else { (AccessKind::Atomic, op.order) };
+                let manner =
+                    Manner { order, scope: op.scope, proxy: Proxy::Generic, kind, line: code.lines[pc as usize] };
                 self.show(warp, lane, home, bytes, manner);
             }
         }
@@ -75,5 +76,14 @@ impl Machine {
         };
         warp.effects += u64::from(changed);
         Ok(before)
+    }
+}
+
+/// What is left of an order where nothing is written.
+fn of_reading(order: Order) -> Order {
+    match order {
+        Order::AcqRel | Order::SeqCst => Order::Acquire,
+        Order::Release => Order::Relaxed,
+        Order::Weak | Order::Volatile | Order::Relaxed | Order::Acquire => order,
     }
 }

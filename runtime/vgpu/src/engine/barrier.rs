@@ -5,7 +5,7 @@
 use super::Machine;
 use super::warp::{Outcome, Split, SplitState, Warp, lanes, undefined};
 use crate::decode::op::{BarrierMode, BarrierOp};
-use crate::memory::Event;
+use crate::observer::Event;
 
 const NUMBERS: usize = 16;
 
@@ -120,12 +120,9 @@ impl Machine {
             barrier.results.push((warp.number, mask, op.mode));
         }
         let complete = barrier.is_complete(&barriers.live);
-        if let Some(observer) = &mut self.observer {
-            let thread = warp.thread(mask.trailing_zeros());
-            observer.event(&Event::BarrierArrive { thread, lanes: mask, barrier: number });
-        }
+        let (thread, waits) = (warp.thread(mask.trailing_zeros()), op.mode != BarrierMode::Arrive);
+        self.observers.tell(|| Event::BarrierArrive { thread, lanes: mask, barrier: number, waits });
         if complete {
-            let waits = op.mode != BarrierMode::Arrive;
             let (warps, whole) = self.who_meets(warp, number, mask);
             self.complete(warp, number);
             if waits && whole {
@@ -134,7 +131,7 @@ impl Machine {
             self.met_in_part(warp, warps);
             return Ok(None);
         }
-        Ok((op.mode != BarrierMode::Arrive).then_some(SplitState::Barrier(number)))
+        Ok(waits.then_some(SplitState::Barrier(number)))
     }
 
     /// The warps at a barrier, a bit for each, and whether all of their lanes wait there. `current` is one of them, and `mask` the lanes
@@ -208,9 +205,7 @@ impl Machine {
                 self.enqueue_released(slot);
             }
         }
-        if let Some(observer) = &mut self.observer {
-            observer.event(&Event::BarrierComplete { thread: current.thread(0), barrier: number });
-        }
+        self.observers.tell(|| Event::BarrierComplete { thread: current.thread(0), barrier: number });
     }
 
     /// A barrier that now only waits for threads that have exited is complete.

@@ -9,7 +9,7 @@ use super::arithmetic::combine;
 use super::interpret::merge;
 use super::warp::{Outcome, Split, SplitState, Warp, lanes, undefined};
 use crate::decode::op::{AtomicKind, KernelCode, Op, VoteMode, WarpOp};
-use crate::memory::Event;
+use crate::observer::Event;
 use crate::ptx::ScalarType;
 use crate::semantics::shuffle;
 use crate::semantics::wide::{equal_lanes, permute};
@@ -74,7 +74,7 @@ impl Machine {
         }
         let needed = members & warp.live;
         if mask == needed {
-            if mask == u32::MAX && self.observer.is_none() && perform_whole(warp, op) {
+            if mask == u32::MAX && self.observers.is_empty() && perform_whole(warp, op) {
                 return Ok(Came::Together);
             }
             self.perform(warp, code, &[(pc, mask)]);
@@ -106,13 +106,12 @@ impl Machine {
     /// Carries the instruction out for lanes that are all there.
     fn perform(&mut self, warp: &mut Warp, code: &KernelCode, parts: &[Part]) {
         let all = parts.iter().fold(0, |all, part| all | part.1);
-        if let Some(observer) = &mut self.observer {
+        self.observers.tell(|| {
             let is_barrier =
                 |pc: u32| matches!(&code.steps[pc as usize].op, Op::Warp { op, .. } if matches!(**op, WarpOp::Barrier));
             let orders_memory = parts.iter().all(|part| is_barrier(part.0));
-            let thread = warp.thread(all.trailing_zeros());
-            observer.event(&Event::WarpSync { thread, lanes: all, orders_memory });
-        }
+            Event::WarpSync { thread: warp.thread(all.trailing_zeros()), lanes: all, orders_memory }
+        });
         let ops = || {
             parts.iter().filter_map(|(pc, mask)| match &code.steps[*pc as usize].op {
                 Op::Warp { op, .. } => Some((op.as_ref(), *mask)),

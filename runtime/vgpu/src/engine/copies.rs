@@ -12,8 +12,9 @@ use super::report::{Fault, FaultKind, RunError};
 use super::warp::{Outcome, SplitState, Warp, bad_access, lanes, put_low_bytes, undefined, zero_extended};
 use crate::config::Policy;
 use crate::decode::op::{AtomicKind, BulkDirection, BulkOp, CopyOp, KernelCode, Place, SHARED_BASE, Space};
-use crate::ids::ThreadId;
-use crate::memory::{Access, AccessKind, Address, Location, MemoryFault, Order, Proxy, Scope};
+use crate::ids::{CopyId, ThreadId};
+use crate::memory::{Address, MemoryFault, Order, Proxy, Scope};
+use crate::observer::{Access, AccessKind, Event, Location, MbarrierStep};
 use crate::module::Kernel;
 use crate::ptx::ScalarType;
 
@@ -131,13 +132,9 @@ impl Transfer {
     fn code(&self) -> &KernelCode {
         self.kernel.code()
     }
-}
 
-pub(super) fn commit(warp: &mut Warp, mask: u32, bulk: bool) {
-    warp.effects += 1;
-    let copies = lane_copies(warp);
-    for lane in lanes(mask) {
-        copies[lane as usize].groups(bulk).commit();
+    fn line(&self) -> u32 {
+        self.code().lines[self.pc as usize]
     }
 }
 
@@ -159,6 +156,22 @@ pub(super) fn groups_done(warp: &Warp, mask: u32, state: SplitState) -> bool {
 }
 
 impl Machine {
+    pub(super) fn commit(&mut self, warp: &mut Warp, mask: u32, bulk: bool) {
+        warp.effects += 1;
+        let copies = lane_copies(warp);
+        for lane in lanes(mask) {
+            copies[lane as usize].groups(bulk).commit();
+        }
+        let thread = warp.thread(mask.trailing_zeros());
+        self.observers.tell(|| Event::CopiesCommitted { thread, lanes: mask, bulk });
+    }
+
+    /// Tells that lanes wait for groups of their copies. They do nothing else until these are done.
+    pub(super) fn tell_wait(&mut self, warp: &Warp, mask: u32, bulk: bool, groups: u32, read: bool) {
+        let thread = warp.thread(mask.trailing_zeros());
+        self.observers.tell(|| Event::CopiesWaited { thread, lanes: mask, bulk, groups, read });
+    }
+
     fn end(&self, warp: &Warp, space: Space, address: u64, bytes: u32, lane: u32, write: bool) -> Outcome<End> {
         let fail = |fault| bad_access(lane, address, bytes, fault);
         if space == Space::Shared {
@@ -301,6 +314,11 @@ impl Machine {
             groups.open.writes += 1;
             transfer.group = Some(groups.open_number());
         }
+        if !matches!(transfer.work, Work::Arrive { .. }) {
+            let (thread, copy, line) = (transfer.thread, CopyId(transfer.issued), transfer.line());
+            let bulk = transfer.work == Work::Bulk;
+            self.observers.tell(|| Event::CopyIssued { thread, copy, bulk, grouped: group.is_some(), line });
+        }
         if let Some(cta) = &mut self.ctas[warp.cta as usize] {
             cta.copies_pending += 1;
         }
@@ -388,7 +406,9 @@ impl Machine {
                     return Ok(false);
                 }
                 let kernel = transfer.kernel.clone();
-                self.arrive_late(transfer.cta, kernel.code(), mbarrier).map_err(|fault| (mbarrier.into(), fault))?;
+                let completes = self.arrive_late(transfer.cta, kernel.code(), mbarrier);
+                let completes = completes.map_err(|fault| (mbarrier.into(), fault))?;
+                self.tell_signal(transfer, mbarrier, MbarrierStep::SmallCopiesDone(CopyId(transfer.issued)), completes);
             }
             Work::Small { copied } => {
                 let mut data = vec![0; transfer.bytes as usize];
@@ -412,8 +432,10 @@ impl Machine {
                     self.copy_write(transfer, &data)?;
                     if let Some(mbarrier) = transfer.mbarrier {
                         let kernel = transfer.kernel.clone();
-                        self.complete_bytes(transfer.cta, kernel.code(), mbarrier, transfer.bytes)
-                            .map_err(|fault| (mbarrier.into(), fault))?;
+                        let completes = self.complete_bytes(transfer.cta, kernel.code(), mbarrier, transfer.bytes);
+                        let completes = completes.map_err(|fault| (mbarrier.into(), fault))?;
+                        let step = MbarrierStep::Signalled(CopyId(transfer.issued));
+                        self.tell_signal(transfer, mbarrier, step, completes);
                     }
                     self.finish_part(transfer, true, false, true);
                 }
@@ -423,6 +445,15 @@ impl Machine {
             self.release_shared(transfer);
         }
         Ok(true)
+    }
+
+    fn tell_signal(&mut self, transfer: &Transfer, offset: u32, step: MbarrierStep, completes: bool) {
+        let (thread, line) = (transfer.thread, transfer.line());
+        self.observers.tell(|| Event::Mbarrier { thread, offset, step, line });
+        if completes {
+            let step = MbarrierStep::PhaseComplete;
+            self.observers.tell(|| Event::Mbarrier { thread, offset, step, line });
+        }
     }
 
     /// A copy no longer uses its CTA's shared memory.
@@ -514,12 +545,14 @@ impl Machine {
     }
 
     fn show_copy(&mut self, transfer: &Transfer, end: End, bytes: u32, kind: AccessKind) {
-        let Some(observer) = &mut self.observer else { return };
+        if self.observers.is_empty() {
+            return;
+        }
         let location = match end {
             End::Device(address) => Location::Device(Address(address)),
             End::Shared(offset) => Location::Shared(transfer.thread.cta, offset),
         };
-        observer.access(&Access {
+        self.observers.access(&Access {
             thread: transfer.thread,
             location,
             bytes,
@@ -527,7 +560,8 @@ impl Machine {
             scope: Scope::Gpu,
             proxy: if transfer.work == Work::Bulk { Proxy::Async } else { Proxy::Generic },
             kind,
-            line: transfer.code().lines[transfer.pc as usize],
+            line: transfer.line(),
+            copy: Some(CopyId(transfer.issued)),
         });
     }
 

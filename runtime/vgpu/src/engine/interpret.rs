@@ -6,7 +6,7 @@
 
 use super::Machine;
 use super::collective::Came;
-use super::copies::{commit, groups_done};
+use super::copies::groups_done;
 use super::diverge::Choice;
 use super::probe::{Armed, Park};
 use super::report::{Fault, FaultKind, Schedule, Site};
@@ -14,7 +14,8 @@ use super::warp::{Outcome, Split, SplitState, Trouble, Warp, lanes, undefined};
 use crate::config::Policy;
 use crate::decode::op::{ClockKind, FenceKind, GUARD_NOT, KernelCode, NO_GUARD, Op, Space};
 use crate::ids::RankId;
-use crate::memory::{Event, Fence, Scope};
+use crate::memory::Scope;
+use crate::observer::{Event, Fence};
 
 /// Virtual clock: cycles of a nanosecond.
 const CYCLES_PER_NANOSECOND: u64 = 2;
@@ -183,15 +184,20 @@ impl Machine {
                 }
                 Op::Fence { kind, scope } => self.fence(warp, mask, *kind, *scope, code.lines[pc as usize]),
                 Op::Nothing => {}
+                Op::GridWait => {
+                    // Launches of one stream run one after the other here, so that there is nothing to wait for.
+                    let (thread, lanes) = (warp.thread(mask.trailing_zeros()), mask);
+                    self.observers.tell(|| Event::GridWait { thread, lanes });
+                }
                 Op::CopyLocal { from, to, bytes } => self.copy_local(warp, *from, *to, *bytes, mask),
                 Op::System(call) => self.system_call(warp, call, mask)?,
                 Op::Trap => {
                     return Err(Box::new(Trouble { lane: mask.trailing_zeros(), kind: FaultKind::Trap }));
                 }
                 Op::Bulk(op) => self.bulk_copy(warp, op, mask, pc)?,
-                Op::CommitBulk => commit(warp, mask, true),
+                Op::CommitBulk => self.commit(warp, mask, true),
                 Op::Copy(op) => self.small_copy(warp, op, mask, pc)?,
-                Op::CommitCopies => commit(warp, mask, false),
+                Op::CommitCopies => self.commit(warp, mask, false),
                 Op::CopyArrive { place, no_increment } => {
                     self.copy_arrive(warp, place, *no_increment, mask, pc, code)?;
                 }
@@ -276,6 +282,7 @@ impl Machine {
                         }
                         Op::WaitBulk { groups, read } => {
                             let state = SplitState::BulkGroups { groups: *groups, read: *read };
+                            self.tell_wait(warp, mask, true, *groups, *read);
                             split.pc += 1;
                             if !groups_done(warp, mask, state) {
                                 return Ok(Stop::Wait(state));
@@ -283,6 +290,7 @@ impl Machine {
                         }
                         Op::WaitCopies { groups } => {
                             let state = SplitState::CopyGroups { groups: *groups };
+                            self.tell_wait(warp, mask, false, *groups, false);
                             split.pc += 1;
                             if !groups_done(warp, mask, state) {
                                 return Ok(Stop::Wait(state));
@@ -332,7 +340,7 @@ impl Machine {
 
     /// In plain mode memory is sequentially consistent: a fence only matters to an observer.
     fn fence(&mut self, warp: &Warp, mask: u32, kind: FenceKind, scope: Scope, line: u32) {
-        if let Some(observer) = &mut self.observer {
+        self.observers.tell(|| {
             let fence = match kind {
                 FenceKind::Memory(order) => Fence::Memory(order),
                 FenceKind::MbarrierInit => Fence::MbarrierInit,
@@ -341,9 +349,8 @@ impl Machine {
                     Fence::ProxyAsync { global: space != Some(Space::Shared), shared: space != Some(Space::Global) }
                 }
             };
-            let thread = warp.thread(mask.trailing_zeros());
-            observer.event(&Event::Fence { thread, lanes: mask, fence, scope, line });
-        }
+            Event::Fence { thread: warp.thread(mask.trailing_zeros()), lanes: mask, fence, scope, line }
+        });
     }
 
     fn exit_lanes(&mut self, warp: &mut Warp, code: &KernelCode, mask: u32) -> Outcome<()> {

@@ -7,7 +7,8 @@ use super::Machine;
 use super::access::{Home, Manner, shared_symbol};
 use super::warp::{Outcome, Trouble, Warp, bad_access, lanes};
 use crate::decode::op::{KernelCode, MbarrierKind, MbarrierOp, Place};
-use crate::memory::{AccessKind, MemoryFault, Proxy};
+use crate::memory::{MemoryFault, Proxy};
+use crate::observer::{AccessKind, Event, MbarrierStep};
 
 const COUNT_BITS: u32 = 20;
 const MOST_COUNT: u32 = (1 << COUNT_BITS) - 1;
@@ -43,11 +44,14 @@ impl State {
             | u64::from(self.pending)
     }
 
-    fn complete_if_done(&mut self) {
-        if self.pending == 0 && self.bytes == 0 {
+    /// Whether it completes a phase.
+    fn complete_if_done(&mut self) -> bool {
+        let done = self.pending == 0 && self.bytes == 0;
+        if done {
             self.phase = !self.phase;
             self.pending = self.expected;
         }
+        done
     }
 
     fn arrive(&mut self, count: u32) -> Result<(), String> {
@@ -84,6 +88,7 @@ impl Machine {
                 return Err(fail(MemoryFault::WrongSpace { expected: "shared", found: "global" }));
             };
             let word = |row: u32| warp.u32(row, lane);
+            let mut completes = false;
             match op.kind {
                 MbarrierKind::Init { count } => {
                     let count = word(count);
@@ -101,7 +106,7 @@ impl Machine {
                 MbarrierKind::Arrive { count, expect, drop, state, complete } => {
                     let count = count.map_or(1, word);
                     let expect = expect.map_or(0, word);
-                    let before = self.change(warp, code, offset, |state| {
+                    let changed = self.change(warp, code, offset, |state| {
                         state.expect(expect.into())?;
                         state.arrive(count)?;
                         if drop {
@@ -112,18 +117,21 @@ impl Machine {
                         }
                         Ok(())
                     });
-                    let before = before.map_err(fail)?;
+                    let before;
+                    (before, completes) = changed.map_err(fail)?;
                     if let Some(reg) = state {
                         warp.set_value(reg, lane, before.into());
                     }
                 }
                 MbarrierKind::ExpectTransactions { bytes } => {
                     let bytes = word(bytes);
-                    self.change(warp, code, offset, |state| state.expect(bytes.into())).map_err(fail)?;
+                    let changed = self.change(warp, code, offset, |state| state.expect(bytes.into()));
+                    (_, completes) = changed.map_err(fail)?;
                 }
                 MbarrierKind::CompleteTransactions { bytes } => {
                     let bytes = word(bytes);
-                    self.change(warp, code, offset, |state| state.expect(-i64::from(bytes))).map_err(fail)?;
+                    let changed = self.change(warp, code, offset, |state| state.expect(-i64::from(bytes)));
+                    (_, completes) = changed.map_err(fail)?;
                 }
                 MbarrierKind::Test { state, parity, target } => {
                     let bits = self.read_mbarrier(warp, code, offset).map_err(fail)?;
@@ -144,14 +152,30 @@ impl Machine {
                     self.note_read(warp, home, 8, pc, lane);
                 }
             }
-            if self.observer.is_some() {
-                let kind = match op.kind {
-                    MbarrierKind::Init { .. } | MbarrierKind::Invalidate => AccessKind::Write,
-                    MbarrierKind::Test { .. } => AccessKind::Read,
-                    _ => AccessKind::Atomic,
+            if !self.observers.is_empty() {
+                let (kind, step) = match op.kind {
+                    MbarrierKind::Init { .. } | MbarrierKind::Invalidate => {
+                        (AccessKind::Write, Some(MbarrierStep::Made))
+                    }
+                    MbarrierKind::Test { target, .. } => {
+                        let done = warp.predicate(target) >> lane & 1 == 1;
+                        (AccessKind::Read, done.then_some(MbarrierStep::Passed(op.order)))
+                    }
+                    MbarrierKind::Arrive { .. } => (AccessKind::Atomic, Some(MbarrierStep::Arrived(op.order))),
+                    MbarrierKind::ExpectTransactions { .. } | MbarrierKind::CompleteTransactions { .. } => {
+                        (AccessKind::Atomic, None)
+                    }
                 };
                 let (order, scope, line) = (op.order, op.scope, code.lines[pc as usize]);
                 self.show(warp, lane, home, 8, Manner { order, scope, proxy: Proxy::Generic, kind, line });
+                let thread = warp.thread(lane);
+                if let Some(step) = step {
+                    self.observers.tell(|| Event::Mbarrier { thread, offset, step, line });
+                }
+                if completes {
+                    let step = MbarrierStep::PhaseComplete;
+                    self.observers.tell(|| Event::Mbarrier { thread, offset, step, line });
+                }
             }
         }
         Ok(())
@@ -163,52 +187,52 @@ impl Machine {
         State::from_bits(bits).ok_or_else(|| not_an_mbarrier(code, offset))
     }
 
-    /// Changes an mbarrier of a warp's CTA; returns its bits before.
+    /// Changes an mbarrier of a warp's CTA; its bits before, and whether that completes a phase.
     fn change(
         &mut self,
         warp: &mut Warp,
         code: &KernelCode,
         offset: u32,
         change: impl FnOnce(&mut State) -> Result<(), String>,
-    ) -> Result<u64, MemoryFault> {
+    ) -> Result<(u64, bool), MemoryFault> {
         warp.effects += 1;
         self.bytes_at(warp, code, Home::Shared(offset), 8)?;
         self.change_mbarrier(warp.cta, code, offset, change)
     }
 
-    /// Changes an mbarrier of a CTA; returns its bits before.
+    /// Changes an mbarrier of a CTA; its bits before, and whether that completes a phase.
     pub(super) fn change_mbarrier(
         &mut self,
         cta: u32,
         code: &KernelCode,
         offset: u32,
         change: impl FnOnce(&mut State) -> Result<(), String>,
-    ) -> Result<u64, MemoryFault> {
+    ) -> Result<(u64, bool), MemoryFault> {
         let Some(cta) = &mut self.ctas[cta as usize] else { return Err(MemoryFault::NotAnAddress) };
         let bytes = cta.shared.span(offset.into(), 8);
         let bits = bytes.first_chunk().copied().map_or(0, u64::from_le_bytes);
         let Some(mut state) = State::from_bits(bits) else { return Err(not_an_mbarrier(code, offset)) };
         change(&mut state).map_err(MemoryFault::BadObject)?;
-        state.complete_if_done();
+        let completes = state.complete_if_done();
         let target = cta.shared.span_mut(offset.into(), 8, &mut self.memory.woken);
         target.copy_from_slice(&state.to_bits().to_le_bytes());
-        Ok(bits)
+        Ok((bits, completes))
     }
 
-    /// Bytes of an asynchronous copy have arrived.
+    /// Bytes of an asynchronous copy have arrived. Whether that completes a phase.
     pub(super) fn complete_bytes(
         &mut self,
         cta: u32,
         code: &KernelCode,
         offset: u32,
         bytes: u32,
-    ) -> Result<(), MemoryFault> {
-        self.change_mbarrier(cta, code, offset, |state| state.expect(-i64::from(bytes))).map(|_| ())
+    ) -> Result<bool, MemoryFault> {
+        self.change_mbarrier(cta, code, offset, |state| state.expect(-i64::from(bytes))).map(|(_, completes)| completes)
     }
 
-    /// The arrival of a thread's small copies.
-    pub(super) fn arrive_late(&mut self, cta: u32, code: &KernelCode, offset: u32) -> Result<(), MemoryFault> {
-        self.change_mbarrier(cta, code, offset, |state| state.arrive(1)).map(|_| ())
+    /// The arrival of a thread's small copies. Whether that completes a phase.
+    pub(super) fn arrive_late(&mut self, cta: u32, code: &KernelCode, offset: u32) -> Result<bool, MemoryFault> {
+        self.change_mbarrier(cta, code, offset, |state| state.arrive(1)).map(|(_, completes)| completes)
     }
 
     /// `cp.async.mbarrier.arrive`: announces the arrival that follows when the thread's copies are done.

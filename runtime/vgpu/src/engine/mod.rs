@@ -45,7 +45,8 @@ use crate::decode::op::Program;
 use crate::error::ClusterError;
 use crate::ids::{EventId, LaunchId, RankId, StreamId};
 use crate::memory::segment::Segment;
-use crate::memory::{Address, Event, Memory, Observer};
+use crate::memory::{Address, Memory};
+use crate::observer::{Event, Observer, Observers};
 use crate::module::{Kernel, Module};
 
 /// An element of a stream.
@@ -65,6 +66,8 @@ pub(crate) struct Request {
     /// Dynamic shared memory in bytes.
     pub shared: u32,
     pub parameters: Arc<[u8]>,
+    /// It need not wait for the end of the launch before it.
+    pub dependent: bool,
 }
 
 struct Stream {
@@ -144,7 +147,7 @@ pub(crate) struct Cta {
 pub(crate) struct Machine {
     pub config: Config,
     pub memory: Memory,
-    pub observer: Option<Box<dyn Observer + Send>>,
+    pub observers: Observers,
     pub instructions: u64,
     pub time: u64,
     /// Instructions that have not yet made a nanosecond.
@@ -207,7 +210,7 @@ impl Machine {
         let gpu = || Gpu { sms: vec![start::EMPTY_SM; config.sms as usize], queue: VecDeque::new() };
         Machine {
             memory: Memory::new(ranks, config.check_initialised),
-            observer: None,
+            observers: Observers::default(),
             instructions: 0,
             time: 0,
             time_fraction: 0,
@@ -303,12 +306,27 @@ impl Machine {
             None => {
                 self.unload_modules();
                 let addresses = start::place_variables(&mut self.memory, rank, &module.program)?;
+                for (variable, &address) in module.program.variables.iter().zip(&addresses) {
+                    self.tell_name(address, variable.bytes, &variable.name);
+                }
                 let loaded = &mut self.loaded[rank.0 as usize];
                 loaded.push(Loaded { program: Arc::downgrade(&module.program), addresses });
                 loaded.len() - 1
             }
         };
         Ok(&self.loaded[rank.0 as usize][at].addresses)
+    }
+
+    /// Adds an observer, which hears of the names that there are.
+    pub fn observe(&mut self, mut observer: Box<dyn Observer + Send>) {
+        self.memory.for_each_name(|address, bytes, name| {
+            observer.event(&Event::Named { address, bytes, name: name.to_owned() });
+        });
+        self.observers.add(observer);
+    }
+
+    pub fn tell_name(&mut self, address: Address, bytes: u64, name: &str) {
+        self.observers.tell(|| Event::Named { address, bytes, name: name.to_owned() });
     }
 
     /// Frees the variables of modules that nobody has any more.
@@ -341,6 +359,8 @@ impl Machine {
             self.failed = Some(error.clone());
             return Err(error);
         }
+        let idle = self.idle();
+        self.observers.tell(|| Event::RunEnds { idle });
         Ok(Report {
             launches: self.finished_launches - before.0,
             ctas: self.finished_ctas - before.1,
@@ -379,9 +399,7 @@ impl Machine {
         freed.into_iter().for_each(|address| self.memory.free_leaving(address));
         self.memory.woken.clear();
         self.failed = None;
-        if let Some(observer) = &mut self.observer {
-            observer.event(&Event::Abandoned);
-        }
+        self.observers.tell(|| Event::Abandoned);
     }
 
     /// Starts what the streams allow.
@@ -416,10 +434,12 @@ impl Machine {
                     self.begin(id, rank, *request);
                 }
                 Some(Command::Record(event)) => {
+                    self.observers.tell(|| Event::Recorded { stream: id, event });
                     self.ahead.remove(&event);
                 }
                 Some(Command::Free(address)) => self.memory.free_leaving(address),
-                Some(Command::Wait(_)) | None => {}
+                Some(Command::Wait(event)) => self.observers.tell(|| Event::Waited { stream: id, event }),
+                None => {}
             }
         }
     }

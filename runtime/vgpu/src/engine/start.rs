@@ -13,7 +13,8 @@ use crate::decode::op::{Constant, KernelCode, Program, Special, TRUE};
 use crate::error::ClusterError;
 use crate::ids::{LaunchId, RankId, StreamId, ThreadId};
 use crate::memory::segment::Segment;
-use crate::memory::{Address, Event, Memory};
+use crate::memory::{Address, Memory};
+use crate::observer::{Began, Event};
 use crate::ptx::ast::VariableSpace;
 use std::sync::Arc;
 
@@ -71,7 +72,7 @@ pub(super) fn place_variables(
 impl Machine {
     /// Begins a launch, whose stream is busy with it from now on.
     pub(super) fn begin(&mut self, stream: StreamId, rank: RankId, request: Request) {
-        let Request { id, kernel, grid, block, shared: dynamic_shared, parameters } = request;
+        let Request { id, kernel, grid, block, shared: dynamic_shared, parameters, dependent } = request;
         // The variables were placed when the launch was queued, and stay as long as the kernel is there.
         let globals = self.load_module(rank, &kernel.module).map(<[Address]>::to_vec).unwrap_or_default();
         let code = kernel.code();
@@ -123,6 +124,20 @@ impl Machine {
             };
             template.fill(reg, |_| value);
         }
+        self.observers.tell(|| {
+            let began = Began {
+                launch: id,
+                rank,
+                stream,
+                kernel: code.name.clone(),
+                grid,
+                threads: block.iter().product(),
+                shared: code.shared_symbols.clone(),
+                dynamic_shared: dynamic,
+                dependent,
+            };
+            Event::LaunchBegins(Box::new(began))
+        });
         let slot = self.free_launches.pop().unwrap_or(self.launches.len() as u32);
         if slot as usize == self.launches.len() {
             self.launches.push(None);
@@ -231,10 +246,8 @@ impl Machine {
             self.ctas.push(None);
         }
         self.ctas[cta_slot as usize] = Some(cta);
-        if let Some(observer) = &mut self.observer {
-            let thread = ThreadId { rank: RankId(state.rank), launch: state.id, cta: index, warp: 0, lane: 0 };
-            observer.event(&Event::CtaStart { thread });
-        }
+        let thread = ThreadId { rank: RankId(state.rank), launch: state.id, cta: index, warp: 0, lane: 0 };
+        self.observers.tell(|| Event::CtaStart { thread });
     }
 
     /// A warp has no lanes left.
@@ -277,9 +290,7 @@ impl Machine {
         if let Some(stream) = self.streams.get_mut(&state.stream) {
             stream.busy = false;
         }
-        if let Some(observer) = &mut self.observer {
-            observer.event(&Event::LaunchComplete { rank: RankId(state.rank), launch: state.id });
-        }
+        self.observers.tell(|| Event::LaunchComplete { rank: RankId(state.rank), launch: state.id });
         self.pump();
     }
 }

@@ -94,9 +94,9 @@ impl Machine {
         true
     }
 
-    /// False if nothing has been done.
+    /// False if nothing has been done. With `COMPARES`, a store of what is there already is no effect.
     #[inline]
-    pub(super) fn store_together(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32) -> bool {
+    pub(super) fn store_together<const COMPARES: bool>(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32) -> bool {
         let size = op.size();
         let Some(span) = span(warp, op, mask) else { return false };
         let mut owner = None;
@@ -110,16 +110,25 @@ impl Machine {
             let Some((segment, woken)) = self.shared_span(warp, op, span) else { return false };
             (segment, woken, span.start)
         };
+        let mut changed = !COMPARES;
+        let mut put = |place, bytes: &[u8]| {
+            if COMPARES {
+                changed |= segment.store_changed(place, bytes, woken);
+            } else {
+                copy_element(segment.span_mut(place, bytes.len() as u64, woken), bytes);
+            }
+        };
         match span.pattern {
-            Pattern::Row if mask == u32::MAX => collect(warp, op, segment.span_mut(offset, span.bytes, woken)),
+            Pattern::Row if mask == u32::MAX && !COMPARES => {
+                collect(warp, op, segment.span_mut(offset, span.bytes, woken));
+            }
             Pattern::Row => {
                 let mut elements = [0; MOST];
                 let elements = &mut elements[..32 * size as usize];
                 collect(warp, op, elements);
                 for run in runs(mask) {
-                    let (from, bytes) = ((run.first * size) as usize, run.count * size);
-                    let target = segment.span_mut(offset + u64::from(run.behind * size), bytes.into(), woken);
-                    target.copy_from_slice(&elements[from..from + bytes as usize]);
+                    let (from, bytes) = ((run.first * size) as usize, (run.count * size) as usize);
+                    put(offset + u64::from(run.behind * size), &elements[from..from + bytes]);
                 }
             }
             Pattern::Same | Pattern::Scattered => {
@@ -127,11 +136,10 @@ impl Machine {
                 let mut elements = [0; MOST];
                 let elements = &mut elements[..32 * size as usize];
                 collect(warp, op, elements);
-                each_lane(elements, size, mask, |lane, element| {
-                    copy_element(segment.span_mut(places[lane], element.len() as u64, woken), element);
-                });
+                each_lane(elements, size, mask, |lane, element| put(places[lane], element));
             }
         }
+        warp.effects += u64::from(changed);
         if let Some(owner) = owner {
             self.memory.traffic.add_written(warp.rank, owner, u64::from(size) * u64::from(mask.count_ones()));
         }

@@ -4,24 +4,22 @@
 //! The buffer of a freed allocation may serve a later one of the same size, which saves the host the first touch of its
 //! pages. Its bytes are then uninitialised as in a new one; without that check buffers are not used again.
 
-pub(crate) mod access;
 pub(crate) mod address;
 mod allocation;
 mod fault;
 mod initialised;
-mod races;
+pub(crate) mod order;
 pub(crate) mod segment;
 mod slots;
 mod traffic;
 
 use std::collections::VecDeque;
 
-pub use access::{Access, AccessKind, Event, Fence, Location, Observer, Order, Proxy, Scope};
 pub use address::Address;
 use address::{MAX_ALLOCATION_BYTES, MAX_SLOTS, Target, device_address, target};
 pub(crate) use allocation::Allocation;
 pub use fault::MemoryFault;
-pub use races::{Race, Races, Side};
+pub use order::{Order, Proxy, Scope};
 use segment::Segment;
 use slots::Slots;
 pub use traffic::Traffic;
@@ -97,6 +95,17 @@ impl Memory {
         *place =
             Allocation { name: name.to_owned(), segment, base, size, live: true, private, ..Allocation::default() };
         Ok(Address(device_address(rank.0, slot, base)))
+    }
+
+    /// Tells the name of every allocation, and then those of its parts.
+    pub fn for_each_name(&self, mut tell: impl FnMut(Address, u64, &str)) {
+        for (rank, slots) in (0..).zip(&self.ranks) {
+            for (slot, found) in (0..).zip(slots.iter()).filter(|(_, found)| found.live) {
+                let start = Address(device_address(rank, slot, found.base));
+                tell(start, found.size, &found.name);
+                found.ranges.iter().for_each(|part| tell(start.offset(part.start), part.end - part.start, &part.name));
+            }
+        }
     }
 
     pub fn allocation(&self, rank: u32, slot: u32) -> Option<&Allocation> {

@@ -55,6 +55,10 @@ impl Slots {
         &mut self.slots[slot as usize]
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = &Allocation> {
+        self.slots.iter()
+    }
+
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
         self.slots.iter_mut()
     }

@@ -185,7 +185,7 @@ fn a_wrong_operand_count_is_refused_for_every_form() {
 #[test]
 fn memory_forms_keep_order_scope_and_width() {
     use crate::decode::op::Space;
-    use crate::memory::access::{Order, Proxy, Scope};
+    use crate::memory::order::{Order, Proxy, Scope};
     let first = |line: &str| decode(line).map_or_else(|e| panic!("{e}"), |mut code| code.steps.remove(0).op);
     let Op::Load(load) = first("ld.acquire.sys.L1::no_allocate.global.u32 %r1, [%d1+8];") else { panic!() };
     assert_eq!((load.order, load.scope, load.bytes, load.signed), (Order::Acquire, Scope::Sys, 4, false));

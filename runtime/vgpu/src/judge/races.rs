@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::access::{Access, AccessKind, Event, Location, Observer, Order, Proxy};
 use crate::ids::{LaunchId, ThreadId};
+use crate::memory::{Order, Proxy};
+use crate::observer::{Access, AccessKind, Event, Location, Observer};
 
 /// An [`Observer`] of races in shared memory. Its clones are one: one goes to the cluster, another tells what was found.
 #[derive(Debug, Clone, Default)]
@@ -201,7 +202,7 @@ impl State {
                 let threads: Vec<usize> = of_lanes(thread, lanes).collect();
                 self.cta(thread).synchronise(&threads);
             }
-            Event::BarrierArrive { thread, lanes, barrier } => {
+            Event::BarrierArrive { thread, lanes, barrier, .. } => {
                 self.cta(thread).arrived.entry(barrier).or_default().extend(of_lanes(thread, lanes));
             }
             Event::BarrierComplete { thread, barrier } => {

@@ -1,0 +1,5 @@
+//! Judges of memory order.
+
+mod races;
+
+pub use races::{Race, Races, Side};

@@ -1,0 +1,271 @@
+//! The one description of what a run does. Counting, race detection and later weak-memory exploration see a run only
+//! through [`Observer`]; without an observer the cost is one branch per instruction.
+//!
+//! Invariant: an event is told before everything that it lets happen.
+
+use crate::ids::{CopyId, EventId, LaunchId, RankId, StreamId, ThreadId};
+use crate::memory::{Address, Order, Proxy, Scope};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AccessKind {
+    Read,
+    /// Writes.
+    Write,
+    /// Reads and writes as one atomic step.
+    Atomic,
+}
+
+/// Where the bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Location {
+    /// Device memory, of any rank.
+    Device(Address),
+    /// Shared memory of this CTA (linear index), at an offset.
+    Shared(u32, u32),
+}
+
+/// One access of one thread. Accesses to a thread's own local memory and to parameters are not reported: no other
+/// thread can see them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    pub thread: ThreadId,
+    pub location: Location,
+    pub bytes: u32,
+    /// Memory order.
+    pub order: Order,
+    /// Scope, where the order has one.
+    pub scope: Scope,
+    pub proxy: Proxy,
+    /// Read, write or both.
+    pub kind: AccessKind,
+    /// Line of the instruction in the PTX text.
+    pub line: u32,
+    /// The asynchronous copy that makes it in the thread's name.
+    pub copy: Option<CopyId>,
+}
+
+/// What a fence orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fence {
+    /// Accesses of the generic proxy, as strongly as this order says (`fence.ORDER`, `membar`).
+    Memory(Order),
+    /// The initialisation of mbarriers before the async proxy uses them.
+    MbarrierInit,
+    /// Accesses through different virtual addresses of one location.
+    ProxyAlias,
+    /// Accesses of the generic and the async proxy.
+    ProxyAsync {
+        /// To global memory.
+        global: bool,
+        /// To shared memory.
+        shared: bool,
+    },
+}
+
+/// A launch, as it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Began {
+    pub launch: LaunchId,
+    /// Whose kernel it is.
+    pub rank: RankId,
+    /// The stream that it stands in.
+    pub stream: StreamId,
+    pub kernel: String,
+    /// CTAs along x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a CTA.
+    pub threads: u32,
+    /// Variables in shared memory: name, offset and bytes.
+    pub shared: Vec<(String, u32, u32)>,
+    /// Where dynamic shared memory starts.
+    pub dynamic_shared: u32,
+    /// It need not wait for the end of the launch before it in its stream, see [`crate::Cluster::launch_dependent`].
+    pub dependent: bool,
+}
+
+/// What a thread does to an mbarrier, or its phase does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MbarrierStep {
+    /// It is made, or made invalid.
+    Made,
+    /// The thread arrives.
+    Arrived(Order),
+    /// A copy signals that it is done.
+    Signalled(CopyId),
+    /// All copies of the thread with groups of their own (`cp.async`) that were issued before this one are done.
+    SmallCopiesDone(CopyId),
+    /// The phase is complete: what arrived in it happens before what waits for it.
+    PhaseComplete,
+    /// A test has found a phase complete.
+    Passed(Order),
+}
+
+/// Other events that order accesses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A memory fence by the lanes of a warp.
+    Fence {
+        /// Thread of the lowest lane.
+        thread: ThreadId,
+        /// Lanes that execute it.
+        lanes: u32,
+        /// What it orders.
+        fence: Fence,
+        scope: Scope,
+        /// Line in the PTX text.
+        line: u32,
+    },
+    /// The lanes arrive at a CTA barrier.
+    BarrierArrive {
+        /// Thread of the lowest lane.
+        thread: ThreadId,
+        /// Lanes that arrive.
+        lanes: u32,
+        barrier: u32,
+        /// Whether they wait for the others; `barrier.arrive` does not.
+        waits: bool,
+    },
+    /// A CTA barrier completes: everything that arrived happens before everything that waited.
+    BarrierComplete {
+        /// Any thread of the CTA.
+        thread: ThreadId,
+        barrier: u32,
+    },
+    /// A warp barrier (or another instruction with a member mask) completes.
+    WarpSync {
+        /// Thread of the lowest lane.
+        thread: ThreadId,
+        /// Lanes that met.
+        lanes: u32,
+        /// Whether what they did before happens before what they do after: only `bar.warp.sync` promises it.
+        orders_memory: bool,
+    },
+    /// A step of an mbarrier.
+    Mbarrier {
+        /// The thread, or that of the copy.
+        thread: ThreadId,
+        /// Where it is in the shared memory of the thread's CTA.
+        offset: u32,
+        step: MbarrierStep,
+        /// Line in the PTX text.
+        line: u32,
+    },
+    /// A thread issues an asynchronous copy.
+    CopyIssued {
+        thread: ThreadId,
+        copy: CopyId,
+        /// Whether it is a bulk copy.
+        bulk: bool,
+        /// Whether it belongs to the thread's open group; a bulk copy that signals an mbarrier does not.
+        grouped: bool,
+        /// Line in the PTX text.
+        line: u32,
+    },
+    /// Each of the lanes commits its open group of copies.
+    CopiesCommitted {
+        /// Thread of the lowest lane.
+        thread: ThreadId,
+        /// Lanes that execute it.
+        lanes: u32,
+        /// Groups of bulk copies.
+        bulk: bool,
+    },
+    /// The lanes go no further until all but the latest groups of their copies are done.
+    CopiesWaited {
+        /// Thread of the lowest lane.
+        thread: ThreadId,
+        lanes: u32,
+        /// Groups of bulk copies.
+        bulk: bool,
+        /// So many groups may be under way.
+        groups: u32,
+        /// The sources have been read; of the targets nothing is known.
+        read: bool,
+    },
+    /// A launch begins, when its stream allows.
+    LaunchBegins(Box<Began>),
+    /// A CTA of a launch starts.
+    CtaStart {
+        thread: ThreadId,
+    },
+    /// The lanes wait for the end of the launches before theirs (`griddepcontrol.wait`).
+    GridWait {
+        /// Thread of the lowest lane.
+        thread: ThreadId,
+        lanes: u32,
+    },
+    /// A launch is complete, with its copies.
+    LaunchComplete {
+        rank: RankId,
+        launch: LaunchId,
+    },
+    /// A stream has reached an event.
+    Recorded {
+        stream: StreamId,
+        event: EventId,
+    },
+    /// A stream goes on behind an event.
+    Waited {
+        stream: StreamId,
+        event: EventId,
+    },
+    /// The host accesses device memory.
+    Host {
+        address: Address,
+        bytes: u64,
+        /// Read or write.
+        kind: AccessKind,
+    },
+    /// A range has a name: an allocation, or a part of one. Those that there are when an observer comes are told then.
+    Named {
+        address: Address,
+        bytes: u64,
+        /// Name for reports.
+        name: String,
+    },
+    /// A run ends.
+    RunEnds {
+        /// Whether everything that was queued has finished: it all happens before what the host does next.
+        idle: bool,
+    },
+    /// Everything that was queued or has not finished has been given up.
+    Abandoned,
+}
+
+/// Sees every access and every ordering event of a run.
+pub trait Observer {
+    /// One thread's access, after its checks and at the moment it takes effect.
+    fn access(&mut self, access: &Access);
+    /// An event that orders accesses.
+    fn event(&mut self, event: &Event) {
+        let _ = event;
+    }
+}
+
+/// All observers of a cluster, in the order in which they came.
+#[derive(Default)]
+pub(crate) struct Observers(Vec<Box<dyn Observer + Send>>);
+
+impl Observers {
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn add(&mut self, observer: Box<dyn Observer + Send>) {
+        self.0.push(observer);
+    }
+
+    pub fn access(&mut self, access: &Access) {
+        self.0.iter_mut().for_each(|observer| observer.access(access));
+    }
+
+    /// Tells an event, which is made only if somebody hears it.
+    #[inline]
+    pub fn tell(&mut self, event: impl FnOnce() -> Event) {
+        if !self.0.is_empty() {
+            let event = event();
+            self.0.iter_mut().for_each(|observer| observer.event(&event));
+        }
+    }
+}
