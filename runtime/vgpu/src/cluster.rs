@@ -12,8 +12,8 @@ use crate::ids::{EventId, LaunchId, RankId, StreamId};
 use crate::launch::Launch;
 use crate::memory::address::MAX_RANKS;
 use crate::memory::{Address, MemoryFault, Traffic};
-use crate::observer::{AccessKind, Event, Observer};
 use crate::module::{Kernel, Module};
+use crate::observer::{AccessKind, Event, Observer};
 
 const MAX_SMS: u32 = 1024;
 /// What a kernel may ask for in all, static and dynamic, on the GPUs that this cluster imitates.

@@ -123,8 +123,8 @@ pub use engine::report::{
 };
 pub use error::ClusterError;
 pub use ids::{CopyId, EventId, LaunchId, RankId, StreamId, ThreadId};
-pub use launch::{Argument, Launch};
 pub use judge::{Race, Races, Side};
+pub use launch::{Argument, Launch};
 pub use memory::{Address, MemoryFault, Order, Proxy, Scope, Traffic};
 pub use module::{Kernel, Module};
 pub use observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep, Observer};

@@ -185,9 +185,7 @@ pub enum Event {
     /// A launch begins, when its stream allows.
     LaunchBegins(Box<Began>),
     /// A CTA of a launch starts.
-    CtaStart {
-        thread: ThreadId,
-    },
+    CtaStart { thread: ThreadId },
     /// The lanes wait for the end of the launches before theirs (`griddepcontrol.wait`).
     GridWait {
         /// Thread of the lowest lane.
@@ -195,20 +193,11 @@ pub enum Event {
         lanes: u32,
     },
     /// A launch is complete, with its copies.
-    LaunchComplete {
-        rank: RankId,
-        launch: LaunchId,
-    },
+    LaunchComplete { rank: RankId, launch: LaunchId },
     /// A stream has reached an event.
-    Recorded {
-        stream: StreamId,
-        event: EventId,
-    },
+    Recorded { stream: StreamId, event: EventId },
     /// A stream goes on behind an event.
-    Waited {
-        stream: StreamId,
-        event: EventId,
-    },
+    Waited { stream: StreamId, event: EventId },
     /// The host accesses device memory.
     Host {
         address: Address,

@@ -14,8 +14,8 @@ use crate::config::Policy;
 use crate::decode::op::{AtomicKind, BulkDirection, BulkOp, CopyOp, KernelCode, Place, SHARED_BASE, Space};
 use crate::ids::{CopyId, ThreadId};
 use crate::memory::{Address, MemoryFault, Order, Proxy, Scope};
-use crate::observer::{Access, AccessKind, Event, Location, MbarrierStep};
 use crate::module::Kernel;
+use crate::observer::{Access, AccessKind, Event, Location, MbarrierStep};
 use crate::ptx::ScalarType;
 
 /// Turns that a copy takes when copies finish in order.

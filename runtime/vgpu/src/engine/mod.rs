@@ -46,8 +46,8 @@ use crate::error::ClusterError;
 use crate::ids::{EventId, LaunchId, RankId, StreamId};
 use crate::memory::segment::Segment;
 use crate::memory::{Address, Memory};
-use crate::observer::{Event, Observer, Observers};
 use crate::module::{Kernel, Module};
+use crate::observer::{Event, Observer, Observers};
 
 /// An element of a stream.
 pub(crate) enum Command {
