@@ -161,8 +161,8 @@ pub fn run(loaded: &Loaded, scenario: Scenario, schedule: Schedule) -> Result<()
     let rounds: Vec<Round> =
         (0..scenario.rounds).map(|round| enqueue(&mut world, &scenario, &mut random, round, &mut expected)).collect();
     world.run().map_err(|error| error.to_string())?;
-    if let Some(race) = world.race() {
-        return Err(race.to_string());
+    if let Some(conflict) = world.conflict() {
+        return Err(conflict.to_string());
     }
     for rank in 0..exchange.ranks as usize {
         let status = world.status(rank);

@@ -14,7 +14,7 @@ use moe_judge::Rows;
 use moe_kernels::exchange::{device_code, kernels};
 use moe_kernels::ptx::{Chip, Target};
 use moe_vgpu::{
-    Access, AccessKind, Address, Cluster, Config, Launch, Location, Module, Observer, Policy, Race, Races, RankId,
+    Access, AccessKind, Address, Cluster, Config, Conflict, Judge, Launch, Location, Module, Observer, Policy, RankId,
     RunError, StreamId,
 };
 
@@ -81,8 +81,8 @@ pub struct World<'l> {
     pub deadline: u64,
     /// Bytes that each rank wrote to its own symmetric memory; counted once, in turn, as no schedule changes them.
     own: Option<Arc<Vec<AtomicU64>>>,
-    /// Races in shared memory, where they are looked for.
-    races: Option<Races>,
+    /// The judge of memory order, where there is one.
+    judge: Option<Judge>,
 }
 
 /// Counts what the cluster's own counters do not tell from other memory of a rank.
@@ -140,7 +140,7 @@ impl<'l> World<'l> {
             peers: vec![],
             deadline: 0,
             own: None,
-            races: None,
+            judge: None,
         };
         world.symmetric = world.everywhere("symmetric", |_| exchange.symmetric_bytes());
         world.status = world.everywhere("status", |_| 32);
@@ -152,10 +152,10 @@ impl<'l> World<'l> {
             world.own = Some(Arc::clone(&own));
             world.cluster.observe(Box::new(OwnSymmetric { bases, bytes, own }));
         } else if (policy, seed) == (Policy::Adversarial, 1) {
-            // One schedule shows what no barrier orders.
-            let races = Races::default();
-            world.cluster.observe(Box::new(races.clone()));
-            world.races = Some(races);
+            // One schedule shows what nothing orders.
+            let judge = Judge::default();
+            world.cluster.observe(Box::new(judge.clone()));
+            world.judge = Some(judge);
         }
         let table: Vec<u8> = world.symmetric.iter().flat_map(|base| base.0.to_le_bytes()).collect();
         for rank in 0..ranks as usize {
@@ -257,9 +257,9 @@ impl<'l> World<'l> {
         self.cluster.run().map(|_| ())
     }
 
-    /// A race in shared memory, if one was found.
-    pub fn race(&self) -> Option<Race> {
-        self.races.as_ref().and_then(|races| races.found().into_iter().next())
+    /// Two accesses that nothing orders, if there are any.
+    pub fn conflict(&self) -> Option<Conflict> {
+        self.judge.as_ref().and_then(|judge| judge.found().into_iter().next())
     }
 
     /// What a rank has to say.

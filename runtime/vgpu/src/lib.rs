@@ -123,7 +123,7 @@ pub use engine::report::{
 };
 pub use error::ClusterError;
 pub use ids::{CopyId, EventId, LaunchId, RankId, StreamId, ThreadId};
-pub use judge::{Race, Races, Side};
+pub use judge::{Agent, Apart, Conflict, Judge, Missing, Party, Race, Races, Side};
 pub use launch::{Argument, Launch};
 pub use memory::{Address, MemoryFault, Order, Proxy, Scope, Traffic};
 pub use module::{Kernel, Module};

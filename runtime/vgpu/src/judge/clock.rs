@@ -1,0 +1,299 @@
+//! What a thread knows of others: up to which time all that they did happens before what it does next.
+//!
+//! Invariants: time is counted by CTA and never goes back; whoever lets others know of a thread ends the time of its CTA, so that what
+//! the thread does next is not known by it. The entries of a CTA are left out when all launches of its stream up to its own are known.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::ids::StreamId;
+
+/// A CTA among all that a judge knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct CtaNumber(pub u32);
+
+/// The host stands in the table of CTAs as the first.
+pub(super) const HOST: CtaNumber = CtaNumber(0);
+
+/// Time of a CTA.
+pub(super) type Time = u32;
+
+/// Place of a launch: its stream, and its number in that.
+pub(super) type Position = (StreamId, u64);
+
+/// A thread, or what completes the phases of an mbarrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Thread {
+    pub cta: CtaNumber,
+    pub warp: u16,
+    pub lane: u8,
+}
+
+/// Warps from this on are mbarriers.
+pub(super) const FIRST_MBARRIER: u16 = 64;
+
+/// The lanes that a warp has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lanes {
+    pub mask: u32,
+    /// Those of the whole warp.
+    pub all: u32,
+}
+
+#[derive(Debug, Clone, Default)]
+struct OfWarp {
+    floor: Time,
+    lanes: Option<Box<[Time; 32]>>,
+}
+
+impl OfWarp {
+    fn of(&self, lane: u8) -> Time {
+        self.lanes.as_ref().map_or(self.floor, |lanes| lanes[lane as usize].max(self.floor))
+    }
+
+    fn add(&mut self, lanes: Lanes, time: Time) {
+        if lanes.mask == lanes.all {
+            self.raise(time);
+            return;
+        }
+        let own = self.lanes.get_or_insert_default();
+        for lane in (0..32).filter(|lane| lanes.mask >> lane & 1 == 1) {
+            own[lane] = own[lane].max(time);
+        }
+    }
+
+    fn raise(&mut self, floor: Time) {
+        self.floor = self.floor.max(floor);
+        let floor = self.floor;
+        self.lanes.take_if(|lanes| lanes.iter().all(|time| *time <= floor));
+    }
+
+    fn join(&mut self, other: &OfWarp) {
+        if let Some(theirs) = &other.lanes {
+            let own = self.lanes.get_or_insert_default();
+            own.iter_mut().zip(theirs.iter()).for_each(|(own, their)| *own = (*own).max(*their));
+        }
+        self.raise(other.floor);
+    }
+
+    fn is_within(&self, other: &OfWarp) -> bool {
+        (0..32).all(|lane| self.of(lane) <= other.of(lane))
+    }
+}
+
+/// Of all its threads up to the floor, of those of some warps further. The floor is not one of mbarriers.
+#[derive(Debug, Clone, Default)]
+struct OfCta {
+    floor: Time,
+    warps: BTreeMap<u16, OfWarp>,
+}
+
+impl OfCta {
+    fn of(&self, warp: u16, lane: u8) -> Time {
+        let floor = if warp < FIRST_MBARRIER { self.floor } else { 0 };
+        self.warps.get(&warp).map_or(floor, |known| known.of(lane).max(floor))
+    }
+
+    fn raise(&mut self, floor: Time) {
+        if floor > self.floor {
+            self.floor = floor;
+            self.warps.retain(|warp, known| *warp >= FIRST_MBARRIER || (0..32).any(|lane| known.of(lane) > floor));
+        }
+    }
+
+    fn is_within(&self, other: &OfCta) -> bool {
+        self.floor <= other.floor
+            && self.warps.iter().all(|(warp, known)| match other.warps.get(warp) {
+                Some(theirs) if other.floor == 0 => known.is_within(theirs),
+                _ => (0..32).all(|lane| known.of(lane) <= other.of(*warp, lane)),
+            })
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Clock {
+    ctas: BTreeMap<CtaNumber, OfCta>,
+    /// Launches that are complete, by stream: all up to this one.
+    streams: BTreeMap<StreamId, u64>,
+}
+
+impl Clock {
+    /// Whether what a thread did up to a time is known; the position is that of its launch.
+    pub fn knows(&self, thread: Thread, time: Time, position: Option<Position>) -> bool {
+        self.ctas.get(&thread.cta).is_some_and(|known| known.of(thread.warp, thread.lane) >= time)
+            || position.is_some_and(|(stream, number)| self.streams.get(&stream).is_some_and(|last| *last >= number))
+    }
+
+    pub fn add(&mut self, cta: CtaNumber, warp: u16, lanes: Lanes, time: Time) {
+        self.ctas.entry(cta).or_default().warps.entry(warp).or_default().add(lanes, time);
+    }
+
+    pub fn add_thread(&mut self, thread: Thread, time: Time) {
+        let all = if thread.cta == HOST || thread.warp >= FIRST_MBARRIER { 1 } else { u32::MAX };
+        self.add(thread.cta, thread.warp, Lanes { mask: 1 << thread.lane, all }, time);
+    }
+
+    /// All threads of a CTA.
+    pub fn add_cta(&mut self, cta: CtaNumber, time: Time) {
+        self.ctas.entry(cta).or_default().raise(time);
+    }
+
+    /// All launches of a stream up to this one; `belongs` says of which CTAs nothing need be kept for that.
+    pub fn complete(&mut self, (stream, number): Position, belongs: impl Fn(CtaNumber) -> bool) {
+        let last = self.streams.entry(stream).or_default();
+        *last = (*last).max(number);
+        self.ctas.retain(|cta, _| !belongs(*cta));
+    }
+
+    fn is_within(&self, other: &Clock) -> bool {
+        self.streams.iter().all(|(stream, last)| other.streams.get(stream).is_some_and(|their| their >= last))
+            && self.ctas.iter().all(|(cta, known)| other.ctas.get(cta).is_some_and(|their| known.is_within(their)))
+    }
+
+    fn join(&mut self, other: &Clock) {
+        for (stream, last) in &other.streams {
+            let own = self.streams.entry(*stream).or_default();
+            *own = (*own).max(*last);
+        }
+        for (cta, theirs) in &other.ctas {
+            let own = self.ctas.entry(*cta).or_default();
+            for (warp, known) in &theirs.warps {
+                own.warps.entry(*warp).or_default().join(known);
+            }
+            own.raise(theirs.floor);
+        }
+    }
+}
+
+/// Joins a clock to another; the same clock stays the same.
+pub(super) fn join(own: &mut Arc<Clock>, other: &Arc<Clock>) {
+    if Arc::ptr_eq(own, other) || other.is_within(own) {
+        return;
+    }
+    if own.is_within(other) {
+        own.clone_from(other);
+    } else {
+        Arc::make_mut(own).join(other);
+    }
+}
+
+/// What a thread knows through each proxy. What the async proxy may see of what others wrote through the generic one is known apart, for
+/// each space: it is what a proxy fence has told it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Knowledge {
+    pub all: Arc<Clock>,
+    pub global: Arc<Clock>,
+    pub shared: Arc<Clock>,
+}
+
+impl Knowledge {
+    pub fn join(&mut self, other: &Knowledge) {
+        join(&mut self.all, &other.all);
+        join(&mut self.global, &other.global);
+        join(&mut self.shared, &other.shared);
+    }
+
+    pub fn is(&self, other: &Knowledge) -> bool {
+        Arc::ptr_eq(&self.all, &other.all)
+            && Arc::ptr_eq(&self.global, &other.global)
+            && Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// As between kernels, where no proxy needs a fence.
+    pub fn through_every_proxy(all: Arc<Clock>) -> Knowledge {
+        Knowledge { global: Arc::clone(&all), shared: Arc::clone(&all), all }
+    }
+}
+
+/// What a thread knew at a time, of itself too.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    pub knowledge: Knowledge,
+    pub own: Thread,
+    /// What it did itself up to this.
+    pub until: Time,
+}
+
+impl View {
+    pub fn knows(&self, thread: Thread, time: Time, position: Option<Position>) -> bool {
+        (thread == self.own && time <= self.until) || self.knowledge.all.knows(thread, time, position)
+    }
+
+    /// Adds it to what another thread knows.
+    pub fn tell(&self, to: &mut Knowledge) {
+        to.join(&self.knowledge);
+        if !to.all.knows(self.own, self.until, None) {
+            Arc::make_mut(&mut to.all).add_thread(self.own, self.until);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CTA: CtaNumber = CtaNumber(3);
+
+    fn thread(warp: u16, lane: u8) -> Thread {
+        Thread { cta: CTA, warp, lane }
+    }
+
+    #[test]
+    fn lanes_of_a_warp_are_known_apart() {
+        let mut clock = Clock::default();
+        clock.add(CTA, 1, Lanes { mask: 0b10, all: u32::MAX }, 5);
+        assert!(clock.knows(thread(1, 1), 5, None) && !clock.knows(thread(1, 1), 6, None));
+        assert!(!clock.knows(thread(1, 0), 1, None) && !clock.knows(thread(0, 1), 1, None));
+        clock.add_cta(CTA, 4);
+        assert!(clock.knows(thread(1, 0), 4, None) && clock.knows(thread(1, 1), 5, None));
+        assert!(!clock.knows(thread(FIRST_MBARRIER, 0), 1, None), "an mbarrier is no thread");
+    }
+
+    #[test]
+    fn a_complete_launch_needs_no_entries() {
+        let mut clock = Clock::default();
+        clock.add_cta(CTA, 4);
+        clock.complete((StreamId(7), 2), |_| true);
+        assert!(clock.ctas.is_empty());
+        assert!(clock.knows(thread(9, 9), 100, Some((StreamId(7), 2))));
+        assert!(!clock.knows(thread(9, 9), 1, Some((StreamId(7), 3))));
+        assert!(!clock.knows(thread(9, 9), 1, Some((StreamId(6), 1))));
+    }
+
+    /// Joining is the larger of both for every thread, whatever forms the entries have; what is within another changes nothing.
+    #[test]
+    fn joining_is_the_larger_of_both() {
+        let mut random = moe_random::Random::new(3);
+        let mut any = || {
+            let mut clock = Clock::default();
+            for _ in 0..random.below(5) {
+                let (warp, time) = (random.below(3) as u16, random.below(9) as Time);
+                match random.below(3) {
+                    0 => clock.add_cta(CtaNumber(random.below(2) as u32), time),
+                    1 => clock.add(CTA, warp, Lanes { mask: u32::MAX, all: u32::MAX }, time),
+                    _ => clock.add(CTA, warp, Lanes { mask: random.bits() as u32, all: u32::MAX }, time),
+                }
+            }
+            clock
+        };
+        let threads = (0..4).flat_map(|cta| (0..3).map(move |warp| (cta, warp)));
+        let threads: Vec<Thread> = threads
+            .flat_map(|(cta, warp)| (0..32).map(move |lane| Thread { cta: CtaNumber(cta), warp, lane }))
+            .collect();
+        let time = |clock: &Clock, thread: Thread| (1..20).take_while(|time| clock.knows(thread, *time, None)).count();
+        for _ in 0..500 {
+            let (a, b) = (Arc::new(any()), Arc::new(any()));
+            let mut both = Arc::clone(&a);
+            join(&mut both, &b);
+            for &thread in &threads {
+                assert_eq!(time(&both, thread), time(&a, thread).max(time(&b, thread)), "{a:?} {b:?}");
+            }
+            let within = threads.iter().all(|&thread| time(&b, thread) <= time(&a, thread));
+            assert!(!within || threads.iter().all(|&thread| time(&both, thread) == time(&a, thread)));
+            let before = Arc::clone(&both);
+            join(&mut both, &b);
+            assert!(Arc::ptr_eq(&before, &both));
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What a judge says: two accesses, and what is missing between them.
+
+use super::scopes::{name, whom};
+use crate::ids::ThreadId;
+use crate::memory::{Proxy, Scope};
+use crate::observer::AccessKind;
+
+/// Who made one of the accesses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agent {
+    /// The host, between runs.
+    Host,
+    /// A thread.
+    Thread(ThreadId),
+    /// An asynchronous copy that a thread issued.
+    Copy(ThreadId),
+}
+
+/// One of the accesses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Party {
+    /// Who.
+    pub agent: Agent,
+    /// Name of the kernel; empty for the host.
+    pub kernel: String,
+    /// What it does.
+    pub kind: AccessKind,
+    /// Scope of a strong access.
+    pub strong: Option<Scope>,
+    /// Proxy.
+    pub proxy: Proxy,
+    /// Line of the instruction in the PTX text.
+    pub line: u32,
+}
+
+/// How far apart two threads are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Apart {
+    /// Lanes of a warp.
+    Lanes,
+    /// Warps of a CTA.
+    Warps,
+    /// CTAs of a rank, or launches of one.
+    Ctas,
+    /// Ranks, or a rank and the host.
+    Ranks,
+}
+
+/// The edge that is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "lines are those of the PTX text, scopes are as found and as needed")]
+pub enum Missing {
+    /// Nothing at all is between them.
+    Everything(Apart),
+    /// Both are strong, with scopes that do not include each other.
+    StrongScope { scope: Scope, needed: Scope },
+    /// The write that tells of the first access does not release.
+    Release { line: u32 },
+    /// It releases for a narrower scope.
+    ReleaseScope { line: u32, scope: Scope, needed: Scope },
+    /// The read that hears of the first access does not acquire.
+    Acquire { line: u32 },
+    /// It acquires with a narrower scope.
+    AcquireScope { line: u32, scope: Scope, needed: Scope },
+    /// The fence behind the read has a narrower scope.
+    FenceScope { line: u32, scope: Scope, needed: Scope },
+    /// They are in order, but through different proxies.
+    ProxyFence { shared: bool },
+    /// Memory that somebody writes is read through the non-coherent proxy.
+    Coherence,
+    /// Nobody has waited for a copy.
+    CopyWait { issued: u32, bulk: bool, grouped: bool, read: bool },
+    /// A launch that need not wait for the one before it has not.
+    GridWait,
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Missing::Everything(Apart::Lanes) => {
+                write!(f, "nothing orders the lanes of a warp: a bar.warp.sync has to stand between")
+            }
+            Missing::Everything(Apart::Warps) => {
+                write!(f, "nothing orders the warps of a CTA: a barrier has to stand between")
+            }
+            Missing::Everything(Apart::Ctas) => write!(
+                f,
+                "nothing orders them: a release of scope .gpu or wider has to follow the first, and an acquire of what it writes to come \
+                 before the second"
+            ),
+            Missing::Everything(Apart::Ranks) => write!(
+                f,
+                "nothing orders them: a release of scope .sys has to follow the first, and an acquire of what it writes to come before \
+                 the second"
+            ),
+            Missing::StrongScope { scope, needed } => write!(
+                f,
+                "both are strong, but one has scope {} and the other is {}: needs {}",
+                name(*scope),
+                whom(*needed),
+                name(*needed)
+            ),
+            Missing::Release { line } => write!(
+                f,
+                "the write in line {line} that tells of the first does not release it: needs .release, or a fence in front"
+            ),
+            Missing::ReleaseScope { line, scope, needed } => write!(
+                f,
+                "the release in line {line} is {}, the reader is {}: needs {}",
+                name(*scope),
+                whom(*needed),
+                name(*needed)
+            ),
+            Missing::Acquire { line } => write!(
+                f,
+                "the read in line {line} that hears of the first does not acquire it: needs .acquire, or a fence behind it"
+            ),
+            Missing::AcquireScope { line, scope, needed } => write!(
+                f,
+                "the acquire in line {line} is {}, the writer is {}: needs {}",
+                name(*scope),
+                whom(*needed),
+                name(*needed)
+            ),
+            Missing::FenceScope { line, scope, needed } => write!(
+                f,
+                "the fence in line {line} is {}, the writer is {}: needs {}",
+                name(*scope),
+                whom(*needed),
+                name(*needed)
+            ),
+            Missing::ProxyFence { shared } => {
+                let space = if *shared { "shared::cta" } else { "global" };
+                write!(
+                    f,
+                    "they are in order, but a fence.proxy.async.{space} has to stand between, as the copy is of another proxy"
+                )
+            }
+            Missing::Coherence => write!(
+                f,
+                "ld.global.nc is only for what nobody writes from the beginning of the kernel to its end: needs an ordinary load"
+            ),
+            Missing::CopyWait { issued, bulk, grouped, read } => {
+                let how = match (bulk, grouped, read) {
+                    (true, true, true) => "cp.async.bulk.wait_group.read",
+                    (true, true, false) => "cp.async.bulk.wait_group",
+                    (true, false, _) => "a wait for the phase of its mbarrier",
+                    (false, ..) => "cp.async.wait_group, or a wait for the phase of its mbarrier,",
+                };
+                write!(f, "the copy issued in line {issued} may be under way still: {how} has to come before")
+            }
+            Missing::GridWait => write!(
+                f,
+                "the launch need not wait for the one before it in its stream: griddepcontrol.wait has to come before the second"
+            ),
+        }
+    }
+}
+
+/// Two accesses to a byte, at least one of them a write, that nothing orders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// The place, by name.
+    pub place: String,
+    /// The access that the run made first.
+    pub first: Party,
+    /// The other one.
+    pub second: Party,
+    /// What is missing between them.
+    pub missing: Missing,
+    /// How often it was found at this pair of lines.
+    pub times: u64,
+}
+
+impl std::fmt::Display for Party {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match self.kind {
+            AccessKind::Read => "reads",
+            AccessKind::Write => "writes",
+            AccessKind::Atomic => "changes",
+        };
+        let thread = |f: &mut std::fmt::Formatter<'_>, thread: &ThreadId| {
+            let ThreadId { rank, launch, cta, warp, lane } = thread;
+            write!(f, "{rank}, `{}` (launch {}), CTA {cta}, warp {warp}, lane {lane}", self.kernel, launch.0)
+        };
+        match &self.agent {
+            Agent::Host => return write!(f, "the host {what} it"),
+            Agent::Thread(who) => thread(f, who)?,
+            Agent::Copy(who) => {
+                write!(f, "a copy of ")?;
+                thread(f, who)?;
+            }
+        }
+        write!(f, " {what} it in line {}", self.line)?;
+        match (self.proxy, self.strong) {
+            (Proxy::NonCoherent, _) => write!(f, " (non-coherent)"),
+            (Proxy::Async, _) => write!(f, " (async proxy)"),
+            (Proxy::Generic, Some(scope)) => write!(f, " (strong, {})", name(scope)),
+            (Proxy::Generic, None) => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for Conflict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}; {}; {}", self.place, self.first, self.second, self.missing)
+    }
+}

@@ -1,0 +1,44 @@
+//! Which scope includes which thread.
+
+use crate::ids::RankId;
+use crate::memory::Scope;
+
+use super::clock::CtaNumber;
+
+/// Where a thread runs. The host is in no CTA of a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Site {
+    pub rank: Option<RankId>,
+    pub cta: CtaNumber,
+}
+
+/// The narrowest scope with which each of two threads includes the other.
+pub(super) fn needed(a: Site, b: Site) -> Scope {
+    if a.cta == b.cta {
+        Scope::Cta
+    } else if a.rank.is_some() && a.rank == b.rank {
+        Scope::Gpu
+    } else {
+        Scope::Sys
+    }
+}
+
+/// As PTX writes it.
+pub(super) fn name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Cta => ".cta",
+        Scope::Cluster => ".cluster",
+        Scope::Gpu => ".gpu",
+        Scope::Sys => ".sys",
+    }
+}
+
+/// Whom a scope is needed for.
+pub(super) fn whom(needed: Scope) -> &'static str {
+    match needed {
+        Scope::Cta => "in the same CTA",
+        Scope::Cluster => "in the same cluster",
+        Scope::Gpu => "in another CTA",
+        Scope::Sys => "on another rank",
+    }
+}

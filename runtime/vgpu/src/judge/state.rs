@@ -1,0 +1,655 @@
+//! The judge's bookkeeping: every access and event of a run, in the order in which they happened.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::clock::{CtaNumber, HOST, Knowledge, Position, Thread, Time, View, join};
+use super::copies::Copy;
+use super::lanes::{Failed, Fenced, Pending};
+use super::names::{self, Names};
+use super::report::{Agent, Apart, Conflict, Missing, Party};
+use super::scopes::{Site, needed};
+use super::shadow::{Mark, Shadow};
+use super::words::{Head, Last, Word};
+use super::world::{Cta, Launch, Stream};
+use crate::ids::{CopyId, EventId, LaunchId, StreamId, ThreadId};
+use crate::memory::{Address, Order, Proxy, Scope};
+use crate::observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep};
+
+/// Kinds of conflict that are kept.
+const MOST_FOUND: usize = 1000;
+
+#[derive(Debug)]
+pub(super) struct State {
+    names: Names,
+    launches: Vec<Launch>,
+    launch_of: HashMap<LaunchId, usize>,
+    ctas: Vec<Cta>,
+    cta_of: HashMap<(LaunchId, u32), CtaNumber>,
+    streams: HashMap<StreamId, Stream>,
+    events: HashMap<EventId, Knowledge>,
+    /// What the host knows; its own time is that of the first CTA.
+    host: Knowledge,
+    device: Shadow,
+    words: HashMap<u64, Word>,
+    copies: HashMap<CopyId, Copy>,
+    /// The last acquire: of many lanes that acquire the same each gets the same.
+    acquired: Option<(Knowledge, View, Knowledge)>,
+    pub found: Vec<Conflict>,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            names: Names::default(),
+            launches: Vec::new(),
+            launch_of: HashMap::new(),
+            ctas: vec![Cta { now: 1, ..Cta::default() }],
+            cta_of: HashMap::new(),
+            streams: HashMap::new(),
+            events: HashMap::new(),
+            host: Knowledge::default(),
+            device: Shadow::default(),
+            words: HashMap::new(),
+            copies: HashMap::new(),
+            acquired: None,
+            found: Vec::new(),
+        }
+    }
+}
+
+/// A place that threads synchronise on.
+#[derive(Clone, Copy)]
+enum Place {
+    Device(u64),
+    Shared(CtaNumber, u32),
+}
+
+impl State {
+    fn cta(&mut self, thread: ThreadId) -> CtaNumber {
+        if let Some(found) = self.cta_of.get(&(thread.launch, thread.cta)) {
+            return *found;
+        }
+        let launch = match self.launch_of.get(&thread.launch) {
+            Some(found) => *found,
+            // The judge came when it was running already.
+            None => self.begin(Began {
+                launch: thread.launch,
+                rank: thread.rank,
+                stream: StreamId(u32::MAX),
+                kernel: String::new(),
+                grid: [1; 3],
+                threads: 1024,
+                shared: Vec::new(),
+                dynamic_shared: u32::MAX,
+                dependent: false,
+            }),
+        };
+        let number = CtaNumber(self.ctas.len() as u32);
+        let found = &mut self.launches[launch];
+        found.ctas.push(number);
+        self.ctas.push(Cta::new(launch, thread.cta, thread.rank, found.began.threads, &found.base));
+        self.cta_of.insert((thread.launch, thread.cta), number);
+        number
+    }
+
+    fn at(&self, number: CtaNumber) -> &Cta {
+        &self.ctas[number.0 as usize]
+    }
+
+    fn at_mut(&mut self, number: CtaNumber) -> &mut Cta {
+        &mut self.ctas[number.0 as usize]
+    }
+
+    fn site(&self, thread: Thread) -> Site {
+        Site { rank: self.at(thread.cta).rank, cta: thread.cta }
+    }
+
+    fn position(&self, cta: CtaNumber) -> Option<Position> {
+        (cta != HOST).then(|| self.launches[self.at(cta).launch].position)
+    }
+
+    fn view(&self, thread: Thread) -> View {
+        let cta = self.at(thread.cta);
+        match cta.warps.get(thread.warp as usize) {
+            Some(warp) => warp.view(thread, Time::MAX),
+            None => View { knowledge: self.host.clone(), own: thread, until: Time::MAX },
+        }
+    }
+
+    pub fn access(&mut self, access: &Access) {
+        let cta = self.cta(access.thread);
+        let thread = Cta::thread(cta, access.thread.warp, access.thread.lane);
+        let strong = match access.order {
+            Order::Weak => None,
+            Order::Volatile => Some(Scope::Sys),
+            Order::Relaxed | Order::Acquire | Order::Release | Order::AcqRel | Order::SeqCst => Some(access.scope),
+        };
+        let mark = Mark {
+            thread,
+            time: self.at(cta).now,
+            line: access.line,
+            kind: access.kind,
+            strong,
+            proxy: access.proxy,
+            copy: access.copy,
+        };
+        let view = match access.copy.and_then(|copy| self.copies.get(&copy)) {
+            Some(copy) => copy.view.clone(),
+            None => self.view(thread),
+        };
+        let bytes = u64::from(access.bytes);
+        let place = match access.location {
+            Location::Device(Address(address)) => {
+                self.judge_device(address, bytes, &mark, &view);
+                Place::Device(address)
+            }
+            Location::Shared(_, offset) => {
+                let mut shadow = std::mem::take(&mut self.at_mut(cta).shadow);
+                let mut found = Vec::new();
+                shadow.access(offset.into(), bytes, &mark, |at, earlier| {
+                    found.extend(self.missing(earlier, &mark, &view, true).map(|missing| (at, *earlier, missing)));
+                });
+                self.at_mut(cta).shadow = shadow;
+                for (at, earlier, missing) in found {
+                    self.tell(Place::Shared(cta, at as u32), &earlier, &mark, missing);
+                }
+                Place::Shared(cta, offset)
+            }
+        };
+        match (strong, access.copy) {
+            (Some(scope), None) if access.proxy == Proxy::Generic => {
+                self.synchronise(place, &mark, access.order, scope, &view);
+            }
+            _ if mark.writes() => self.forget_word(place),
+            _ => {}
+        }
+    }
+
+    fn judge_device(&mut self, address: u64, bytes: u64, mark: &Mark, view: &View) {
+        let mut shadow = std::mem::take(&mut self.device);
+        let mut found = Vec::new();
+        shadow.access(address, bytes, mark, |at, earlier| {
+            found.extend(self.missing(earlier, mark, view, false).map(|missing| (at, *earlier, missing)));
+        });
+        self.device = shadow;
+        for (at, earlier, missing) in found {
+            self.tell(Place::Device(at), &earlier, mark, missing);
+        }
+    }
+
+    /// What is missing between two accesses, the second with this knowledge; none if they are in order.
+    fn missing(&self, first: &Mark, second: &Mark, view: &View, shared: bool) -> Option<Missing> {
+        if let Some(copy) = first.copy {
+            return self.missing_behind_copy(copy, first, second, view);
+        }
+        let position = self.position(first.thread.cta);
+        if !view.knows(first.thread, first.time, position) {
+            let (a, b) = (self.site(first.thread), self.site(second.thread));
+            let needed = needed(a, b);
+            return match (first.strong, second.strong) {
+                (Some(a), Some(b)) if a.min(b) >= needed => None,
+                (Some(a), Some(b)) => Some(Missing::StrongScope { scope: a.min(b), needed }),
+                _ => Some(self.explain(first, second)),
+            };
+        }
+        if second.proxy == Proxy::Async && first.proxy == Proxy::Generic && first.writes() {
+            let seen = if shared { &view.knowledge.shared } else { &view.knowledge.global };
+            if !seen.knows(first.thread, first.time, position) {
+                return Some(Missing::ProxyFence { shared });
+            }
+        }
+        let base = (second.thread.cta != HOST).then(|| &self.launches[self.at(second.thread.cta).launch].base.all);
+        if second.proxy == Proxy::NonCoherent
+            && first.writes()
+            && base.is_some_and(|base| !base.knows(first.thread, first.time, position))
+        {
+            return Some(Missing::Coherence);
+        }
+        None
+    }
+
+    fn missing_behind_copy(&self, number: CopyId, first: &Mark, second: &Mark, view: &View) -> Option<Missing> {
+        if second.copy == Some(number) {
+            return None;
+        }
+        let copy = self.copies.get(&number)?;
+        let mut ends = copy.ends(!first.writes());
+        let over = view.knowledge.all.knows(first.thread, Time::MAX, self.position(first.thread.cta));
+        if over || ends.any(|(thread, time)| view.knows(thread, time, None)) {
+            return None;
+        }
+        match (first.strong, second.strong) {
+            (Some(a), Some(b)) if a.min(b) >= needed(self.site(first.thread), self.site(second.thread)) => None,
+            _ => Some(Missing::CopyWait {
+                issued: copy.line,
+                bulk: copy.bulk,
+                grouped: copy.grouped,
+                read: !first.writes(),
+            }),
+        }
+    }
+
+    /// Why a thread does not know of an earlier access.
+    fn explain(&self, first: &Mark, second: &Mark) -> Missing {
+        let position = self.position(first.thread.cta);
+        let (a, b) = (self.at(first.thread.cta), self.at(second.thread.cta));
+        if second.thread.cta != HOST {
+            let launch = &self.launches[b.launch];
+            if launch.began.dependent && launch.full.all.knows(first.thread, first.time, position) {
+                return Missing::GridWait;
+            }
+            if let Some(warp) = b.warps.get(second.thread.warp as usize) {
+                let failed = warp.lane(second.thread.lane).failed.iter().rev();
+                let mut failed = failed.filter(|failed| failed.view.knows(first.thread, first.time, position));
+                if let Some(failed) = failed.next() {
+                    return failed.missing.clone();
+                }
+            }
+        }
+        Missing::Everything(if first.thread.cta == second.thread.cta {
+            if first.thread.warp == second.thread.warp { Apart::Lanes } else { Apart::Warps }
+        } else if a.rank == b.rank {
+            Apart::Ctas
+        } else {
+            Apart::Ranks
+        })
+    }
+
+    fn party(&self, mark: &Mark) -> Party {
+        let cta = self.at(mark.thread.cta);
+        let (kernel, agent) = if mark.thread.cta == HOST {
+            (String::new(), Agent::Host)
+        } else {
+            let launch = &self.launches[cta.launch].began;
+            let (warp, lane) = (mark.thread.warp.into(), mark.thread.lane.into());
+            let thread = ThreadId { rank: launch.rank, launch: launch.launch, cta: cta.index, warp, lane };
+            let agent = if mark.copy.is_some() { Agent::Copy(thread) } else { Agent::Thread(thread) };
+            (launch.kernel.clone(), agent)
+        };
+        let Mark { kind, strong, proxy, line, .. } = *mark;
+        Party { agent, kernel, kind, strong, proxy, line }
+    }
+
+    fn tell(&mut self, place: Place, first: &Mark, second: &Mark, missing: Missing) {
+        let (first, second) = (self.party(first), self.party(second));
+        let same = |a: &Party, b: &Party| (&a.kernel, a.line, a.kind) == (&b.kernel, b.line, b.kind);
+        let known = self
+            .found
+            .iter_mut()
+            .find(|other| same(&other.first, &first) && same(&other.second, &second) && other.missing == missing);
+        if let Some(known) = known {
+            known.times += 1;
+            return;
+        }
+        if self.found.len() == MOST_FOUND {
+            return;
+        }
+        let place = match place {
+            Place::Device(address) => self.names.place(address),
+            Place::Shared(cta, offset) => {
+                let launch = &self.launches[self.at(cta).launch].began;
+                names::shared(&launch.shared, launch.dynamic_shared, offset)
+            }
+        };
+        self.found.push(Conflict { place, first, second, missing, times: 1 });
+    }
+
+    fn word(&mut self, place: Place) -> &mut Word {
+        match place {
+            Place::Device(address) => self.words.entry(address).or_default(),
+            Place::Shared(cta, offset) => self.at_mut(cta).words.entry(offset).or_default(),
+        }
+    }
+
+    fn forget_word(&mut self, place: Place) {
+        match place {
+            Place::Device(address) => self.words.remove(&address),
+            Place::Shared(cta, offset) => self.at_mut(cta).words.remove(&offset),
+        };
+    }
+
+    /// What a strong access acquires and releases.
+    fn synchronise(&mut self, place: Place, mark: &Mark, order: Order, scope: Scope, view: &View) {
+        if let Place::Shared(cta, offset) = place
+            && self.at(cta).mbarriers.contains_key(&offset)
+        {
+            return;
+        }
+        let (thread, site) = (mark.thread, self.site(mark.thread));
+        let mut word = std::mem::take(self.word(place));
+        let chained = word.last.is_none_or(|last| last.scope.min(scope) >= needed(last.site, site));
+        if mark.kind != AccessKind::Write {
+            let acquires = matches!(order, Order::Acquire | Order::AcqRel | Order::SeqCst);
+            for head in word.heads.iter().filter(|head| head.own != thread) {
+                self.read_head(head, word.last, chained, mark, scope, acquires);
+            }
+        }
+        if mark.writes() {
+            if mark.kind != AccessKind::Atomic || !chained {
+                word.heads.clear();
+            }
+            // What has been acquired just now is released too.
+            let view = if mark.kind == AccessKind::Atomic { &self.view(thread) } else { view };
+            let time = self.at(thread.cta).now;
+            let head = |knowledge: &Knowledge, time, scope, released| Head {
+                knowledge: knowledge.clone(),
+                own: thread,
+                time,
+                site,
+                scope,
+                line: mark.line,
+                released,
+            };
+            if matches!(order, Order::Release | Order::AcqRel | Order::SeqCst) {
+                word.add(head(&view.knowledge, time, scope, true));
+            } else {
+                let warp = self.at(thread.cta).warps.get(thread.warp as usize);
+                let fences = warp.map(|warp| warp.lane(thread.lane).fences.clone()).unwrap_or_default();
+                // A fence of a wider scope is one of each narrower scope too.
+                let mut last = None;
+                for wide in SCOPES.into_iter().rev().filter(|wide| *wide <= scope) {
+                    if let Some(Fenced { knowledge, time }) = &fences[wide as usize]
+                        && last.replace(*time) != Some(*time)
+                    {
+                        word.add(head(knowledge, *time, wide, true));
+                    }
+                }
+                if last.is_none() {
+                    word.add(head(&view.knowledge, time, scope, false));
+                }
+            }
+            word.last = Some(Last { site, scope, line: mark.line });
+            self.at_mut(thread.cta).tick();
+        }
+        *self.word(place) = word;
+    }
+
+    fn read_head(&mut self, head: &Head, last: Option<Last>, chained: bool, mark: &Mark, scope: Scope, acquires: bool) {
+        let thread = mark.thread;
+        let needed = needed(head.site, self.site(thread));
+        let line = mark.line;
+        let missing = if !head.released {
+            Some(Missing::Release { line: head.line })
+        } else if head.scope < needed {
+            Some(Missing::ReleaseScope { line: head.line, scope: head.scope, needed })
+        } else if scope < needed {
+            Some(Missing::AcquireScope { line, scope, needed })
+        } else if let Some(last) = last.filter(|_| !chained) {
+            Some(Missing::ReleaseScope { line: last.line, scope: last.scope, needed })
+        } else if !acquires {
+            Some(Missing::Acquire { line })
+        } else {
+            None
+        };
+        let view = head.view();
+        let pends = matches!(missing, Some(Missing::Acquire { .. }));
+        let told = if missing.is_none() { Some(self.acquire(thread, &view)) } else { None };
+        let Some(warp) = self.ctas[thread.cta.0 as usize].warps.get_mut(thread.warp as usize) else { return };
+        warp.update(1 << thread.lane, |state| {
+            if let Some(told) = &told {
+                state.knowledge = told.clone();
+            }
+            if pends {
+                state.pend(Pending { head: head.clone(), needed });
+            }
+            if let Some(missing) = &missing {
+                state.fail(Failed { view: view.clone(), missing: missing.clone() });
+            }
+        });
+    }
+
+    /// What a lane knows when it has acquired this.
+    fn acquire(&mut self, thread: Thread, released: &View) -> Knowledge {
+        let before = self.view(thread).knowledge;
+        if let Some((own, view, after)) = &self.acquired
+            && own.is(&before)
+            && view.knowledge.is(&released.knowledge)
+            && (view.own, view.until) == (released.own, released.until)
+        {
+            return after.clone();
+        }
+        let mut after = before.clone();
+        released.tell(&mut after);
+        self.acquired = Some((before, released.clone(), after.clone()));
+        after
+    }
+
+    pub fn event(&mut self, event: &Event) {
+        match event {
+            Event::Fence { thread, lanes, fence, scope, line } => self.fence(*thread, *lanes, *fence, *scope, *line),
+            Event::BarrierArrive { thread, lanes, barrier, waits } => {
+                let number = self.cta(*thread);
+                let cta = self.at_mut(number);
+                let warp = thread.warp as u16;
+                if *waits {
+                    cta.barriers.entry(*barrier).or_default().waiting.push((warp, *lanes));
+                    return;
+                }
+                let now = cta.tick();
+                let (threads, mut left) = (cta.threads, Knowledge::default());
+                for state in cta.warps.get(warp as usize).into_iter().flat_map(|found| found.states(*lanes)) {
+                    left.join(&state.knowledge);
+                }
+                Arc::make_mut(&mut left.all).add(number, warp, super::lanes::lanes_of(warp, threads, *lanes), now);
+                match &mut cta.barriers.entry(*barrier).or_default().left {
+                    Some(known) => known.join(&left),
+                    none => *none = Some(left),
+                }
+            }
+            Event::BarrierComplete { thread, barrier } => {
+                let number = self.cta(*thread);
+                let cta = self.at_mut(number);
+                let gathered = cta.barriers.remove(barrier).unwrap_or_default();
+                cta.meet(number, &gathered.waiting, gathered.left);
+            }
+            Event::WarpSync { thread, lanes, orders_memory: true } => {
+                let number = self.cta(*thread);
+                self.at_mut(number).meet(number, &[(thread.warp as u16, *lanes)], None);
+            }
+            Event::WarpSync { orders_memory: false, .. } => {}
+            Event::Mbarrier { thread, offset, step, .. } => self.mbarrier(*thread, *offset, *step),
+            Event::CopyIssued { thread, copy, bulk, grouped, line } => {
+                let cta = self.cta(*thread);
+                let thread = Cta::thread(cta, thread.warp, thread.lane);
+                let until = self.at_mut(cta).tick();
+                let view = View { until, ..self.view(thread) };
+                self.copies.insert(*copy, Copy::new(view, *bulk, *grouped, *line));
+                if *grouped {
+                    self.at_mut(cta).groups.add(thread, *bulk, *copy);
+                }
+            }
+            Event::CopiesCommitted { thread, lanes, bulk } => {
+                let cta = self.cta(*thread);
+                for lane in each(*lanes) {
+                    self.at_mut(cta).groups.commit(Cta::thread(cta, thread.warp, lane), *bulk);
+                }
+            }
+            Event::CopiesWaited { thread, lanes, bulk, groups, read } => {
+                let cta = self.cta(*thread);
+                let now = self.at_mut(cta).tick() + 1;
+                for thread in each(*lanes).map(|lane| Cta::thread(cta, thread.warp, lane)) {
+                    for copy in self.at_mut(cta).groups.wait(thread, *bulk, *groups, *read) {
+                        self.copies.entry(copy).and_modify(|copy| copy.end((thread, now), *read));
+                    }
+                }
+                self.at_mut(cta).tick();
+            }
+            Event::LaunchBegins(began) => {
+                self.begin((**began).clone());
+            }
+            Event::CtaStart { thread } => {
+                self.cta(*thread);
+            }
+            Event::GridWait { thread, lanes } => {
+                let number = self.cta(*thread);
+                let full = self.launches[self.at(number).launch].full.clone();
+                if let Some(warp) = self.at_mut(number).warps.get_mut(thread.warp as usize) {
+                    warp.update(*lanes, |state| state.knowledge.join(&full));
+                }
+            }
+            Event::LaunchComplete { launch, .. } => self.complete(*launch),
+            Event::Recorded { stream, event } => {
+                let known = self.streams.entry(*stream).or_default().end.clone();
+                self.events.insert(*event, known);
+            }
+            Event::Waited { stream, event } => {
+                if let Some(known) = self.events.get(event) {
+                    self.streams.entry(*stream).or_default().end.join(known);
+                }
+            }
+            Event::Host { address, bytes, kind } => {
+                let thread = Thread { cta: HOST, warp: 0, lane: 0 };
+                let time = self.at(HOST).now;
+                let mark = Mark { thread, time, line: 0, kind: *kind, strong: None, proxy: Proxy::Generic, copy: None };
+                let view = self.view(thread);
+                self.judge_device(address.0, *bytes, &mark, &view);
+                if mark.writes() {
+                    self.words.retain(|word, _| !(address.0..address.0 + bytes).contains(word));
+                }
+            }
+            Event::Named { address, bytes, name } => self.names.add(*address, *bytes, name.clone()),
+            Event::RunEnds { idle: false } => {
+                // The host may see that a stream has come so far.
+                for stream in self.streams.values() {
+                    self.host.join(&stream.end);
+                }
+            }
+            Event::RunEnds { idle: true } | Event::Abandoned => self.forget(),
+        }
+    }
+
+    /// All that was done is before all that comes.
+    fn forget(&mut self) {
+        let (names, found) = (std::mem::take(&mut self.names), std::mem::take(&mut self.found));
+        *self = State { names, found, ..State::default() };
+    }
+
+    fn fence(&mut self, thread: ThreadId, lanes: u32, fence: Fence, scope: Scope, line: u32) {
+        let number = self.cta(thread);
+        let cta = self.at_mut(number);
+        let now = cta.tick();
+        let own = super::lanes::lanes_of(thread.warp as u16, cta.threads, lanes);
+        let Some(warp) = cta.warps.get_mut(thread.warp as usize) else { return };
+        match fence {
+            Fence::Memory(_) => warp.update(lanes, |state| state.fence(scope, now, line)),
+            Fence::ProxyAsync { global, shared } => {
+                // Of a lane's own accesses each lane tells its own; that others tell theirs at the same time changes nothing.
+                warp.update(lanes, |state| {
+                    let mut told = Arc::clone(&state.knowledge.all);
+                    Arc::make_mut(&mut told).add(number, thread.warp as u16, own, now);
+                    if global {
+                        join(&mut state.knowledge.global, &told);
+                    }
+                    if shared {
+                        join(&mut state.knowledge.shared, &told);
+                    }
+                });
+            }
+            Fence::MbarrierInit | Fence::ProxyAlias => {}
+        }
+    }
+
+    fn mbarrier(&mut self, thread: ThreadId, offset: u32, step: MbarrierStep) {
+        let number = self.cta(thread);
+        let thread = Cta::thread(number, thread.warp, thread.lane);
+        let cta = self.at_mut(number);
+        let barrier = cta.mbarrier(offset).number;
+        match step {
+            MbarrierStep::Made => {
+                let barrier = cta.mbarrier(offset);
+                (barrier.arrived, barrier.complete) = (None, Knowledge::default());
+            }
+            MbarrierStep::Arrived(Order::Release | Order::AcqRel | Order::SeqCst) => {
+                let until = cta.tick();
+                let view = View { until, ..self.view(thread) };
+                let barrier = self.at_mut(number).mbarrier(offset);
+                view.tell(barrier.arrived.get_or_insert_default());
+            }
+            MbarrierStep::Arrived(_) => {}
+            MbarrierStep::Signalled(copy) => self.signal(number, offset, barrier, &[copy]),
+            MbarrierStep::SmallCopiesDone(last) => {
+                let copies: Vec<CopyId> =
+                    cta.groups.all(thread, false).into_iter().filter(|copy| *copy < last).collect();
+                self.signal(number, offset, barrier, &copies);
+            }
+            MbarrierStep::PhaseComplete => {
+                let barrier = cta.mbarrier(offset);
+                if let Some(arrived) = barrier.arrived.take() {
+                    barrier.complete.join(&arrived);
+                }
+            }
+            MbarrierStep::Passed(Order::Acquire | Order::AcqRel | Order::SeqCst) => {
+                let complete = cta.mbarrier(offset).complete.clone();
+                if let Some(warp) = cta.warps.get_mut(thread.warp as usize) {
+                    warp.update(1 << thread.lane, |state| state.knowledge.join(&complete));
+                }
+            }
+            MbarrierStep::Passed(_) => {}
+        }
+    }
+
+    /// Copies are done as far as an mbarrier tells.
+    fn signal(&mut self, number: CtaNumber, offset: u32, barrier: u16, copies: &[CopyId]) {
+        let cta = self.at_mut(number);
+        let end = (Thread { cta: number, warp: barrier, lane: 0 }, cta.tick());
+        let arrived = cta.mbarrier(offset).arrived.get_or_insert_default();
+        Arc::make_mut(&mut arrived.all).add_thread(end.0, end.1);
+        for copy in copies {
+            self.copies.entry(*copy).and_modify(|copy| copy.end(end, false));
+        }
+    }
+
+    fn begin(&mut self, began: Began) -> usize {
+        let host = View {
+            knowledge: self.host.clone(),
+            own: Thread { cta: HOST, warp: 0, lane: 0 },
+            until: self.at_mut(HOST).tick(),
+        };
+        let stream = self.streams.entry(began.stream).or_default();
+        let with_host = |knowledge: &Knowledge| {
+            let mut known = knowledge.clone();
+            host.tell(&mut known);
+            Knowledge::through_every_proxy(known.all)
+        };
+        let full = with_host(&stream.end);
+        let base = if began.dependent { with_host(&stream.last_base) } else { full.clone() };
+        stream.last_base = base.clone();
+        stream.launches += 1;
+        let position = (began.stream, stream.launches);
+        self.launch_of.insert(began.launch, self.launches.len());
+        self.launches.push(Launch { began, position, base, full, ctas: Vec::new() });
+        self.launches.len() - 1
+    }
+
+    fn complete(&mut self, launch: LaunchId) {
+        let Some(&at) = self.launch_of.get(&launch) else { return };
+        let Launch { position, ref mut ctas, ref full, .. } = self.launches[at];
+        let (ctas, mut end) = (std::mem::take(ctas), full.clone());
+        let mut seen: Vec<Knowledge> = Vec::new();
+        for number in &ctas {
+            let cta = &mut self.ctas[number.0 as usize];
+            for state in cta.warps.iter().flat_map(|warp| warp.states(u32::MAX)) {
+                if !seen.iter().any(|known| known.is(&state.knowledge)) {
+                    seen.push(state.knowledge.clone());
+                }
+            }
+            cta.finish();
+        }
+        seen.iter().for_each(|known| end.join(known));
+        let (launches, all) = (&self.launches, &self.ctas);
+        let belongs = |cta: CtaNumber| {
+            let (stream, number) = launches[all[cta.0 as usize].launch].position;
+            cta != HOST && stream == position.0 && number <= position.1
+        };
+        Arc::make_mut(&mut end.all).complete(position, belongs);
+        self.streams.entry(position.0).or_default().end = Knowledge::through_every_proxy(end.all);
+    }
+}
+
+const SCOPES: [Scope; 4] = [Scope::Cta, Scope::Cluster, Scope::Gpu, Scope::Sys];
+
+/// The lanes of a mask.
+fn each(mask: u32) -> impl Iterator<Item = u32> {
+    (0..32).filter(move |lane| mask >> lane & 1 == 1)
+}

@@ -1,0 +1,59 @@
+//! Words that threads synchronise on: what a strong read of one can acquire.
+//!
+//! Invariant: a word's heads are the releases whose value, or that of read-modify-writes behind them, is there now. Releases of the same
+//! scope by one rank are one head.
+
+use super::clock::{Knowledge, Thread, Time, View};
+use super::scopes::Site;
+use crate::memory::Scope;
+
+/// A release, or a strong write that is none.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    pub knowledge: Knowledge,
+    pub own: Thread,
+    pub time: Time,
+    pub site: Site,
+    pub scope: Scope,
+    pub line: u32,
+    pub released: bool,
+}
+
+impl Head {
+    pub fn view(&self) -> View {
+        View { knowledge: self.knowledge.clone(), own: self.own, until: self.time }
+    }
+
+    fn takes_in(&self, other: &Head) -> bool {
+        (self.scope, self.released) == (other.scope, other.released)
+            && if self.scope == Scope::Cta { self.site == other.site } else { self.site.rank == other.site.rank }
+    }
+}
+
+/// The last strong write.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Last {
+    pub site: Site,
+    pub scope: Scope,
+    pub line: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Word {
+    pub heads: Vec<Head>,
+    pub last: Option<Last>,
+}
+
+impl Word {
+    pub fn add(&mut self, mut head: Head) {
+        if let Some(at) = self.heads.iter().position(|other| head.takes_in(other)) {
+            let other = self.heads.swap_remove(at);
+            if other.own == head.own {
+                head.knowledge.join(&other.knowledge);
+            } else {
+                other.view().tell(&mut head.knowledge);
+            }
+        }
+        self.heads.push(head);
+    }
+}
