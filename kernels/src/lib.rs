@@ -4,6 +4,7 @@
 
 pub mod assemble;
 pub mod audit;
+mod context;
 pub mod device;
 pub mod exchange;
 pub mod gate;

@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Crates without a circle. The others have some: one that loses its last joins them.
-const CRATES: [&str; 9] = [
+const CRATES: [&str; 13] = [
     "compiler/decide",
+    "compiler/front",
+    "compiler/gate",
     "compiler/host",
+    "compiler/judge",
     "compiler/lower",
     "compiler/planner",
+    "kernels",
     "runtime",
     "runtime/bundle",
     "runtime/contract",

@@ -30,9 +30,11 @@
 
 mod check;
 pub mod diagnostics;
+pub mod span;
 pub mod spec;
 pub mod syntax;
 pub mod text;
+pub mod token;
 pub mod units;
 
 use diagnostics::Diagnostics;

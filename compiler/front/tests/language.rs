@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use moe_front::diagnostics::render::render;
+use moe_front::span::MAX_FILE_BYTES;
 use moe_front::spec::limits;
-use moe_front::syntax::{ast, lexer, token::Keyword};
+use moe_front::syntax::ast;
 use moe_front::text::Screen;
+use moe_front::token::Keyword;
 use moe_front::units::Unit;
 use moe_front::{check_source, format_source};
 use moe_gate::ir::{Binary, Unary};
@@ -163,7 +165,7 @@ fn the_limits_of_the_reference_are_the_limits() {
         ("GPUs of a node", u64::from(limits::DOMAIN)),
         ("rows of an alignment", u64::from(limits::ALIGNMENT)),
         ("any other count", u64::from(limits::COUNT)),
-        ("bytes of a file", lexer::MAX_FILE_BYTES as u64),
+        ("bytes of a file", MAX_FILE_BYTES as u64),
         ("operations of an expression in a row", u64::from(ast::MAX_EXPRESSION_DEPTH)),
     ];
     for (name, limit) in rows {

@@ -3,12 +3,14 @@
 use std::sync::LazyLock;
 
 use moe_front::diagnostics::render::{json, render};
+use moe_front::span::Span;
 use moe_front::syntax::ast::{
     Argument, AttentionSetting, Block, Declaration, Expression, ExpressionKind, File, Gate, Item, ModelSetting, Name,
     Number, Operator, Parameter, Quantity, Setting, Statement,
 };
-use moe_front::syntax::{Span, dump::dump, format::format, token::Keyword};
+use moe_front::syntax::{dump::dump, format::format};
 use moe_front::text::Screen;
+use moe_front::token::Keyword;
 use moe_front::{check_source, dump_source, format_source};
 use proptest::prelude::*;
 

@@ -9,6 +9,7 @@
 //! and scattered at the end, so that nothing of the others is ever multiplied by its 0. And in a product one factor of which is 0
 //! the other counts for nothing (`simplify`).
 
+use crate::functions::Chain;
 use crate::ir::{Backward, Binary, Gate, InputKind, Op, Reduction, Type, ValueId};
 use crate::simplify::Builder;
 

@@ -4,7 +4,7 @@
 //! underflow to what a masked expert counts as, or a logit of −∞ can make keys of −∞: then the two tie. A fact is no bound of memory.
 
 use crate::ir::{Gate, Input, InputId, InputKind, Masked, Op, Program, Type, ValueId};
-use crate::range::{Ranges, Reading};
+use crate::ranges::{Ranges, Reading};
 
 /// Facts about a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,42 @@
 //!
 //! Who adds a function adds a row here and its name to `docs/language.md`; a transcendental one is defined in [`math`].
 
-use crate::ir::ValueId;
 use crate::math::{self, Arithmetic};
 use crate::range::{Nan, Range};
-use crate::simplify::Builder;
+
+/// What slopes are made of: operations of the program that a derivative becomes.
+pub(crate) trait Chain {
+    type Value: Copy;
+
+    fn constant(&mut self, number: f32) -> Self::Value;
+    fn unary(&mut self, function: Unary, of: Self::Value) -> Self::Value;
+    fn binary(&mut self, function: Binary, a: Self::Value, b: Self::Value) -> Self::Value;
+
+    /// gradient × slope, which is 0 where one of them is.
+    fn product(&mut self, gradient: Self::Value, slope: Self::Value) -> Self::Value;
+
+    /// gradient / divisor, which is 0 where the gradient is.
+    fn quotient(&mut self, gradient: Self::Value, divisor: Self::Value) -> Self::Value;
+
+    fn times(&mut self, a: Self::Value, b: Self::Value) -> Self::Value {
+        self.binary(Binary::Multiply, a, b)
+    }
+
+    fn negated(&mut self, a: Self::Value) -> Self::Value {
+        self.unary(Unary::Negate, a)
+    }
+
+    /// 1 − a
+    fn complement(&mut self, a: Self::Value) -> Self::Value {
+        let one = self.constant(1.0);
+        self.binary(Binary::Subtract, one, a)
+    }
+
+    /// `a` where the mask is not 0, else +0.
+    fn kept(&mut self, a: Self::Value, mask: Self::Value) -> Self::Value {
+        self.binary(Binary::Where, a, mask)
+    }
+}
 
 macro_rules! functions {
     (
@@ -70,17 +102,17 @@ macro_rules! functions {
             }
 
             /// The gradient of the operand with a number; none if it has no influence but in steps.
-            pub(crate) fn slope(
+            pub(crate) fn slope<D: Chain>(
                 self,
                 operand: usize,
-                d: &mut Builder,
-                [$($operand),+]: [ValueId; functions!(@count $($operand)+)],
-                $value: ValueId,
-                $gradient: ValueId,
-            ) -> Option<ValueId> {
+                d: &mut D,
+                [$($operand),+]: [D::Value; functions!(@count $($operand)+)],
+                $value: D::Value,
+                $gradient: D::Value,
+            ) -> Option<D::Value> {
                 match self {
                     $($kind::$name => {
-                        let slopes: &[&dyn Fn(&mut Builder) -> ValueId] = &[$(&|$d: &mut Builder| {
+                        let slopes: &[&dyn Fn(&mut D) -> D::Value] = &[$(&|$d: &mut D| {
                             let _ = &$d;
                             $slope
                         }),*];

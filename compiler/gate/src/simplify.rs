@@ -1,12 +1,14 @@
 //! Building a derivative behind its gate, without waste: equal operations become one, neutral operations disappear, and what no result
 //! needs is dropped. What the user wrote is never changed: it is the meaning.
 //!
-//! Invariant: a product of the chain rule in which one factor is 0 is 0 ([`Builder::product`], [`Builder::quotient`]). In f32 the other
+//! Invariant: a product of the chain rule in which one factor is 0 is 0 ([`Chain::product`], [`Chain::quotient`]). In f32 the other
 //! factor can be infinite or NaN: a number of an expert that nobody chose, or a slope where a function saturates. Which factors can be
-//! that is known ([`crate::range`]), and code is made for those only.
+//! that is known ([`crate::ranges`]), and code is made for those only.
 
+use crate::functions::Chain;
 use crate::ir::{Binary, Gate, InputId, InputKind, Op, Program, Reduction, Type, Unary, ValueId};
-use crate::range::{Nan, Ranges};
+use crate::range::Nan;
+use crate::ranges::Ranges;
 
 /// Appends operations to the program of a gate, which keeps its own as they are.
 pub(crate) struct Builder {
@@ -49,62 +51,12 @@ impl Builder {
         value
     }
 
-    pub(crate) fn constant(&mut self, number: f32) -> ValueId {
-        self.push(Op::Constant(number))
-    }
-
-    pub(crate) fn unary(&mut self, function: Unary, of: ValueId) -> ValueId {
-        self.push(Op::Unary(function, of))
-    }
-
-    pub(crate) fn binary(&mut self, function: Binary, a: ValueId, b: ValueId) -> ValueId {
-        self.push(Op::Binary(function, a, b))
-    }
-
     pub(crate) fn plus(&mut self, a: ValueId, b: ValueId) -> ValueId {
         self.binary(Binary::Add, a, b)
     }
 
-    pub(crate) fn times(&mut self, a: ValueId, b: ValueId) -> ValueId {
-        self.binary(Binary::Multiply, a, b)
-    }
-
-    pub(crate) fn negated(&mut self, a: ValueId) -> ValueId {
-        self.unary(Unary::Negate, a)
-    }
-
-    /// 1 − a
-    pub(crate) fn complement(&mut self, a: ValueId) -> ValueId {
-        let one = self.constant(1.0);
-        self.binary(Binary::Subtract, one, a)
-    }
-
     pub(crate) fn sum(&mut self, of: ValueId) -> ValueId {
         self.push(Op::Reduce(Reduction::Sum, of))
-    }
-
-    /// `a` where the mask is not 0, else +0.
-    pub(crate) fn kept(&mut self, a: ValueId, mask: ValueId) -> ValueId {
-        self.binary(Binary::Where, a, mask)
-    }
-
-    /// gradient × slope, which is 0 where one of them is.
-    pub(crate) fn product(&mut self, gradient: ValueId, slope: ValueId) -> ValueId {
-        let mut product = self.times(gradient, slope);
-        if !self.is_finite(slope) {
-            product = self.kept(product, gradient);
-        }
-        if !self.is_finite(gradient) && self.ranges.get(slope).holds(0.0) {
-            product = self.kept(product, slope);
-        }
-        product
-    }
-
-    /// gradient / divisor, which is 0 where the gradient is.
-    pub(crate) fn quotient(&mut self, gradient: ValueId, divisor: ValueId) -> ValueId {
-        let quotient = self.binary(Binary::Divide, gradient, divisor);
-        let is_safe = self.is_number(divisor) && !self.ranges.get(divisor).holds(0.0);
-        if is_safe { quotient } else { self.kept(quotient, gradient) }
     }
 
     /// Whether a value is never NaN, as far as is known, in a token without a fault.
@@ -151,6 +103,39 @@ impl Builder {
             renumbered[id.0 as usize] = new.push(op).expect("renumbering keeps operations well-formed");
         }
         (new, renumbered[result.0 as usize])
+    }
+}
+
+impl Chain for Builder {
+    type Value = ValueId;
+
+    fn constant(&mut self, number: f32) -> ValueId {
+        self.push(Op::Constant(number))
+    }
+
+    fn unary(&mut self, function: Unary, of: ValueId) -> ValueId {
+        self.push(Op::Unary(function, of))
+    }
+
+    fn binary(&mut self, function: Binary, a: ValueId, b: ValueId) -> ValueId {
+        self.push(Op::Binary(function, a, b))
+    }
+
+    fn product(&mut self, gradient: ValueId, slope: ValueId) -> ValueId {
+        let mut product = self.times(gradient, slope);
+        if !self.is_finite(slope) {
+            product = self.kept(product, gradient);
+        }
+        if !self.is_finite(gradient) && self.ranges.get(slope).holds(0.0) {
+            product = self.kept(product, slope);
+        }
+        product
+    }
+
+    fn quotient(&mut self, gradient: ValueId, divisor: ValueId) -> ValueId {
+        let quotient = self.binary(Binary::Divide, gradient, divisor);
+        let is_safe = self.is_number(divisor) && !self.ranges.get(divisor).holds(0.0);
+        if is_safe { quotient } else { self.kept(quotient, gradient) }
     }
 }
 

@@ -7,7 +7,8 @@ use moe_gate::derivative::derivative;
 use moe_gate::inputs::Inputs;
 use moe_gate::interpret::{self, Value};
 use moe_gate::ir::Program;
-use moe_gate::range::{Nan, Ranges, Reading};
+use moe_gate::range::Nan;
+use moe_gate::ranges::{Ranges, Reading};
 use programs::{Draws, Mood, Numbers};
 use proptest::prelude::*;
 

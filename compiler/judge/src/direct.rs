@@ -6,8 +6,7 @@
 
 use moe_contract::{Element, RankId};
 
-use crate::compare::Check;
-use crate::expected::ExpectedBackward;
+use crate::check::Check;
 use crate::given::GivenBackward;
 use crate::layer::{Layer, Sum, Weighing};
 use crate::rows::Rows;
@@ -100,12 +99,16 @@ impl Comparison {
     }
 }
 
+/// A backward pass: the gradients that it was given and those that it must give.
+pub(crate) struct Backward<'a> {
+    pub given: &'a GivenBackward,
+    /// `[tokens, top_k]` of each rank.
+    pub weights: &'a [Vec<f32>],
+    pub tokens: &'a [Rows],
+}
+
 /// The result, and where there is a backward pass the gradients of weights and of tokens.
-pub(crate) fn checks(
-    layer: &Layer,
-    combined: &[Rows],
-    backward: Option<(&GivenBackward, &ExpectedBackward)>,
-) -> Vec<Check> {
+pub(crate) fn checks(layer: &Layer, combined: &[Rows], backward: Option<&Backward<'_>>) -> Vec<Check> {
     let exchange = layer.exchange();
     let rounding = Rounding::of(exchange.combine.element);
     let k = f64::from(exchange.top_k);
@@ -126,10 +129,11 @@ pub(crate) fn checks(
     for (rank, token) in layer.tokens() {
         let weights = layer.largest_weight(rank, token);
         result.row(rank, token, &combined[rank.index()], &layer.result(rank, token), &bound(3.0, weights));
-        let Some((given, expected)) = backward else { continue };
-        let gradient: Vec<f64> = given.combined[rank.index()].elements(token).into_iter().map(f64::from).collect();
+        let Some(backward) = backward else { continue };
+        let gradient: Vec<f64> =
+            backward.given.combined[rank.index()].elements(token).into_iter().map(f64::from).collect();
         let sums = layer.token_gradient(rank, token, &gradient);
-        of_tokens.row(rank, token, &expected.tokens[rank.index()], &sums, &bound(4.0, weights));
+        of_tokens.row(rank, token, &backward.tokens[rank.index()], &sums, &bound(4.0, weights));
         // One lane of 32 adds its elements, then five lanes; what combine multiplied was rounded to the format before. The experts
         // add in f64.
         let (roundings, additions) = match layer.weighing() {
@@ -143,7 +147,7 @@ pub(crate) fn checks(
             stored: rounding.largest / 4.0,
             sum: f64::from(f32::MAX) / 4.0,
         };
-        let (found, k) = (&expected.weights[rank.index()], exchange.top_k as usize);
+        let (found, k) = (&backward.weights[rank.index()], exchange.top_k as usize);
         let sums = layer.weight_gradients(rank, token, &gradient);
         for (pick, (&found, &sum)) in found[token * k..(token + 1) * k].iter().zip(&sums).enumerate() {
             of_weights.number(|| format!("{rank}, token {token}, pick {pick}"), found, sum, &bound);

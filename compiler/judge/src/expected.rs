@@ -9,7 +9,7 @@ use moe_gate::derivative::derivative;
 use moe_gate::interpret;
 use moe_gate::ir::Gate;
 
-use crate::compare::Check;
+use crate::check::Check;
 use crate::error::JudgeError;
 use crate::given::{Given, GivenBackward};
 use crate::layer::Layer;
@@ -95,7 +95,13 @@ impl Expected {
         let traffic = calls.into_iter().map(|call| (call, LinkBytes::of(call, exchange, &flow))).collect();
         drop(outputs);
         let layer = Layer::new(exchange, gate.before_experts, &given.activations, &indices, &weights);
-        let direct = direct::checks(&layer, &combined, given.backward.as_ref().zip(backward.as_ref()));
+        let of_backward = given.backward.as_ref().zip(backward.as_ref());
+        let of_backward = of_backward.map(|(given, expected)| direct::Backward {
+            given,
+            weights: &expected.weights,
+            tokens: &expected.tokens,
+        });
+        let direct = direct::checks(&layer, &combined, of_backward.as_ref());
         let (exchange, sent) = (*exchange, given.activations.clone());
         Ok(Expected { exchange, sent, indices, weights, handles, input, combined, traffic, backward, direct })
     }

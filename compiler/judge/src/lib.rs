@@ -18,6 +18,7 @@
 //! NaN and infinity are data: they go where the arithmetic takes them, with the bits that the contract promises, and a [`Remark`] says
 //! that the input holds some.
 
+mod check;
 mod compare;
 mod direct;
 mod draw;
@@ -26,12 +27,14 @@ mod expected;
 pub mod experts;
 mod given;
 pub mod layer;
+mod place;
 mod produced;
 pub mod reference;
 mod remarks;
 mod rows;
 
-pub use compare::{Check, Difference, Verdict, compare, handle_array};
+pub use check::{Check, Difference};
+pub use compare::{Verdict, compare, handle_array};
 pub use error::JudgeError;
 pub use expected::{Expected, ExpectedBackward, limit_capacity};
 pub use given::{Given, GivenBackward, GivenError, Numbers};

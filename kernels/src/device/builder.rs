@@ -11,7 +11,7 @@ use melior::{Context, dialect};
 
 use super::memory::{Global, Pointer, Shared, Space};
 use super::value::{Element, Pred, U32, Value};
-use crate::ptx::Lease;
+use crate::context::Lease;
 
 /// A finished kernel: its name, and a `gpu.module` that holds it, as MLIR text free of any context.
 #[derive(Clone, Debug)]

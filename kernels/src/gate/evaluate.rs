@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use moe_gate::ir::{InputId, InputKind, Masked, Op, Program, Reduction, Type, ValueId};
 use moe_gate::math;
-use moe_gate::range::{Nan, Ranges};
+use moe_gate::range::Nan;
+use moe_gate::ranges::Ranges;
 
 use super::arithmetic::Emitted;
 use super::fault::Fault;

@@ -33,7 +33,7 @@ use std::cell::RefCell;
 use moe_contract::{Grid, Kernel, status};
 use moe_gate::facts::most_picks;
 use moe_gate::ir::{Backward, Gate, InputKind, Program};
-use moe_gate::range::{Ranges, Reading};
+use moe_gate::ranges::{Ranges, Reading};
 
 use crate::device::{Builder, DeviceCode, Global, Parameters, Pointer, Pred, U8, U32, U64, Value};
 use evaluate::{Lane, Token};

@@ -5,7 +5,6 @@
 //! * the text depends on the device code and the [`Target`] only: no file, no environment, no other kernel;
 //! * any number of threads may translate at the same time; none shares an MLIR context with another.
 
-mod context;
 mod error;
 mod llvm;
 mod translate;
@@ -14,8 +13,6 @@ pub use error::PtxError;
 
 use std::fmt;
 use std::str::FromStr;
-
-pub(crate) use context::Lease;
 
 use crate::device::DeviceCode;
 

@@ -8,7 +8,8 @@ use melior::diagnostic::DiagnosticHandlerId;
 use melior::ir::{BlockLike, Module};
 
 use super::llvm::LlvmModule;
-use super::{Lease, PtxError, Target};
+use super::{PtxError, Target};
+use crate::context::Lease;
 use crate::device::DeviceCode;
 
 /// The module of a kernel, as MLIR text.

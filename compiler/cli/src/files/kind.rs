@@ -1,7 +1,7 @@
 //! What a file is, from its bytes: for who gave one kind where another is wanted.
 
 use moe_bundle::file::MAGIC;
-use moe_front::syntax::lexer::MAX_FILE_BYTES;
+use moe_front::span::MAX_FILE_BYTES;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

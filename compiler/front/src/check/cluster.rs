@@ -5,9 +5,9 @@ use std::fmt::Display;
 use super::Checker;
 use super::settings::{Owner, Slot, described};
 use crate::diagnostics::{DeployProblem, WordKind};
+use crate::span::Span;
 use crate::spec::hardware::{self, KnownGpu};
 use crate::spec::{Cluster, Gpu, Link, Target, limits};
-use crate::syntax::Span;
 use crate::syntax::ast::{Block, ClusterSetting, Declaration, GpuSetting, Name, Quantity, RdmaShare};
 use crate::units::{Bytes, BytesPerSecond, Dimension, Microseconds};
 

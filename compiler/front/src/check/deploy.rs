@@ -6,8 +6,8 @@ use super::Checker;
 use super::reach::{Placement, Samples, TOKENS};
 use super::settings::{Owner, Slot, described};
 use crate::diagnostics::{AverageNodes, DeployProblem, GroupSpan, WordKind};
+use crate::span::Span;
 use crate::spec::{Cluster, ClusterId, Deploy, Mode, Model, ModelId, limits};
-use crate::syntax::Span;
 use crate::syntax::ast::{self, DeploySetting, Quantity};
 use crate::units::{Bytes, Tokens};
 

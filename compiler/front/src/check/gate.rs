@@ -11,8 +11,8 @@ use moe_gate::ir::{Binary, Gate, InputId, InputKind, Op, Program, Type, Unary, V
 use super::Checker;
 use super::model::{Experts, reserved};
 use crate::diagnostics::{ModelProblem, NameProblem, TypeProblem, closest};
+use crate::span::Span;
 use crate::spec::limits;
-use crate::syntax::Span;
 use crate::syntax::ast::{self, Expression, ExpressionKind, Name, Number, Operator, Parameter, Statement};
 use crate::units::{Decimal, nearest_f32, well_formed};
 

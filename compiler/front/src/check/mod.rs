@@ -14,8 +14,8 @@ mod surroundings;
 use std::collections::HashMap;
 
 use crate::diagnostics::{Diagnostic, Diagnostics, NameProblem, Severity, SyntaxProblem, closest};
+use crate::span::Span;
 use crate::spec::{ClusterId, Declaration, ModelId, Spec};
-use crate::syntax::Span;
 use crate::syntax::ast::{File, Item, Name};
 
 /// Checks a file; nothing is returned if a problem is an error. Checking ends when nobody would read more problems.

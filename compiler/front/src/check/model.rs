@@ -6,8 +6,8 @@ use super::Checker;
 use super::settings::{Owner, Slot, described};
 use super::surroundings::Around;
 use crate::diagnostics::{ModelProblem, NameProblem, UnitProblem, WordKind};
+use crate::span::Span;
 use crate::spec::{Capacity, CapacityLimit, Combine, Dispatch, DropRule, ExpertRange, Model, ModelPlaces, limits};
-use crate::syntax::Span;
 use crate::syntax::ast::{
     self, Block, CombineSetting, Declaration, DispatchSetting, ModelSetting, Name, Quantity, ZeroRange,
 };

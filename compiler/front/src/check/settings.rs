@@ -2,8 +2,8 @@
 
 use super::Checker;
 use crate::diagnostics::{NameProblem, UnitProblem, WordKind, closest};
+use crate::span::Span;
 use crate::spec::limits;
-use crate::syntax::Span;
 use crate::syntax::ast::{Name, Quantity};
 use crate::units::{Decimal, Dimension, NotWhole, Tokens, Unit, well_formed};
 

@@ -3,10 +3,10 @@
 use super::Checker;
 use super::settings::{Owner, Slot};
 use crate::diagnostics::{ModelProblem, WordKind};
+use crate::span::Span;
 use crate::spec::{Attention, Compression, Dense, Heads, Index, Local, Reach, Surroundings, limits};
-use crate::syntax::Span;
 use crate::syntax::ast::{AttentionSetting, Block, ModelSetting};
-use crate::syntax::token::Keyword;
+use crate::token::Keyword;
 
 /// The settings of a model that say what surrounds its experts.
 pub(super) struct Around {

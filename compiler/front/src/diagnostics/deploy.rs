@@ -1,7 +1,7 @@
 //! Problems of a deploy on its cluster.
 
 use super::{Code, Diagnostic, any_of, quoted};
-use crate::syntax::Span;
+use crate::span::Span;
 use crate::units::Bytes;
 
 /// A deploy that cannot run, or costs more than it seems.

@@ -1,8 +1,8 @@
 //! Problems of bytes and tokens.
 
 use super::{Code, Diagnostic, quoted};
-use crate::syntax::Span;
-use crate::syntax::lexer::MAX_FILE_BYTES;
+use crate::span::MAX_FILE_BYTES;
+use crate::span::Span;
 
 /// Something that is not a token.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,7 +27,7 @@ pub use syntax::{Form, Repair, SyntaxProblem};
 pub use types::TypeProblem;
 pub use units::UnitProblem;
 
-use crate::syntax::Span;
+use crate::span::Span;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, schemars::JsonSchema)]

@@ -1,8 +1,8 @@
 //! Problems of a model that only someone who knows Mixture-of-Experts would see.
 
 use super::{Code, Diagnostic, any_of, quoted};
+use crate::span::Span;
 use crate::spec::limits;
-use crate::syntax::Span;
 
 /// A model that says something impossible or unwise.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Problems of names: unknown, missing, given twice.
 
 use super::{Code, Diagnostic, any_of, quoted};
-use crate::syntax::Span;
+use crate::span::Span;
 
 /// The kinds of word that a setting chooses from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

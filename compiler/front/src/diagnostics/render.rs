@@ -11,7 +11,7 @@ use codespan_reporting::files::{Error, Files};
 use codespan_reporting::term::{self, Chars, Config, StylesWriter, termcolor::Ansi};
 
 use super::{Diagnostic, Diagnostics, Fix, Severity};
-use crate::syntax::Span;
+use crate::span::Span;
 use crate::text::{Screen, harmless, plain, sentence, width, within, wrap_coloured};
 
 /// All diagnostics of a file as text, with a line that counts them and one that says where more is to be read.

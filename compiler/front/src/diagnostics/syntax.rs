@@ -1,8 +1,8 @@
 //! Problems of structure: what stands where it cannot stand.
 
 use super::{Code, Diagnostic, quoted};
-use crate::syntax::Span;
-use crate::syntax::token::{Keyword, Scope};
+use crate::span::Span;
+use crate::token::{Keyword, Scope};
 
 /// What a writer probably meant by something that cannot stand where it does.
 #[derive(Clone, Debug, PartialEq, Eq)]

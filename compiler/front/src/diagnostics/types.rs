@@ -1,7 +1,7 @@
 //! Problems of types in a gate. Types are given as the text that the user would write.
 
 use super::{Code, Diagnostic, quoted};
-use crate::syntax::Span;
+use crate::span::Span;
 
 /// An expression that does not have the type its place needs.
 #[derive(Clone, Debug, PartialEq, Eq)]

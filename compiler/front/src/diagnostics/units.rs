@@ -1,7 +1,7 @@
 //! Problems of numbers and units.
 
 use super::{Code, Diagnostic, any_of, quoted};
-use crate::syntax::Span;
+use crate::span::Span;
 use crate::units::{Decimal, Dimension, Unit};
 
 /// A number or a unit that does not fit its place.

@@ -18,7 +18,7 @@ use moe_contract::{Format, RowLayout};
 use moe_gate::ir::Gate;
 pub use surroundings::{Attention, Compression, Dense, Heads, Index, Local, Reach, Surroundings};
 
-use crate::syntax::Span;
+use crate::span::Span;
 use crate::units::{Bytes, BytesPerSecond, Microseconds, Tokens};
 
 /// What the kernels can be made for.

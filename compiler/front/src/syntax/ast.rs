@@ -2,8 +2,8 @@
 //!
 //! Invariant: an expression is at most [`MAX_EXPRESSION_DEPTH`] deep, so that every walk may recurse.
 
-use super::Span;
-use super::token::Keyword;
+use crate::span::Span;
+use crate::token::Keyword;
 
 /// How deep an expression may be. A chain of n operators is n deep.
 pub const MAX_EXPRESSION_DEPTH: u16 = 200;

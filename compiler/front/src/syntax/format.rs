@@ -9,8 +9,9 @@ mod outline;
 
 use outline::{Body, Node, Shape, outline};
 
+use super::Comment;
 use super::ast::File;
-use super::{Comment, Span};
+use crate::span::Span;
 
 /// Lines are kept within this many columns where they can be.
 const COLUMNS: usize = 100;

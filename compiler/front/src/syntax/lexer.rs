@@ -4,12 +4,10 @@
 
 use logos::Logos;
 
-use super::{Span, Token};
 use crate::diagnostics::{Diagnostics, LexicalProblem};
+use crate::span::{MAX_FILE_BYTES, Span};
+use crate::token::Token;
 use crate::units::well_formed;
-
-/// The largest file that is read.
-pub const MAX_FILE_BYTES: usize = 16 * 1024 * 1024;
 
 /// A `//` comment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

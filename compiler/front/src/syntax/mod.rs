@@ -10,13 +10,9 @@ pub mod dump;
 pub mod format;
 pub mod lexer;
 mod parse;
-mod span;
 mod structure;
-pub mod token;
 
 pub use lexer::Comment;
-pub use span::Span;
-pub use token::Token;
 
 use crate::diagnostics::Diagnostics;
 

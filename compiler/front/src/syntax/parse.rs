@@ -9,9 +9,9 @@ use lalrpop_util::{ErrorRecovery, ParseError, lalrpop_mod};
 
 use super::ast::{self, Expression, ExpressionKind, Operator};
 use super::structure::{Located, names_something};
-use super::token::{Keyword, Scope};
-use super::{Span, Token};
 use crate::diagnostics::{Diagnostics, Form, Repair, SyntaxProblem, closest};
+use crate::span::Span;
+use crate::token::{Keyword, Scope, Token};
 
 lalrpop_mod!(
     #[allow(clippy::all, clippy::pedantic, missing_docs, unused_imports, reason = "generated")]

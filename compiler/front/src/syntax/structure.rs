@@ -6,9 +6,9 @@
 //! * brackets that no setting announces are one [`Token::Group`], so that the parser can skip them as a whole.
 
 use super::lexer::Lexed;
-use super::token::{Keyword, Scope};
-use super::{Span, Token};
 use crate::diagnostics::{Diagnostics, Repair, SyntaxProblem, closest};
+use crate::span::Span;
+use crate::token::{Keyword, Scope, Token};
 
 /// How deep brackets may nest. A gate of any published model needs 6.
 pub const MAX_DEPTH: usize = 64;

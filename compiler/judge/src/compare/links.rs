@@ -2,7 +2,7 @@
 
 use moe_contract::{Call, LinkBytes, RankId};
 
-use super::check::Check;
+use crate::check::Check;
 
 pub(super) fn check(counted: &[(Call, LinkBytes)], planned: &[(Call, LinkBytes)]) -> Check {
     let mut check = Check::new("bytes on the links", "the plan", "equal");

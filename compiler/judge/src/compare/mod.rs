@@ -4,18 +4,14 @@
 //! are compared by their bits, so that a wrong order of addition, −0 for 0 and one NaN for another are found too. Only where the
 //! contract leaves the bits of a NaN open ("Order of arithmetic" in [`moe_contract::kernel`]) any NaN is that NaN.
 
-mod check;
 mod links;
-mod place;
 mod quantised;
 
-pub use check::{Check, Difference};
-
-use check::Nans;
 use moe_contract::{Buffer, Exchange, RankId, RowLayout};
-use place::Naming;
 
+use crate::check::{self, Check, Nans};
 use crate::expected::Expected;
+use crate::place::Naming;
 use crate::produced::Produced;
 use crate::reference::{Copy, Handle};
 use crate::remarks::{Remark, not_finite};

@@ -2,7 +2,7 @@
 
 use moe_contract::{RankId, Scales};
 
-use super::check::Check;
+use crate::check::Check;
 use crate::expected::Expected;
 use crate::produced::Produced;
 

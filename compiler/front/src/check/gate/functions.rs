@@ -5,8 +5,8 @@ use moe_gate::ir::{Binary, Masked, Op, Reduction, Type, Unary, ValueId};
 
 use super::{Lowering, Value};
 use crate::diagnostics::{ModelProblem, NameProblem, TypeProblem, closest};
+use crate::span::Span;
 use crate::spec::limits;
-use crate::syntax::Span;
 use crate::syntax::ast::{Argument, Expression, ExpressionKind, Name};
 
 /// What a name before parentheses means.

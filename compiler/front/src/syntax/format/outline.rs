@@ -1,6 +1,6 @@
 //! The tree as nested heads and values, the form in which it is laid out.
 
-use crate::syntax::Span;
+use crate::span::Span;
 use crate::syntax::ast::{
     Argument, AttentionSetting, Block, ClusterSetting, CombineSetting, DeploySetting, DispatchSetting, Expression,
     ExpressionKind, File, GpuSetting, Item, ModelSetting, Name, Payload, Quantity, RdmaShare, Scale, Setting,

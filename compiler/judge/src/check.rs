@@ -4,7 +4,7 @@ use std::borrow::{Borrow, Cow};
 
 use moe_contract::{Element, RankId, ScaleElement};
 
-use super::place::Naming;
+use crate::place::Naming;
 use crate::rows::Rows;
 
 /// One comparison over all ranks.

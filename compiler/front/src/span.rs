@@ -1,5 +1,8 @@
 //! Places in a source file.
 
+/// The largest file that is read.
+pub const MAX_FILE_BYTES: usize = 16 * 1024 * 1024;
+
 /// A half-open range of bytes of the source. Both ends lie on character boundaries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
