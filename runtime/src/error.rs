@@ -4,11 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 use moe_contract::{Fault, Flag, Kernel, RankId, Status};
+use serde::{Serialize, Serializer};
 
 use crate::device::{Crowd, DeviceError, StreamId, Waiting};
 
-/// Why a call of the runtime failed.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+/// Why a call of the runtime failed. As data for other languages: the name of the variant is its code, beside its fields.
+#[derive(Clone, Debug, PartialEq, thiserror::Error, Serialize)]
+#[serde(tag = "code", content = "fields", rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum Error {
     /// The device itself.
@@ -205,7 +207,7 @@ fn crowd(waiting: &[Waiting]) -> String {
 }
 
 /// Numbers of one token that a kernel refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize)]
 #[error("{rank}, token {token}: {problem}")]
 pub struct InputFault {
     /// Whose token.
@@ -217,7 +219,8 @@ pub struct InputFault {
 }
 
 /// What is wrong with a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum InputProblem {
     /// A NaN in the gate, at an expert's logit when it is known which.
@@ -262,7 +265,7 @@ impl fmt::Display for InputProblem {
 }
 
 /// One rank that waited for another too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Wait {
     /// Who waited.
     pub rank: RankId,
@@ -293,12 +296,17 @@ impl fmt::Display for Wait {
 }
 
 /// Ranks that waited too long; at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stuck {
     /// Every rank that gave up, ascending.
     pub waits: Vec<Wait>,
     /// How long they waited.
+    #[serde(serialize_with = "in_seconds")]
     pub deadline: Option<Duration>,
+}
+
+fn in_seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64()).serialize(serializer)
 }
 
 impl std::error::Error for Stuck {}

@@ -152,7 +152,7 @@ impl Communicator {
         self.launch(Call::Barrier, &Passed::NOTHING)
     }
 
-    fn expect_dispatch(&self, tokens: &Distributed, routing: &Routing) -> Result<Vec<u64>> {
+    pub(super) fn expect_dispatch(&self, tokens: &Distributed, routing: &Routing) -> Result<Vec<u64>> {
         self.running()?;
         let counts = self.expect_tokens(tokens, Tensor::Tokens)?;
         self.expect_routing(routing, &counts)?;
@@ -171,7 +171,7 @@ impl Communicator {
         self.expect_with(output, Tensor::ExpertOutput, &handle.0.rows)
     }
 
-    fn expect_expert_input(&self, input: &Distributed, scales: Option<&Distributed>, rows: &[u64]) -> Result<()> {
+    pub(super) fn expect_expert_input(&self, input: &Distributed, scales: Option<&Distributed>, rows: &[u64]) -> Result<()> {
         self.expect_with(input, Tensor::ExpertInput, rows)?;
         match scales {
             Some(scales) => self.expect_with(scales, Tensor::ExpertInputScales, rows),
@@ -209,8 +209,8 @@ impl Handle {
         Passed { tokens: &self.0.tokens, tensors, buffers: Some(&self.0.buffers), ..Passed::NOTHING }
     }
 
-    /// Says of tensors of experts that the rows of this handle are written there, and no others.
-    pub(super) fn fills<'t>(&self, tensors: impl Iterator<Item = &'t mut Distributed>) {
+    /// Says of tensors of experts, which a call `…_into` has filled, that the rows of this handle are written there, and no others.
+    pub fn fills<'t>(&self, tensors: impl Iterator<Item = &'t mut Distributed>) {
         tensors.for_each(|tensor| tensor.arrivals = Some(Arc::clone(&self.0.buffers)));
     }
 }

@@ -20,6 +20,7 @@ mod forward;
 mod gate;
 mod handle;
 mod launch;
+mod packed;
 mod parameters;
 mod tensors;
 mod times;
@@ -27,6 +28,7 @@ mod times;
 pub use backward::CombineGradient;
 pub use capture::Capture;
 pub use handle::{Dispatched, Handle, Received, Routing};
+pub use packed::{handle_bytes, handle_places};
 pub use parameters::{CallerParameter, GateParameters, Parameters};
 pub use times::{KernelTime, together};
 

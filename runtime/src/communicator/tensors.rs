@@ -142,7 +142,11 @@ impl Communicator {
     }
 
     /// Memory for some rows on each rank, not initialised, which the launches of the rank's stream use first.
-    pub(super) fn allocate(&self, kind: Tensor, rows: &[u64]) -> Result<Distributed> {
+    ///
+    /// # Errors
+    /// When there is not one number per rank, this bundle has no such tensor, or there is not enough memory.
+    pub fn allocate(&self, kind: Tensor, rows: &[u64]) -> Result<Distributed> {
+        self.expect_parts(kind.name(), rows.len())?;
         let row_bytes = self.exchange().tensor_row_bytes(kind);
         let parts = self
             .ranks()

@@ -28,6 +28,7 @@ pub use virtual_device::{VirtualDevice, VirtualOptions, VirtualWork};
 use std::time::Duration;
 
 use moe_contract::{LinkBytes, RankId};
+use serde::{Serialize, Serializer};
 
 /// A pointer into the memory of a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +50,8 @@ impl Address {
 pub struct FunctionId(pub u32);
 
 /// A queue of launches of one rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
 pub struct StreamId(pub u32);
 
 /// A point in a stream, until the next [`Device::synchronise`] of that stream.
@@ -111,7 +113,8 @@ pub struct LaunchTime {
 }
 
 /// Why a device cannot.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize)]
+#[serde(tag = "code", content = "fields", rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum DeviceError {
     /// No CUDA driver on this machine.
@@ -199,6 +202,7 @@ pub enum DeviceError {
     StillRunning {
         ranks: Vec<RankId>,
         /// How long they were given.
+        #[serde(serialize_with = "in_seconds")]
         patience: Duration,
     },
     /// An id that this device did not give.
@@ -208,6 +212,10 @@ pub enum DeviceError {
         what: &'static str,
         id: u64,
     },
+}
+
+fn in_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    time.as_secs_f64().serialize(serializer)
 }
 
 fn still_running(ranks: &[RankId]) -> String {

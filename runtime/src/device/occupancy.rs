@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use moe_contract::{Kernel, RankId};
+use serde::Serialize;
 
 use super::StreamId;
 
 /// CTAs that wait in a stream, at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Waiting {
     /// Of which world.
     pub world: u64,
@@ -30,7 +31,7 @@ pub struct Waiting {
 }
 
 /// Communicators that together could keep each other off a GPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Crowd {
     /// Which GPU.
     pub gpu: u32,
