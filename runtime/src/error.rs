@@ -305,6 +305,7 @@ pub struct Stuck {
     pub deadline: Option<Duration>,
 }
 
+#[expect(clippy::ref_option, reason = "serde passes it so")]
 fn in_seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     time.map(|time| time.as_secs_f64()).serialize(serializer)
 }

@@ -167,6 +167,7 @@ impl NativeSession {
     }
 
     fn use_streams(&self, py: Python<'_>, streams: Vec<u64>) -> PyResult<()> {
+        // SAFETY: see above.
         self.call(py, |session| unsafe { session.use_streams(&streams) })
     }
 
@@ -181,6 +182,7 @@ impl NativeSession {
         self.call(py, |session| {
             let (logits, indices, weights) = (view(&logits)?, view(&indices)?, view(&weights)?);
             let routing = RoutingView { indices: &indices, weights: &weights };
+            // SAFETY: see above.
             unsafe { session.gate(&logits, &parameters(&given)?, routing) }
         })
     }
@@ -195,6 +197,7 @@ impl NativeSession {
     ) -> PyResult<()> {
         self.call(py, |session| {
             let (logits, of_weights, of_logits) = (view(&logits)?, view(&of_weights)?, view(&of_logits)?);
+            // SAFETY: see above.
             unsafe { session.gate_backward(&logits, &parameters(&given)?, &of_weights, &of_logits) }
         })
     }
@@ -210,6 +213,7 @@ impl NativeSession {
         self.call_with(py, handle, |session, handle| {
             let (tokens, rows) = (view(&tokens)?, view(&rows)?);
             let scales = scales.as_ref().map(view).transpose()?;
+            // SAFETY: see above.
             unsafe { session.dispatch_with(handle, &tokens, InputView { rows: &rows, scales: scales.as_ref() }) }
         })
     }
@@ -225,6 +229,7 @@ impl NativeSession {
         self.call_with(py, handle, |session, handle| {
             let (tokens, rows) = (view(&tokens)?, view(&rows)?);
             let scales = scales.as_ref().map(view).transpose()?;
+            // SAFETY: see above.
             unsafe {
                 let open = session.open_handle(handle)?;
                 session.dispatch_cached(&open.handle, &tokens, InputView { rows: &rows, scales: scales.as_ref() })
@@ -233,6 +238,7 @@ impl NativeSession {
     }
 
     fn combine(&self, py: Python<'_>, handle: HandleGiven, output: Given, combined: Given) -> PyResult<()> {
+        // SAFETY: see above.
         self.call_with(py, handle, |session, handle| unsafe {
             let open = session.open_handle(handle)?;
             session.combine(&open.handle, &view(&output)?, &view(&combined)?)
@@ -240,6 +246,7 @@ impl NativeSession {
     }
 
     fn dispatch_backward(&self, py: Python<'_>, handle: HandleGiven, of_rows: Given, of_tokens: Given) -> PyResult<()> {
+        // SAFETY: see above.
         self.call_with(py, handle, |session, handle| unsafe {
             let open = session.open_handle(handle)?;
             session.dispatch_backward(&open.handle, &view(&of_rows)?, &view(&of_tokens)?)
@@ -255,6 +262,7 @@ impl NativeSession {
         of_output: Given,
         of_weights: Option<Given>,
     ) -> PyResult<()> {
+        // SAFETY: see above.
         self.call_with(py, handle, |session, handle| unsafe {
             let open = session.open_handle(handle)?;
             let of_weights = of_weights.as_ref().map(view).transpose()?;
@@ -264,6 +272,7 @@ impl NativeSession {
     }
 
     fn weights_backward(&self, py: Python<'_>, handle: HandleGiven, of_rows: Given, of_weights: Given) -> PyResult<()> {
+        // SAFETY: see above.
         self.call_with(py, handle, |session, handle| unsafe {
             let open = session.open_handle(handle)?;
             session.weights_backward(&open.handle, &view(&of_rows)?, &view(&of_weights)?)
