@@ -107,7 +107,9 @@ fn innermost(error: &Error) -> (String, Value) {
 
 fn kind_of(error: &Error) -> Kind {
     match error {
-        Error::Device(problem) | Error::Launch { problem, .. } | Error::Replay { problem, .. } => kind_of_device(problem),
+        Error::Device(problem) | Error::Launch { problem, .. } | Error::Replay { problem, .. } => {
+            kind_of_device(problem)
+        }
         Error::NoTarget { .. } | Error::NoKernel(_) | Error::Residency { .. } => Kind::Bundle,
         Error::Ranks { .. }
         | Error::Parts { .. }

@@ -16,8 +16,8 @@ use moe_runtime::communicator::{CallerParameter, CombineGradient, Received, hand
 use moe_runtime::device::{Address, Memory};
 use moe_runtime::tensor::Distributed;
 use moe_runtime::{
-    Communicator, CudaDevice, CudaOptions, Device, Error, GateParameters, Handle, Options, Parameters, Policy,
-    Routing, VirtualDevice, VirtualOptions, World,
+    Communicator, CudaDevice, CudaOptions, Device, Error, GateParameters, Handle, Options, Parameters, Policy, Routing,
+    VirtualDevice, VirtualOptions, World,
 };
 
 use crate::failure::{Failure, Result};
@@ -432,7 +432,13 @@ impl Session {
     ///
     /// # Errors
     /// When the array has not so many, or they were never written.
-    pub fn read_array(&mut self, handle: &Handle, rank: RankId, buffer: Buffer, bytes: Range<usize>) -> Result<Vec<u8>> {
+    pub fn read_array(
+        &mut self,
+        handle: &Handle,
+        rank: RankId,
+        buffer: Buffer,
+        bytes: Range<usize>,
+    ) -> Result<Vec<u8>> {
         let has = self.exchange().buffer_bytes(buffer);
         if bytes.end as u64 > has || bytes.start > bytes.end || !self.moe.ranks().any(|own| own == rank) {
             let problem = format!("bytes {bytes:?} of {rank}: the array `{}` has {has}", buffer.name());
@@ -553,7 +559,10 @@ impl Session {
                 }
                 // The runtime gives every rank the same numbers.
                 _ if of_ranks.iter().any(|bytes| *bytes != first) => {
-                    return Err(Failure::argument(format!("parameter `{name}` of the gate"), "it must be the same on every rank"));
+                    return Err(Failure::argument(
+                        format!("parameter `{name}` of the gate"),
+                        "it must be the same on every rank",
+                    ));
                 }
                 (Number::I32, _) => parameters.table(name, &numbers(first, i32::from_ne_bytes)),
                 (Number::Element(_) | Number::Scale(_), _) => parameters.f32(name, &numbers(first, f32::from_ne_bytes)),

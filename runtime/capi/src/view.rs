@@ -68,7 +68,10 @@ impl View {
                 return Err(Failure::argument(what, format!("{rank} has {} rows at address 0", part.rows)));
             }
             if part.rows > isize::MAX as u64 / row_bytes.max(1) {
-                return Err(Failure::argument(what, format!("{rank} has {} rows, more than any memory holds", part.rows)));
+                return Err(Failure::argument(
+                    what,
+                    format!("{rank} has {} rows, more than any memory holds", part.rows),
+                ));
             }
         }
         Ok(expected)

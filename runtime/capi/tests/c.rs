@@ -114,7 +114,8 @@ fn pkg_config_finds_header_and_library() {
     std::fs::copy(libraries().join("libmoe_capi.so"), lib.join("libmoe_capi.so")).expect("copied");
     let config = here().join("packaging/moe_runtime.pc");
     std::fs::copy(config, configs.join("moe_runtime.pc")).expect("copied");
-    let asked = |what: &[&str]| run(Command::new("pkg-config").env("PKG_CONFIG_PATH", &configs).args(what).arg("moe_runtime"));
+    let asked =
+        |what: &[&str]| run(Command::new("pkg-config").env("PKG_CONFIG_PATH", &configs).args(what).arg("moe_runtime"));
     assert_eq!(asked(&["--modversion"]).trim(), env!("CARGO_PKG_VERSION"));
     let program = folder.path().join("program");
     let flags = asked(&["--cflags", "--libs"]);
@@ -129,7 +130,8 @@ fn pkg_config_finds_header_and_library() {
 fn the_header_is_that_of_the_code() {
     let config = cbindgen::Config::from_file(here().join("cbindgen.toml")).expect("a configuration");
     let sources = ["error.rs", "given.rs", "objects.rs", "calls.rs"].map(|name| here().join("src/abi").join(name));
-    let builder = sources.iter().fold(cbindgen::Builder::new().with_config(config), |builder, path| builder.with_src(path));
+    let builder =
+        sources.iter().fold(cbindgen::Builder::new().with_config(config), |builder, path| builder.with_src(path));
     let mut header = Vec::new();
     builder.generate().expect("bindings").write(&mut header);
     let header = String::from_utf8(header).expect("text");

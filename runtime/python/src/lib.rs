@@ -158,9 +158,16 @@ type HandleGiven = (Vec<u64>, Given, Given);
 #[pymethods]
 impl NativeSession {
     #[new]
-    fn new(py: Python<'_>, world: &NativeWorld, first: u32, end: u32, deadline: Option<f64>) -> PyResult<NativeSession> {
+    fn new(
+        py: Python<'_>,
+        world: &NativeWorld,
+        first: u32,
+        end: u32,
+        deadline: Option<f64>,
+    ) -> PyResult<NativeSession> {
         let deadline = deadline.map(|seconds| {
-            Duration::try_from_secs_f64(seconds).map_err(|_| Failure::argument("deadline", "it is no number of seconds"))
+            Duration::try_from_secs_f64(seconds)
+                .map_err(|_| Failure::argument("deadline", "it is no number of seconds"))
         });
         let made = py.detach(|| Session::new(&world.0, first..end, deadline.transpose()?));
         made.map(|session| NativeSession(Mutex::new(session))).map_err(|failure| raise(py, &failure))

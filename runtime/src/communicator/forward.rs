@@ -171,7 +171,12 @@ impl Communicator {
         self.expect_with(output, Tensor::ExpertOutput, &handle.0.rows)
     }
 
-    pub(super) fn expect_expert_input(&self, input: &Distributed, scales: Option<&Distributed>, rows: &[u64]) -> Result<()> {
+    pub(super) fn expect_expert_input(
+        &self,
+        input: &Distributed,
+        scales: Option<&Distributed>,
+        rows: &[u64],
+    ) -> Result<()> {
         self.expect_with(input, Tensor::ExpertInput, rows)?;
         match scales {
             Some(scales) => self.expect_with(scales, Tensor::ExpertInputScales, rows),

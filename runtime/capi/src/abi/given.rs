@@ -111,7 +111,8 @@ pub(super) unsafe fn read<T: Sized32>(argument: &str, pointer: *const T) -> Resu
     // SAFETY: as the caller promises.
     let bytes = unsafe { std::slice::from_raw_parts(pointer.cast::<u8>(), found) };
     if bytes.iter().skip(known).any(|&byte| byte != 0) {
-        let problem = format!("it sets a member of {} that this library, which is older than its header, does not know", T::NAME);
+        let problem =
+            format!("it sets a member of {} that this library, which is older than its header, does not know", T::NAME);
         return Err(Failure::argument(argument, problem));
     }
     let mut value = std::mem::MaybeUninit::<T>::zeroed();

@@ -279,12 +279,18 @@ fn code(number: Number) -> u32 {
 /// # Safety
 /// See `moe_bundle_open`; `json` has `bytes` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn moe_bundle_json(bundle: MoeBundle, json: *mut c_char, bytes: u64, needed: *mut u64) -> MoeStatus {
+pub unsafe extern "C" fn moe_bundle_json(
+    bundle: MoeBundle,
+    json: *mut c_char,
+    bytes: u64,
+    needed: *mut u64,
+) -> MoeStatus {
     guard(|| {
         // SAFETY: as the caller promises.
         let needed = unsafe { place("needed", needed)? };
         let known = BUNDLES.get(bundle.id)?;
-        let all = serde_json::to_string(known.manifest()).map_err(|error| Failure::Bug { message: error.to_string() })?;
+        let all =
+            serde_json::to_string(known.manifest()).map_err(|error| Failure::Bug { message: error.to_string() })?;
         let all = text(&all);
         *needed = all.as_bytes_with_nul().len() as u64;
         if !json.is_null() && bytes >= *needed {
