@@ -1,13 +1,9 @@
 //! Why a command failed: always the user's file or input, or this machine.
 
 use moe_front::diagnostics::Diagnostics;
-use moe_judge::Given;
 use moe_lower::LowerError;
-use moe_runtime::Error;
 
-use crate::given::token_of_file;
 use crate::source::Source;
-use crate::verify::VerifyError;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -30,27 +26,6 @@ impl Failure {
     }
 }
 
-impl Failure {
-    /// Of running a bundle; the tokens of a file are called by their place in it.
-    pub fn of_run(error: Error, given: &Given, file: Option<&str>) -> Failure {
-        match (&error, file) {
-            (Error::Input(fault), Some(file)) => {
-                let token = token_of_file(given, fault.rank, fault.token);
-                Failure::Message(format!("{file}: token {token}: {}", fault.problem))
-            }
-            _ => Failure::Message(error.to_string()),
-        }
-    }
-
-    /// Of running a bundle and judging it.
-    pub fn of_verifying(error: VerifyError, given: &Given, file: Option<&str>) -> Failure {
-        match error {
-            VerifyError::Run(error) => Failure::of_run(error, given, file),
-            VerifyError::Judge(error) => error.into(),
-        }
-    }
-}
-
 /// Errors that are a whole sentence.
 macro_rules! messages {
     ($($error:ty),* $(,)?) => {
@@ -63,8 +38,6 @@ macro_rules! messages {
 }
 
 messages! {
-    crate::files::OutputError,
-    crate::tensors::TensorError,
     moe_host::CompileError,
     moe_judge::GivenError,
     moe_judge::JudgeError,

@@ -66,8 +66,19 @@ pub fn runtime_parameters(given: &Given) -> Parameters {
     })
 }
 
+/// Why running a bundle failed; the tokens of a file are called by their place in it.
+pub fn failure(error: moe_runtime::Error, given: &Given, file: Option<&str>) -> Failure {
+    match (&error, file) {
+        (moe_runtime::Error::Input(fault), Some(file)) => {
+            let token = token_of_file(given, fault.rank, fault.token);
+            Failure::Message(format!("{file}: token {token}: {}", fault.problem))
+        }
+        _ => Failure::Message(error.to_string()),
+    }
+}
+
 /// The place of a rank's token among those of all ranks: that in the file.
-pub fn token_of_file(given: &Given, rank: RankId, token: u64) -> u64 {
+fn token_of_file(given: &Given, rank: RankId, token: u64) -> u64 {
     given.tokens.iter().take(rank.index()).sum::<usize>() as u64 + token
 }
 

@@ -6,6 +6,8 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod arguments;
+mod checked;
+mod command_line;
 mod commands;
 mod failure;
 mod files;
@@ -31,19 +33,20 @@ use clap::FromArgMatches as _;
 use clap::builder::StyledStr;
 use moe_front::text::{Screen, within};
 
-use arguments::{Cli, Color, Command, MessageFormat};
+use command_line::{Cli, Command};
 use failure::Failure;
-use terminal::Terminal;
+use screen::Color;
+use terminal::{MessageFormat, Terminal};
 
 fn main() -> ExitCode {
     let results = screen::of(&io::stdout(), Color::Auto);
-    let mut command = arguments::command().term_width(results.prose);
+    let mut command = command_line::command().term_width(results.prose);
     let given: Vec<OsString> = std::env::args_os().collect();
     let parsed = match command.try_get_matches_from_mut(&given) {
         Ok(matches) => {
             Cli::from_arg_matches(&matches).map(|cli| (cli, matches)).map_err(|error| error.format(&mut command))
         }
-        Err(error) => Err(arguments::told(error, &given, &mut command)),
+        Err(error) => Err(command_line::told(error, &given, &mut command)),
     };
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
@@ -106,8 +109,8 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), Failure> {
         Command::Place(arguments) => commands::place(arguments, terminal),
         Command::Explain(arguments) => commands::explain(arguments, terminal),
         Command::Init(arguments) => commands::init(arguments, terminal),
-        Command::Completions(arguments) => commands::completions(arguments),
-        Command::Man(arguments) => commands::man(arguments),
+        Command::Completions(arguments) => commands::completions(arguments, &mut command_line::command()),
+        Command::Man(arguments) => commands::man(arguments, command_line::command()),
         Command::Schema(arguments) => commands::schema(arguments),
     }
 }

@@ -13,9 +13,16 @@ use std::env;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd};
 
+use clap::ValueEnum;
 use moe_front::text::Screen;
 
-use crate::arguments::Color;
+/// Whether there is colour, as the command line says it.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
 
 /// Columns where nobody says how many there are.
 const USUAL: usize = 80;

@@ -49,6 +49,12 @@ pub enum TensorError {
     Output(#[from] OutputError),
 }
 
+impl From<TensorError> for Failure {
+    fn from(error: TensorError) -> Failure {
+        Failure::Message(error.to_string())
+    }
+}
+
 /// One dimension of an expected shape.
 #[derive(Clone, Copy, Debug)]
 pub enum Dim {

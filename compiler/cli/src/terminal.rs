@@ -2,17 +2,24 @@
 
 use std::io::{self, Write as _};
 
+use clap::ValueEnum;
 use moe_front::diagnostics::Diagnostics;
 use moe_front::diagnostics::render::{json, render};
 use moe_front::text::{Page, Screen, sentence};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::arguments::{Color, MessageFormat};
 use crate::failure::Failure;
 use crate::files::{self, OutputPath};
-use crate::screen;
+use crate::screen::{self, Color};
 use crate::source::Source;
+
+/// Who diagnostics are for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum MessageFormat {
+    Human,
+    Json,
+}
 
 /// How things are said.
 #[derive(Clone, Copy, Debug)]

@@ -18,7 +18,7 @@ use safetensors::Dtype;
 use crate::arguments::{Backend, Gate as Arguments};
 use crate::failure::Failure;
 use crate::files;
-use crate::given::{gate_from_file, runtime_parameters};
+use crate::given::{self, gate_from_file, runtime_parameters};
 use crate::gpus;
 use crate::memory;
 use crate::source::Source;
@@ -235,5 +235,5 @@ fn on_device(
         };
         Ok(Results { routing: Routing { indices: indices.concat(), weights: weights.concat() }, gradient })
     };
-    run(&mut communicator).map_err(|error| Failure::of_run(error, given, Some(file)))
+    run(&mut communicator).map_err(|error| given::failure(error, given, Some(file)))
 }

@@ -8,10 +8,11 @@ use moe_planner::placement::{self, Options, Shape};
 use moe_planner::setting;
 
 use crate::arguments::output_file;
+use crate::checked::Warnings;
 use crate::failure::Failure;
 use crate::files::{self, InputPath, OutputPath};
 use crate::planning;
-use crate::source::{Source, Warnings};
+use crate::source::Source;
 use crate::terminal::{self, Terminal};
 
 #[derive(Args)]

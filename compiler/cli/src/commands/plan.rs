@@ -19,11 +19,12 @@ use moe_planner::{Change, Logits, Options, Planner, Report, setting};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::checked::Warnings;
 use crate::failure::Failure;
 use crate::files::InputPath;
 use crate::memory;
 use crate::planning::{self, Asked, Evidence, at, pretty};
-use crate::source::{Source, Warnings};
+use crate::source::Source;
 use crate::terminal::{self, Terminal};
 
 #[derive(Args)]

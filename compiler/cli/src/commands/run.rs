@@ -73,7 +73,7 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let mut communicator = Communicator::new(Arc::clone(&device), &program.bundle, Options::default())?;
     let file = input.as_ref().map(TensorFile::name);
     let verified = verify(&mut communicator, &program.gate, &given, arguments.repeat, &progress)
-        .map_err(|error| Failure::of_verifying(error, &given, file.as_deref()))?;
+        .map_err(|error| error.failure(&given, file.as_deref()))?;
 
     let seconds = Seconds {
         device: verified.run.seconds,

@@ -1,19 +1,18 @@
 //! `moec completions` and `moec man`: what a shell and `man` want to know, from the very command line that is parsed.
 
-use crate::arguments::{self, Completions, Man};
+use crate::arguments::{Completions, Man};
 use crate::failure::Failure;
 use crate::terminal;
 
 /// Prints the completions for a shell.
-pub fn completions(arguments: &Completions) -> Result<(), Failure> {
+pub fn completions(arguments: &Completions, command: &mut clap::Command) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut arguments::command(), "moec", &mut script);
+    clap_complete::generate(arguments.shell, command, "moec", &mut script);
     terminal::print(&String::from_utf8_lossy(&script))
 }
 
 /// Prints the man page of the tool, or of one of its commands.
-pub fn man(arguments: &Man) -> Result<(), Failure> {
-    let command = arguments::command();
+pub fn man(arguments: &Man, command: clap::Command) -> Result<(), Failure> {
     let page = match &arguments.command {
         None => command,
         Some(name) => {

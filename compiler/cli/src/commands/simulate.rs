@@ -6,12 +6,13 @@ use moe_planner::page::picture::Page;
 use moe_planner::simulate::{self, Conditions, Fault, Gpu, Spine};
 use moe_planner::{Planner, setting};
 
+use crate::checked::Warnings;
 use crate::failure::Failure;
 use crate::files::InputPath;
 use crate::memory;
 use crate::planning::{self, Evidence, pretty};
 use crate::progress::Progress;
-use crate::source::{Source, Warnings};
+use crate::source::Source;
 use crate::terminal::{self, Terminal};
 
 #[derive(Args)]

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use super::{InputPath, OutputPath};
+use crate::failure::Failure;
 use crate::scratch::Beside;
 
 /// An output could not be written.
@@ -12,6 +13,12 @@ use crate::scratch::Beside;
 pub struct OutputError {
     name: String,
     source: io::Error,
+}
+
+impl From<OutputError> for Failure {
+    fn from(error: OutputError) -> Failure {
+        Failure::Message(error.to_string())
+    }
 }
 
 /// Writes all of `bytes` or nothing.

@@ -12,6 +12,8 @@ use moe_gate::ir::Gate;
 use moe_judge::{Expected, Given, JudgeError, Verdict, compare};
 use moe_runtime::Communicator;
 
+use crate::failure::Failure;
+use crate::given;
 use crate::progress::Progress;
 
 /// What came out of it.
@@ -34,6 +36,16 @@ pub enum VerifyError {
     Run(moe_runtime::Error),
     /// What is given cannot be run.
     Judge(JudgeError),
+}
+
+impl VerifyError {
+    /// Why the command failed; the tokens of a file are called by their place in it.
+    pub fn failure(self, given: &Given, file: Option<&str>) -> Failure {
+        match self {
+            VerifyError::Run(error) => given::failure(error, given, file),
+            VerifyError::Judge(error) => error.into(),
+        }
+    }
 }
 
 impl From<moe_runtime::Error> for VerifyError {
