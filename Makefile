@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all set-up on a fresh Debian machine with Rust and git.
-.PHONY: demo test bench gpu install setup
+.PHONY: demo test test-python test-torch bench gpu install setup
 
 setup:
 	@.ci/bootstrap
@@ -13,6 +13,15 @@ test: setup
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace --lib --bins --tests; fi
 	cargo test --workspace --doc
 	for features in "" cuda virtual; do cargo check -q -p moe-runtime --lib --no-default-features --features "$$features" || exit 1; done
+	cargo build -q --workspace --bin moec
+	.ci/python
+
+# The Python package alone, after `make test` or with MOEC=…: without torch, and with it (3 GB, kept in target).
+test-python:
+	.ci/python
+
+test-torch:
+	.ci/python torch
 
 # The tool, its completions and its man pages, for whoever calls it: PREFIX=/usr/local for all.
 PREFIX ?= $(HOME)/.local

@@ -1,0 +1,85 @@
+"""Bundles: what ``moec build`` writes, and the numbers that its kernels are specialised to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any
+
+from ._native import NativeBundle
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the gate beside its logits.
+
+    ``kind``: ``scalar``, ``experts`` (one number per expert), ``groups``, ``table`` (i32 ``[vocabulary, k]``) or ``token_id`` (i32, one per token).
+    """
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a bundle. ``N`` in shapes is ``most_rows``, ``P`` is ``weights_per_row``."""
+
+    ranks: int
+    experts: int
+    local_experts: int
+    """Experts of the rank that has most."""
+    first_experts: tuple[int, ...]
+    """For each rank, its first expert."""
+    last_experts: tuple[int, ...]
+    """For each rank, the expert behind its last."""
+    top_k: int
+    hidden: int
+    most_tokens: int
+    """Of one rank, in one call."""
+    gate_width: int
+    """Width of the logits: experts, and those that compute nothing."""
+    weights_per_row: int
+    """Weights of a row of the experts' input: one, or ``top_k`` in layout ``rank_major``."""
+    combine_weighs: bool
+    """Whether combine multiplies by the weights; otherwise the experts do."""
+    layout: str
+    by_expert: bool
+    """Whether a row belongs to one expert."""
+    most_rows: int
+    """Rows of the experts' input that can arrive at a rank."""
+    token_number: str
+    input_number: str
+    scale_number: str | None
+    scale_block: int | None
+    """Elements that share a scale."""
+    output_number: str
+    handle_bytes: int
+    handle_places: dict[str, tuple[int, int]]
+
+
+class Bundle:
+    """A bundle that was read.
+
+    ``path``: the file. Raises ``BundleError`` if it is none of this version.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = fspath(path)
+        self.native = NativeBundle(path)
+        plan = json.loads(self.native.plan())
+        places = {name: (start, end) for name, (start, end) in plan.pop("handle_places").items()}
+        firsts, lasts = tuple(plan.pop("first_experts")), tuple(plan.pop("last_experts"))
+        self.plan = Plan(**plan, first_experts=firsts, last_experts=lasts, handle_places=places)
+        gate = self.inspect()["gate"]
+        kinds = [(parameter["name"], parameter["kind"]) for parameter in gate["parameters"]]
+        self.parameters = tuple(Parameter(name, kind if isinstance(kind, str) else next(iter(kind))) for name, kind in kinds)
+
+    def inspect(self) -> dict[str, Any]:
+        """Everything that the bundle says about itself: exchange, gate, kernels with their launches, source text."""
+        manifest: dict[str, Any] = json.loads(self.native.manifest())
+        return manifest
+
+    def __repr__(self) -> str:
+        plan = self.plan
+        return f"<bundle {self.path!r}: {plan.ranks} ranks, {plan.experts} experts, top {plan.top_k}, hidden {plan.hidden}>"

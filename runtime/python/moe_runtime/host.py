@@ -1,0 +1,192 @@
+"""Calls over numpy arrays: on virtual GPUs only, whose tensors lie in the memory of this process.
+
+numpy has no bf16 and no fp8: where a bundle has those, arrays are their bits, ``uint16`` and ``uint8`` (or the types of ``ml_dtypes``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .calls import Named
+from .errors import refuse
+from .routing import Routing, Rows
+
+if TYPE_CHECKING:
+    from .communicator import Communicator
+
+Array = np.ndarray[Any, Any]
+
+TYPES: dict[str, tuple[str, ...]] = {
+    "i32": ("int32",),
+    "f32": ("float32",),
+    "f16": ("float16",),
+    "bf16": ("uint16", "bfloat16"),
+    "fp8_e4m3": ("uint8", "float8_e4m3fn"),
+    "ue8m0": ("uint8", "float8_e8m0fnu"),
+}
+"""What numpy calls a number: the first is what calls give."""
+
+
+def empty(shape: tuple[int, ...], number: str) -> Array:
+    return np.zeros(shape, TYPES[number][0])
+
+
+def check(what: str, value: Any, number: str, width: int | None) -> Array:
+    """An array of rows of a width, or of numbers; nothing is copied."""
+    array = np.asarray(value)
+    if array.dtype.name not in TYPES[number]:
+        raise refuse(what, f"it is of {array.dtype.name}; pass {' or '.join(TYPES[number])} ({number} in this bundle)")
+    if width is None and array.ndim == 0:
+        array = array.reshape(1)
+    shape = "[n]" if width is None else f"[n, {width}]"
+    if array.ndim != (1 if width is None else 2) or (width is not None and array.shape[1] != width):
+        raise refuse(what, f"its shape is {list(array.shape)}; pass {shape}")
+    if not array.flags.c_contiguous:
+        raise refuse(what, "it is not contiguous: pass numpy.ascontiguousarray of it")
+    return array
+
+
+def _each(comm: Communicator, what: str, value: Any, number: str, width: int) -> list[Array]:
+    if comm.world.device != "virtual":
+        raise refuse(what, "it is in the memory of this process; on GPUs pass torch tensors of the GPU, or use device='virtual'")
+    values = comm.each(what, value)
+    names = [what] if comm.single else [f"{what} of rank {rank}" for rank in comm.ranks]
+    return [check(name, each, number, width) for name, each in zip(names, values)]
+
+
+def _parameters(comm: Communicator, given: dict[str, Any]) -> Named:
+    known = {parameter.name: parameter.kind for parameter in comm.bundle.parameters}
+    named = []
+    for name, value in given.items():
+        kind = known.get(name, "experts")
+        number = "i32" if kind in ("table", "token_id") else "f32"
+        if kind == "token_id":
+            arrays = [check(name, each, number, None) for each in comm.each(name, value)]
+        else:
+            arrays = [check(name, np.asarray(value).reshape(-1), number, None)] * len(comm.ranks)
+        named.append((name, number, arrays))
+    return named
+
+
+def gate(comm: Communicator, logits: Any, given: dict[str, Any]) -> Routing:
+    plan = comm.plan
+    numbers = _each(comm, "logits", logits, "f32", plan.gate_width)
+    indices = [empty((each.shape[0], plan.top_k), "i32") for each in numbers]
+    weights = [empty((each.shape[0], plan.top_k), "f32") for each in numbers]
+    comm.calls.gate(numbers, _parameters(comm, given), indices, weights)
+    return Routing(comm.one(indices), comm.one(weights), ascending=True)
+
+
+def gate_backward(comm: Communicator, logits: Any, of_weights: Any, given: dict[str, Any]) -> Any:
+    numbers = _each(comm, "logits", logits, "f32", comm.plan.gate_width)
+    gradients = _each(comm, "of_weights", of_weights, "f32", comm.plan.top_k)
+    result = [empty(each.shape, "f32") for each in numbers]
+    comm.calls.gate_backward(numbers, _parameters(comm, given), gradients, result)
+    return comm.one(result)
+
+
+def _ascending(comm: Communicator, routing: Routing) -> tuple[list[Array], list[Array]]:
+    """Picks of every token by ascending expert, dropped ones last."""
+    weights = _each(comm, "weights", routing.weights, "f32", comm.plan.top_k)
+    indices = []
+    for rank, (each, weight) in enumerate(zip(comm.each("indices", routing.indices), weights)):
+        array = np.asarray(each)
+        if array.dtype.name not in ("int32", "int64"):
+            raise refuse("indices", f"they are of {array.dtype.name}; pass int32 or int64")
+        if array.shape != weight.shape:
+            raise refuse("indices", f"their shape is {list(array.shape)}, that of the weights {list(weight.shape)}; pass the same")
+        if not routing.ascending:
+            order = np.argsort(np.where(array < 0, 2**31 - 1, array), axis=1, kind="stable")
+            array = np.take_along_axis(array, order, axis=1)
+            weights[rank] = np.ascontiguousarray(np.take_along_axis(weight, order, axis=1))
+        indices.append(np.ascontiguousarray(np.clip(array, -(2**31), 2**31 - 1), np.int32))
+    return indices, weights
+
+
+def dispatch(comm: Communicator, x: Any, routing: Routing) -> Rows:
+    plan = comm.plan
+    tokens = _each(comm, "x", x, plan.token_number, plan.hidden)
+    indices, weights = _ascending(comm, routing)
+    most = range(len(tokens))
+    handle = [empty((plan.handle_bytes,), "ue8m0") for _ in most]
+    payload = [empty((plan.most_rows, plan.hidden), plan.input_number) for _ in most]
+    scales = None
+    if plan.scale_number is not None and plan.scale_block is not None:
+        scales = [empty((plan.most_rows, plan.hidden // plan.scale_block), plan.scale_number) for _ in most]
+    comm.calls.dispatch(tokens, indices, weights, handle, payload, scales)
+
+    def array(name: str, of: Array, number: str, shape: tuple[int, ...]) -> Array:
+        start, end = plan.handle_places[name]
+        return of[start:end].view(TYPES[number][0]).reshape(shape)
+
+    def arrays(name: str, number: str, shape: tuple[int, ...], there: bool) -> Any:
+        return comm.one([array(name, each, number, shape) for each in handle]) if there else None
+
+    local, rows = plan.local_experts, plan.most_rows
+    offsets = arrays("expert_offsets", "i32", (local + 1,), plan.by_expert)
+    if offsets is not None:
+        offsets = offsets[1:] if comm.single else [each[1:] for each in offsets]
+    return Rows(
+        x=comm.one(payload),
+        payload=comm.one(payload),
+        scales=None if scales is None else comm.one(scales),
+        counts=arrays("expert_counts", "i32", (local,), True),
+        offsets=offsets,
+        weights=arrays("row_weights", "f32", (rows, plan.weights_per_row), not plan.combine_weighs),
+        picks=arrays("row_picks", "i32", (rows, plan.top_k), not plan.by_expert),
+        handle=comm.one(handle),
+        routing=Routing(comm.one(indices), comm.one(weights), ascending=True),
+        tokens=tuple(each.shape[0] for each in tokens),
+    )
+
+
+def _open(comm: Communicator, rows: Rows) -> tuple[list[Array], list[Array], list[Array]]:
+    if not isinstance(rows, Rows):
+        raise refuse("rows", f"pass what dispatch gave, not {type(rows).__name__}")
+    plan = comm.plan
+    handle = [check("rows.handle", each, "ue8m0", None) for each in comm.each("rows.handle", rows.handle)]
+    if any(each.shape != (plan.handle_bytes,) for each in handle):
+        raise refuse("rows.handle", f"it is not of this bundle, whose handles have {plan.handle_bytes} bytes")
+    indices = _each(comm, "rows.routing.indices", rows.routing.indices, "i32", plan.top_k)
+    weights = _each(comm, "rows.routing.weights", rows.routing.weights, "f32", plan.top_k)
+    return indices, weights, handle
+
+
+def combine(comm: Communicator, y: Any, rows: Rows) -> Any:
+    plan = comm.plan
+    indices, weights, handle = _open(comm, rows)
+    output = _each(comm, "y", y, plan.output_number, plan.hidden)
+    result = [empty((tokens, plan.hidden), plan.output_number) for tokens in rows.tokens]
+    comm.calls.combine(output, indices, weights, handle, result)
+    return comm.one(result)
+
+
+def dispatch_backward(comm: Communicator, of_rows: Any, rows: Rows) -> Any:
+    plan = comm.plan
+    indices, weights, handle = _open(comm, rows)
+    given = _each(comm, "of_rows", of_rows, plan.output_number, plan.hidden)
+    result = [empty((tokens, plan.hidden), plan.output_number) for tokens in rows.tokens]
+    comm.calls.dispatch_backward(given, indices, weights, handle, result)
+    return comm.one(result)
+
+
+def combine_backward(comm: Communicator, y: Any, of_combined: Any, rows: Rows) -> tuple[Any, Any]:
+    plan = comm.plan
+    indices, weights, handle = _open(comm, rows)
+    output = _each(comm, "y", y, plan.output_number, plan.hidden)
+    given = _each(comm, "of_combined", of_combined, plan.output_number, plan.hidden)
+    of_y = [empty(each.shape, plan.output_number) for each in output]
+    of_weights = [empty((tokens, plan.top_k), "f32") for tokens in rows.tokens] if plan.combine_weighs else None
+    comm.calls.combine_backward(output, given, indices, weights, handle, of_y, of_weights)
+    return comm.one(of_y), None if of_weights is None else comm.one(of_weights)
+
+
+def weights_backward(comm: Communicator, of_row_weights: Any, rows: Rows) -> Any:
+    plan = comm.plan
+    indices, weights, handle = _open(comm, rows)
+    given = _each(comm, "of_row_weights", of_row_weights, "f32", plan.weights_per_row)
+    result = [empty((tokens, plan.top_k), "f32") for tokens in rows.tokens]
+    comm.calls.weights_backward(given, indices, weights, handle, result)
+    return comm.one(result)

@@ -1,0 +1,181 @@
+"""Whole layers over numpy arrays against a dense computation: expert e multiplies by a matrix of its own."""
+
+from __future__ import annotations
+
+import threading
+
+import moe_runtime as moe
+import numpy as np
+import pytest
+
+from conftest import EXPERTS, HIDDEN, PICKS, RANKS
+
+TOKENS = (3, 0, 8, 1)
+
+
+class Numbers:
+    """What goes into a layer, and what must come out of it."""
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(7)
+        self.x = [random.standard_normal((n, HIDDEN)).astype(np.float32) for n in TOKENS]
+        self.logits = [random.standard_normal((n, EXPERTS)).astype(np.float32) for n in TOKENS]
+        self.bias = random.standard_normal(EXPERTS).astype(np.float32)
+        self.gradients = [random.standard_normal((n, HIDDEN)).astype(np.float32) for n in TOKENS]
+        self.matrices = random.standard_normal((EXPERTS, HIDDEN, HIDDEN)) / HIDDEN**0.5
+
+    def routing(self, rank: int) -> tuple[np.ndarray, np.ndarray]:
+        """By the gate's definition, in f64; picks ascending."""
+        score = 1 / (1 + np.exp(-self.logits[rank].astype(np.float64)))
+        picks = np.sort(np.argsort(-(score + self.bias), axis=1, kind="stable")[:, :PICKS], axis=1)
+        chosen = np.take_along_axis(score, picks, axis=1)
+        return picks, chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1e-20)
+
+    def dense(self, rank: int, indices: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Result, gradient of the tokens, gradient of the weights, of one rank's tokens."""
+        x, g = self.x[rank].astype(np.float64), self.gradients[rank].astype(np.float64)
+        y, dx, dw = np.zeros_like(x), np.zeros_like(x), np.zeros(indices.shape)
+        for token, picks in enumerate(indices):
+            for place, expert in enumerate(picks):
+                if expert >= 0:
+                    out = x[token] @ self.matrices[expert]
+                    y[token] += weights[token, place] * out
+                    dx[token] += weights[token, place] * (g[token] @ self.matrices[expert].T)
+                    dw[token, place] = out @ g[token]
+        return y, dx, dw
+
+
+def apply(comm: moe.Communicator, rank: int, rows: np.ndarray, offsets: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    out = np.zeros_like(rows)
+    start = 0
+    for local, end in enumerate(offsets):
+        out[start:end] = rows[start:end].astype(np.float64) @ matrices[comm.plan.first_experts[rank] + local]
+        start = end
+    return out
+
+
+def close(found: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_the_gate_chooses_by_its_definition(bundle) -> None:
+    numbers = Numbers()
+    comm = moe.Communicator(bundle("weighted"), device="virtual")
+    routing = comm.gate(numbers.logits, bias=numbers.bias)
+    for rank in range(RANKS):
+        indices, weights = numbers.routing(rank)
+        np.testing.assert_array_equal(routing.indices[rank], indices)
+        close(routing.weights[rank], weights)
+
+
+@pytest.mark.parametrize("layer", ["weighted", "batched"])
+def test_a_layer_and_its_gradients(bundle, layer: str) -> None:
+    numbers = Numbers()
+    comm = moe.Communicator(bundle(layer), device="virtual")
+    routing = comm.gate(numbers.logits, bias=numbers.bias)
+    rows = comm.dispatch(numbers.x, routing)
+    assert sum(int(counts.sum()) for counts in rows.counts) == sum(TOKENS) * PICKS
+    y = [apply(comm, r, rows.x[r], rows.offsets[r], numbers.matrices) for r in comm.ranks]
+    combined = comm.combine(y, rows)
+    of_y, of_weights = comm.combine_backward(y, numbers.gradients, rows)
+    transposed = numbers.matrices.transpose(0, 2, 1)
+    of_x = comm.dispatch_backward([apply(comm, r, of_y[r], rows.offsets[r], transposed) for r in comm.ranks], rows)
+    of_logits = comm.gate_backward(numbers.logits, of_weights, bias=numbers.bias)
+    for rank in range(RANKS):
+        expected = numbers.dense(rank, *numbers.routing(rank))
+        for found, of in zip((combined[rank], of_x[rank], of_weights[rank]), expected):
+            close(found, of)
+        # d score / d logit of the chosen, through the normalisation.
+        indices, weights = numbers.routing(rank)
+        score = np.take_along_axis(1 / (1 + np.exp(-numbers.logits[rank].astype(np.float64))), indices, axis=1)
+        inner = (expected[2] * weights).sum(axis=1, keepdims=True)
+        slopes = (expected[2] - inner) / np.maximum(score.sum(axis=1, keepdims=True), 1e-20) * score * (1 - score)
+        of = np.zeros((TOKENS[rank], EXPERTS))
+        np.put_along_axis(of, indices, slopes, axis=1)
+        close(of_logits[rank], of)
+
+
+def test_experts_that_weigh_get_the_weights_and_give_their_gradients(bundle) -> None:
+    numbers = Numbers()
+    comm = moe.Communicator(bundle("experts weigh"), device="virtual")
+    routings = [numbers.routing(rank) for rank in range(RANKS)]
+    given = moe.Routing([r[0] for r in routings], [r[1].astype(np.float32) for r in routings])
+    rows = comm.dispatch(numbers.x, given)
+    y = [apply(comm, r, rows.x[r], rows.offsets[r], numbers.matrices) for r in comm.ranks]
+    weighed = [rows.weights[r] * y[r] for r in comm.ranks]
+    combined = comm.combine(weighed, rows)
+    of_weighed, nothing = comm.combine_backward(weighed, numbers.gradients, rows)
+    assert nothing is None
+    of_weights = comm.weights_backward([(of_weighed[r] * y[r]).sum(axis=1, keepdims=True) for r in comm.ranks], rows)
+    for rank in range(RANKS):
+        y_, _, dw = numbers.dense(rank, *routings[rank])
+        close(combined[rank], y_)
+        close(of_weights[rank], dw)
+
+
+def test_a_routing_of_the_caller_may_be_i64_in_any_order_with_dropped_picks(bundle) -> None:
+    numbers = Numbers()
+    comm = moe.Communicator(bundle("weighted"), device="virtual")
+    indices, weights = [], []
+    for rank in range(RANKS):
+        picks, factors = numbers.routing(rank)
+        picks, factors = picks[:, ::-1].copy(), factors[:, ::-1].astype(np.float32)
+        picks[::2, 1] = -1
+        indices.append(picks)
+        weights.append(np.ascontiguousarray(factors))
+    assert indices[0].dtype == np.int64
+    rows = comm.dispatch(numbers.x, moe.Routing(indices, weights))
+    y = [apply(comm, r, rows.x[r], rows.offsets[r], numbers.matrices) for r in comm.ranks]
+    for rank, found in enumerate(comm.combine(y, rows)):
+        close(found, numbers.dense(rank, indices[rank], weights[rank])[0])
+
+
+def test_rows_by_rank_have_picks_and_weights(bundle) -> None:
+    numbers = Numbers()
+    comm = moe.Communicator(bundle("by rank"), device="virtual")
+    routings = [numbers.routing(rank) for rank in range(RANKS)]
+    rows = comm.dispatch(numbers.x, moe.Routing([r[0] for r in routings], [r[1].astype(np.float32) for r in routings]))
+    assert rows.offsets is None
+    outputs = []
+    for rank in range(RANKS):
+        out = np.zeros_like(rows.x[rank])
+        copies = sum(int(((picks // 2) == rank).any(axis=1).sum()) for picks, _ in routings)
+        for row in range(copies):
+            for local, weight in zip(rows.picks[rank][row], rows.weights[rank][row]):
+                if local >= 0:
+                    out[row] += weight * (rows.x[rank][row] @ numbers.matrices[2 * rank + local])
+        outputs.append(out)
+    for rank, found in enumerate(comm.combine(outputs, rows)):
+        close(found, numbers.dense(rank, *routings[rank])[0])
+
+
+def test_ranks_in_threads_wait_for_each_other_without_the_lock_of_the_interpreter(bundle) -> None:
+    numbers = Numbers()
+    world = moe.World(bundle("weighted"), device="virtual")
+    found: dict[int, np.ndarray] = {}
+
+    def rank_of(rank: int) -> None:
+        comm = moe.Communicator(world, ranks=range(rank, rank + 1), deadline=60)
+        routing = comm.gate(numbers.logits[rank], bias=numbers.bias)
+        rows = comm.dispatch(numbers.x[rank], routing)
+        y = apply(comm, rank, rows.x, rows.offsets, numbers.matrices)
+        found[rank] = comm.combine(y, rows)
+
+    threads = [threading.Thread(target=rank_of, args=(rank,), daemon=True) for rank in range(RANKS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert sorted(found) == list(range(RANKS))
+    for rank in range(RANKS):
+        close(found[rank], numbers.dense(rank, *numbers.routing(rank))[0])
+
+
+def test_a_bundle_says_what_it_is(bundle) -> None:
+    read = bundle("fp8")
+    manifest = read.inspect()
+    assert (manifest["model"], manifest["gate"]["top_k"], manifest["exchange"]["hidden"]) == ("small", PICKS, HIDDEN)
+    plan = read.plan
+    assert (plan.ranks, plan.input_number, plan.scale_number, plan.scale_block) == (RANKS, "fp8_e4m3", "ue8m0", 32)
+    assert (plan.token_number, plan.output_number, plan.combine_weighs) == ("bf16", "bf16", True)
+    assert read.parameters == (moe.Parameter("bias", "experts"),)
