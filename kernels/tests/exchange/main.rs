@@ -2,6 +2,7 @@
 
 mod faults;
 mod mutations;
+mod orders;
 mod random;
 mod scenario;
 mod world;

@@ -1,6 +1,6 @@
 //! The tests are tested: every barrier and every wait is taken out of the PTX, one at a time, and each such kernel must be caught.
 //!
-//! A release or an acquire that is only *weakened* needs the race detector; here what is gone is gone.
+//! Here what is gone is gone. Orders and scopes that are only *weakened* are in `orders.rs`.
 
 use moe_contract::{Drop, Exchange, Format, Kernel, RowLayout};
 use moe_vgpu::Policy;

@@ -253,6 +253,11 @@ impl<'l> World<'l> {
         }
     }
 
+    /// Puts a kernel that is none of the exchange's into the stream of a rank.
+    pub fn launch_alone(&mut self, rank: usize, kernel: &moe_vgpu::Kernel, launch: Launch) {
+        self.cluster.launch(self.streams[rank], kernel, launch).expect("a launch that can be");
+    }
+
     pub fn run(&mut self) -> Result<(), RunError> {
         self.cluster.run().map(|_| ())
     }

@@ -15,7 +15,9 @@
 //! * **Copies** (`cp.async`, `cp.async.bulk`) are agents of their own that read and write later, in any permitted order.
 //! * **Accesses** all go through one place, where bytes are counted per pair of ranks ([`Cluster::traffic`]) and an
 //!   [`Observer`] sees them with order, scope and proxy. In this mode memory is sequentially consistent: a missing fence is
-//!   not found by running, only by an observer that knows the memory model. [`Races`] is one for shared memory and barriers.
+//!   not found by running, only by an observer that knows the memory model.
+//! * **Memory order** is judged by one, [`Judge`]: accesses that nothing orders are told with what is missing between them, whatever came
+//!   out of the run. [`Races`] knows shared memory and barriers only.
 //!
 //! # Example
 //!

@@ -2,6 +2,7 @@
 //!
 //! Invariants: time is counted by CTA and never goes back; whoever lets others know of a thread ends the time of its CTA, so that what
 //! the thread does next is not known by it. The entries of a CTA are left out when all launches of its stream up to its own are known.
+//! Entries stand in the order of CTAs and warps; clocks that have learnt the same of a CTA share its entry.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,58 +76,82 @@ impl OfWarp {
         }
         self.raise(other.floor);
     }
-
-    fn is_within(&self, other: &OfWarp) -> bool {
-        (0..32).all(|lane| self.of(lane) <= other.of(lane))
-    }
 }
 
 /// Of all its threads up to the floor, of those of some warps further. The floor is not one of mbarriers.
 #[derive(Debug, Clone, Default)]
 struct OfCta {
     floor: Time,
-    warps: BTreeMap<u16, OfWarp>,
+    warps: Vec<(u16, OfWarp)>,
 }
 
 impl OfCta {
+    fn warp(&self, warp: u16) -> Option<&OfWarp> {
+        self.warps.binary_search_by_key(&warp, |entry| entry.0).ok().map(|at| &self.warps[at].1)
+    }
+
+    fn warp_mut(&mut self, warp: u16) -> &mut OfWarp {
+        let at = self.warps.binary_search_by_key(&warp, |entry| entry.0).unwrap_or_else(|at| {
+            self.warps.insert(at, (warp, OfWarp::default()));
+            at
+        });
+        &mut self.warps[at].1
+    }
+
     fn of(&self, warp: u16, lane: u8) -> Time {
         let floor = if warp < FIRST_MBARRIER { self.floor } else { 0 };
-        self.warps.get(&warp).map_or(floor, |known| known.of(lane).max(floor))
+        self.warp(warp).map_or(floor, |known| known.of(lane).max(floor))
     }
 
     fn raise(&mut self, floor: Time) {
         if floor > self.floor {
             self.floor = floor;
-            self.warps.retain(|warp, known| *warp >= FIRST_MBARRIER || (0..32).any(|lane| known.of(lane) > floor));
+            self.warps.retain(|(warp, known)| *warp >= FIRST_MBARRIER || (0..32).any(|lane| known.of(lane) > floor));
         }
+    }
+
+    fn join(&mut self, other: &OfCta) {
+        for (warp, known) in &other.warps {
+            self.warp_mut(*warp).join(known);
+        }
+        self.raise(other.floor);
     }
 
     fn is_within(&self, other: &OfCta) -> bool {
         self.floor <= other.floor
-            && self.warps.iter().all(|(warp, known)| match other.warps.get(warp) {
-                Some(theirs) if other.floor == 0 => known.is_within(theirs),
-                _ => (0..32).all(|lane| known.of(lane) <= other.of(*warp, lane)),
-            })
+            && self.warps.iter().all(|(warp, known)| (0..32).all(|lane| known.of(lane) <= other.of(*warp, lane)))
     }
 }
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Clock {
-    ctas: BTreeMap<CtaNumber, OfCta>,
+    ctas: Vec<(CtaNumber, Arc<OfCta>)>,
     /// Launches that are complete, by stream: all up to this one.
     streams: BTreeMap<StreamId, u64>,
 }
 
 impl Clock {
+    fn cta(&self, cta: CtaNumber) -> Option<&Arc<OfCta>> {
+        self.ctas.binary_search_by_key(&cta, |entry| entry.0).ok().map(|at| &self.ctas[at].1)
+    }
+
+    fn cta_mut(&mut self, cta: CtaNumber) -> &mut OfCta {
+        let at = self.ctas.binary_search_by_key(&cta, |entry| entry.0).unwrap_or_else(|at| {
+            self.ctas.insert(at, (cta, Arc::default()));
+            at
+        });
+        Arc::make_mut(&mut self.ctas[at].1)
+    }
+
     /// Whether what a thread did up to a time is known; the position is that of its launch.
     pub fn knows(&self, thread: Thread, time: Time, position: Option<Position>) -> bool {
-        self.ctas.get(&thread.cta).is_some_and(|known| known.of(thread.warp, thread.lane) >= time)
+        self.cta(thread.cta).is_some_and(|known| known.of(thread.warp, thread.lane) >= time)
             || position.is_some_and(|(stream, number)| self.streams.get(&stream).is_some_and(|last| *last >= number))
     }
 
     pub fn add(&mut self, cta: CtaNumber, warp: u16, lanes: Lanes, time: Time) {
-        self.ctas.entry(cta).or_default().warps.entry(warp).or_default().add(lanes, time);
+        self.cta_mut(cta).warp_mut(warp).add(lanes, time);
     }
 
     pub fn add_thread(&mut self, thread: Thread, time: Time) {
@@ -136,19 +161,24 @@ impl Clock {
 
     /// All threads of a CTA.
     pub fn add_cta(&mut self, cta: CtaNumber, time: Time) {
-        self.ctas.entry(cta).or_default().raise(time);
+        self.cta_mut(cta).raise(time);
     }
 
     /// All launches of a stream up to this one; `belongs` says of which CTAs nothing need be kept for that.
     pub fn complete(&mut self, (stream, number): Position, belongs: impl Fn(CtaNumber) -> bool) {
         let last = self.streams.entry(stream).or_default();
         *last = (*last).max(number);
-        self.ctas.retain(|cta, _| !belongs(*cta));
+        self.ctas.retain(|(cta, _)| !belongs(*cta));
     }
 
     fn is_within(&self, other: &Clock) -> bool {
-        self.streams.iter().all(|(stream, last)| other.streams.get(stream).is_some_and(|their| their >= last))
-            && self.ctas.iter().all(|(cta, known)| other.ctas.get(cta).is_some_and(|their| known.is_within(their)))
+        let mut theirs = other.ctas.iter();
+        self.ctas.len() <= other.ctas.len()
+            && self.streams.iter().all(|(stream, last)| other.streams.get(stream).is_some_and(|their| their >= last))
+            && self.ctas.iter().all(|(cta, known)| {
+                let found = theirs.find(|their| their.0 >= *cta).filter(|their| their.0 == *cta);
+                found.is_some_and(|(_, their)| Arc::ptr_eq(known, their) || known.is_within(their))
+            })
     }
 
     fn join(&mut self, other: &Clock) {
@@ -156,13 +186,23 @@ impl Clock {
             let own = self.streams.entry(*stream).or_default();
             *own = (*own).max(*last);
         }
+        let mut joined = Vec::with_capacity(self.ctas.len().max(other.ctas.len()));
+        let mut own = std::mem::take(&mut self.ctas).into_iter().peekable();
         for (cta, theirs) in &other.ctas {
-            let own = self.ctas.entry(*cta).or_default();
-            for (warp, known) in &theirs.warps {
-                own.warps.entry(*warp).or_default().join(known);
+            joined.extend(std::iter::from_fn(|| own.next_if(|entry| entry.0 < *cta)));
+            let Some((_, mut known)) = own.next_if(|entry| entry.0 == *cta) else {
+                joined.push((*cta, Arc::clone(theirs)));
+                continue;
+            };
+            if known.is_within(theirs) {
+                known.clone_from(theirs);
+            } else if !Arc::ptr_eq(&known, theirs) && !theirs.is_within(&known) {
+                Arc::make_mut(&mut known).join(theirs);
             }
-            own.raise(theirs.floor);
+            joined.push((*cta, known));
         }
+        joined.extend(own);
+        self.ctas = joined;
     }
 }
 

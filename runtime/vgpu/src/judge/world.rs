@@ -87,10 +87,11 @@ impl Cta {
     pub fn meet(&mut self, number: CtaNumber, lanes: &[(u16, u32)], more: Option<Knowledge>) {
         let now = self.tick();
         let mut joined: Option<Knowledge> = more;
-        let (mut per_warp, mut count) = (BTreeMap::<u16, u32>::new(), 0);
+        let (mut per_warp, mut count, mut failed) = (BTreeMap::<u16, u32>::new(), 0, Vec::new());
         for &(warp, mask) in lanes {
             let Some(found) = self.warps.get(warp as usize) else { continue };
             for state in found.states(mask) {
+                failed.extend(state.failed.iter().cloned());
                 match &mut joined {
                     None => joined = Some(state.knowledge.clone()),
                     Some(joined) => joined.join(&state.knowledge),
@@ -112,7 +113,11 @@ impl Cta {
         }
         for (&warp, &mask) in &per_warp {
             if let Some(found) = self.warps.get_mut(warp as usize) {
-                found.update(mask, |state| state.knowledge = joined.clone());
+                found.update(mask, |state| {
+                    state.knowledge = joined.clone();
+                    // What one of them failed to hear the others have not heard either.
+                    failed.iter().for_each(|failed| state.fail(failed.clone()));
+                });
             }
         }
     }
