@@ -61,7 +61,7 @@ fn around_a_barrier(loaded: &Loaded) -> Result<(), String> {
     let mut world = World::new(loaded, JUDGED);
     let cells = world.everywhere("cell", |_| 4);
     let ranks = cells.len();
-    let mut each = |world: &mut World<'_>, name: &str, ahead: usize| {
+    let each = |world: &mut World<'_>, name: &str, ahead: usize| {
         for rank in 0..ranks {
             let cell = cells[(rank + ahead) % ranks];
             world.launch_alone(

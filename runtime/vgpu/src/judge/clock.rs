@@ -63,6 +63,20 @@ impl OfWarp {
         }
     }
 
+    /// Whether it is within another one, of which all lanes are known up to the floor at least.
+    fn is_within(&self, other: Option<&OfWarp>, floor: Time) -> bool {
+        let floor = other.map_or(floor, |other| other.floor.max(floor));
+        let theirs = other.and_then(|other| other.lanes.as_deref());
+        match (self.lanes.as_deref(), theirs) {
+            (None, None) => self.floor <= floor,
+            (None, Some(theirs)) => self.floor <= floor || theirs.iter().all(|their| self.floor <= *their),
+            (Some(own), None) => self.floor <= floor && own.iter().all(|own| *own <= floor),
+            (Some(own), Some(theirs)) => {
+                own.iter().zip(theirs).all(|(own, their)| (*own).max(self.floor) <= (*their).max(floor))
+            }
+        }
+    }
+
     fn raise(&mut self, floor: Time) {
         self.floor = self.floor.max(floor);
         let floor = self.floor;
@@ -119,7 +133,10 @@ impl OfCta {
 
     fn is_within(&self, other: &OfCta) -> bool {
         self.floor <= other.floor
-            && self.warps.iter().all(|(warp, known)| (0..32).all(|lane| known.of(lane) <= other.of(*warp, lane)))
+            && self.warps.iter().all(|(warp, known)| {
+                let floor = if *warp < FIRST_MBARRIER { other.floor } else { 0 };
+                known.is_within(other.warp(*warp), floor)
+            })
     }
 }
 
