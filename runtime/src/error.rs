@@ -1,11 +1,13 @@
 //! Everything that can go wrong between a caller and a device, as data; each message says what to change.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use moe_contract::{Fault, Flag, Kernel, RankId, Status};
 use serde::{Serialize, Serializer};
 
+use crate::bootstrap::BootstrapError;
 use crate::device::{Crowd, DeviceError, StreamId, Waiting};
 
 /// Why a call of the runtime failed. As data for other languages: the name of the variant is its code, beside its fields.
@@ -16,6 +18,43 @@ pub enum Error {
     /// The device itself.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The processes of the world did not find each other.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// Processes that do not have the same.
+    #[error("the {what} of {} is {}, and that of {} is {}", ranks[0], values[0], ranks[1], values[1])]
+    Mismatch {
+        /// Of what.
+        what: &'static str,
+        /// The first rank of each of two processes.
+        ranks: [RankId; 2],
+        /// What each has.
+        values: [String; 2],
+    },
+    /// A rank that is of no process, or of several.
+    #[error("{rank} is of {}: each needs a process of its own", processes_named(processes))]
+    Owners {
+        /// Which.
+        rank: RankId,
+        /// Those that say it is theirs.
+        processes: Vec<u32>,
+    },
+    /// What went wrong in another process.
+    #[error("stopped by the process of {rank}: {cause}")]
+    Elsewhere {
+        /// The first rank of that process.
+        rank: RankId,
+        /// What it says.
+        cause: String,
+    },
+    /// Ranks of another process.
+    #[error("{rank} is of another process; this one has ranks {} to {}", mine.start, i64::from(mine.end) - 1)]
+    NotMine {
+        /// What was asked for.
+        rank: RankId,
+        /// What this process has.
+        mine: Range<u32>,
+    },
     /// The bundle was compiled for other GPUs.
     #[error("the bundle has kernels for {bundle}, none of which runs on {device}: build it with `--target`")]
     NoTarget { bundle: String, device: String },
@@ -197,6 +236,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 fn list(names: &[String]) -> String {
     if names.is_empty() { "none".into() } else { format!("`{}`", names.join("`, `")) }
+}
+
+fn processes_named(processes: &[u32]) -> String {
+    let numbers: Vec<String> = processes.iter().map(u32::to_string).collect();
+    if numbers.is_empty() { "no process".into() } else { format!("processes {}", numbers.join(", ")) }
 }
 
 fn crowd(waiting: &[Waiting]) -> String {

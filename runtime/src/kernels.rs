@@ -1,4 +1,4 @@
-//! The kernels of a bundle, loaded on every rank.
+//! The kernels of a bundle, loaded on every rank of this process.
 //!
 //! Invariant: ranks that share a GPU leave room on it for each other, so that what waits never keeps off what it waits for.
 
@@ -11,9 +11,11 @@ use moe_contract::{Kernel, RankId};
 use crate::device::{Device, FunctionId, Residency, StreamId, Waiting};
 use crate::error::{Error, Result};
 
-/// The kernels of a bundle, loaded on every rank.
+/// The kernels of a bundle, loaded on every rank of this process.
 pub(crate) struct Kernels {
     loaded: BTreeMap<Kernel, Loaded>,
+    /// The first rank of this process.
+    first: RankId,
     /// Of each rank, where whichever kernel of the bundle has least room.
     places: Vec<Residency>,
 }
@@ -21,7 +23,7 @@ pub(crate) struct Kernels {
 /// One of them.
 pub(crate) struct Loaded {
     pub entry: KernelEntry,
-    /// One per rank.
+    /// One for each rank of this process.
     pub functions: Vec<FunctionId>,
 }
 
@@ -39,7 +41,7 @@ impl Kernels {
         for entry in manifest.kernels.iter().filter(|entry| entry.target == target) {
             let (ptx, name) = (bundle.ptx(entry), entry.kernel.name());
             let mut functions = Vec::new();
-            for rank in (0..manifest.exchange.ranks).map(RankId) {
+            for rank in device.mine().map(RankId) {
                 let function = match bundle.cubin(entry) {
                     Some(cubin) => device.load_assembled(rank, cubin, ptx, name)?,
                     None => device.load(rank, ptx, name)?,
@@ -51,7 +53,7 @@ impl Kernels {
             }
             loaded.insert(entry.kernel, Loaded { entry: entry.clone(), functions });
         }
-        let kernels = Kernels { loaded, places: places.into_values().collect() };
+        let kernels = Kernels { loaded, first: RankId(device.mine().start), places: places.into_values().collect() };
         let waits = kernels.most_waiting();
         waits
             .map_or(Ok(()), |(kernel, ctas)| kernels.places.iter().try_for_each(|&place| fits(kernel, ctas, place)))?;
@@ -63,11 +65,16 @@ impl Kernels {
         self.loaded.get(&kernel).ok_or(Error::NoKernel(kernel))
     }
 
+    /// Of a rank of this process, its place among them.
+    pub fn place(&self, rank: RankId) -> usize {
+        (rank.0 - self.first.0) as usize
+    }
+
     /// Which kernel a function is, and of which rank.
     pub fn of(&self, function: FunctionId) -> Option<(Kernel, RankId)> {
         self.loaded.iter().find_map(|(&kernel, loaded)| {
             let rank = loaded.functions.iter().position(|&known| known == function)?;
-            Some((kernel, RankId(rank as u32)))
+            Some((kernel, RankId(self.first.0 + rank as u32)))
         })
     }
 
@@ -80,7 +87,7 @@ impl Kernels {
     /// What a rank may wait with in a stream.
     pub fn waiting(&self, world: u64, rank: RankId, stream: StreamId) -> Option<Waiting> {
         let (kernel, ctas) = self.most_waiting()?;
-        let Residency { gpu, ctas: resident, .. } = *self.places.get(rank.index())?;
+        let Residency { gpu, ctas: resident, .. } = *self.places.get(self.place(rank))?;
         Some(Waiting { world, rank, stream, gpu, kernel, ctas, resident })
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! * [`device`] – what a device must be able to do, and the two there are;
 //! * [`symmetric`] – memory that every rank can reach;
+//! * [`bootstrap`] – how the processes of a world find each other, and [`node`], where those of a virtual one do;
 //! * [`world`] – what the ranks of one bundle share;
 //! * [`communicator`] – gate, dispatch, combine and their gradients, for some ranks of a world;
 //! * [`tensor`], [`element`] – tensors of a communicator, its own or the caller's, and what they consist of;
@@ -15,17 +16,24 @@
 
 #![warn(missing_docs)]
 
+pub mod bootstrap;
 mod buffers;
+mod cards;
 pub mod communicator;
 pub mod device;
 pub mod element;
 pub mod error;
 pub mod experts;
 mod kernels;
+#[cfg(feature = "virtual")]
+pub mod node;
+mod notice;
+mod own;
 pub mod symmetric;
 pub mod tensor;
 pub mod world;
 
+pub use bootstrap::{Alone, Bootstrap, BootstrapError, TcpBootstrap, Torchrun};
 pub use communicator::{
     Capture, Communicator, Dispatched, GateParameters, Handle, KernelTime, Options, Parameters, Routing,
 };

@@ -8,8 +8,9 @@ use moe_contract::{Exchange, Part, Place, RankId};
 
 use crate::device::{Address, Device, DeviceError, Memory};
 
-/// The symmetric memory of all ranks.
+/// The symmetric memory of the ranks of this process.
 pub struct SymmetricMemory {
+    first: RankId,
     parts: Vec<Memory>,
 }
 
@@ -19,10 +20,9 @@ impl SymmetricMemory {
     /// # Errors
     /// When a device has not enough memory.
     pub fn new(device: &Arc<dyn Device>, exchange: &Exchange) -> Result<SymmetricMemory, DeviceError> {
-        let ranks = || (0..exchange.ranks).map(RankId);
-        let allocate = |rank| Memory::new(device, rank, exchange.symmetric_bytes(), "symmetric memory");
-        let parts: Vec<Memory> = ranks().map(allocate).collect::<Result<_, _>>()?;
-        let memory = SymmetricMemory { parts };
+        let allocate = |rank| Memory::shared(device, rank, exchange.symmetric_bytes(), "symmetric memory");
+        let parts: Vec<Memory> = device.mine().map(RankId).map(allocate).collect::<Result<_, _>>()?;
+        let memory = SymmetricMemory { first: RankId(device.mine().start), parts };
         memory.zero()?;
         memory.parts.iter().for_each(|part| label(device, exchange, part));
         Ok(memory)
@@ -38,12 +38,15 @@ impl SymmetricMemory {
 
     /// Where a rank's part is.
     pub fn base(&self, rank: RankId) -> Address {
-        self.parts[rank.index()].address()
+        self.parts[(rank.0 - self.first.0) as usize].address()
     }
 
-    /// Where all parts are, which every rank has in [`moe_contract::Buffer::Peers`].
-    pub fn table(&self) -> Vec<Address> {
-        self.parts.iter().map(Memory::address).collect()
+    /// Of each rank, what other processes need to reach it.
+    ///
+    /// # Errors
+    /// When the device cannot share it.
+    pub fn export(&self) -> Result<Vec<Vec<u8>>, DeviceError> {
+        self.parts.iter().map(Memory::export).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the ranks of one bundle share: a device, kernels, symmetric memory, and whether something went wrong.
+//! What the ranks of one bundle share, in one process or several: a device, kernels, symmetric memory, and whether something went wrong.
 //!
 //! Invariants:
 //! * each rank is of at most one communicator, which makes its calls in its one order;
@@ -6,7 +6,6 @@
 //!   may then differ, and only [`World::recover`] makes them equal again;
 //! * what was made before a recovery is known by its generation and refused after it.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,20 +15,23 @@ use moe_bundle::{Bundle, Manifest};
 use moe_contract::status::{FINE, STOPPED};
 use moe_contract::{Buffer, Exchange, Flag, RankId};
 
+use crate::bootstrap::{Alone, Bootstrap};
+use crate::cards::{Card, agree};
 use crate::device::{Address, Device, DeviceError, Memory, StreamId};
 use crate::error::{Error, Failure, Result, read_status};
 use crate::kernels::Kernels;
-use crate::symmetric::SymmetricMemory;
+use crate::notice;
+use crate::own::{Other, Own};
 
-/// All ranks of a device, with one bundle loaded.
+/// All ranks of a bundle, those of other processes too.
 pub struct World {
     id: u64,
     pub(crate) device: Arc<dyn Device>,
     pub(crate) manifest: Manifest,
-    pub(crate) kernels: Kernels,
-    symmetric: SymmetricMemory,
-    /// What each rank has once.
-    own: BTreeMap<Buffer, Vec<Memory>>,
+    own: Own,
+    others: Vec<Other>,
+    mine: Range<u32>,
+    bootstrap: Arc<dyn Bootstrap>,
     state: Mutex<State>,
 }
 
@@ -49,41 +51,46 @@ pub(crate) struct Owner {
 }
 
 impl World {
-    /// Loads the kernels on every rank and allocates symmetric memory. Waits for the device.
+    /// All ranks of a device, in this process. Loads the kernels on every rank and allocates symmetric memory. Waits for the device.
     ///
     /// # Errors
     /// When the bundle does not fit the device: target, ranks, residency, memory.
     pub fn new(device: Arc<dyn Device>, bundle: &Bundle) -> Result<Arc<World>> {
+        World::join(Arc::new(Alone), device, bundle)
+    }
+
+    /// As [`World::new`], with ranks in several processes: each has those of its device ([`Device::mine`]), and all of them call this
+    /// together. Waits for the device, and for the other processes.
+    ///
+    /// # Errors
+    /// As there; who did not come; two processes that do not have the same bundle, version or world. Every process then has an error.
+    pub fn join(bootstrap: Arc<dyn Bootstrap>, device: Arc<dyn Device>, bundle: &Bundle) -> Result<Arc<World>> {
         static WORLDS: AtomicU64 = AtomicU64::new(0);
         let exchange = &bundle.manifest().exchange;
-        if exchange.ranks != device.ranks() {
-            return Err(Error::Ranks { bundle: exchange.ranks, device: device.ranks() });
-        }
-        let kernels = Kernels::load(&device, bundle)?;
-        let symmetric = SymmetricMemory::new(&device, exchange)?;
-        let table: Vec<u64> = symmetric.table().iter().map(|address| address.0).collect();
-        let mut own = BTreeMap::new();
-        for buffer in Buffer::of_rank() {
-            let allocate = |rank| {
-                let memory = Memory::new(&device, rank, exchange.buffer_bytes(buffer), buffer.name())?;
-                memory.zero()?;
-                if buffer == Buffer::Peers {
-                    memory.write(bytemuck::cast_slice(&table))?;
-                }
-                Ok(memory)
-            };
-            own.insert(buffer, exchange.topology().all().map(allocate).collect::<Result<Vec<Memory>>>()?);
-        }
+        let mine = device.mine();
+        let prepared = Own::prepare(&device, bundle);
+        let shared = prepared.as_ref().map_err(Error::to_string).and_then(|own| own.share().map_err(|e| e.to_string()));
+        let cards = Card::new(bundle, mine.clone(), shared).exchange(bootstrap.as_ref());
+        let own = prepared?;
+        let cards = cards?;
+        agree(&cards)?;
+        let others = own.meet(&device, exchange, &cards, bootstrap.process())?;
         let streams = vec![None; exchange.ranks as usize];
         Ok(Arc::new(World {
             id: WORLDS.fetch_add(1, Ordering::Relaxed),
             own,
-            symmetric,
+            others,
+            mine,
+            bootstrap,
             manifest: bundle.manifest().clone(),
             device,
-            kernels,
             state: Mutex::new(State { stopped: None, generation: 0, streams }),
         }))
+    }
+
+    /// Its ranks that are of this process.
+    pub fn mine(&self) -> Range<u32> {
+        self.mine.clone()
     }
 
     /// The plan.
@@ -92,18 +99,21 @@ impl World {
     }
 
     /// Makes a stopped world usable again: what still waits gives up, symmetric memory and the counts of calls are zeroed. Handles and
-    /// captures from before are refused from now on. No communicator of the world may be in a call. Waits for the device.
+    /// captures from before are refused from now on. No communicator of the world may be in a call. All its processes call this together.
+    /// Waits for the device, and for the other processes.
     ///
     /// # Errors
-    /// When the device is lost.
+    /// When the device is lost, or a process does not come.
     pub fn recover(&self) -> Result<()> {
         self.interrupt();
         let streams: Vec<StreamId> = self.state().streams.iter().copied().flatten().collect();
         if self.device.synchronise(&streams, Duration::ZERO).is_err() {
             self.device.abandon()?;
         }
-        self.symmetric.zero()?;
-        self.everywhere(Buffer::Status).chain(self.everywhere(Buffer::Calls)).try_for_each(Memory::zero)?;
+        // Nobody zeroes what another still writes, and nobody writes what another still zeroes.
+        self.bootstrap.barrier()?;
+        self.own.zero()?;
+        self.bootstrap.barrier()?;
         let mut state = self.state();
         state.stopped = None;
         state.generation += 1;
@@ -112,16 +122,15 @@ impl World {
 
     /// An array that belongs to a rank, not to a handle.
     pub(crate) fn own(&self, rank: RankId, buffer: Buffer) -> Option<Address> {
-        self.own.get(&buffer).map(|of_ranks| of_ranks[rank.index()].address())
+        self.own.array(self.own.kernels.place(rank), buffer).map(Memory::address)
     }
 
-    /// An array of every rank.
-    fn everywhere(&self, buffer: Buffer) -> impl Iterator<Item = &Memory> {
-        self.own.get(&buffer).into_iter().flatten()
+    pub(crate) fn kernels(&self) -> &Kernels {
+        &self.own.kernels
     }
 
     pub(crate) fn symmetric(&self, rank: RankId) -> Address {
-        self.symmetric.base(rank)
+        self.own.symmetric.base(rank)
     }
 
     /// Refuses when something went wrong before.
@@ -132,15 +141,40 @@ impl World {
         }
     }
 
-    /// Stops every communicator; the first cause stays.
+    /// Stops every communicator, of other processes too; the first cause stays.
     pub(crate) fn stop(&self, cause: &Error) {
         self.state().stopped.get_or_insert_with(|| cause.clone());
+        if !matches!(cause, Error::Elsewhere { .. }) && !self.others.is_empty() {
+            // Those who cannot read it learn that they are stopped, and not why.
+            let _ = notice::put(&self.own.notice, &cause.to_string());
+        }
         self.interrupt();
+    }
+
+    /// Whether another process has stopped the ranks of this one: why, if it says so.
+    pub(crate) fn stopped_elsewhere(&self) -> Result<()> {
+        let stopped = |(_, status): (RankId, &Memory)| status.read::<u64>(0..1).is_ok_and(|word| word[0] == STOPPED);
+        if self.others.is_empty() || !self.statuses().any(stopped) {
+            return Ok(());
+        }
+        let said = |other: &Other| Some((other.first, notice::take(&other.notice).ok()??));
+        let (rank, cause) = self.others.iter().find_map(said).unwrap_or_else(|| {
+            let first = self.others.first().map_or(RankId(0), |other| other.first);
+            (first, "it does not say why".into())
+        });
+        Err(Error::Elsewhere { rank, cause })
+    }
+
+    /// Of every rank of the world, where its kernels say what went wrong.
+    fn statuses(&self) -> impl Iterator<Item = (RankId, &Memory)> {
+        let own = self.mine.clone().map(RankId).zip(self.own.everywhere(Buffer::Status));
+        let others = self.others.iter().flat_map(|other| (other.first.0..).map(RankId).zip(&other.status));
+        own.chain(others)
     }
 
     /// Lets what waits give up. A device that cannot be told any more has nothing that waits.
     fn interrupt(&self) {
-        for status in self.everywhere(Buffer::Status) {
+        for (_, status) in self.statuses() {
             if status.read::<u64>(0..1).is_ok_and(|word| word[0] == FINE) {
                 let _ = status.write(&STOPPED.to_le_bytes());
             }
@@ -150,12 +184,13 @@ impl World {
     /// What the kernels of every rank have reported.
     pub(crate) fn failures(&self) -> Result<Vec<Failure>> {
         let mut failures = Vec::new();
-        for (rank, status) in (0..).map(RankId).zip(self.everywhere(Buffer::Status)) {
+        for (rank, status) in self.statuses() {
             let words = status.read::<u64>(0..4)?;
             let per_call = |flag: Flag| moe_contract::kernel::steps(flag, self.exchange());
-            failures.extend(read_status(rank, [words[0], words[1], words[2], words[3]], per_call));
+            failures.extend(read_status(rank, [words[0], words[1], words[2], words[3]], per_call).map(|f| (rank, f)));
         }
-        Ok(failures)
+        failures.sort_by_key(|&(rank, _)| rank);
+        Ok(failures.into_iter().map(|(_, failure)| failure).collect())
     }
 
     /// Its number, by which reports know it.
@@ -188,6 +223,9 @@ impl World {
         let all = self.exchange().ranks;
         if ranks.is_empty() || ranks.end > all {
             return Err(Error::NoSuchRanks { first: ranks.start, end: ranks.end, ranks: all });
+        }
+        if let Some(rank) = ranks.clone().find(|rank| !self.mine.contains(rank)) {
+            return Err(Error::NotMine { rank: RankId(rank), mine: self.mine.clone() });
         }
         let mut state = self.state();
         let known = &mut state.streams[ranks.start as usize..ranks.end as usize];

@@ -2,6 +2,8 @@
 //!
 //! What is here is shared by tests and benchmarks: the examples of the language, and seeded input for any of their gates.
 
+pub mod ranks;
+
 use std::path::{Path, PathBuf};
 
 use moe_gate::facts;

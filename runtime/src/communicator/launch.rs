@@ -50,7 +50,7 @@ impl Communicator {
         let kernels: Vec<Kernel> = call.kernels(self.exchange()).filter(|&kernel| wanted(kernel)).collect();
         // Whatever is missing is missed before the first launch.
         for kernel in &kernels {
-            self.world.kernels.loaded(*kernel)?;
+            self.world.kernels().loaded(*kernel)?;
         }
         self.claim()?;
         if let Some(kept) = &mut self.capturing {
@@ -62,7 +62,7 @@ impl Communicator {
     /// Launches a kernel on every rank.
     fn enqueue(&self, kernel: Kernel, call: &Passed<'_>) -> Result<()> {
         self.running()?;
-        let loaded = self.world.kernels.loaded(kernel)?;
+        let loaded = self.world.kernels().loaded(kernel)?;
         for (place, rank) in self.ranks().enumerate() {
             let tokens = call.tokens.get(place).map_or(0, |&tokens| tokens as u32);
             let mut arguments = Vec::new();
@@ -70,7 +70,7 @@ impl Communicator {
                 self.resolve(argument, rank, tokens, call, &mut arguments);
             }
             let KernelEntry { block, shared, grid, .. } = loaded.entry;
-            let function = loaded.functions[rank.index()];
+            let function = loaded.functions[self.world.kernels().place(rank)];
             let launch = Launch { function, grid: grid.ctas(tokens), block, shared, arguments };
             if let Err(problem) = self.world.device.launch(self.stream(rank), &launch) {
                 let error = Error::Launch { rank, kernel, problem };

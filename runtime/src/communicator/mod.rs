@@ -40,6 +40,7 @@ use std::time::Duration;
 use moe_bundle::{Bundle, Manifest};
 use moe_contract::{Exchange, Kernel, LinkBytes, RankId};
 
+use crate::bootstrap::Bootstrap;
 use crate::device::{Allocator, Device, LaunchTime, StreamId};
 use crate::error::{Error, Result, diagnose};
 use crate::world::World;
@@ -86,10 +87,24 @@ impl Communicator {
         Communicator::of_ranks(&world, 0..ranks, options)
     }
 
+    /// The ranks of this process in a world of several: [`World::join`] and [`Communicator::of_ranks`].
+    ///
+    /// # Errors
+    /// As [`World::join`].
+    pub fn join(
+        bootstrap: Arc<dyn Bootstrap>,
+        device: Arc<dyn Device>,
+        bundle: &Bundle,
+        options: Options,
+    ) -> Result<Communicator> {
+        let world = World::join(bootstrap, device, bundle)?;
+        Communicator::of_ranks(&world, world.mine(), options)
+    }
+
     /// Some ranks of a world. The others have communicators of their own, on any threads.
     ///
     /// # Errors
-    /// When there are no such ranks, or one has a communicator.
+    /// When there are no such ranks here, or one has a communicator.
     pub fn of_ranks(world: &Arc<World>, ranks: Range<u32>, options: Options) -> Result<Communicator> {
         static COMMUNICATORS: AtomicU64 = AtomicU64::new(0);
         let streams = world.take(ranks.clone(), |rank| world.device.stream(rank))?;
@@ -191,7 +206,7 @@ impl Communicator {
         self.synchronise()?;
         let times = self.world.device.take_launch_times()?;
         let of_kernel = |time: LaunchTime| {
-            let (kernel, rank) = self.world.kernels.of(time.function)?;
+            let (kernel, rank) = self.world.kernels().of(time.function)?;
             Some(KernelTime { kernel, rank, gpu: time.gpu, start: time.start, end: time.end })
         };
         Ok(times.into_iter().filter_map(of_kernel).collect())
@@ -211,7 +226,7 @@ impl Communicator {
         }
         let result = diagnose(&self.world.failures()?, problem, self.options.deadline);
         // Another rank may have stopped while this one waited.
-        let result = result.and_then(|()| self.running());
+        let result = result.and_then(|()| self.running()).and_then(|()| self.world.stopped_elsewhere());
         if let Err(error) = &result {
             self.world.stop(error);
         }
@@ -245,7 +260,7 @@ impl Communicator {
         if let (false, Some(occupancy)) = (self.claimed, self.world.device.occupancy()) {
             let waiting = self.ranks().zip(&self.streams);
             let waiting =
-                waiting.filter_map(|(rank, &stream)| self.world.kernels.waiting(self.world.id(), rank, stream));
+                waiting.filter_map(|(rank, &stream)| self.world.kernels().waiting(self.world.id(), rank, stream));
             occupancy.claim(self.id, waiting.collect()).map_err(Error::Crowded)?;
             self.claimed = true;
         }

@@ -58,7 +58,7 @@ impl Communicator {
             }
             let memory = |(buffer, place): &(Buffer, Range<u64>)| {
                 let address = start.offset(place.start);
-                (*buffer, Memory::of_caller(&self.world.device, rank, address, place.end - place.start))
+                (*buffer, Memory::of_another(&self.world.device, rank, address, place.end - place.start))
             };
             of_ranks.push(places.iter().map(memory).collect::<BTreeMap<_, _>>());
         }

@@ -158,7 +158,7 @@ impl Communicator {
                         expected: text(expected, number),
                     });
                 }
-                memory.push(Memory::of_caller(&self.world.device, rank, part.address, 4 * part.rows));
+                memory.push(Memory::of_another(&self.world.device, rank, part.address, 4 * part.rows));
             }
             placed.push(Placed { parameter: parameter.clone(), memory });
         }

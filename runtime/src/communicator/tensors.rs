@@ -84,7 +84,7 @@ impl Communicator {
             if !part.address.0.is_multiple_of(moe_contract::memory::WORD_BYTES) {
                 return Err(Error::Alignment { rank, what: kind.name(), address: part.address.0 });
             }
-            let memory = Memory::of_caller(&self.world.device, rank, part.address, part.rows * row_bytes);
+            let memory = Memory::of_another(&self.world.device, rank, part.address, part.rows * row_bytes);
             borrowed.push(Part { memory, rows: part.rows });
         }
         self.tensor(kind, borrowed)

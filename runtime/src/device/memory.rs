@@ -53,6 +53,23 @@ impl Memory {
         Ok(Memory { device: Arc::clone(device), rank, users: Users::Anyone, address, bytes })
     }
 
+    /// As [`Memory::new`], for memory that other processes use too.
+    ///
+    /// # Errors
+    /// When there is not enough, or the device cannot share it.
+    pub fn shared(device: &Arc<dyn Device>, rank: RankId, bytes: u64, name: &str) -> Result<Memory, DeviceError> {
+        let address = if bytes == 0 { Address::NULL } else { device.allocate_shared(rank, bytes, name)? };
+        Ok(Memory { device: Arc::clone(device), rank, users: Users::Anyone, address, bytes })
+    }
+
+    /// What another process needs to use it.
+    ///
+    /// # Errors
+    /// When it is not shared.
+    pub fn export(&self) -> Result<Vec<u8>, DeviceError> {
+        self.device.export(self.rank, self.address)
+    }
+
     /// As [`Memory::new`], for memory that only launches of its own rank use, those of one stream first. What was freed after launches of
     /// that stream can serve again at once.
     ///
@@ -102,8 +119,8 @@ impl Memory {
         Ok(Memory { device: Arc::clone(device), rank, users, address, bytes })
     }
 
-    /// Memory that is the caller's: it is not freed.
-    pub(crate) fn of_caller(device: &Arc<dyn Device>, rank: RankId, address: Address, bytes: u64) -> Memory {
+    /// Memory of somebody else, the caller's or another process's: it is not freed.
+    pub(crate) fn of_another(device: &Arc<dyn Device>, rank: RankId, address: Address, bytes: u64) -> Memory {
         Memory { device: Arc::clone(device), rank, users: Users::Caller, address, bytes }
     }
 

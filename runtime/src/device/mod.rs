@@ -25,13 +25,15 @@ pub use occupancy::{Crowd, Occupancy, Waiting};
 #[cfg(feature = "virtual")]
 pub use virtual_device::{VirtualDevice, VirtualOptions, VirtualWork};
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::time::Duration;
 
 use moe_contract::{LinkBytes, RankId};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A pointer into the memory of a rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Address(pub u64);
 
 impl Address {
@@ -46,24 +48,24 @@ impl Address {
 }
 
 /// A loaded kernel of one rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FunctionId(pub u32);
 
 /// A queue of launches of one rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StreamId(pub u32);
 
 /// A point in a stream, until the next [`Device::synchronise`] of that stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EventId(pub u64);
 
 /// Launches of one stream that were captured, until [`Device::forget_graph`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GraphId(pub u64);
 
 /// A kernel's argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
     /// 4 bytes.
     U32(u32),
@@ -74,7 +76,7 @@ pub enum Value {
 }
 
 /// Everything that a device needs to start a kernel on a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// Of the module loaded for that rank.
     pub function: FunctionId,
@@ -89,7 +91,7 @@ pub struct Launch {
 }
 
 /// How many CTAs of a kernel run at once, and for how many ranks that has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Residency {
     /// Which GPU it is, among those of the device.
     pub gpu: u32,
@@ -113,7 +115,7 @@ pub struct LaunchTime {
 }
 
 /// Why a device cannot.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(tag = "code", content = "fields", rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum DeviceError {
@@ -202,20 +204,45 @@ pub enum DeviceError {
     StillRunning {
         ranks: Vec<RankId>,
         /// How long they were given.
-        #[serde(serialize_with = "in_seconds")]
+        #[serde(serialize_with = "in_seconds", deserialize_with = "from_seconds")]
         patience: Duration,
+    },
+    /// Ranks of another process, which has ended: what waits for them waits for ever.
+    #[error("{} gone: process {process}, whose they were, has ended or closed its device", are(ranks))]
+    Gone {
+        /// Which.
+        ranks: Vec<RankId>,
+        /// Whose.
+        process: u32,
+    },
+    /// A virtual node that cannot be used.
+    #[error("virtual node `{name}`: {problem}")]
+    Node {
+        /// Which.
+        name: String,
+        /// Why not.
+        problem: String,
     },
     /// An id that this device did not give.
     #[error("{what} {id} does not exist on this device")]
     Unknown {
         /// Kind of id.
-        what: &'static str,
+        what: Cow<'static, str>,
         id: u64,
     },
 }
 
-fn in_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn in_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     time.as_secs_f64().serialize(serializer)
+}
+
+fn from_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn are(ranks: &[RankId]) -> String {
+    let names: Vec<String> = ranks.iter().map(RankId::to_string).collect();
+    format!("{} {}", names.join(", "), if ranks.len() == 1 { "is" } else { "are" })
 }
 
 fn still_running(ranks: &[RankId]) -> String {
@@ -230,6 +257,11 @@ pub trait Device: Send + Sync {
 
     /// How many ranks it can host.
     fn ranks(&self) -> u32;
+
+    /// Those whose kernels, streams and memory are here. The others are of other processes.
+    fn mine(&self) -> Range<u32> {
+        0..self.ranks()
+    }
 
     /// The best of some targets (`sm_90a` …) for this device.
     fn choose_target<'t>(&self, targets: &[&'t str]) -> Option<&'t str>;
@@ -260,6 +292,31 @@ pub trait Device: Send + Sync {
     /// As [`Device::free`], for memory that only launches of one stream use: after those of the stream so far.
     fn free_in(&self, _stream: StreamId, rank: RankId, address: Address) {
         self.free(rank, address);
+    }
+
+    /// As [`Device::allocate`], for memory that other processes' ranks use too.
+    ///
+    /// # Errors
+    /// When there is not enough, or it cannot be shared.
+    fn allocate_shared(&self, rank: RankId, bytes: u64, name: &str) -> Result<Address, DeviceError> {
+        self.allocate(rank, bytes, name)
+    }
+
+    /// What another process needs to use memory of [`Device::allocate_shared`]. An address, where it is the same everywhere.
+    ///
+    /// # Errors
+    /// When it cannot be shared.
+    fn export(&self, _rank: RankId, address: Address) -> Result<Vec<u8>, DeviceError> {
+        Ok(address.0.to_le_bytes().to_vec())
+    }
+
+    /// Where a rank of this process finds memory that another exported; until that is freed.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    fn import(&self, _rank: RankId, exported: &[u8]) -> Result<Address, DeviceError> {
+        let problem = || DeviceError::Refused { problem: "what another process exported is no address".into() };
+        exported.try_into().map(u64::from_le_bytes).map(Address).map_err(|_| problem())
     }
 
     /// Gives a part of memory a name for reports, and says whose kernels write it. Devices without reports do nothing.

@@ -10,7 +10,7 @@
 //!   and, for a wait, the rank that should have written it;
 //! * deadlines pass in virtual time: a wait of 10 s is over as soon as nothing else can happen.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,9 @@ pub struct VirtualOptions {
     /// Warp instructions after which everything that was launched together is given up.
     pub instruction_limit: u64,
 }
+
+/// For those who are between two launches when a rank goes.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// Launches that collect at most.
 const MOST_QUEUED: u32 = 4096;
@@ -72,6 +75,8 @@ struct State {
     functions: Vec<Function>,
     /// Launches since the last run.
     queued: u32,
+    /// Those that are open.
+    streams: BTreeSet<StreamId>,
     /// What is launched in these streams is collected.
     capturing: BTreeMap<StreamId, Vec<Launch>>,
     graphs: BTreeMap<GraphId, Vec<Launch>>,
@@ -80,6 +85,12 @@ struct State {
     /// What launches may still use, those up to the one named.
     freed_later: VecDeque<(LaunchId, moe_vgpu::Address)>,
     last_launch: LaunchId,
+    /// Why the last run failed.
+    failure: Option<DeviceError>,
+    /// What was in these streams was given up, which nobody who waits for them knows yet.
+    given_up: BTreeMap<StreamId, DeviceError>,
+    /// Nothing more comes from these, since when.
+    gone: Option<(DeviceError, Instant)>,
 }
 
 /// A kernel on a rank. One that is loaded again is the same function.
@@ -103,12 +114,16 @@ impl VirtualDevice {
             modules: BTreeMap::new(),
             functions: vec![],
             queued: 0,
+            streams: BTreeSet::new(),
             capturing: BTreeMap::new(),
             graphs: BTreeMap::new(),
             next_graph: 0,
             executing: Duration::ZERO,
             freed_later: VecDeque::new(),
             last_launch: LaunchId(0),
+            failure: None,
+            given_up: BTreeMap::new(),
+            gone: None,
         };
         Ok(VirtualDevice { ranks, state: Mutex::new(state), occupancy: Occupancy::default(), news: Condvar::new() })
     }
@@ -121,6 +136,13 @@ impl VirtualDevice {
             nanoseconds: state.cluster.nanoseconds(),
             executing: state.executing,
         }
+    }
+
+    /// Ranks from which nothing more comes, since the process that launched there has ended. Whoever waits for what they have not
+    /// launched hears it soon, however patient.
+    pub fn lose(&self, ranks: &[RankId], process: u32) {
+        self.state().gone.get_or_insert((DeviceError::Gone { ranks: ranks.to_vec(), process }, Instant::now()));
+        self.news.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -137,7 +159,9 @@ impl State {
         let outcome = run(&mut self.cluster);
         self.executing += start.elapsed();
         self.free_late();
-        outcome.map(|report| report.instructions > 0).map_err(failed)
+        let outcome = outcome.map(|report| report.instructions > 0).map_err(failed);
+        self.failure = outcome.as_ref().err().cloned().or(self.failure.take());
+        outcome
     }
 
     /// Frees what no launch can use any more.
@@ -154,8 +178,28 @@ impl State {
 
     /// The rank of a stream.
     fn rank_of(&self, stream: StreamId) -> Result<moe_vgpu::RankId, DeviceError> {
-        let unknown = DeviceError::Unknown { what: "stream", id: stream.0.into() };
+        let unknown = DeviceError::Unknown { what: "stream".into(), id: stream.0.into() };
         self.cluster.rank_of(moe_vgpu::StreamId(stream.0)).ok_or(unknown)
+    }
+
+    /// Why what was in some streams was given up, if it was.
+    fn take_given_up(&mut self, streams: &[StreamId]) -> Result<(), DeviceError> {
+        let known: Vec<DeviceError> = streams.iter().filter_map(|stream| self.given_up.remove(stream)).collect();
+        known.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// What became of streams that somebody waits for: nothing yet, or all is well, or why they will not finish.
+    fn outcome(&mut self, streams: &[StreamId]) -> Option<Result<(), DeviceError>> {
+        if let Err(error) = self.take_given_up(streams) {
+            return Some(Err(error));
+        }
+        match self.are_idle(streams) {
+            true => Some(Ok(())),
+            false => match &self.gone {
+                Some((error, since)) if since.elapsed() >= GRACE => Some(Err(error.clone())),
+                Some(_) | None => None,
+            },
+        }
     }
 
     fn are_idle(&self, streams: &[StreamId]) -> bool {
@@ -175,6 +219,10 @@ impl State {
         if stream_rank != rank(function.rank) {
             let problem = format!("`{}` of {} in a stream of {stream_rank}", function.kernel.name(), function.rank);
             return Err(DeviceError::Refused { problem });
+        }
+        // What it would build on was given up.
+        if let Some(error) = self.given_up.get(&stream) {
+            return Err(error.clone());
         }
         if let Some(captured) = self.capturing.get_mut(&stream) {
             captured.push(launch.clone());
@@ -216,7 +264,7 @@ fn failed(error: RunError) -> DeviceError {
 }
 
 fn look_up(functions: &[Function], id: FunctionId) -> Result<&Function, DeviceError> {
-    functions.get(id.0 as usize).ok_or(DeviceError::Unknown { what: "function", id: id.0.into() })
+    functions.get(id.0 as usize).ok_or(DeviceError::Unknown { what: "function".into(), id: id.0.into() })
 }
 
 fn rank(id: RankId) -> moe_vgpu::RankId {
@@ -312,8 +360,10 @@ impl Device for VirtualDevice {
     }
 
     fn stream(&self, of: RankId) -> Result<StreamId, DeviceError> {
-        let stream = self.state().cluster.stream(rank(of)).map_err(refused)?;
-        Ok(StreamId(stream.0))
+        let mut state = self.state();
+        let stream = StreamId(state.cluster.stream(rank(of)).map_err(refused)?.0);
+        state.streams.insert(stream);
+        Ok(stream)
     }
 
     fn rank_of(&self, stream: StreamId) -> Option<RankId> {
@@ -321,8 +371,11 @@ impl Device for VirtualDevice {
     }
 
     fn close_stream(&self, stream: StreamId) {
+        let mut state = self.state();
+        state.streams.remove(&stream);
+        state.given_up.remove(&stream);
         // One that does not exist is ignored.
-        let _ = self.state().cluster.close_stream(moe_vgpu::StreamId(stream.0));
+        let _ = state.cluster.close_stream(moe_vgpu::StreamId(stream.0));
     }
 
     fn launch(&self, stream: StreamId, launch: &Launch) -> Result<(), DeviceError> {
@@ -345,7 +398,7 @@ impl Device for VirtualDevice {
         state.not_capturing(stream)?;
         let event = moe_vgpu::EventId(event.0);
         state.cluster.wait(moe_vgpu::StreamId(stream.0), event).map_err(|error| match error {
-            ClusterError::NoSuch { what, number } => DeviceError::Unknown { what, id: number },
+            ClusterError::NoSuch { what, number } => DeviceError::Unknown { what: what.into(), id: number },
             other => refused(other),
         })
     }
@@ -361,7 +414,8 @@ impl Device for VirtualDevice {
     fn end_capture(&self, stream: StreamId) -> Result<GraphId, DeviceError> {
         let mut state = self.state();
         let captured = state.capturing.remove(&stream);
-        let captured = captured.ok_or(DeviceError::Unknown { what: "capture of stream", id: stream.0.into() })?;
+        let captured =
+            captured.ok_or(DeviceError::Unknown { what: "capture of stream".into(), id: stream.0.into() })?;
         let graph = GraphId(state.next_graph);
         state.next_graph += 1;
         state.graphs.insert(graph, captured);
@@ -371,7 +425,7 @@ impl Device for VirtualDevice {
     fn replay(&self, stream: StreamId, graph: GraphId) -> Result<(), DeviceError> {
         let mut state = self.state();
         state.not_capturing(stream)?;
-        let unknown = DeviceError::Unknown { what: "graph", id: graph.0 };
+        let unknown = DeviceError::Unknown { what: "graph".into(), id: graph.0 };
         let launches = state.graphs.get(&graph).ok_or(unknown)?.clone();
         launches.iter().try_for_each(|launch| state.launch(stream, launch))?;
         self.news.notify_all();
@@ -386,28 +440,42 @@ impl Device for VirtualDevice {
         let start = Instant::now();
         let mut state = self.state();
         loop {
+            state.take_given_up(streams)?;
             if state.run(Cluster::advance)? {
                 self.news.notify_all();
             }
-            if state.are_idle(streams) {
-                return Ok(());
+            if let Some(outcome) = state.outcome(streams) {
+                return outcome;
             }
-            let left = patience.saturating_sub(start.elapsed());
+            let mut left = patience.saturating_sub(start.elapsed());
+            if let Some((_, since)) = state.gone {
+                // It is not empty: what waits for those has been asked for above.
+                left = left.min(GRACE.saturating_sub(since.elapsed()).max(Duration::from_millis(1)));
+            }
             if left.is_zero() {
-                return state.run(Cluster::run).map(|_| ());
+                let ran = state.run(Cluster::run).map(|_| ());
+                self.news.notify_all();
+                return ran;
             }
             state = self.news.wait_timeout(state, left).unwrap_or_else(std::sync::PoisonError::into_inner).0;
-            if state.are_idle(streams) {
-                return Ok(());
+            if let Some(outcome) = state.outcome(streams) {
+                return outcome;
             }
         }
     }
 
     fn abandon(&self) -> Result<(), DeviceError> {
         let mut state = self.state();
+        if let Some(failure) = state.failure.take().or(state.gone.as_ref().map(|(gone, _)| gone.clone())) {
+            // Those who wait for them must not take them for finished.
+            let busy = state.streams.iter().filter(|&&stream| !state.cluster.is_idle(moe_vgpu::StreamId(stream.0)));
+            let busy: Vec<StreamId> = busy.copied().collect();
+            state.given_up.extend(busy.into_iter().map(|stream| (stream, failure.clone())));
+        }
         state.cluster.abandon();
         state.queued = 0;
         state.free_late();
+        self.news.notify_all();
         Ok(())
     }
 

@@ -171,7 +171,7 @@ impl CudaDevice {
 
     fn gpu(&self, rank: RankId) -> Result<&Gpu, DeviceError> {
         let place = self.placement.get(rank.index());
-        place.map(|&gpu| &self.gpus[gpu]).ok_or(DeviceError::Unknown { what: "rank", id: rank.0.into() })
+        place.map(|&gpu| &self.gpus[gpu]).ok_or(DeviceError::Unknown { what: "rank".into(), id: rank.0.into() })
     }
 
     /// Makes the context of a rank current.
@@ -237,14 +237,14 @@ impl CudaDevice {
     }
 
     fn function(&self, id: FunctionId) -> Result<(RankId, sys::CUfunction), DeviceError> {
-        let unknown = DeviceError::Unknown { what: "function", id: id.0.into() };
+        let unknown = DeviceError::Unknown { what: "function".into(), id: id.0.into() };
         self.objects().functions.get(id.0 as usize).copied().ok_or(unknown)
     }
 
     fn find_stream(&self, id: StreamId) -> Result<(RankId, sys::CUstream), DeviceError> {
         let objects = self.objects();
         let stream = objects.streams.get(&id).filter(|stream| !stream.closed);
-        let unknown = DeviceError::Unknown { what: "stream", id: id.0.into() };
+        let unknown = DeviceError::Unknown { what: "stream".into(), id: id.0.into() };
         stream.map(|stream| (stream.rank, stream.handle)).ok_or(unknown)
     }
 
@@ -541,7 +541,7 @@ impl Device for CudaDevice {
         let (rank, handle) = self.find_stream(stream)?;
         let mut objects = self.objects();
         let found = objects.events.get(&event).copied();
-        let recorded = found.ok_or(DeviceError::Unknown { what: "event", id: event.0 })?.handle;
+        let recorded = found.ok_or(DeviceError::Unknown { what: "event".into(), id: event.0 })?.handle;
         self.enter(rank)?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: both were made by the driver and live.
@@ -586,7 +586,7 @@ impl Device for CudaDevice {
         let mut objects = self.objects();
         let found = objects.graphs.get(&graph).copied();
         let Graph { rank: of_graph, handle: launchable } =
-            found.ok_or(DeviceError::Unknown { what: "graph", id: graph.0 })?;
+            found.ok_or(DeviceError::Unknown { what: "graph".into(), id: graph.0 })?;
         if of_graph != rank {
             let problem = format!("a graph of {of_graph} in a stream of {rank}");
             return Err(DeviceError::Driver { doing: "replay".into(), problem });
