@@ -213,7 +213,7 @@ fn collect(
         match take(stream, until) {
             Ok(part) => parts.push(part),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                late.push(process)
+                late.push(process);
             }
             Err(_) => return Err(BootstrapError::Gone { process }),
         }
@@ -309,12 +309,12 @@ mod tests {
                 let bootstrap = bootstrap.expect("all are there");
                 let first = bootstrap.all_gather(&vec![process as u8; process as usize]).expect("given");
                 bootstrap.barrier().expect("all come");
-                (first, bootstrap.all_gather(&[7; 100_000]).expect("given"))
+                (first, bootstrap.all_gather(&[7; 10_000]).expect("given"))
             },
             &[2, 0, 3, 1],
         );
         let expected = vec![vec![], vec![1], vec![2, 2], vec![3, 3, 3]];
-        assert!(found.iter().all(|(first, second)| *first == expected && *second == vec![vec![7; 100_000]; 4]));
+        assert!(found.iter().all(|(first, second)| *first == expected && *second == vec![vec![7; 10_000]; 4]));
     }
 
     #[test]
