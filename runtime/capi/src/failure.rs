@@ -122,6 +122,9 @@ fn kind_of(error: &Error) -> Kind {
         | Error::NoTensor { .. }
         | Error::Foreign { .. }
         | Error::NoSuchRanks { .. }
+        | Error::NotMine { .. }
+        | Error::Mismatch { .. }
+        | Error::Owners { .. }
         | Error::RankTaken { .. }
         | Error::Crowded(_)
         | Error::ForeignStream { .. }
@@ -132,15 +135,15 @@ fn kind_of(error: &Error) -> Kind {
         | Error::ParameterShape { .. }
         | Error::NotPossible { .. } => Kind::Argument,
         Error::Input(_) => Kind::Input,
-        Error::Deadline(_) => Kind::Deadline,
+        Error::Deadline(_) | Error::Bootstrap(_) => Kind::Deadline,
         Error::UnknownStatus { .. } => Kind::Device,
-        Error::Stopped { .. } => Kind::Stopped,
+        Error::Stopped { .. } | Error::Elsewhere { .. } => Kind::Stopped,
     }
 }
 
 fn kind_of_device(problem: &DeviceError) -> Kind {
     match problem {
-        DeviceError::Deadlock { .. } => Kind::Deadline,
+        DeviceError::Deadlock { .. } | DeviceError::Gone { .. } => Kind::Deadline,
         DeviceError::NoDriver
         | DeviceError::NoGpu
         | DeviceError::NoPeerAccess { .. }
@@ -153,6 +156,7 @@ fn kind_of_device(problem: &DeviceError) -> Kind {
         | DeviceError::Fault { .. }
         | DeviceError::Limit { .. }
         | DeviceError::StillRunning { .. }
+        | DeviceError::Node { .. }
         | DeviceError::Unknown { .. } => Kind::Device,
     }
 }
