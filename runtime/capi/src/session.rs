@@ -14,9 +14,10 @@ use moe_bundle::{Bundle, ParameterKind};
 use moe_contract::{Buffer, Exchange, Number, RankId, Tensor};
 use moe_runtime::communicator::{CallerParameter, CombineGradient, Received, handle_bytes};
 use moe_runtime::device::{Address, Memory};
+use moe_runtime::node::{NodeDevice, NodeOptions};
 use moe_runtime::tensor::Distributed;
 use moe_runtime::{
-    Communicator, CudaDevice, CudaOptions, Device, Error, GateParameters, Handle, Options, Parameters, Policy, Routing,
+    Bootstrap, Communicator, CudaDevice, CudaOptions, Device, Error, GateParameters, Handle, Options, Parameters, Policy, Routing,
     VirtualDevice, VirtualOptions, World,
 };
 
@@ -70,6 +71,16 @@ impl Ranks {
             }
         };
         Ok(Ranks { world: World::new(device, bundle)?, cuda })
+    }
+
+    /// The ranks of this process, of a world whose others are in other processes: all of them call this together, each with its part of
+    /// a node.
+    ///
+    /// # Errors
+    /// Who did not come; when the bundle does not fit, or is not the same everywhere.
+    pub fn join(bundle: &Bundle, bootstrap: Arc<dyn Bootstrap>, node: &NodeOptions) -> Result<Ranks> {
+        let device = Arc::new(NodeDevice::attach(node).map_err(Error::from)?);
+        Ok(Ranks { world: World::join(bootstrap, device, bundle)?, cuda: None })
     }
 
     /// The numbers of the bundle.

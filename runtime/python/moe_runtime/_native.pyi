@@ -1,11 +1,14 @@
 """The native module. A tensor is (name of its numbers, bytes of a row, (address, rows) on each rank)."""
 
+from collections.abc import Callable
 from os import PathLike
 
 Given = tuple[str, int, list[tuple[int, int]]]
 Handle = tuple[list[int], Given, Given]
 
 __version__: str
+
+def serve(name: str, patience: float) -> None: ...
 
 class NativeBundle:
     def __new__(cls, path: str | PathLike[str]) -> NativeBundle: ...
@@ -14,6 +17,15 @@ class NativeBundle:
 
 class NativeWorld:
     def __new__(cls, bundle: NativeBundle, device: str, seed: int) -> NativeWorld: ...
+    @staticmethod
+    def join(
+        bundle: NativeBundle,
+        rank: int,
+        gather: Callable[[bytes], list[bytes]],
+        name: str,
+        start: list[str] | None,
+        patience: float,
+    ) -> NativeWorld: ...
     def recover(self) -> None: ...
 
 class NativeSession:

@@ -11,7 +11,8 @@ from . import host
 from ._native import NativeSession, NativeWorld
 from .bundle import Bundle, Plan
 from .calls import Calls
-from .errors import DeviceError, InvalidArgument, refuse
+from .errors import DeviceError, refuse
+from .group import join
 from .routing import Routing, Rows
 
 if TYPE_CHECKING:
@@ -31,18 +32,34 @@ def find(number: int) -> Communicator:
 
 
 class World:
-    """All ranks of a bundle, in this process.
+    """All ranks of a bundle, in this process; with ``group``, a torch process group, the one rank that is this process's, on virtual GPUs that
+    the first process starts. All processes then make it together.
 
     ``device``: ``"cuda"`` for the GPUs of this machine, ``"virtual"`` for virtual ones that run the kernels' PTX on the CPU; by default
     GPUs where there are some. ``seed``: of virtual GPUs, chooses how their threads take turns.
     """
 
-    def __init__(self, bundle: Bundle | str | PathLike[str], *, device: str | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        bundle: Bundle | str | PathLike[str],
+        *,
+        device: str | None = None,
+        seed: int = 0,
+        group: Any = None,
+        deadline: float | None = None,
+    ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-        self.native, self.device = _make(self.bundle, device, seed)
+        self.mine = range(self.bundle.plan.ranks)
+        """The ranks of this process."""
+        if group is None:
+            self.native, self.device = _make(self.bundle, device, seed)
+        else:
+            self.native, self.device = join(self.bundle, group, device, deadline), "virtual"
+            self.mine = range(group.rank(), group.rank() + 1)
 
     def recover(self) -> None:
-        """Makes all ranks usable again after an error, when no communicator is in a call. Earlier ``Rows`` must not be used any more."""
+        """Makes all ranks usable again after an error, when no communicator is in a call; all processes do so together. Earlier ``Rows`` must
+        not be used any more."""
         self.native.recover()
 
 
@@ -61,7 +78,7 @@ class Communicator:
     """Some ranks of a bundle: a single one, or a range of them.
 
     ``bundle``: a path, a ``Bundle``, or a ``World`` that several communicators share, each with its own ``ranks``.
-    ``ranks``: a range; all by default. ``group``: a torch process group, instead of ``ranks``: its ranks are the bundle's.
+    ``ranks``: a range; all of this process by default. ``group``: a torch process group, whose ranks are the bundle's: one of each process.
     ``device``, ``seed``: see ``World``. ``deadline``: seconds that a kernel may wait for another rank; None for ever.
 
     Every rank of a world makes the same calls in the same order. A communicator of one rank takes and gives single tensors, one of several
@@ -78,12 +95,14 @@ class Communicator:
         deadline: float | None = 10.0,
         seed: int = 0,
     ) -> None:
-        self.world = bundle if isinstance(bundle, World) else World(bundle, device=device, seed=seed)
+        if group is not None and (ranks is not None or isinstance(bundle, World)):
+            raise refuse("group", "it says which rank is of this process: pass it without `ranks`, and with a bundle")
+        self.world = (
+            bundle if isinstance(bundle, World) else World(bundle, device=device, seed=seed, group=group, deadline=deadline)
+        )
         self.bundle = self.world.bundle
         self.plan: Plan = self.bundle.plan
-        if group is not None:
-            ranks = _ranks_of(group, ranks, self.plan)
-        self.ranks = range(self.plan.ranks) if ranks is None else ranks
+        self.ranks = self.world.mine if ranks is None else ranks
         if self.ranks.step != 1:
             raise refuse("ranks", f"{self.ranks} is not contiguous: pass a range with step 1")
         if self.ranks.start < 0 or self.ranks.stop < 0:
@@ -169,18 +188,3 @@ class Communicator:
 
     def __repr__(self) -> str:
         return f"<communicator {self.number}: ranks {self.ranks.start} to {self.ranks.stop - 1} of {self.bundle!r} on {self.world.device}>"
-
-
-def _ranks_of(group: Any, ranks: range | None, plan: Plan) -> range:
-    """The ranks of this process in a process group."""
-    if ranks is not None:
-        raise refuse("group", "pass `group` or `ranks`, not both")
-    if group.size() != plan.ranks:
-        raise InvalidArgument(
-            f"group: it has {group.size()} processes, and the bundle is for {plan.ranks} ranks: start as many processes, or compile for them",
-            "world_size",
-            {"processes": group.size(), "ranks": plan.ranks},
-        )
-    if group.size() > 1:
-        raise refuse("group", "ranks in several processes cannot be joined yet: hold them in one process (`ranks`)")
-    return range(group.rank(), group.rank() + 1)

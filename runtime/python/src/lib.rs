@@ -5,7 +5,7 @@
 //! * an error becomes an exception of `moe_runtime.errors`, made there; a panic becomes one too.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moe_bundle::Bundle;
@@ -14,6 +14,8 @@ use moe_capi::view::NUMBERS;
 use moe_capi::{Failure, Hardware, Kind, Part, Ranks, Session, View, open_bundle};
 use moe_contract::{Exchange, Tensor};
 use moe_runtime::communicator::{handle_bytes, handle_places};
+use moe_runtime::node::{Node, NodeOptions, Stay};
+use moe_runtime::{Bootstrap, BootstrapError, Error, VirtualOptions};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use serde_json::json;
@@ -118,9 +120,66 @@ impl NativeWorld {
         made.map(NativeWorld).map_err(|failure| raise(py, &failure))
     }
 
+    /// The rank of this process in a world whose others are in other processes. `gather` takes bytes and gives those of every process;
+    /// `start` starts the node, in one of them.
+    #[staticmethod]
+    fn join(
+        py: Python<'_>,
+        bundle: &NativeBundle,
+        rank: u32,
+        gather: Py<PyAny>,
+        name: String,
+        start: Option<Vec<String>>,
+        patience: f64,
+    ) -> PyResult<NativeWorld> {
+        let ranks = bundle.0.manifest().exchange.ranks;
+        let start = start.map(|command| command.into_iter().map(Into::into).collect());
+        let made = py.detach(|| {
+            let patience = Duration::try_from_secs_f64(patience)
+                .map_err(|_| Failure::argument("deadline", "it is no number of seconds"))?;
+            let node = NodeOptions { name, ranks, mine: rank..rank + 1, patience, start };
+            Ranks::join(&bundle.0, Arc::new(Group { rank, ranks, gather }), &node)
+        });
+        made.map(NativeWorld).map_err(|failure| raise(py, &failure))
+    }
+
     fn recover(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.0.recover()).map_err(|failure| raise(py, &failure))
     }
+}
+
+/// Processes that a function of Python gathers bytes of.
+struct Group {
+    rank: u32,
+    ranks: u32,
+    gather: Py<PyAny>,
+}
+
+impl Bootstrap for Group {
+    fn process(&self) -> u32 {
+        self.rank
+    }
+
+    fn processes(&self) -> u32 {
+        self.ranks
+    }
+
+    fn all_gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, BootstrapError> {
+        let gathered = Python::attach(|py| self.gather.call1(py, (bytes,))?.extract::<Vec<Vec<u8>>>(py));
+        gathered.map_err(|error| BootstrapError::Other(format!("the process group: {error}")))
+    }
+}
+
+/// Serves virtual GPUs for the processes of one job, until they have ended.
+#[pyfunction]
+fn serve(py: Python<'_>, name: &str, patience: f64) -> PyResult<()> {
+    let served = py.detach(|| {
+        let node = Node::bind(name, &VirtualOptions::default()).map_err(Error::from)?;
+        let patience = Duration::try_from_secs_f64(patience)
+            .map_err(|_| Failure::argument("patience", "it is no number of seconds"))?;
+        Ok::<(), Failure>(node.serve(Stay::Once(patience)).map_err(Error::from)?)
+    });
+    served.map_err(|failure| raise(py, &failure))
 }
 
 /// Some ranks of a world. Addresses are those of the caller's memory, which it keeps until the call returns and, on GPUs, until the launches
@@ -298,6 +357,7 @@ impl NativeSession {
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_function(wrap_pyfunction!(serve, module)?)?;
     module.add_class::<NativeBundle>()?;
     module.add_class::<NativeWorld>()?;
     module.add_class::<NativeSession>()
