@@ -17,8 +17,8 @@ use moe_runtime::device::{Address, Memory};
 use moe_runtime::node::{NodeDevice, NodeOptions};
 use moe_runtime::tensor::Distributed;
 use moe_runtime::{
-    Bootstrap, Communicator, CudaDevice, CudaOptions, Device, Error, GateParameters, Handle, Options, Parameters, Policy, Routing,
-    VirtualDevice, VirtualOptions, World,
+    Bootstrap, Communicator, CudaDevice, CudaOptions, Device, Error, GateParameters, Handle, Options, Parameters,
+    Policy, Routing, VirtualDevice, VirtualOptions, World,
 };
 
 use crate::failure::{Failure, Result};
