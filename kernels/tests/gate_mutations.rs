@@ -34,12 +34,12 @@ impl Expected<'_> {
         let random = (1..4).map(|seed| (Policy::Random, seed));
         let schedules = random.chain((1..4).map(|seed| (Policy::Adversarial, seed))).chain([(Policy::RoundRobin, 0)]);
         for schedule in schedules {
-            let (outcome, races) = kernel.run_watched(schedule, TOKENS, self.tensors, &self.widths);
+            let (outcome, judge) = kernel.run_watched(schedule, TOKENS, self.tensors, &self.widths);
             let problem = match outcome {
                 Err(error) => Some(error.to_string()),
                 Ok(outcome) if outcome.status != [status::FINE; 4] => Some(format!("status {:?}", outcome.status)),
                 Ok(outcome) if outcome.results != self.rows => Some("wrong numbers".into()),
-                Ok(_) => races.found().first().map(ToString::to_string),
+                Ok(_) => judge.found().first().map(ToString::to_string),
             };
             if let Some(problem) = problem {
                 let problem = problem.lines().next().unwrap_or_default();

@@ -6,7 +6,7 @@ use moe_gate::inputs::Tensor;
 use moe_gate::ir::{InputKind, Program};
 use moe_kernels::gate::GateKernel;
 use moe_kernels::ptx::{Chip, Target};
-use moe_vgpu::{Address, Cluster, Config, Launch, Module, Policy, Races, RankId, RunError};
+use moe_vgpu::{Address, Cluster, Config, Judge, Launch, Module, Policy, RankId, RunError};
 
 /// What is in a tensor before the launch, so that what the kernel did not write is seen.
 pub const UNTOUCHED: u32 = 0xdead_beef;
@@ -63,17 +63,17 @@ impl<'p> Virtual<'p> {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// On one CTA, so that its warps loop, if it runs to its end. With the races in its shared memory.
+    /// On one CTA, so that its warps loop, if it runs to its end. With what the judge of memory order found.
     pub fn run_watched(
         &self,
         (policy, seed): (Policy, u64),
         tokens: usize,
         tensors: &[Tensor<'_>],
         results: &[usize],
-    ) -> (Result<Outcome, RunError>, Races) {
-        let races = Races::default();
+    ) -> (Result<Outcome, RunError>, Judge) {
+        let judge = Judge::default();
         let config = Config { sms: 1, policy, seed, ..Config::default() };
-        (self.run_on(config, Some(&races), [0; 4], 1, tokens, tensors, results), races)
+        (self.run_on(config, Some(&judge), [0; 4], 1, tokens, tensors, results), judge)
     }
 
     /// The same with a status and a number of CTAs of one's own.
@@ -93,7 +93,7 @@ impl<'p> Virtual<'p> {
     fn run_on(
         &self,
         config: Config,
-        races: Option<&Races>,
+        judge: Option<&Judge>,
         status: [u64; 4],
         ctas: u32,
         tokens: usize,
@@ -141,8 +141,8 @@ impl<'p> Virtual<'p> {
         let kernel = self.module.kernel(self.kind.name()).expect("the kernel is in its module");
         let launch = Launch::linear(ctas, self.kernel.block, arguments);
         cluster.launch(stream, &kernel, launch).unwrap_or_else(|error| panic!("{error}"));
-        if let Some(races) = races {
-            cluster.observe(Box::new(races.clone()));
+        if let Some(judge) = judge {
+            cluster.observe(Box::new(judge.clone()));
         }
         cluster.run()?;
         let words = read(&cluster_read(&mut cluster, status, 32));

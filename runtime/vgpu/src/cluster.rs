@@ -112,7 +112,10 @@ impl Cluster {
     /// # Errors
     /// When the address is not the start of an allocation.
     pub fn free(&mut self, address: Address) -> Result<(), ClusterError> {
-        self.machine.memory.free(address).map_err(|fault| ClusterError::Memory { doing: "free", address, fault })
+        let freed = self.machine.memory.free(address);
+        freed.map_err(|fault| ClusterError::Memory { doing: "free", address, fault })?;
+        self.machine.observers.tell(|| Event::Freed { address });
+        Ok(())
     }
 
     /// Frees an allocation when everything that is in a stream now has finished: what comes later in the stream must not use it, as

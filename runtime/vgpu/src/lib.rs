@@ -17,7 +17,7 @@
 //!   [`Observer`] sees them with order, scope and proxy. In this mode memory is sequentially consistent: a missing fence is
 //!   not found by running, only by an observer that knows the memory model.
 //! * **Memory order** is judged by one, [`Judge`]: accesses that nothing orders are told with what is missing between them, whatever came
-//!   out of the run. [`Races`] knows shared memory and barriers only.
+//!   out of the run.
 //!
 //! # Example
 //!
@@ -125,7 +125,7 @@ pub use engine::report::{
 };
 pub use error::ClusterError;
 pub use ids::{CopyId, EventId, LaunchId, RankId, StreamId, ThreadId};
-pub use judge::{Agent, Apart, Conflict, Judge, Missing, Party, Race, Races, Side};
+pub use judge::{Agent, Apart, Conflict, Judge, Missing, Party};
 pub use launch::{Argument, Launch};
 pub use memory::{Address, MemoryFault, Order, Proxy, Scope, Traffic};
 pub use module::{Kernel, Module};

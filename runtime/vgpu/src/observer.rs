@@ -212,6 +212,8 @@ pub enum Event {
         /// Name for reports.
         name: String,
     },
+    /// An allocation is gone, and the names in it.
+    Freed { address: Address },
     /// A run ends.
     RunEnds {
         /// Whether everything that was queued has finished: it all happens before what the host does next.

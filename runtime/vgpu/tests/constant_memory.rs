@@ -4,7 +4,7 @@
 
 mod support;
 
-use moe_vgpu::{Address, Cluster, Launch, Module, Races, RankId};
+use moe_vgpu::{Address, Cluster, Judge, Launch, Module, RankId};
 use support::*;
 
 const ALLOCATIONS: u32 = 1_000_000;
@@ -116,10 +116,10 @@ fn a_million_allocations_and_a_hundred_thousand_launches_take_no_more_memory() {
     assert_eq!(words(&mut world.cluster, world.word, 1), [LAUNCHES / 2 * 64]);
 
     let mut watched = World::new();
-    let races = Races::default();
-    watched.cluster.observe(Box::new(races.clone()));
+    let judge = Judge::default();
+    watched.cluster.observe(Box::new(judge.clone()));
     is_constant("calls that are watched", LAUNCHES / 20, |number| watched.call(number));
-    assert_eq!(races.found(), []);
+    assert_eq!(judge.found(), []);
 
     let mut given_up = World::new();
     is_constant("calls that are given up", LAUNCHES / 20, |number| {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use moe_vgpu::{AccessKind, Launch, Module, Policy, Races, RunError};
+use moe_vgpu::{AccessKind, Agent, Apart, Judge, Launch, Missing, Module, Policy, RunError, ThreadId};
 use support::*;
 
 /// Runs a kernel of one CTA that writes word `tid` of `out` (in `%rd9`), and returns the words.
@@ -10,22 +10,16 @@ fn run(policy: Policy, seed: u64, threads: u32, body: &str) -> Vec<u32> {
     try_run(policy, seed, threads, body, None).unwrap_or_else(|error| panic!("{policy}, seed {seed}: {error}"))
 }
 
-/// The same for a kernel that may fail, under the eyes of an observer.
-fn try_run(
-    policy: Policy,
-    seed: u64,
-    threads: u32,
-    body: &str,
-    observer: Option<&Races>,
-) -> Result<Vec<u32>, RunError> {
+/// The same for a kernel that may fail, under the eyes of a judge.
+fn try_run(policy: Policy, seed: u64, threads: u32, body: &str, judge: Option<&Judge>) -> Result<Vec<u32>, RunError> {
     let text = format!(
         "ld.param.u64 %rd1, [out]; mov.u32 %r1, %tid.x; mul.wide.u32 %rd2, %r1, 4; add.u64 %rd9, %rd1, %rd2;\n{body}"
     );
     let kernel = kernel("warps", ".param .u64 out", &text);
     let mut cluster = scheduled(1, policy, seed);
     let out = zeroed(&mut cluster, 0, 4 * threads as usize, "out");
-    if let Some(races) = observer {
-        cluster.observe(Box::new(races.clone()));
+    if let Some(judge) = judge {
+        cluster.observe(Box::new(judge.clone()));
     }
     let stream = stream(&mut cluster, 0);
     cluster.launch(stream, &kernel, Launch::linear(1, threads, vec![out.into()])).unwrap();
@@ -374,9 +368,9 @@ fn lanes_that_exchange_without_a_barrier_are_caught_by_drifting_apart() {
 fn one_schedule_shows_every_race_in_shared_memory() {
     use AccessKind::{Read, Write};
     let races = |threads, body: &str| {
-        let races = Races::default();
-        try_run(Policy::RoundRobin, 0, threads, body, Some(&races)).expect("in turn it happens to be right");
-        races.found()
+        let judge = Judge::default();
+        try_run(Policy::RoundRobin, 0, threads, body, Some(&judge)).expect("in turn it happens to be right");
+        judge.found()
     };
     assert_eq!(races(32, &hand_over([WARP; 3])), []);
     for instead in ["", SHUFFLE] {
@@ -385,8 +379,12 @@ fn one_schedule_shows_every_race_in_shared_memory() {
             barriers[missing] = instead;
             let found = races(32, &hand_over(barriers));
             assert_eq!(found.iter().map(|race| (race.first.kind, race.second.kind)).collect::<Vec<_>>(), [kinds]);
-            let (first, second) = (found[0].first.thread, found[0].second.thread);
-            assert_eq!((first.warp, first.lane + second.lane), (0, 31), "{}", found[0]);
+            let lane = |agent| match agent {
+                Agent::Thread(ThreadId { warp: 0, lane, .. }) => lane,
+                _ => panic!("{agent:?}"),
+            };
+            assert_eq!(lane(found[0].first.agent) + lane(found[0].second.agent), 31, "{}", found[0]);
+            assert_eq!(found[0].missing, Missing::Everything(Apart::Lanes));
         }
     }
 }
@@ -397,8 +395,8 @@ fn a_barrier_of_a_warp_does_not_order_another_warp() {
     for (barrier, is_ordered) in [(CTA, true), (WARP, false)] {
         // The opposite thread is in the other warp.
         let body = hand_over([CTA, barrier, CTA]).replace("124", "252").replace("tile[128]", "tile[256]");
-        let races = Races::default();
-        try_run(Policy::RoundRobin, 0, 64, &body, Some(&races)).expect("every byte is written before it is read");
-        assert_eq!(races.found().is_empty(), is_ordered, "{barrier} {:?}", races.found());
+        let judge = Judge::default();
+        try_run(Policy::RoundRobin, 0, 64, &body, Some(&judge)).expect("every byte is written before it is read");
+        assert_eq!(judge.found().is_empty(), is_ordered, "{barrier} {:?}", judge.found());
     }
 }

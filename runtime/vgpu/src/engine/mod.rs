@@ -338,6 +338,7 @@ impl Machine {
                 for address in gone.addresses.into_iter().filter(|address| address.0 != 0) {
                     // Whoever freed a variable as memory of its own was before us.
                     let _ = self.memory.free(address);
+                    self.observers.tell(|| Event::Freed { address });
                 }
             }
         }
@@ -396,7 +397,7 @@ impl Machine {
         self.sleepers.clear();
         self.transfers.clear();
         self.memory.forget_waiters();
-        freed.into_iter().for_each(|address| self.memory.free_leaving(address));
+        freed.into_iter().for_each(|address| self.free_leaving(address));
         self.memory.woken.clear();
         self.failed = None;
         self.observers.tell(|| Event::Abandoned);
@@ -437,11 +438,16 @@ impl Machine {
                     self.observers.tell(|| Event::Recorded { stream: id, event });
                     self.ahead.remove(&event);
                 }
-                Some(Command::Free(address)) => self.memory.free_leaving(address),
+                Some(Command::Free(address)) => self.free_leaving(address),
                 Some(Command::Wait(event)) => self.observers.tell(|| Event::Waited { stream: id, event }),
                 None => {}
             }
         }
+    }
+
+    fn free_leaving(&mut self, address: Address) {
+        self.memory.free_leaving(address);
+        self.observers.tell(|| Event::Freed { address });
     }
 
     /// The first launch that has not finished.

@@ -19,7 +19,6 @@ mod clock;
 mod copies;
 mod lanes;
 mod names;
-mod races;
 mod report;
 mod scopes;
 mod shadow;
@@ -29,7 +28,6 @@ mod world;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use races::{Race, Races, Side};
 pub use report::{Agent, Apart, Conflict, Missing, Party};
 use state::State;
 

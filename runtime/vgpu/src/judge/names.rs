@@ -17,6 +17,15 @@ impl Names {
         self.0.insert((address.0, address.0 + bytes), name);
     }
 
+    /// Forgets an allocation and its parts.
+    pub fn remove(&mut self, address: Address) {
+        let whole = self.0.range((address.0, 0)..=(address.0, u64::MAX)).next_back().map(|(range, _)| range.1);
+        let parts: Vec<(u64, u64)> =
+            self.0.range((address.0, 0)..(whole.unwrap_or(0).max(address.0), 0)).map(|(range, _)| *range).collect();
+        parts.iter().for_each(|part| drop(self.0.remove(part)));
+        self.0.remove(&(address.0, address.0));
+    }
+
     /// The innermost range that a place is in.
     pub fn place(&self, address: u64) -> String {
         let before = self.0.range(..=(address, u64::MAX)).rev();

@@ -509,6 +509,7 @@ impl State {
                 }
             }
             Event::Named { address, bytes, name } => self.names.add(*address, *bytes, name.clone()),
+            Event::Freed { address } => self.names.remove(*address),
             Event::RunEnds { idle: false } => {
                 // The host may see that a stream has come so far.
                 for stream in self.streams.values() {
