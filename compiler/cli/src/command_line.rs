@@ -46,6 +46,8 @@ pub enum Command {
     Simulate(Box<commands::Simulate>),
     /// Say which GPU should hold which experts, and which of them more than once, from how often each was picked
     Place(Box<commands::Place>),
+    /// Run virtual GPUs for ranks that are processes of their own, each of which attaches to them
+    Serve(commands::Serve),
     /// Explain a diagnostic code, with a failing and a repaired example
     Explain(Explain),
     /// Write a small file to start from
@@ -66,6 +68,7 @@ impl Command {
             | Command::Fmt(_)
             | Command::Inspect(_)
             | Command::Explain(_)
+            | Command::Serve(_)
             | Command::Init(_)
             | Command::Completions(_)
             | Command::Man(_)

@@ -38,6 +38,7 @@ fn every_command_has_completions_and_a_man_page() {
         "plan",
         "simulate",
         "place",
+        "serve",
         "explain",
         "init",
         "completions",
@@ -75,4 +76,12 @@ fn make_installs_the_page_of_every_command() {
     assert!(known.iter().all(|entry| page.contains(entry)), "{listed:?}");
     // The tool's own page also has `moec help`.
     assert_eq!(on_page, listed.len() + 1, "{page}");
+}
+
+#[test]
+fn a_node_that_is_served_is_not_served_twice() {
+    let name = format!("moe-start-{}", std::process::id());
+    let _served = moe_runtime::node::Node::bind(&name, &moe_runtime::VirtualOptions::default()).expect("nobody has it");
+    let said = Folder::new().fails(&["serve", "--name", &name]);
+    assert!(said.contains(&format!("virtual node `{name}`: another process serves it already")), "{said}");
 }

@@ -11,6 +11,7 @@ mod place;
 mod plan;
 mod run;
 mod schema;
+mod serve;
 mod shell;
 mod simulate;
 
@@ -25,5 +26,6 @@ pub use place::{Place, place};
 pub use plan::{Plan, plan};
 pub use run::run;
 pub use schema::{Schema, schema};
+pub use serve::{Serve, serve};
 pub use shell::{completions, man};
 pub use simulate::{Simulate, simulate};
