@@ -57,6 +57,8 @@ const COMMANDS: &[&[&str]] = &[
     &["place", "small.moe", "--load=counts.csv"],
     &["explain", "M0301"],
     &["init", "new.moe"],
+    &["inspect", "small.moeb"],
+    &["schema", "plan"],
     &["completions", "bash"],
     &["man", "run"],
 ];

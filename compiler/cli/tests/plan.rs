@@ -285,6 +285,10 @@ fn a_plan_knows_load_and_placement() {
     std::fs::copy(&placed, &damaged).expect("a file");
     assert!(refused(&["--set", "ep=128"]).contains("place for these ranks with `moec place`, or plan `ep=64`"));
     assert!(refused(&["--layer", "4"]).contains("damaged.json: there is no layer 4; it has 3"));
+    assert_eq!(
+        fails(&[V3, "--deploy", "pretrain", "--layer", "4"]),
+        "error: `--layer 4` chooses among the layers of `--load` or `--placement`: give one of them, or leave `--layer` out\n"
+    );
     let other = fails(&["dsl-examples/kimi_k2.moe", "--deploy", "pretrain", "--placement", &damaged]);
     assert!(other.contains("the placement is of 256 experts, and the model has 384"), "{other}");
 }

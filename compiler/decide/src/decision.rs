@@ -108,7 +108,7 @@ impl Decision {
         let (ranks, nodes, per_node) = (topology.ranks, topology.domains(), topology.per_domain);
         match protocol {
             Protocol::Hybrid | Protocol::Messages => {
-                problems.push(BuildProblem::Nodes { span, ranks, nodes, per_node });
+                problems.push(BuildProblem::Nodes { span, ranks, nodes, per_node, mode: numbers.mode });
             }
             Protocol::Direct => {
                 if numbers.mode == Mode::Latency {

@@ -56,6 +56,19 @@ fn a_protocol_follows_from_nodes_and_mode_and_says_whether_it_is_built() {
 }
 
 #[test]
+fn what_several_nodes_lack_is_said_for_the_mode() {
+    let notes = |deploy: &str| {
+        let decision = decide(deploy, 132, &Choice::default());
+        let [problem] = &decision.not_built[..] else { panic!("{:?}", decision.not_built) };
+        problem.notes.clone()
+    };
+    let there = "what is there: any number of ranks in one node; what is not: ";
+    let throughput = notes("ep 8 tokens 16 per gpu");
+    assert_eq!(throughput, [format!("{there}one copy of a token to each of its nodes over RDMA")]);
+    assert_eq!(notes("ep 8 tokens 16 per gpu mode latency"), [format!("{there}a message for each pick over RDMA")]);
+}
+
+#[test]
 fn what_a_file_says_of_all_its_deploys_is_what_each_decision_says() {
     let spec = spec("ep 8 tokens 16 per gpu", 132);
     let id = spec.deploy("one").expect("a deploy");

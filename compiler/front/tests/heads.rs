@@ -75,6 +75,18 @@ fn a_wrong_head_hides_nothing_of_its_block() {
     insta::assert_snapshot!(all);
 }
 
+/// Whoever has begun an attention of one kind is shown that kind.
+#[test]
+fn each_kind_of_attention_is_answered_with_its_own_form() {
+    for kind in ["latent", "grouped", "single"] {
+        let source = format!("model m {{ attention {kind} 8 {{ }} }}");
+        let checked = check_source(source.as_bytes());
+        let found = checked.diagnostics.iter().find(|found| found.code.id() == "M0101").expect("`8` cannot stand here");
+        let help = found.help.as_deref().expect("a form");
+        assert!(help.starts_with(&format!("write it like `attention {kind} {{ heads ")), "{help}");
+    }
+}
+
 /// A name that a file cannot have is one error, wherever it is used; two of them are not one name.
 #[test]
 fn names_that_cannot_be_read_are_not_the_same_name() {

@@ -14,7 +14,7 @@ use moe_planner::cost::parallel::Schedule;
 use moe_planner::page::compare_table;
 use moe_planner::page::picture::Page;
 use moe_planner::placement::{self, Load, Policy, Shape};
-use moe_planner::simulate::{self, Conditions, Fault, Gpu, Order, Spine};
+use moe_planner::simulate::{self, Conditions, Fault, GpuId, Order, Spine};
 use moe_planner::time::Profile;
 use moe_planner::{Change, Logits, Options, Planner};
 use proptest::collection::vec;
@@ -157,10 +157,10 @@ fn options() -> impl Strategy<Value = Options> {
 fn conditions() -> impl Strategy<Value = Conditions> {
     let us = || prop_oneof![2 => Just(1.0), 1 => real()].prop_map(Microseconds);
     let fault = (0..4, prop_oneof![2 => 0..8_u32, 1 => count()], real()).prop_map(|(kind, gpu, number)| match kind {
-        0 => Fault::SlowNic { gpu: Gpu(gpu), rate: number },
-        1 => Fault::SlowNvlink { gpu: Gpu(gpu), rate: number },
-        2 => Fault::Late { gpu: Gpu(gpu), by: Microseconds(number) },
-        _ => Fault::SlowExperts { gpu: Gpu(gpu), factor: number },
+        0 => Fault::SlowNic { gpu: GpuId(gpu), rate: number },
+        1 => Fault::SlowNvlink { gpu: GpuId(gpu), rate: number },
+        2 => Fault::Late { gpu: GpuId(gpu), by: Microseconds(number) },
+        _ => Fault::SlowExperts { gpu: GpuId(gpu), factor: number },
     });
     let spine = (count(), prop_oneof![2 => Just(2.0), 1 => real()], us())
         .prop_map(|(nodes_per_pod, oversubscription, latency)| Spine { nodes_per_pod, oversubscription, latency });

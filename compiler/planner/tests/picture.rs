@@ -13,9 +13,9 @@ use moe_front::spec::Spec;
 use moe_front::units::Microseconds;
 use moe_planner::page::Simulation;
 use moe_planner::page::compared;
-use moe_planner::page::picture::{Link, Page, Traffic};
+use moe_planner::page::picture::{Link, Page, TrafficMatrix};
 use moe_planner::placement::{self, Load, Shape};
-use moe_planner::simulate::{Conditions, Fault, Gpu, Spine};
+use moe_planner::simulate::{Conditions, Fault, GpuId, Spine};
 use moe_planner::{Change, Logits, Options, Planner, Report};
 use serde_json::Value;
 use svg::node::element::tag::Type;
@@ -46,7 +46,7 @@ fn simulated(gpus: u32) -> Simulation {
     let conditions = Conditions {
         gpus: Some(gpus),
         spine: Some(Spine { nodes_per_pod: 5, oversubscription: 2.5, latency: Microseconds(1.5) }),
-        faults: vec![Fault::SlowNic { gpu: Gpu(13), rate: 0.5 }],
+        faults: vec![Fault::SlowNic { gpu: GpuId(13), rate: 0.5 }],
         ..Conditions::default()
     };
     planner.simulate(&report, &conditions, &|_| {}).unwrap()
@@ -235,7 +235,7 @@ fn matrices_add_up_to_the_bytes_of_the_phase() {
     ] {
         let spec = spec(model);
         let report = reports(&spec, deploy, &[ranks]).remove(0);
-        let traffic = Traffic::of_dispatch(&report);
+        let traffic = TrafficMatrix::of_dispatch(&report);
         let gpus = f64::from(ranks);
         let dispatch = &report.phases[0];
         for (link, bytes) in [(Link::Nvlink, dispatch.nvlink_bytes), (Link::Rdma, dispatch.rdma_bytes)] {
@@ -257,7 +257,7 @@ fn matrices_of_latency_mode_add_up_too() {
     let spec = moe_front::check_source(text.as_bytes()).spec.unwrap();
     let report = reports(&spec, "pretrain", &[64]).remove(0);
     assert_eq!(report.mode, "latency");
-    let traffic = Traffic::of_dispatch(&report);
+    let traffic = TrafficMatrix::of_dispatch(&report);
     let dispatch = &report.phases[0];
     for (link, bytes) in [(Link::Nvlink, dispatch.nvlink_bytes), (Link::Rdma, dispatch.rdma_bytes)] {
         let drawn = traffic.over(link) / 64.0;

@@ -2,7 +2,7 @@
 
 use moe_front::units::{Bytes, BytesPerSecond, Microseconds};
 use moe_planner::simulate::{
-    Demand, Fault, Gpu, Link, LinkKind, Network, Options, Order, Outcome, Scenario, ScenarioError, Spine, simulate,
+    Demand, Fault, GpuId, Link, LinkKind, Network, Options, Order, Outcome, Scenario, ScenarioError, Spine, simulate,
 };
 
 /// DeepSeek-V3 on nodes of 8: 4096 tokens, 4 nodes a token, FP8 out and BF16 back.
@@ -109,10 +109,10 @@ fn the_same_seed_gives_the_same_outcome_and_another_seed_another_order() {
 fn a_slow_nic_is_the_bottleneck_and_holds_up_others() {
     let healthy = run(&pod(8, 64));
     let mut scenario = pod(8, 64);
-    scenario.faults = vec![Fault::SlowNic { gpu: Gpu(13), rate: 0.5 }];
+    scenario.faults = vec![Fault::SlowNic { gpu: GpuId(13), rate: 0.5 }];
     let outcome = run(&scenario);
     let Link::Port { gpu, .. } = outcome.bounds.dispatch.bottleneck else { panic!("no spine here") };
-    assert_eq!(gpu, Gpu(13));
+    assert_eq!(gpu, GpuId(13));
     assert_eq!(outcome.dispatch.busiest[0].link, outcome.bounds.dispatch.bottleneck);
     assert_near(outcome.dispatch.time.max.0 / healthy.dispatch.time.max.0, 2.0, 0.2);
     // Those of its rail that send to it wait as well.
@@ -123,7 +123,7 @@ fn a_slow_nic_is_the_bottleneck_and_holds_up_others() {
 fn a_late_gpu_delays_everyone_who_waits_for_it() {
     let healthy = run(&pod(8, 64));
     let mut scenario = pod(8, 64);
-    scenario.faults = vec![Fault::Late { gpu: Gpu(0), by: Microseconds(5000.0) }];
+    scenario.faults = vec![Fault::Late { gpu: GpuId(0), by: Microseconds(5000.0) }];
     let outcome = run(&scenario);
     let (late, usual) = (outcome.total.unwrap().0, healthy.total.unwrap().0);
     assert!(late > usual + 4000.0, "{late} {usual}");
@@ -147,8 +147,8 @@ fn skew_moves_the_bound_to_the_loaded_rank() {
     scenario.demand.rank_load = (0..64).map(|rank| if rank == 9 { 8.0 } else { 1.0 }).collect();
     let outcome = run(&scenario);
     let Link::Port { kind, gpu } = outcome.bounds.dispatch.bottleneck else { panic!("no spine here") };
-    assert_eq!((kind, gpu), (LinkKind::NvlinkIn, Gpu(9)));
-    assert_eq!(outcome.dispatch.slowest[0].gpu, Gpu(9));
+    assert_eq!((kind, gpu), (LinkKind::NvlinkIn, GpuId(9)));
+    assert_eq!(outcome.dispatch.slowest[0].gpu, GpuId(9));
 }
 
 #[test]

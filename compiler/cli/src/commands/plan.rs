@@ -208,11 +208,16 @@ struct Observed {
     /// The layer that stands for all.
     layer: u32,
     /// What the placement does with the load.
-    described: Option<placement::Placement>,
+    described: Option<placement::PlacementReport>,
 }
 
 impl Observed {
     fn read(arguments: &Plan, model: &Model) -> Result<Observed, Failure> {
+        if let (Some(layer), None, None) = (arguments.layer, &arguments.load, &arguments.placement) {
+            return Err(Failure::Message(format!(
+                "`--layer {layer}` chooses among the layers of `--load` or `--placement`: give one of them, or leave `--layer` out"
+            )));
+        }
         let load = arguments.load.as_ref().map(|path| planning::load(path, model)).transpose()?;
         let placement = arguments.placement.as_ref().map(planning::placement).transpose()?;
         let described = match (&load, &placement, &arguments.placement) {
@@ -234,7 +239,7 @@ impl Observed {
             }
         }
         // The layer that a page shows before and after placement, if there is one.
-        let worst = described.as_ref().and_then(placement::Placement::worst_before).map(|layer| layer.layer);
+        let worst = described.as_ref().and_then(placement::PlacementReport::worst_before).map(|layer| layer.layer);
         let worst = worst.or(load.as_ref().map(worst_spread));
         let first = || of_placement.as_ref().and_then(|layers| layers.first().copied());
         let layer = arguments.layer.or(worst).or_else(first).unwrap_or_default();
@@ -249,7 +254,7 @@ impl Observed {
         options.placed = self.placement.clone().map(|placement| Placed { placement, layer: self.layer });
     }
 
-    fn before_and_after(&self) -> Option<(&Load, &placement::Placement)> {
+    fn before_and_after(&self) -> Option<(&Load, &placement::PlacementReport)> {
         self.load.as_ref().zip(self.described.as_ref())
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use moe_front::diagnostics::render::Message;
 use moe_planner::Report as Planned;
 use moe_planner::page::Simulation;
-use moe_planner::placement::Placement;
+use moe_planner::placement::PlacementReport;
 use schemars::generate::SchemaSettings;
 use schemars::{Schema as JsonSchema, json_schema};
 
@@ -70,7 +70,7 @@ impl SchemaName {
             }
             SchemaName::Simulation => ("moec simulate --format json", generator.into_root_schema_for::<Simulation>()),
             SchemaName::Bundle => ("moec inspect --format json", generator.into_root_schema_for::<Contents>()),
-            SchemaName::Placement => ("moec place --format json", generator.into_root_schema_for::<Placement>()),
+            SchemaName::Placement => ("moec place --format json", generator.into_root_schema_for::<PlacementReport>()),
         };
         schema.insert("title".into(), title.into());
         schema

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use moe_front::units::Microseconds;
 use moe_planner::page::picture::Page;
-use moe_planner::simulate::{self, Conditions, Fault, Gpu, Spine};
+use moe_planner::simulate::{self, Conditions, Fault, GpuId, Spine};
 use moe_planner::{Planner, setting};
 
 use crate::checked::Warnings;
@@ -100,13 +100,13 @@ pub enum SimulateFormat {
 /// A number of one GPU.
 #[derive(Clone, Copy)]
 pub struct OfGpu {
-    gpu: Gpu,
+    gpu: GpuId,
     number: f64,
 }
 
 fn of_gpu(text: &str) -> Result<OfGpu, String> {
     let number = text.split_once('=').and_then(|(gpu, number)| {
-        let gpu = Gpu(gpu.trim().parse().ok()?);
+        let gpu = GpuId(gpu.trim().parse().ok()?);
         Some(OfGpu { gpu, number: number.trim().parse().ok()? })
     });
     number.ok_or_else(|| "write the number of a GPU, counted from 0, and a number, such as `13=0.5`".to_owned())

@@ -3,7 +3,7 @@
 use moe_contract::{Region, Tensor};
 
 use super::Checker;
-use super::reach::{Placement, Samples, TOKENS};
+use super::reach::{ExpertNodes, Samples, TOKENS};
 use super::settings::{Owner, Slot, described};
 use crate::diagnostics::{AverageNodes, DeployProblem, GroupSpan, WordKind};
 use crate::span::Span;
@@ -161,7 +161,7 @@ impl Checker<'_> {
     fn groups_and_nodes(&mut self, written: &Written, model: &Model, gpus_per_node: u32) {
         let (Some(groups), Some(chosen)) = (model.groups, model.gate.facts().group_limit) else { return };
         let ranks = written.deploy.ep;
-        let placement = Placement::new(model, ranks, gpus_per_node);
+        let placement = ExpertNodes::new(model, ranks, gpus_per_node);
         let spans = placement.nodes_of_groups(groups);
         let nodes_per_group = spans.first().copied().unwrap_or(1);
         if nodes_per_group < 2 || chosen >= groups {
@@ -177,7 +177,7 @@ impl Checker<'_> {
             // Of ranks that fit, a divisor that is made of nodes or a part of one fits too.
             ranks.is_multiple_of(*fewer)
                 && (fewer.is_multiple_of(gpus_per_node) || gpus_per_node.is_multiple_of(*fewer))
-                && Placement::new(model, *fewer, gpus_per_node).nodes_of_groups(groups).first() == Some(&1)
+                && ExpertNodes::new(model, *fewer, gpus_per_node).nodes_of_groups(groups).first() == Some(&1)
         };
         let better = (1..ranks).rev().find(whole);
         let model_id = written.deploy.model;
@@ -190,9 +190,9 @@ impl Checker<'_> {
         let samples = self.samples.get(&model_id).and_then(Option::as_ref);
         let average = samples.map(|samples| {
             let ideal = match better {
-                Some(better) => Placement::new(model, better, gpus_per_node),
+                Some(better) => ExpertNodes::new(model, better, gpus_per_node),
                 // As if each group had a node of its own.
-                None => Placement::new(model, groups, 1),
+                None => ExpertNodes::new(model, groups, 1),
             };
             AverageNodes {
                 reached: placement.mean_remote_nodes(samples),

@@ -18,14 +18,14 @@ use crate::spec::Model;
 pub(super) const TOKENS: u32 = 2048;
 
 /// Where the experts of a model live.
-pub(super) struct Placement {
+pub(super) struct ExpertNodes {
     /// The node of each expert; none for one that computes nothing.
     node_of: Vec<Option<u32>>,
     nodes: u32,
 }
 
-impl Placement {
-    pub(super) fn new(model: &Model, ranks: u32, gpus_per_node: u32) -> Placement {
+impl ExpertNodes {
+    pub(super) fn new(model: &Model, ranks: u32, gpus_per_node: u32) -> ExpertNodes {
         let stored = model.stored_experts();
         let (each, more) = (stored / ranks, stored % ranks);
         let mut next = 0;
@@ -40,7 +40,7 @@ impl Placement {
             let rank = if index < full { index / (each + 1) } else { more + (index - full) / each.max(1) };
             Some(rank / gpus_per_node)
         });
-        Placement { node_of: node_of.collect(), nodes: ranks.div_ceil(gpus_per_node) }
+        ExpertNodes { node_of: node_of.collect(), nodes: ranks.div_ceil(gpus_per_node) }
     }
 
     /// The number of nodes that each group lies on, largest first.

@@ -2,6 +2,7 @@
 
 use super::{Code, Diagnostic, any_of, quoted};
 use crate::span::Span;
+use crate::spec::Mode;
 use crate::units::Bytes;
 
 /// A deploy that cannot run, or costs more than it seems.
@@ -421,6 +422,8 @@ pub enum BuildProblem {
         nodes: u32,
         /// Ranks of one node.
         per_node: u32,
+        /// What would go from node to node.
+        mode: Mode,
     },
     /// Latency mode on one node, which has no kernels of its own.
     Latency {
@@ -461,12 +464,18 @@ impl From<BuildProblem> for Diagnostic {
             )
             .label(span, format!("expert {zero} computes nothing, and the later expert {computes} does"))
             .help("give the experts that compute nothing the highest ids, as in `experts 768 { zero 512..767 }`"),
-            BuildProblem::Nodes { span, ranks, nodes, per_node } => Diagnostic::new(
+            BuildProblem::Nodes { span, ranks, nodes, per_node, mode } => Diagnostic::new(
                 Code::NodesNotBuilt,
                 format!("there are no kernels for {nodes} nodes yet"),
             )
             .label(span, format!("its {ranks} ranks fill {nodes} nodes of {per_node} GPUs"))
-            .note("what is there: any number of ranks in one node; what is not: one copy per node over RDMA")
+            .note(format!(
+                "what is there: any number of ranks in one node; what is not: {} over RDMA",
+                match mode {
+                    Mode::Throughput => "one copy of a token to each of its nodes",
+                    Mode::Latency => "a message for each pick",
+                }
+            ))
             .help(format!(
                 "pass `--nodes 1` to give the experts to the {per_node} GPUs of one node, or build a deploy with `ep {per_node}` or less"
             )),

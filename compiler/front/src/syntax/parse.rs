@@ -192,8 +192,10 @@ impl Reading<'_> {
         let before = &self.tokens[..self.tokens.partition_point(|token| token.0 < place)];
         let open = before.iter().rev().take_while(|token| token.1 != Token::CloseBrace);
         let mut keywords = open.filter_map(|&(start, token, end)| match token {
-            Token::Keyword(keyword @ (Keyword::Latent | Keyword::Grouped)) => Some((Span::new(start, end), keyword)),
-            Token::Keyword(keyword) if !keyword.joins() => Some((Span::new(start, end), keyword)),
+            // A kind of attention joins `attention`, and has a form of its own.
+            Token::Keyword(keyword) if !keyword.joins() || keyword.opens().is_some() => {
+                Some((Span::new(start, end), keyword))
+            }
             _ => None,
         });
         let (at, keyword) = keywords.next()?;

@@ -5,9 +5,9 @@
 use moe_front::text::{Column, Page, Table};
 use moe_front::units::Bytes;
 
-use crate::placement::{LayerPlacement, Placement, Policy};
+use crate::placement::{LayerPlacement, PlacementReport, Policy};
 
-impl Placement {
+impl PlacementReport {
     /// For a terminal: each layer, then each GPU of it.
     pub fn page(&self) -> Page {
         let placement = self;
@@ -56,7 +56,7 @@ impl Placement {
     }
 }
 
-fn gpus(placement: &Placement, layer: &LayerPlacement) -> Table {
+fn gpus(placement: &PlacementReport, layer: &LayerPlacement) -> Table {
     let heads = ["node", "GPU", "before", "after", "after / mean"].map(Column::numbers);
     let mut table = Table::new(heads.into_iter().chain([Column::words("experts (× copies)")]));
     let slots = layer.experts_by_slot.chunks(placement.slots_per_gpu as usize);

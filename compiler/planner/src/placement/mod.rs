@@ -1,7 +1,7 @@
 //! Which GPU holds which experts, and which of them more than once, from how often each was picked.
 //!
-//! Invariants of every [`Placement`]: each expert has a slot, each GPU equally many, and a layer exactly as many slots as replicas were
-//! asked for; with the hierarchical policy a group is whole on one node. Layers run one after the other, so that each is placed for
+//! Invariants of every [`PlacementReport`]: each expert has a slot, each GPU equally many, and a layer exactly as many slots as replicas
+//! were asked for; with the hierarchical policy a group is whole on one node. Layers run one after the other, so that each is placed for
 //! itself, by one objective in lexicographic order:
 //!
 //! 1. the largest load of a GPU, which everybody waits for;
@@ -31,9 +31,9 @@ mod spread;
 
 pub use error::PlacementError;
 pub use load::{Load, LoadError};
-pub use result::{Balance, LayerPlacement, Memory, Placement};
+pub use result::{Balance, LayerPlacement, Memory, PlacementReport};
 
-use moe_contract::placement::Placement as Current;
+use moe_contract::placement::Placement;
 use moe_front::spec::Model;
 use moe_front::units::Bytes;
 use rayon::prelude::*;
@@ -84,7 +84,7 @@ pub struct Options {
     /// What a GPU has for experts, if that is a limit.
     pub gpu_memory: Option<Bytes>,
     /// Where the experts are now.
-    pub current: Option<Current>,
+    pub current: Option<Placement>,
     /// How far load and copies may each be above the best found, as a part of it, so that fewer experts move.
     pub slack: f64,
     /// How often the local search starts again near its best.
@@ -216,7 +216,7 @@ impl Shape {
 ///
 /// # Errors
 /// If shape, load and options do not fit each other; the message says what would.
-pub fn place(load: &Load, shape: &Shape, options: &Options) -> Result<Placement, PlacementError> {
+pub fn place(load: &Load, shape: &Shape, options: &Options) -> Result<PlacementReport, PlacementError> {
     let grid = shape.check(load, options)?;
     let held: Vec<Option<Vec<Vec<usize>>>> = load
         .layers()
@@ -236,14 +236,14 @@ pub fn place(load: &Load, shape: &Shape, options: &Options) -> Result<Placement,
             LayerPlacement::describe(load.layers()[index], &task, &slots)
         })
         .collect();
-    Ok(Placement::new(load, shape, options, grid.per_gpu as u32, layers))
+    Ok(PlacementReport::new(load, shape, options, grid.per_gpu as u32, layers))
 }
 
 /// What a placement that is given does with a load, beside experts in order in equal blocks.
 ///
 /// # Errors
 /// If placement and load do not fit each other.
-pub fn describe(load: &Load, placed: &Current, options: &Options) -> Result<Placement, PlacementError> {
+pub fn describe(load: &Load, placed: &Placement, options: &Options) -> Result<PlacementReport, PlacementError> {
     let shape =
         Shape { nodes: placed.nodes(), gpus_per_node: placed.gpus_per_node(), groups: 1, replicas: placed.slots() };
     let options = Options { policy: Policy::Global, current: None, ..options.clone() };
@@ -255,7 +255,7 @@ pub fn describe(load: &Load, placed: &Current, options: &Options) -> Result<Plac
         Ok(LayerPlacement::describe(load.layers()[index], &task, &slots))
     };
     let layers = (0..load.layers().len()).map(layer).collect::<Result<_, PlacementError>>()?;
-    Ok(Placement::new(load, &shape, &options, placed.slots_per_gpu(), layers))
+    Ok(PlacementReport::new(load, &shape, &options, placed.slots_per_gpu(), layers))
 }
 
 /// The experts in order in equal contiguous blocks, the first GPUs with one more if they do not divide: where they are before anything is

@@ -13,7 +13,7 @@ use super::{Load, Options, Policy, Shape, contiguous};
 
 /// The experts of all layers in their slots.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
-pub struct Placement {
+pub struct PlacementReport {
     /// Always `moe-placement`.
     #[schemars(extend("const" = FORMAT))]
     pub format: &'static str,
@@ -123,21 +123,21 @@ impl LayerPlacement {
     }
 }
 
-impl Placement {
+impl PlacementReport {
     pub(super) fn new(
         load: &Load,
         shape: &Shape,
         options: &Options,
         slots_per_gpu: u32,
         layers: Vec<LayerPlacement>,
-    ) -> Placement {
+    ) -> PlacementReport {
         let count = layers.len() as u64;
         let moves: u64 = layers.iter().filter_map(|layer| layer.moves).map(u64::from).sum();
         let extra = u64::from(shape.replicas - load.experts()) * count;
         let gpus = u64::from(shape.replicas / slots_per_gpu);
         // At most 2^40 bytes, and far fewer than 2^24 experts.
         let of = |expert: u64, experts: u64| expert.saturating_mul(experts);
-        Placement {
+        PlacementReport {
             format: FORMAT,
             version: VERSION,
             policy: options.policy,

@@ -211,7 +211,7 @@ impl Planner<'_> {
 
 impl Simulated {
     /// Dispatch and combine: name, what happened, the bound, what the plan says.
-    pub(crate) fn phases(&self) -> [(&'static str, &super::Phase, &super::PhaseBound, &Planned); 2] {
+    pub(crate) fn phases(&self) -> [(&'static str, &super::PhaseOutcome, &super::PhaseBound, &Planned); 2] {
         let Outcome { dispatch, combine, bounds, .. } = &self.outcome;
         [
             ("dispatch", dispatch, &bounds.dispatch, &self.planned[0]),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: [`Links::number`] and [`Links::link`] are inverses, and the rate of a link includes its faults.
 
-use super::{Fault, Gpu, Link, LinkKind, Scenario};
+use super::{Fault, GpuId, Link, LinkKind, Scenario};
 
 /// The links of a scenario.
 pub(super) struct Links {
@@ -20,7 +20,7 @@ impl Links {
         let (gpus, per_node) = (scenario.gpus(), network.gpus_per_node);
         let ports = [network.nic.0, network.nic.0, network.nvlink.0, network.nvlink.0];
         let mut rates: Vec<f64> = (0..gpus).flat_map(|_| ports.map(|rate| rate as f64)).collect();
-        let mut slow = |gpu: Gpu, kinds: [usize; 2], rate: f64| {
+        let mut slow = |gpu: GpuId, kinds: [usize; 2], rate: f64| {
             kinds.iter().for_each(|kind| rates[gpu.0 as usize * PORTS.len() + kind] *= rate);
         };
         for fault in &scenario.faults {
@@ -64,7 +64,7 @@ impl Links {
 
     /// A port of a GPU.
     pub fn port(&self, kind: LinkKind, gpu: u32) -> u32 {
-        self.number(Link::Port { kind, gpu: Gpu(gpu) })
+        self.number(Link::Port { kind, gpu: GpuId(gpu) })
     }
 
     /// The bundle above the pod of a GPU, of its rail.
@@ -89,7 +89,7 @@ impl Links {
         let ports = self.ports() as u32;
         if number < ports {
             let kind = PORTS[number as usize % PORTS.len()];
-            return Link::Port { kind, gpu: Gpu(number / PORTS.len() as u32) };
+            return Link::Port { kind, gpu: GpuId(number / PORTS.len() as u32) };
         }
         let (bundle, down) = ((number - ports) / 2, (number - ports) % 2);
         let kind = if down == 1 { LinkKind::SpineDown } else { LinkKind::SpineUp };

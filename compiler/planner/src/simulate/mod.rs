@@ -31,8 +31,10 @@ mod scenario;
 
 pub use bounds::{Bounds, PhaseBound};
 pub use deploy::{Conditions, Planned, SCHEMA, SimulateError, Simulated, Times};
-pub use report::{GpuTime, KindUse, LinkUse, Outcome, Phase, Tail};
-pub use scenario::{Demand, Fault, Gpu, Link, LinkKind, Network, Node, Options, Order, Scenario, ScenarioError, Spine};
+pub use report::{GpuTime, KindUse, LinkUse, Outcome, PhaseOutcome, Tail};
+pub use scenario::{
+    Demand, Fault, GpuId, Link, LinkKind, Network, NodeId, Options, Order, Scenario, ScenarioError, Spine,
+};
 
 use rayon::prelude::*;
 

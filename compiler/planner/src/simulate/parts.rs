@@ -3,7 +3,7 @@
 //! Invariant: every link that a chunk of a part passes belongs to that part alone, so that the parts of a cluster, each a
 //! scenario of its own, have together the outcome of the whole. A part is small enough for a cache where the whole is not.
 
-use super::{Fault, Gpu, Scenario};
+use super::{Fault, GpuId, Scenario};
 
 /// Some nodes of a cluster, the GPUs counted from the first of them.
 pub(super) struct Part {
@@ -44,7 +44,7 @@ fn part(scenario: &Scenario, first_node: u32, nodes: u32) -> Part {
     let moved = |fault: &Fault| {
         let local = fault.gpu().0.checked_sub(first).filter(|&local| local < gpus)?;
         let mut fault = *fault;
-        *fault.gpu_mut() = Gpu(local);
+        *fault.gpu_mut() = GpuId(local);
         Some(fault)
     };
     let mut part = scenario.clone();
@@ -87,9 +87,9 @@ mod tests {
                 expert_time: Some(Microseconds(100.0)),
             },
             faults: vec![
-                Fault::SlowNic { gpu: Gpu(5), rate: 0.5 },
-                Fault::Late { gpu: Gpu(4 * group_nodes), by: Microseconds(300.0) },
-                Fault::SlowExperts { gpu: Gpu(1), factor: 3.0 },
+                Fault::SlowNic { gpu: GpuId(5), rate: 0.5 },
+                Fault::Late { gpu: GpuId(4 * group_nodes), by: Microseconds(300.0) },
+                Fault::SlowExperts { gpu: GpuId(1), factor: 3.0 },
             ],
             options: Options { chunk_tokens: 16, ..Options::default() },
         }

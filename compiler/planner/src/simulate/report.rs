@@ -8,7 +8,7 @@ use super::bounds::Bounds;
 use super::links::Links;
 use super::queue::Picoseconds;
 use super::record::Record;
-use super::{Gpu, Link, LinkKind, Scenario};
+use super::{GpuId, Link, LinkKind, Scenario};
 
 /// Links and GPUs that are listed one by one.
 const LISTED: usize = 8;
@@ -23,9 +23,9 @@ pub struct Outcome {
     /// Events that were handled.
     pub events: u64,
     /// From the start until a GPU has all copies for its experts.
-    pub dispatch: Phase,
+    pub dispatch: PhaseOutcome,
     /// From the moment a GPU begins to send back until it has all its tokens back.
-    pub combine: Phase,
+    pub combine: PhaseOutcome,
     /// From the start until the last GPU has its tokens back; none where the time of the experts is not known.
     pub total: Option<Microseconds>,
     /// What no schedule can beat.
@@ -34,7 +34,7 @@ pub struct Outcome {
 
 /// One phase.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
-pub struct Phase {
+pub struct PhaseOutcome {
     /// Over the GPUs.
     pub time: Tail,
     /// The GPUs that took longest, the slowest first.
@@ -47,7 +47,7 @@ pub struct Phase {
     pub busiest: Vec<LinkUse>,
 }
 
-impl Phase {
+impl PhaseOutcome {
     /// The part of the slowest GPU's time during which links of a kind carry bytes: on average, and the busiest of them.
     pub(crate) fn utilisation(&self, kind: LinkKind) -> Option<(f64, f64)> {
         let of_kind = self.kinds.iter().find(|of| of.kind == kind)?;
@@ -60,7 +60,7 @@ impl Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct GpuTime {
     /// Which.
-    pub gpu: Gpu,
+    pub gpu: GpuId,
     /// How long it took.
     pub time: Microseconds,
 }
@@ -120,7 +120,7 @@ fn microseconds(picoseconds: f64) -> Microseconds {
     Microseconds(picoseconds * 1e-6)
 }
 
-fn phase(times: &[Picoseconds], links: &Links, busy: &[Picoseconds]) -> Phase {
+fn phase(times: &[Picoseconds], links: &Links, busy: &[Picoseconds]) -> PhaseOutcome {
     let mut by_time: Vec<u32> = (0..times.len() as u32).collect();
     by_time.sort_by_key(|&gpu| (std::cmp::Reverse(times[gpu as usize]), gpu));
     let time = |gpu: u32| microseconds(times[gpu as usize] as f64);
@@ -132,9 +132,9 @@ fn phase(times: &[Picoseconds], links: &Links, busy: &[Picoseconds]) -> Phase {
     let mut order: Vec<u32> = (0..busy.len() as u32).filter(|&link| busy[link as usize] > 0).collect();
     order.sort_by_key(|&link| (std::cmp::Reverse(busy[link as usize]), link));
     let busiest = order.into_iter().take(LISTED);
-    Phase {
+    PhaseOutcome {
         time: Tail { mean: microseconds(mean), median: quantile(0.5), p99: quantile(0.99), max: quantile(1.0) },
-        slowest: by_time.iter().take(LISTED).map(|&gpu| GpuTime { gpu: Gpu(gpu), time: time(gpu) }).collect(),
+        slowest: by_time.iter().take(LISTED).map(|&gpu| GpuTime { gpu: GpuId(gpu), time: time(gpu) }).collect(),
         by_gpu: (0..times.len() as u32).map(time).collect(),
         kinds: LinkKind::ALL.into_iter().filter_map(|kind| kind_use(kind, links, busy)).collect(),
         busiest: busiest

@@ -14,11 +14,11 @@ use crate::setting::{self, OutOfRange};
 
 /// The number of a GPU in the cluster: `node × gpus per node + local index`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
-pub struct Gpu(pub u32);
+pub struct GpuId(pub u32);
 
 /// The number of a node, one NVLink domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
-pub struct Node(pub u32);
+pub struct NodeId(pub u32);
 
 /// The links of a cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -86,28 +86,28 @@ pub enum Fault {
     /// A NIC, both directions, that reaches only a fraction of its rate.
     SlowNic {
         /// Whose.
-        gpu: Gpu,
+        gpu: GpuId,
         /// Fraction of the rate, above 0 and at most 1.
         rate: f64,
     },
     /// An NVLink port, both directions, that reaches only a fraction of its rate.
     SlowNvlink {
         /// Whose.
-        gpu: Gpu,
+        gpu: GpuId,
         /// Fraction of the rate, above 0 and at most 1.
         rate: f64,
     },
     /// A GPU that enters dispatch late.
     Late {
         /// Which.
-        gpu: Gpu,
+        gpu: GpuId,
         /// By how much.
         by: Microseconds,
     },
     /// A GPU whose experts take longer.
     SlowExperts {
         /// Which.
-        gpu: Gpu,
+        gpu: GpuId,
         /// Time over the usual time, at least 1.
         factor: f64,
     },
@@ -116,11 +116,11 @@ pub enum Fault {
 impl Fault {
     /// The GPU that it befalls.
     #[must_use]
-    pub fn gpu(mut self) -> Gpu {
+    pub fn gpu(mut self) -> GpuId {
         *self.gpu_mut()
     }
 
-    pub(super) fn gpu_mut(&mut self) -> &mut Gpu {
+    pub(super) fn gpu_mut(&mut self) -> &mut GpuId {
         match self {
             Fault::SlowNic { gpu, .. }
             | Fault::SlowNvlink { gpu, .. }
@@ -235,7 +235,7 @@ pub enum Link {
         /// Which of its four ports.
         kind: LinkKind,
         /// Whose.
-        gpu: Gpu,
+        gpu: GpuId,
     },
     /// A bundle of uplinks or downlinks.
     Spine {

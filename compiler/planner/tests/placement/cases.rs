@@ -1,6 +1,6 @@
 //! Loads to try, and what a placement is worth, computed from its slots by nothing of the crate.
 
-use moe_planner::placement::{LayerPlacement, Load, Options, Placement, Policy, Shape, place};
+use moe_planner::placement::{LayerPlacement, Load, Options, PlacementReport, Policy, Shape, place};
 use moe_random::Random;
 
 pub fn of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
@@ -39,12 +39,12 @@ pub fn shape(random: &mut Random) -> (Shape, usize) {
     (shape, experts)
 }
 
-pub fn placed(loads: &[Vec<f64>], shape: &Shape, options: &Options) -> Placement {
+pub fn placed(loads: &[Vec<f64>], shape: &Shape, options: &Options) -> PlacementReport {
     let load = Load::new(loads.to_vec()).expect("the counts are counts");
     place(&load, shape, options).expect("the shape fits")
 }
 
-pub fn by_gpu(placement: &Placement, layer: &LayerPlacement) -> Vec<Vec<usize>> {
+pub fn by_gpu(placement: &PlacementReport, layer: &LayerPlacement) -> Vec<Vec<usize>> {
     let experts: Vec<usize> = layer.experts_by_slot.iter().map(|expert| expert.0 as usize).collect();
     experts.chunks(placement.slots_per_gpu as usize).map(<[usize]>::to_vec).collect()
 }

@@ -7,8 +7,8 @@ mod input;
 
 use cases::{POLICIES, by_gpu, copies_between_nodes, loads, max_load, moves, of, placed, served, shape};
 use moe_contract::ExpertId;
-use moe_contract::placement::Placement as Current;
-use moe_planner::placement::{Options, Placement, Policy, Shape};
+use moe_contract::placement::Placement;
+use moe_planner::placement::{Options, PlacementReport, Policy, Shape};
 use moe_planner::traffic::expected_distinct;
 use moe_random::Random;
 
@@ -78,7 +78,7 @@ fn never_worse_than_the_baseline_on_a_thousand_loads() {
                 policy,
                 top_k,
                 current: Some(
-                    Current::new(shape.nodes, shape.gpus_per_node, per_gpu as u32, None, [(0, held)])
+                    Placement::new(shape.nodes, shape.gpus_per_node, per_gpu as u32, None, [(0, held)])
                         .expect("it is one"),
                 ),
                 // What must hold does not depend on how long the search lasts.
@@ -293,15 +293,15 @@ fn nothing_moves_when_nothing_is_better() {
             random.shuffle(part);
         }
         let held = slots.iter().map(|&expert| ExpertId(expert)).collect();
-        let current = Some(Current::new(4, 4, 4, None, [(0, held)]).expect("it is one"));
+        let current = Some(Placement::new(4, 4, 4, None, [(0, held)]).expect("it is one"));
         let placement = placed(&[vec![7.0; 64]], &shape, &Options { policy, current, ..Options::default() });
         assert_eq!(placement.layers[0].moves, Some(0), "{policy:?}");
     }
 }
 
 /// As the next placement and a runtime read it.
-fn read_back(placement: &Placement) -> Current {
-    Current::from_json(placement.to_json().as_bytes()).expect("it was written by a placement")
+fn read_back(placement: &PlacementReport) -> Placement {
+    Placement::from_json(placement.to_json().as_bytes()).expect("it was written by a placement")
 }
 
 /// What a placement wrote is read back, and within five per cent of the best nothing of it has to move.

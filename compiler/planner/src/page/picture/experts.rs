@@ -4,7 +4,7 @@ use super::columns::{self, Columns, Series, Together};
 use super::figure::Figure;
 use super::style::Mark;
 use crate::page::report::Report;
-use crate::placement::{Load, Placement};
+use crate::placement::{Load, PlacementReport};
 use crate::units::{self, Unit};
 
 /// Picks of each expert, as sampled.
@@ -36,7 +36,7 @@ pub(super) fn load(report: &Report) -> Figure {
 }
 
 /// Load of experts and GPUs before and after placement, in the layer that was worst before.
-pub(super) fn placed(load: &Load, placement: &Placement) -> Vec<Figure> {
+pub(super) fn placed(load: &Load, placement: &PlacementReport) -> Vec<Figure> {
     let Some(layer) = placement.worst_before() else { return Vec::new() };
     let Some(row) = load.layers().iter().position(|name| *name == layer.layer) else { return Vec::new() };
     let counts = load.counts()[row].as_slice();

@@ -31,17 +31,17 @@ pub struct Cell {
 
 /// The expected traffic of one dispatch of all ranks of an expert-parallel group.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Traffic {
+pub struct TrafficMatrix {
     /// `by_rank[from][to]`
     pub by_rank: Vec<Vec<Cell>>,
     /// `by_node[from][to]`; the diagonal is what stays inside the node, over NVLink.
     pub by_node: Vec<Vec<Cell>>,
 }
 
-impl Traffic {
+impl TrafficMatrix {
     /// Of a plan. In throughput mode a copy goes over the network to the rank with the same local index, and from there to each rank of
     /// the node that needs it; in latency mode each pick is a message of its own.
-    pub fn of_dispatch(report: &Report) -> Traffic {
+    pub fn of_dispatch(report: &Report) -> TrafficMatrix {
         let expected = &report.gate.expected;
         let (ranks, local) = (expected.ranks as usize, expected.ranks_per_node.max(1) as usize);
         let nodes = ranks / local;
@@ -72,7 +72,7 @@ impl Traffic {
                 by_node[from / local][to / local].bytes += cell.bytes;
             }
         }
-        Traffic { by_rank, by_node }
+        TrafficMatrix { by_rank, by_node }
     }
 
     /// Bytes over a link, all ranks together.
@@ -82,7 +82,7 @@ impl Traffic {
 }
 
 /// Bytes between nodes.
-pub(super) fn by_node(report: &Report, traffic: &Traffic) -> Figure {
+pub(super) fn by_node(report: &Report, traffic: &TrafficMatrix) -> Figure {
     let mut figure = Figure::new(
         "Traffic by node, one dispatch",
         format!(
@@ -97,7 +97,7 @@ pub(super) fn by_node(report: &Report, traffic: &Traffic) -> Figure {
 }
 
 /// Bytes between ranks.
-pub(super) fn by_rank(report: &Report, traffic: &Traffic) -> Figure {
+pub(super) fn by_rank(report: &Report, traffic: &TrafficMatrix) -> Figure {
     let way = if report.nodes > 1 && report.mode == moe_front::spec::Mode::Throughput.text() {
         " Over the network a token goes to the GPU with the same local index, which passes it on inside its node."
     } else {

@@ -18,12 +18,12 @@ mod style;
 mod tables;
 mod text;
 
-pub use matrix::{Cell, Link, Traffic};
+pub use matrix::{Cell, Link, TrafficMatrix};
 
 use crate::cost::search::Found;
 use crate::page::report::Report;
 use crate::page::simulation::Simulation;
-use crate::placement::{Load, Placement};
+use crate::placement::{Load, PlacementReport};
 use figure::{Figure, Ink};
 use text::Type;
 
@@ -37,7 +37,7 @@ pub struct Page<'a> {
     /// All plans that a search evaluated.
     pub search: Option<&'a Found>,
     /// Experts placed by an observed load.
-    pub placement: Option<(&'a Load, &'a Placement)>,
+    pub placement: Option<(&'a Load, &'a PlacementReport)>,
     /// A dispatch and a combine, chunk by chunk.
     pub simulation: Option<&'a Simulation>,
 }
@@ -91,7 +91,7 @@ impl Page<'_> {
 
     /// The charts of one plan.
     fn figures_of(report: &Report) -> Vec<Figure> {
-        let traffic = Traffic::of_dispatch(report);
+        let traffic = TrafficMatrix::of_dispatch(report);
         let mut figures = vec![bars::utilisation(report)];
         if report.nodes > 1 {
             figures.push(matrix::by_node(report, &traffic));

@@ -12,7 +12,7 @@ use crate::cost::search::Found;
 use crate::cost::{Phase, uncertainty};
 use crate::page::report::Report;
 use crate::page::simulation::Simulation;
-use crate::placement::{LayerPlacement, Placement};
+use crate::placement::{LayerPlacement, PlacementReport};
 use crate::simulate::{Spine, Tail};
 use crate::time::Prediction;
 use crate::units::{self, Unit};
@@ -486,7 +486,7 @@ fn list(what: &str, numbers: impl Iterator<Item = String>) -> String {
 }
 
 /// Layers before and after placement.
-pub(super) fn placement(placement: &Placement) -> String {
+pub(super) fn placement(placement: &PlacementReport) -> String {
     let layers = &placement.layers;
     let ratios = |head: &str, of: fn(&LayerPlacement) -> f64| {
         let ratio = |layer| number(of(layer), format!("×{:.3}", of(layer)));
