@@ -210,10 +210,20 @@ impl Objective<'_> {
                 let is_own = |place| may_change && place == expert;
                 here.iter().zip(there).enumerate().all(|(place, (a, b))| is_own(place) || a.to_bits() == b.to_bits())
             };
-            operations
-                .iter()
-                .zip(here.iter().zip(&there))
-                .all(|((id, _), (here, there))| !needed[id.0 as usize] || same((id, here, there)))
+            // Somebody who adds it up reads it, even where rounding hides that: an exponential that is not 0, a term of a sum.
+            let changes = |of: &ValueId| {
+                let place = of.0 as usize;
+                program.type_of(*of) == Type::Experts && here[place][expert].to_bits() != there[place][expert].to_bits()
+            };
+            let is_added = |(id, op): &(ValueId, &Op)| match op {
+                Op::Softmax(of) => changes(of) && here[id.0 as usize][expert] != 0.0,
+                Op::Reduce(Reduction::Sum | Reduction::Mean, of)
+                | Op::GroupReduce { of, top: None, reduction: Reduction::Sum | Reduction::Mean } => changes(of),
+                _ => false,
+            };
+            let mut of_weights = operations.iter().filter(|(id, _)| needed[id.0 as usize]);
+            !of_weights.clone().any(is_added)
+                && of_weights.all(|(id, _)| same((id, &here[id.0 as usize], &there[id.0 as usize])))
         })
     }
 }
