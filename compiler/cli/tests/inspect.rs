@@ -69,9 +69,9 @@ fn ptx_and_source_come_out_as_they_went_in() {
     let first = folder.succeeds(&["inspect", "small.moeb", "--ptx", "combine_send"]);
     assert!(first.contains(".target sm_90a"), "{first}");
     let said = folder.fails(&["inspect", "small.moeb", "--ptx", "combine"]);
-    assert!(said.contains("there is no kernel `combine`; it has gate, gate_backward, "), "{said}");
+    assert!(said.contains("`--ptx`: there is no kernel `combine`; it has gate, gate_backward, "), "{said}");
     let said = folder.fails(&["inspect", "small.moeb", "--ptx", "gate", "--target", "sm_80"]);
-    assert!(said.contains("it is not built for sm_80; it is for sm_90a, sm_100a"), "{said}");
+    assert!(said.contains("`--target`: it is not built for sm_80; it is for sm_90a, sm_100a"), "{said}");
 }
 
 /// The machine code of a bundle is what ptxas makes of its PTX, the same every time.

@@ -188,14 +188,14 @@ fn find<'b>(bundle: &'b Bundle, name: &str, target: Option<&str>) -> Result<&'b 
     let kernels = &bundle.manifest().kernels;
     let targets = bundle.manifest().targets();
     if let Some(target) = target.filter(|target| !targets.contains(target)) {
-        return Err(format!("it is not built for {target}; it is for {}", targets.join(", ")));
+        return Err(format!("`--target`: it is not built for {target}; it is for {}", targets.join(", ")));
     }
     let wanted =
         |entry: &&KernelEntry| entry.kernel.name() == name && target.is_none_or(|target| entry.target == target);
     kernels.iter().find(wanted).ok_or_else(|| {
         let first = |entry: &&KernelEntry| Some(&*entry.target) == targets.first().copied();
         let names: Vec<&str> = kernels.iter().filter(first).map(|entry| entry.kernel.name()).collect();
-        format!("there is no kernel `{name}`; it has {}", names.join(", "))
+        format!("`--ptx`: there is no kernel `{name}`; it has {}", names.join(", "))
     })
 }
 
