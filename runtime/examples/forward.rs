@@ -11,10 +11,7 @@ fn expert(id: ExpertId, input: &[f32], output: &mut [f32]) {
 }
 
 /// The result of the layer on every rank, `[tokens, hidden]` in the combine payload: every token gets the same logits and activations.
-///
-/// # Errors
-/// When the device cannot run the bundle, or a call fails.
-pub fn forward(bundle: &Bundle, tokens: usize) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn forward(bundle: &Bundle, tokens: usize) -> Result<Vec<Vec<u8>>> {
     let (exchange, gate) = (&bundle.manifest().exchange, &bundle.manifest().gate);
     let ranks = exchange.ranks as usize;
     let device: Arc<dyn Device> = Arc::new(VirtualDevice::new(exchange.ranks, &VirtualOptions::default())?);
