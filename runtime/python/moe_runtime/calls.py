@@ -60,6 +60,12 @@ class Calls:
         tokens, out = given(self.plan.token_number, x), given(self.plan.input_number, rows)
         self.native.dispatch(self._handle(handle, indices, weights), tokens, out, self._scales(scales))
 
+    def dispatch_cached(
+        self, x: Arrays, indices: Arrays, weights: Arrays, handle: Arrays, rows: Arrays, scales: Arrays | None
+    ) -> None:
+        tokens, out = given(self.plan.token_number, x), given(self.plan.input_number, rows)
+        self.native.dispatch_cached(self._handle(handle, indices, weights), tokens, out, self._scales(scales))
+
     def combine(self, y: Arrays, indices: Arrays, weights: Arrays, handle: Arrays, combined: Arrays) -> None:
         number = self.plan.output_number
         self.native.combine(self._handle(handle, indices, weights), given(number, y), given(number, combined))

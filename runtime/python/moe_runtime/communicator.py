@@ -25,7 +25,8 @@ COMMUNICATORS: weakref.WeakValueDictionary[int, Communicator] = weakref.WeakValu
 
 def find(number: int) -> Communicator:
     """The communicator of a number."""
-    found = COMMUNICATORS.get(number)
+    # A compiler may pass a symbol, whose value it then compiles for.
+    found = COMMUNICATORS.get(int(number))
     if found is None:
         raise refuse("communicator", f"number {number} is gone: keep the Communicator for as long as its tensors are used")
     return found
@@ -132,6 +133,14 @@ class Communicator:
         """Sends every token ``[tokens, hidden]`` to the ranks of its experts."""
         rows: Rows = self._of(x).dispatch(self, x, routing)
         return rows
+
+    def dispatch_cached(self, x: Any, rows: Rows) -> Rows:
+        """Sends other tokens ``[tokens, hidden]``, as many on each rank, the way that ``rows`` went: nothing is counted or laid out again.
+
+        Gives the same rows with another ``x`` (``payload``, ``scales``). Weights are those that were dispatched.
+        """
+        sent: Rows = self._of(x).dispatch_cached(self, x, rows)
+        return sent
 
     def combine(self, y: Any, rows: Rows) -> Any:
         """Brings the experts' output ``[N, hidden]`` back and sums it for every token: ``[tokens, hidden]``.

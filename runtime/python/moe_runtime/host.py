@@ -5,6 +5,7 @@ numpy has no bf16 and no fp8: where a bundle has those, arrays are their bits, `
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,16 +106,21 @@ def _ascending(comm: Communicator, routing: Routing) -> tuple[list[Array], list[
     return indices, weights
 
 
+def _room(comm: Communicator) -> tuple[list[Array], list[Array] | None]:
+    """Memory for the rows of every rank and, where there are some, for their scales."""
+    plan = comm.plan
+    payload = [empty((plan.most_rows, plan.hidden), plan.input_number) for _ in comm.ranks]
+    if plan.scale_number is None or plan.scale_block is None:
+        return payload, None
+    return payload, [empty((plan.most_rows, plan.hidden // plan.scale_block), plan.scale_number) for _ in comm.ranks]
+
+
 def dispatch(comm: Communicator, x: Any, routing: Routing) -> Rows:
     plan = comm.plan
     tokens = _each(comm, "x", x, plan.token_number, plan.hidden)
     indices, weights = _ascending(comm, routing)
-    most = range(len(tokens))
-    handle = [empty((plan.handle_bytes,), "ue8m0") for _ in most]
-    payload = [empty((plan.most_rows, plan.hidden), plan.input_number) for _ in most]
-    scales = None
-    if plan.scale_number is not None and plan.scale_block is not None:
-        scales = [empty((plan.most_rows, plan.hidden // plan.scale_block), plan.scale_number) for _ in most]
+    handle = [empty((plan.handle_bytes,), "ue8m0") for _ in tokens]
+    payload, scales = _room(comm)
     comm.calls.dispatch(tokens, indices, weights, handle, payload, scales)
 
     def array(name: str, of: Array, number: str, shape: tuple[int, ...]) -> Array:
@@ -135,6 +141,7 @@ def dispatch(comm: Communicator, x: Any, routing: Routing) -> Rows:
         counts=arrays("expert_counts", "i32", (local,), True),
         offsets=offsets,
         weights=arrays("row_weights", "f32", (rows, plan.weights_per_row), not plan.combine_weighs),
+        received=arrays("received_counts", "i32", (plan.ranks,), True),
         picks=arrays("row_picks", "i32", (rows, plan.top_k), not plan.by_expert),
         handle=comm.one(handle),
         routing=Routing(comm.one(indices), comm.one(weights), ascending=True),
@@ -152,6 +159,16 @@ def _open(comm: Communicator, rows: Rows) -> tuple[list[Array], list[Array], lis
     indices = _each(comm, "rows.routing.indices", rows.routing.indices, "i32", plan.top_k)
     weights = _each(comm, "rows.routing.weights", rows.routing.weights, "f32", plan.top_k)
     return indices, weights, handle
+
+
+def dispatch_cached(comm: Communicator, x: Any, rows: Rows) -> Rows:
+    plan = comm.plan
+    indices, weights, handle = _open(comm, rows)
+    tokens = _each(comm, "x", x, plan.token_number, plan.hidden)
+    payload, scales = _room(comm)
+    comm.calls.dispatch_cached(tokens, indices, weights, handle, payload, scales)
+    sent = comm.one(payload)
+    return replace(rows, x=sent, payload=sent, scales=None if scales is None else comm.one(scales))
 
 
 def combine(comm: Communicator, y: Any, rows: Rows) -> Any:

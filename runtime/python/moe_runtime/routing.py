@@ -43,6 +43,8 @@ class Rows:
     weights: Any
     """f32 ``[N, P]``: the weights of each row's picks, where the experts weigh; otherwise None. With torch, gradients reach the
     weights of the routing."""
+    received: Any
+    """i32 ``[ranks]``: tokens that came from each rank. In layout ``rank_major`` they are rows, which lie by rank and then by token."""
     picks: Any
     """i32 ``[N, top_k]``: local experts of each row, −1 for none. Only in layout ``rank_major``, otherwise None."""
     handle: Any

@@ -10,6 +10,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -127,6 +128,31 @@ def _values(payload: Tensor, scales: Tensor, plan: Plan) -> Tensor:
     return (payload.to(torch.float32) * factors).to(TYPES[plan.token_number])
 
 
+def _input_room(x: Tensor, ranks: int, plan: Plan) -> tuple[Tensor, Tensor | None]:
+    """Memory for the rows of every rank and, where there are some, for their scales."""
+    payload = _room(x, (ranks, plan.most_rows, plan.hidden), plan.input_number, plan)
+    if plan.scale_number is None or plan.scale_block is None:
+        return payload, None
+    return payload, _room(x, (ranks, plan.most_rows, plan.hidden // plan.scale_block), plan.scale_number, plan)
+
+
+def _arrived(payload: Tensor, scales: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows; where there are scales, bytes of payload and scales: an operator returns no tensor twice."""
+    if scales is None:
+        return payload, payload.new_empty((0,), dtype=torch.uint8), payload.new_empty((0,), dtype=torch.uint8)
+    return _values(payload, scales, plan), _bytes(payload), _bytes(scales)
+
+
+def _like_arrived(x: Tensor, ranks: int, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (ranks, plan.most_rows, plan.hidden)
+    payload = scales = (0,)
+    if plan.scale_number is not None and plan.scale_block is not None:
+        width = plan.hidden // plan.scale_block * TYPES[plan.scale_number].itemsize
+        payload, scales = cast(Any, shape), cast(Any, (ranks, plan.most_rows, width))
+    rows = x.new_empty(shape, dtype=TYPES[plan.token_number])
+    return rows, x.new_empty(payload, dtype=torch.uint8), x.new_empty(scales, dtype=torch.uint8)
+
+
 @torch.library.custom_op("moe_runtime::dispatch", mutates_args=())
 def dispatch_op(
     x: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
@@ -135,20 +161,14 @@ def dispatch_op(
     held = find(comm)
     _enter(held, x)
     plan, ranks = held.plan, len(tokens)
-    payload = _room(x, (ranks, plan.most_rows, plan.hidden), plan.input_number, plan)
+    payload, scales = _input_room(x, ranks, plan)
     handle = x.new_zeros((ranks, plan.handle_bytes), dtype=torch.uint8)
-    scales = None
-    if plan.scale_number is not None and plan.scale_block is not None:
-        scales = _room(x, (ranks, plan.most_rows, plan.hidden // plan.scale_block), plan.scale_number, plan)
     parts = [_parts(tensor, tokens) for tensor in (x, indices, weights)]
     held.calls.dispatch(parts[0], parts[1], parts[2], list(handle), list(payload), None if scales is None else list(scales))
-    none = x.new_empty((0,), dtype=torch.uint8)
     of_rows = x.new_empty((0,), dtype=torch.float32)
     if not plan.combine_weighs:
         of_rows = _array(handle, plan, "row_weights", torch.float32).reshape(ranks, plan.most_rows, plan.weights_per_row)
-    if scales is None:
-        return payload, none, none.clone(), of_rows, handle
-    return _values(payload, scales, plan), _bytes(payload), _bytes(scales), of_rows, handle
+    return *_arrived(payload, scales, plan), of_rows, handle
 
 
 @dispatch_op.register_fake
@@ -156,20 +176,33 @@ def _(
     x: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     plan, ranks = find(comm).plan, len(tokens)
-    shape = (ranks, plan.most_rows, plan.hidden)
-    rows = x.new_empty(shape, dtype=TYPES[plan.token_number])
-    payload = scales = (0,)
-    if plan.scale_number is not None and plan.scale_block is not None:
-        width = plan.hidden // plan.scale_block * TYPES[plan.scale_number].itemsize
-        payload, scales = cast(Any, shape), cast(Any, (ranks, plan.most_rows, width))
     weighs = (0,) if plan.combine_weighs else (ranks, plan.most_rows, plan.weights_per_row)
     return (
-        rows,
-        x.new_empty(payload, dtype=torch.uint8),
-        x.new_empty(scales, dtype=torch.uint8),
+        *_like_arrived(x, ranks, plan),
         x.new_empty(weighs, dtype=torch.float32),
         x.new_empty((ranks, plan.handle_bytes), dtype=torch.uint8),
     )
+
+
+@torch.library.custom_op("moe_runtime::dispatch_cached", mutates_args=())
+def dispatch_cached_op(
+    x: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows; where there are scales, bytes of payload and scales."""
+    held = find(comm)
+    _enter(held, x)
+    payload, scales = _input_room(x, len(tokens), held.plan)
+    parts = [_parts(tensor, tokens) for tensor in (x, indices, weights)]
+    out = None if scales is None else list(scales)
+    held.calls.dispatch_cached(parts[0], parts[1], parts[2], list(handle.contiguous()), list(payload), out)
+    return _arrived(payload, scales, held.plan)
+
+
+@dispatch_cached_op.register_fake
+def _(
+    x: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _like_arrived(x, len(tokens), find(comm).plan)
 
 
 @torch.library.custom_op("moe_runtime::dispatch_backward", mutates_args=())
@@ -278,6 +311,19 @@ def _dispatch_gradient(
     return of_x, None, of_weights, None, None
 
 
+def _keep_cached(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    _, handle, indices, weights, ctx.tokens, ctx.comm = inputs
+    ctx.save_for_backward(handle, indices, weights)
+
+
+def _cached_gradient(ctx: Any, of_rows: Tensor, of_payload: Tensor, of_scales: Tensor) -> tuple[Any, ...]:
+    handle, indices, weights = ctx.saved_tensors
+    plan = find(ctx.comm).plan
+    given = of_rows.to(TYPES[plan.output_number])
+    of_x = dispatch_backward_op(given, handle, indices, weights, ctx.tokens, ctx.comm).to(TYPES[plan.token_number])
+    return of_x, None, None, None, None, None
+
+
 def _keep_combine(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     y, handle, indices, weights, ctx.tokens, ctx.comm = inputs
     ctx.save_for_backward(y, handle, indices, weights)
@@ -291,9 +337,10 @@ def _combine_gradient(ctx: Any, of_combined: Tensor) -> tuple[Any, ...]:
 
 gate_op.register_autograd(_gate_gradient, setup_context=_keep_gate)
 dispatch_op.register_autograd(_dispatch_gradient, setup_context=_keep_dispatch)
+dispatch_cached_op.register_autograd(_cached_gradient, setup_context=_keep_cached)
 combine_op.register_autograd(_combine_gradient, setup_context=_keep_combine)
 
-FORWARD = (gate_op, dispatch_op, combine_op)
+FORWARD = (gate_op, dispatch_op, dispatch_cached_op, combine_op)
 for _op in (*FORWARD, gate_backward_op, dispatch_backward_op, weights_backward_op, combine_backward_op):
     _op.register_effect(torch.library.EffectType.ORDERED)  # type: ignore[attr-defined]
 for _device in ("cpu", "cuda"):
@@ -306,8 +353,9 @@ def keep_calls(context: Any, op: Any, *arguments: Any, **options: Any) -> Any:
     recomputing a layer sends nothing again; everything else is computed again."""
     from torch.utils.checkpoint import CheckpointPolicy  # noqa: PLC0415
 
-    mine = op in (torch.ops.moe_runtime.gate.default, torch.ops.moe_runtime.dispatch.default, torch.ops.moe_runtime.combine.default)
-    return CheckpointPolicy.MUST_SAVE if mine else CheckpointPolicy.PREFER_RECOMPUTE
+    ours = torch.ops.moe_runtime
+    kept = (ours.gate.default, ours.dispatch.default, ours.dispatch_cached.default, ours.combine.default)
+    return CheckpointPolicy.MUST_SAVE if op in kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _array(handle: Tensor, plan: Plan, name: str, dtype: torch.dtype) -> Tensor:
@@ -399,18 +447,16 @@ def dispatch(comm: Communicator, x: Any, routing: Routing) -> Rows:
     _same_sizes("x", sizes, of_routing)
     tokens = _cast("x", joined, plan.token_number)
     rows, payload, scales, row_weights, handle = dispatch_op(tokens, indices, weights, sizes, comm.number)
-    scaled = plan.scale_number is not None
     offsets = _array(handle, plan, "expert_offsets", torch.int32)[:, 1:] if plan.by_expert else None
     picks = None
     if not plan.by_expert:
         picks = _array(handle, plan, "row_picks", torch.int32).reshape(len(sizes), plan.most_rows, plan.top_k)
     return Rows(
-        x=_ranked(comm, rows),
-        payload=_ranked(comm, payload.view(TYPES[plan.input_number])) if scaled else _ranked(comm, rows),
-        scales=_ranked(comm, scales.view(TYPES[cast(str, plan.scale_number)])) if scaled else None,
+        **_input(comm, rows, payload, scales),
         counts=_ranked(comm, _array(handle, plan, "expert_counts", torch.int32)),
         offsets=None if offsets is None else _ranked(comm, offsets),
         weights=None if plan.combine_weighs else _ranked(comm, row_weights),
+        received=_ranked(comm, _array(handle, plan, "received_counts", torch.int32)),
         picks=None if picks is None else _ranked(comm, picks),
         handle=handle,
         routing=Routing(_each(comm, indices, sizes), _each(comm, weights, sizes), ascending=True),
@@ -418,18 +464,42 @@ def dispatch(comm: Communicator, x: Any, routing: Routing) -> Rows:
     )
 
 
-def combine(comm: Communicator, y: Any, rows: Rows) -> Any:
-    plan = comm.plan
+def _input(comm: Communicator, rows: Tensor, payload: Tensor, scales: Tensor) -> dict[str, Any]:
+    """The experts' input as members of ``Rows``."""
+    plan, x = comm.plan, _ranked(comm, rows)
+    if plan.scale_number is None:
+        return {"x": x, "payload": x, "scales": None}
+    numbers, factors = payload.view(TYPES[plan.input_number]), scales.view(TYPES[plan.scale_number])
+    return {"x": x, "payload": _ranked(comm, numbers), "scales": _ranked(comm, factors)}
+
+
+def _open(comm: Communicator, rows: Any) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Handle, indices, weights and tokens of each rank."""
     if not isinstance(rows, Rows):
         raise refuse("rows", f"pass what dispatch gave, not {type(rows).__name__}")
+    if tuple(rows.handle.shape) != (len(comm.ranks), comm.plan.handle_bytes):
+        raise refuse("rows", "its handle is of another bundle, or of other ranks")
+    indices, weights, sizes = _ascending(comm, rows.routing)
+    return rows.handle, indices, weights, sizes
+
+
+def dispatch_cached(comm: Communicator, x: Any, rows: Rows) -> Rows:
+    handle, indices, weights, of_routing = _open(comm, rows)
+    joined, sizes = _joined(comm, "x", x, comm.plan.hidden)
+    _same_sizes("x", sizes, of_routing)
+    tokens = _cast("x", joined, comm.plan.token_number)
+    sent = dispatch_cached_op(tokens, handle, indices, weights, sizes, comm.number)
+    return replace(rows, **_input(comm, *sent))
+
+
+def combine(comm: Communicator, y: Any, rows: Rows) -> Any:
+    plan = comm.plan
+    handle, indices, weights, sizes = _open(comm, rows)
     outputs = comm.each("y", y)
     for tensor in outputs:
         if tuple(tensor.shape) != (plan.most_rows, plan.hidden):
             shape = [plan.most_rows, plan.hidden]
             raise refuse("y", f"its shape is {list(tensor.shape)}; pass {shape}, a row for each of rows.x")
     joined = _cast("y", outputs[0][None] if comm.single else torch.stack(outputs), plan.output_number)
-    if tuple(rows.handle.shape) != (len(outputs), plan.handle_bytes):
-        raise refuse("rows", "its handle is of another bundle, or of other ranks")
-    indices, weights, sizes = _ascending(comm, rows.routing)
-    result = combine_op(joined, rows.handle, indices, weights, sizes, comm.number)
+    result = combine_op(joined, handle, indices, weights, sizes, comm.number)
     return _each(comm, result, sizes)

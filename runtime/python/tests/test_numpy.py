@@ -149,6 +149,31 @@ def test_rows_by_rank_have_picks_and_weights(bundle) -> None:
         close(found, numbers.dense(rank, *routings[rank])[0])
 
 
+@pytest.mark.parametrize("layer", ["weighted", "by rank", "batched"])
+def test_other_tokens_go_the_way_of_an_earlier_dispatch(bundle, layer: str) -> None:
+    numbers = Numbers()
+    comm = moe.Communicator(bundle(layer), device="virtual")
+    routings = [numbers.routing(rank) for rank in range(RANKS)]
+    given = moe.Routing([r[0] for r in routings], [r[1].astype(np.float32) for r in routings])
+    rows = comm.dispatch(numbers.x, given)
+    assert [list(received) for received in rows.received] == [
+        [int(((picks // 2) == rank).any(axis=1).sum()) for picks, _ in routings] for rank in range(RANKS)
+    ]
+    again = comm.dispatch_cached(numbers.gradients, rows)
+    # A row of the first dispatch says which token it is: rows of tokens are all different.
+    of_token = {tuple(x): g for x, g in zip(np.concatenate(numbers.x), np.concatenate(numbers.gradients))}
+    for rank in range(RANKS):
+        arrived = [row for row in range(len(rows.x[rank])) if rows.x[rank][row].any()]
+        assert len(arrived) >= sum(rows.received[rank])
+        for row in arrived:
+            np.testing.assert_array_equal(again.x[rank][row], of_token[tuple(rows.x[rank][row])])
+    assert again.handle is rows.handle
+    with pytest.raises(moe.InvalidArgument, match="rank 0: tokens has 2 rows; it must have 3"):
+        comm.dispatch_cached([numbers.x[0][:2], *numbers.x[1:]], rows)
+    with pytest.raises(moe.InvalidArgument, match="rows: pass what dispatch gave, not int"):
+        comm.dispatch_cached(numbers.x, 3)
+
+
 def test_ranks_in_threads_wait_for_each_other_without_the_lock_of_the_interpreter(bundle) -> None:
     numbers = Numbers()
     world = moe.World(bundle("weighted"), device="virtual")

@@ -72,6 +72,30 @@ def test_a_layer_is_the_dense_layer_forward_and_backward(comm, name: str, intege
 
 
 @pytest.mark.parametrize("name", ["weighted", "experts weigh", "batched"])
+def test_a_cached_dispatch_is_the_dense_layer_of_other_tokens(comm, name: str) -> None:
+    held = comm(name)
+    x, indices, weights = numbers(TOKENS)
+    other = numbers(TOKENS, 17)[0]
+    indices[1, 0] = -1
+    rows = held.dispatch(x, moe.Routing(indices, weights))
+
+    def again(tokens: Any, w: Any) -> Any:
+        sent = held.dispatch_cached(tokens, rows)
+        return held.combine(experts(sent, w), sent)
+
+    found, expected = other.clone().requires_grad_(), other.clone().requires_grad_()
+    again(found, matrices()).square().sum().backward()
+    y = dense(expected, indices, weights, matrices())
+    y.square().sum().backward()
+    torch.testing.assert_close(again(other, matrices()), y.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-4)
+    compiled = torch.compile(again, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(other, matrices()), y.float(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(moe.InvalidArgument, match="x: rows of the ranks are"):
+        held.dispatch_cached(other[:1], rows)
+
+
+@pytest.mark.parametrize("name", ["weighted", "experts weigh", "batched"])
 def test_finite_differences_of_the_whole_layer(comm, name: str) -> None:
     held = comm(name)
     x, indices, weights = numbers(2)

@@ -1,0 +1,161 @@
+"""Which bundle a buffer uses: one that was installed, or one that is compiled for the shapes of the first call.
+
+Invariant: one communicator for each bundle and group, however many buffers there are: callers make another buffer whenever they like.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..bundle import Bundle
+from ..communicator import Communicator, World
+from ..errors import Error, InvalidArgument
+from ..group import gather
+from ..tool import CompileError, compile
+
+Given = World | Bundle | str | PathLike[str]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The numbers of a layer whose rows travel; ``text`` is the ``.moe`` file that says them."""
+
+    ranks: int
+    experts: int
+    top_k: int
+    hidden: int
+    tokens: int
+    """The most of a rank in one call."""
+    payload: str = "bf16"
+    """Of dispatch, as in the language: ``bf16``, ``f16``, ``f32``, ``fp8_e4m3 scale f32 per 128``, …"""
+    low_latency: bool = False
+    """Groups of rows of fixed size for each expert, and weights in combine; otherwise a row for each token of a rank, and no weights."""
+    sms: int = 20
+    """Multiprocessors for communication."""
+    target: str = "sm_90a"
+    gpu_sms: int = 132
+    memory_gb: int = 80
+
+    def text(self) -> str:
+        """The file; its gate is one that no caller runs: they bring routings of their own."""
+        combine = self.payload if self.payload in ("f32", "f16") else "bf16"
+        layout, weighted = ("batched", "weighted") if self.low_latency else ("rank_major", "unweighted")
+        return f"""model layer {{
+    hidden  {self.hidden}
+    experts {self.experts}
+
+    gate(logits: f32[experts]) {{
+        let chosen = top({self.top_k}, experts, by: logits)
+        weights softmax(logits[chosen])
+    }}
+
+    dispatch {{ payload {self.payload}   layout {layout} }}
+    combine  {{ payload {combine}   reduce f32 {weighted} }}
+}}
+
+cluster node {{
+    nodes  1   gpus {self.ranks} per node
+    gpu    {{ target {self.target}   sms {self.gpu_sms}   memory {self.memory_gb} GB }}
+    nvlink 160 GB/s
+}}
+
+deploy calls of layer on node {{
+    ep     {self.ranks}
+    tokens {self.tokens} per gpu
+    mode   {"latency" if self.low_latency else "throughput"}
+    sms    {self.sms}
+}}
+"""
+
+    def compile(self, output: str | PathLike[str] | None = None) -> Bundle:
+        """Compiles it with ``moec``; ``output`` keeps the bundle."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "layer.moe"
+            path.write_text(self.text())
+            return compile(path, output=output)
+
+
+def compile_together(layer: Layer, group: Any) -> Bundle:
+    """The bundle of a layer in every process of a group: the first compiles, and all have the same."""
+    made: tuple[bytes, str] = (b"", "")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layer.moeb"
+        if group.rank() == 0:
+            try:
+                layer.compile(path)
+                made = (path.read_bytes(), "")
+            except Error as problem:
+                made = (b"", str(problem))
+        content, problem_text = gather(group, made)[0]
+        if problem_text:
+            raise CompileError(problem_text, "compile")
+        path.write_bytes(content)
+        return Bundle(path)
+
+
+def mismatch(what: str, call: Any, bundle: Any, help: str = "compile a bundle for this layer") -> InvalidArgument:  # noqa: A002
+    """A number of the call is another one in the bundle."""
+    return InvalidArgument(
+        f"{what}: the call has {call}, and the bundle {bundle}: {help}",
+        "mismatch",
+        {"what": what, "call": call, "bundle": bundle},
+    )
+
+
+@dataclass
+class Source:
+    """Where the buffers of a process get their communicators from."""
+
+    normal: Given | None
+    low_latency: Given | None
+    tokens: int | None
+    """Of a rank in one call, for bundles that are compiled."""
+    options: dict[str, Any]
+    """Of ``Communicator``."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    known: list[tuple[Any, Any, Communicator]] = field(default_factory=list)
+    """What they are of (bundle or layer), group, communicator."""
+
+    def communicator(self, layer: Layer, group: Any) -> Communicator:
+        """That of a layer, for the rank of this process."""
+        given = self.low_latency if layer.low_latency else self.normal
+        if given is None and self.tokens is None and not layer.low_latency:
+            raise InvalidArgument(
+                "bundle: none is installed for this mode: pass it to moe_runtime.deep_ep.install, or tokens=, the most tokens of a rank in a"
+                " call, to have it compiled",
+                "no_bundle",
+            )
+        of = layer if given is None else given
+        with self.lock:
+            for known, its_group, found in self.known:
+                if its_group is group and (known is of or (isinstance(of, Layer) and known == of)):
+                    return found
+        made = self._make(of, group)
+        with self.lock:
+            self.known.append((of, group, made))
+        return made
+
+    def _make(self, of: Layer | Given, group: Any) -> Communicator:
+        if isinstance(of, World):
+            rank = group.rank()
+            if group.size() != of.bundle.plan.ranks:
+                raise mismatch("ranks", group.size(), of.bundle.plan.ranks)
+            return Communicator(of, ranks=range(rank, rank + 1), deadline=self.options["deadline"])
+        bundle = compile_together(of, group) if isinstance(of, Layer) else of
+        return Communicator(bundle, group=group, **self.options)
+
+
+def hardware() -> dict[str, Any]:
+    """Of ``Layer``: the GPU of this process, where there is one."""
+    if not torch.cuda.is_available():
+        return {}
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    target = "sm_90a" if properties.major < 10 else "sm_100a"
+    return {"target": target, "gpu_sms": properties.multi_processor_count, "memory_gb": max(properties.total_memory // 10**9, 1)}
