@@ -18,11 +18,19 @@ from torch import Tensor
 
 from .bundle import Plan
 from .communicator import find
-from .errors import refuse
+from .errors import InvalidArgument, refuse
 from .routing import Routing, Rows
 
 if TYPE_CHECKING:
     from .communicator import Communicator
+
+if not hasattr(torch.library, "EffectType"):
+    raise InvalidArgument(
+        f"torch {torch.__version__} is too old: its operators have no ordered effects, so that a compiler may drop a call that other ranks"
+        " wait for; install torch 2.15 or newer, or pass numpy arrays",
+        "torch",
+        {"version": torch.__version__},
+    )
 
 TYPES: dict[str, torch.dtype] = {
     "i32": torch.int32,
@@ -503,3 +511,15 @@ def combine(comm: Communicator, y: Any, rows: Rows) -> Any:
     joined = _cast("y", outputs[0][None] if comm.single else torch.stack(outputs), plan.output_number)
     result = combine_op(joined, handle, indices, weights, sizes, comm.number)
     return _each(comm, result, sizes)
+
+
+def expert_of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+    """The local expert of each row of one rank (that behind the last where none arrived), and whether it arrived: ``[N, 1]`` each. For experts
+    that compute row by row; not in layout ``rank_major``, whose rows belong to several."""
+    ends, counts = rows.offsets, rows.counts
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+    place = torch.arange(rows.x.shape[0], device=ends.device, dtype=ends.dtype)
+    expert = torch.searchsorted(ends.contiguous(), place, right=True)
+    inside = expert.clamp(max=ends.shape[0] - 1)
+    arrived = (expert < ends.shape[0]) & (place - starts[inside] < counts[inside])
+    return torch.where(arrived, expert, ends.shape[0])[:, None], arrived[:, None]

@@ -5,7 +5,7 @@
         path, distributed_config=DistributedConfig(fsdp_size=4, ep_size=4, ep_implementation="moe_runtime"))
 
 The bundle: as many ranks as ``ep_size``, the model's experts and ``top_k``, its hidden size, layout ``expert_major``, and a combine that
-weighs. Layers of one shape share one communicator, and with it its memory.
+weighs. Layers of one shape share one communicator, and with it its memory. Rows are converted to the types of the bundle and back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from transformers.distributed.expert_parallel import EPImplementation, EPImpleme
 from .bundle import Bundle
 from .communicator import Communicator
 from .errors import refuse
-from .routing import Routing, Rows
+from .routing import Routing
+from .torch import TYPES, expert_of_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,22 +58,13 @@ def register(bundle: Bundle | str | PathLike[str], name: str = "moe_runtime", **
             self.comm = communicator(ep_mesh.get_group())
 
         def __call__(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-            rows = self.comm.dispatch(hidden_states, Routing(top_k_index, top_k_weights))
-            experts, arrived = of_rows(rows)
+            # Rows travel in the bundle's type, whatever the model computes in.
+            own = hidden_states.dtype
+            rows = self.comm.dispatch(hidden_states.to(TYPES[plan.token_number]), Routing(top_k_index, top_k_weights))
+            experts, arrived = expert_of_rows(rows)
             # Rows that did not arrive are memory that nobody wrote: zeros here, and an expert that is none.
-            x = torch.where(arrived, rows.x, 0.0)
-            y = self.experts_forward(x, experts, arrived.to(x.dtype))
-            return self.comm.combine(torch.where(arrived, y, 0.0), rows)  # type: ignore[no-any-return]
+            x = torch.where(arrived, rows.x, 0.0).to(own)
+            y = torch.where(arrived, self.experts_forward(x, experts, arrived.to(own)), 0.0)
+            return self.comm.combine(y.to(TYPES[plan.output_number]), rows).to(own)  # type: ignore[no-any-return]
 
     EPImplementationInterface.register(name, Experts)
-
-
-def of_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-    """The local expert of each row (that behind the last where none arrived), and whether it arrived: ``[N, 1]`` each."""
-    ends, counts = rows.offsets, rows.counts
-    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
-    place = torch.arange(rows.x.shape[0], device=ends.device, dtype=ends.dtype)
-    expert = torch.searchsorted(ends.contiguous(), place, right=True)
-    inside = expert.clamp(max=ends.shape[0] - 1)
-    arrived = (expert < ends.shape[0]) & (place - starts[inside] < counts[inside])
-    return torch.where(arrived, expert, ends.shape[0])[:, None], arrived[:, None]

@@ -233,7 +233,7 @@ def test_a_compiler_does_not_drop_a_call_whose_result_nobody_uses(comm) -> None:
 
 
 def test_checkpoints_recompute_and_the_policy_keeps_calls(comm) -> None:
-    from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+    from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
     held = comm("weighted")
     x, indices, weights = numbers(TOKENS)
@@ -242,13 +242,17 @@ def test_checkpoints_recompute_and_the_policy_keeps_calls(comm) -> None:
     def block(x: Any) -> Any:
         return layer(held, x.sin(), indices, weights, w).square().sum()
 
+    def selective(policy: Any) -> dict[str, Any]:
+        return {"use_reentrant": False, "context_fn": lambda: create_selective_checkpoint_contexts(policy)}
+
     plain = x.clone().requires_grad_()
     block(plain).backward()
     counting = Counting(held)
     for options, forward in (
         ({"use_reentrant": True}, 2),
         ({"use_reentrant": False}, 2),
-        ({"use_reentrant": False, "context_fn": lambda: create_selective_checkpoint_contexts(keep_calls)}, 1),
+        (selective(lambda *_, **__: CheckpointPolicy.MUST_RECOMPUTE), 2),
+        (selective(keep_calls), 1),
     ):
         leaf = x.clone().requires_grad_()
         counting.names.clear()
@@ -256,6 +260,10 @@ def test_checkpoints_recompute_and_the_policy_keeps_calls(comm) -> None:
         torch.testing.assert_close(leaf.grad, plain.grad)
         assert counting.names.count("dispatch") == forward, options
         assert counting.names[-2:] == ["combine_backward", "dispatch_backward"]
+    # torch keeps operators with effects where a policy does not care; the policy says so of each and of nothing else.
+    ops = torch.ops.moe_runtime
+    kept = [keep_calls(None, op) for op in (ops.gate.default, ops.dispatch.default, ops.combine.default, torch.ops.aten.sin.default)]
+    assert kept == [CheckpointPolicy.MUST_SAVE] * 3 + [CheckpointPolicy.PREFER_RECOMPUTE]
 
 
 def test_autocast_gives_rows_the_type_of_the_bundle(comm) -> None:

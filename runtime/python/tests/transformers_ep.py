@@ -1,21 +1,33 @@
-"""One process of a model of transformers that torchrun started: `transformers_ep.py BUNDLE MODEL FOLDER FAULT`.
+"""One process of a model of transformers that torchrun started: `transformers_ep.py MODEL FOLDER CASE=BUNDLE…`.
 
-Trains a tiny model for some steps, its experts shared out over the ranks, beside the same model in one process that sees the batches of all
-ranks. With FAULT `router` the router's gradient is spoiled on one rank, with `order` two experts' rows are exchanged: both must be noticed.
+Trains a tiny model, its experts shared out over the ranks, beside the same model in one process that sees the batches of all ranks, once for
+each case, and prints how far they are from each other. Cases are
+
+* `f32`: twenty steps;
+* `bf16`, `fp8`: one step, beside a process whose rows are rounded as on the wire. More cannot be compared: a difference of 1e-7 flips a
+  rounding, then a pick;
+* faults that are planted on the expert-parallel side, in two steps, and must be noticed: `router`, whose gradient is spoiled on one rank;
+  `order`, two experts exchanged; `weights`, which get no gradient; `expert_grad`, divided by the ranks as those of dense layers are; `bias`,
+  updated by what one rank counted; `rounding`, rows in bf16 beside a process that rounds nothing.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import moe_runtime.transformers as adapter
 import torch
 import torch.distributed as dist
+from rounded import bf16, fp8, rounded
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.distributed.configuration_utils import DistributedConfig
 
-EXPERTS, PICKS, HIDDEN, STEPS, RATE = 16, 4, 64, 20, 0.1
+EXPERTS, PICKS, HIDDEN, RATE = 16, 4, 64, 0.1
+STEPS = {"f32": 20, "bf16": 1, "fp8": 1}
+FAULT_STEPS = 2
+WIRE = {"bf16": bf16, "fp8": fp8}
 LENGTH, SEQUENCES = 16, 2
 
 
@@ -65,13 +77,13 @@ def tiny(name: str) -> nn.Module:
     model.config._experts_implementation = "eager"
     with torch.no_grad():
         # Wide routers, without near-ties between experts that rounding would decide.
-        for gate in routers(model):
-            gate.weight.normal_(0, 0.5)
+        for block in blocks(model):
+            block.gate.weight.normal_(0, 0.5)
     return model
 
 
-def routers(model: nn.Module) -> list[nn.Module]:
-    return [block.gate for block in model.modules() if hasattr(block, "gate") and hasattr(block, "experts")]
+def blocks(model: nn.Module) -> list[Any]:
+    return [block for block in model.modules() if hasattr(block, "gate") and hasattr(block, "experts")]
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -81,40 +93,45 @@ def whole(tensor: Tensor) -> Tensor:
 def counted(model: nn.Module) -> list[Tensor]:
     """Picks of each expert in every call of a router since, in a list that grows."""
     counts: list[Tensor] = []
-    for gate in routers(model):
-        gate.register_forward_hook(lambda _m, _i, out: counts.append(torch.bincount(out[2].reshape(-1), minlength=EXPERTS)))
+    for block in blocks(model):
+        block.gate.register_forward_hook(lambda _m, _i, out: counts.append(torch.bincount(out[2].reshape(-1), minlength=EXPERTS)))
     return counts
+
+
+def balance(model: nn.Module, counts: Tensor) -> list[Tensor]:
+    """Updates the bias of each router that has one, as DeepSeek-V3 does: down for experts with more tokens than the mean."""
+    biases = []
+    for block, count in zip(blocks(model), counts.float()):
+        if hasattr(block.gate, "e_score_correction_bias"):
+            block.gate.e_score_correction_bias += 1e-2 * torch.sign(count.mean() - count)
+            biases.append(block.gate.e_score_correction_bias)
+    return biases
 
 
 def worst(found: Tensor, of: Tensor) -> float:
     return ((found - of).abs().max() / of.abs().max().clamp(min=1e-30)).item()
 
 
-def main() -> None:
-    bundle, name, folder, fault = sys.argv[1:]
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+def weights_without_gradient(gate: nn.Module) -> None:
+    gate.register_forward_hook(lambda _m, _i, out: (out[0], out[1].detach(), out[2]))
+
+
+def compare(case: str, one: nn.Module, model: nn.Module) -> str:
+    """Trains both; the largest differences, as text that begins with a verdict."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    torch.manual_seed(0)
-    one = tiny(name)
-    if rank == 0:
-        one.save_pretrained(folder)
-    dist.barrier()
-    adapter.register(bundle, device="virtual", deadline=60.0)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        distributed_config=DistributedConfig(fsdp_size=world, ep_size=world, ep_implementation="moe_runtime"),
-        attn_implementation="eager",
-        experts_implementation="eager",
-    )
-    if fault == "order":
+    experts = {name for name, _ in model.named_parameters() if ".experts." in name}
+    if case == "order":
         with torch.no_grad():
-            for parameter in (p for n, p in model.named_parameters() if ".experts." in n):
+            for parameter in (p for n, p in model.named_parameters() if n in experts):
                 local = parameter.to_local()
                 local.copy_(local.flip(0))
+    if case == "weights":
+        for block in blocks(model):
+            weights_without_gradient(block.gate)
     of_one, of_model = counted(one), counted(model)
-    data = torch.randint(0, 128, (STEPS, SEQUENCES * world, LENGTH), generator=torch.Generator().manual_seed(1))
+    data = torch.randint(0, 128, (STEPS.get(case, FAULT_STEPS), SEQUENCES * world, LENGTH), generator=torch.Generator().manual_seed(1))
     losses = gradients = 0.0
+    unequal = 0
     for batch in data:
         of_one.clear()
         of_model.clear()
@@ -124,27 +141,58 @@ def main() -> None:
         mean = loss.detach().clone()
         dist.all_reduce(mean)
         losses = max(losses, abs(mean.item() / world - reference.item()))
-        picks = torch.stack(of_model)
-        dist.all_reduce(picks)
-        assert fault != "none" or torch.equal(picks, torch.stack(of_one)), "tokens per expert"
         reference.backward()
         loss.backward()
-        for gate, of in zip(routers(model), routers(one)):
-            if fault == "router" and rank == 1:
-                local = gate.weight.grad
-                (local.to_local() if hasattr(local, "to_local") else local).mul_(1.5)
-            gradients = max(gradients, worst(whole(gate.weight.grad), of.weight.grad))
+        for block, of in zip(blocks(model), blocks(one)):
+            gradient = block.gate.weight.grad
+            if case == "weights" and gradient is None:
+                gradient = torch.zeros_like(of.gate.weight)
+            if case == "router" and rank == 1:
+                (gradient.to_local() if hasattr(gradient, "to_local") else gradient).mul_(1.5)
+            gradients = max(gradients, worst(whole(gradient), of.gate.weight.grad))
         with torch.no_grad():
             for each in (one, model):
-                for parameter in each.parameters():
-                    parameter.sub_(RATE * parameter.grad)
+                for name, parameter in each.named_parameters():
+                    if parameter.grad is not None:
+                        share = world if case == "expert_grad" and each is model and name in experts else 1
+                        parameter.sub_(RATE * parameter.grad / share)
+            picks, of_picks = torch.stack(of_model), torch.stack(of_one)
+            if case != "bias":
+                dist.all_reduce(picks)
+            unequal += 0 if torch.equal(picks, of_picks) else 1
+            biases, of_biases = balance(model, picks), balance(one, of_picks)
+            unequal += 0 if all(map(torch.equal, biases, of_biases)) else 1
         for each in (one, model):
             # Here, not between forward and backward: FSDP would add to what it keeps of the last step.
             each.zero_grad()
     names = dict(one.named_parameters())
     parameters = max(worst(whole(found), names[name]) for name, found in model.named_parameters())
-    right = losses <= 1e-5 and gradients <= 1e-4 and parameters <= 1e-4
-    print(f"rank {rank}: {'right' if right else 'wrong'}: loss {losses:.1e}, router {gradients:.1e}, parameters {parameters:.1e}", flush=True)
+    limits = (1e-5, 1e-4, 1e-4) if case not in WIRE else (1e-6, 1e-6, 1e-6)
+    right = all(found <= most for found, most in zip((losses, gradients, parameters), limits)) and unequal == 0
+    figures = f"loss {losses:.1e}, router {gradients:.1e}, parameters {parameters:.1e}, unequal counts and biases {unequal}"
+    return f"{'right' if right else 'wrong'}: {figures}"
+
+
+def main() -> None:
+    name, folder, *cases = sys.argv[1:]
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(0)
+    tiny_model = tiny(name)
+    if rank == 0:
+        tiny_model.save_pretrained(folder)
+    dist.barrier()
+    for case, bundle in (each.split("=", 1) for each in cases):
+        adapter.register(bundle, f"moe_{case}", device="virtual", deadline=60.0)
+        options = {"attn_implementation": "eager", "experts_implementation": "eager"}
+        one = AutoModelForCausalLM.from_pretrained(folder, **options)
+        split = DistributedConfig(fsdp_size=world, ep_size=world, ep_implementation=f"moe_{case}")
+        model = AutoModelForCausalLM.from_pretrained(folder, distributed_config=split, **options)
+        if case in WIRE:
+            for block in blocks(one):
+                rounded(block.experts, world, WIRE[case])
+        print(f"rank {rank} {case}: {compare(case, one, model)}", flush=True)
     dist.destroy_process_group()
 
 
