@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all set-up on a fresh Debian machine with Rust and git.
-.PHONY: demo test test-python test-torch bench gpu install setup
+.PHONY: demo test test-python test-torch wheels bench gpu install setup
 
 setup:
 	@.ci/bootstrap
@@ -16,12 +16,16 @@ test: setup
 	cargo build -q --workspace --bin moec
 	.ci/python
 
-# The Python package alone, after `make test` or with MOEC=…: without torch, and with it (3 GB, kept in target).
+# The Python package alone, after `make test` or with MOEC=…: without torch, and with it (5 GB, kept in target).
 test-python:
 	.ci/python
 
 test-torch:
 	.ci/python torch
+
+# The wheels moe_runtime and moec, tried together in a fresh environment.
+wheels: setup
+	.ci/wheels
 
 # The tool, its completions and its man pages, for whoever calls it: PREFIX=/usr/local for all.
 PREFIX ?= $(HOME)/.local

@@ -55,11 +55,11 @@ class MoE(nn.Module):
     ``moe_runtime.torch.expert_of_rows``. Where the experts weigh, this module multiplies. ``shared``: a module over the tokens
     ``[tokens, hidden]``, whose result is added; on a GPU it computes in a stream of its own while rows travel.
 
-    Parameters of the gate that the bundle has, such as ``bias``, are buffers of zeros with one number for each expert; training writes them.
+    Parameters of the gate that the bundle has, such as ``bias``, are buffers of zeros, one number for each expert; training writes them.
     ``picked``, i64 ``[gate_width]``, counts this rank's picks in training, until ``update_bias``.
 
-    In ``state_dict`` experts have their numbers in the model, ``experts.17.down_proj``, so that ranks in any number can load what others saved:
-    each takes its own and ignores the rest. Of a module of the caller these are the parameters and buffers whose first dimension is the
+    In ``state_dict`` experts have their numbers in the model, ``experts.17.down_proj``, so that ranks in any number can load what others
+    saved: each takes its own and ignores the rest. Of a module of the caller these are the parameters and buffers whose first dimension is the
     experts of the rank.
     """
 
@@ -167,12 +167,16 @@ def _number(module: MoE, state: dict[str, Any], prefix: str, _metadata: Any) -> 
             state[f"{prefix}experts.{module.first + local}.{name}"] = whole[local]
 
 
-def _pick(module: MoE, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
+def _pick(module: MoE, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     """Before a state is loaded: this rank's experts out of all."""
+    errors: list[str] = rest[-1]
     for name in module._by_expert():
         keys = [f"{prefix}experts.{expert}.{name}" for expert in range(module.comm.plan.experts)]
         mine = keys[module.first : module.first + module.local]
-        if all(key in state for key in mine):
+        absent = [key for key in mine if key not in state]
+        if not absent:
             state[f"{prefix}experts.{name}"] = torch.stack([state[key] for key in mine])
+        elif len(absent) < len(mine):
+            errors.append(f"{', '.join(absent)}: not in this state, which has others of this rank; join the states that all ranks saved")
         for key in keys:
             state.pop(key, None)
