@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ._native import NativeBundle
+from .errors import refuse
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,25 @@ class Bundle:
         """Everything that the bundle says about itself: exchange, gate, kernels with their launches, source text."""
         manifest: dict[str, Any] = json.loads(self.native.manifest())
         return manifest
+
+    def calls(self) -> dict[str, tuple[str, ...]]:
+        """The kernels that each call launches on every rank, in order."""
+        return {call: tuple(kernels) for call, kernels in json.loads(self.native.calls()).items()}
+
+    def traffic(self, call: str, indices: Sequence[Any]) -> npt.NDArray[np.uint64]:
+        """Bytes that a call writes, exactly, from each rank (first index) to each: ``[ranks, ranks]``. On the diagonal is what crosses no link.
+
+        ``call``: one of ``calls()``. ``indices``: for each rank integers ``[tokens, top_k]``, −1 for a dropped pick.
+        """
+        if len(indices) != self.plan.ranks:
+            raise refuse("indices", f"pass those of all {self.plan.ranks} ranks, not of {len(indices)}")
+        picks = [np.asarray(each) for each in indices]
+        for each in picks:
+            if each.ndim != 2 or each.shape[1] != self.plan.top_k or not np.issubdtype(each.dtype, np.integer):
+                raise refuse("indices", f"pass integers [tokens, {self.plan.top_k}] for each rank, not {each.dtype} {list(each.shape)}")
+            if each.size and (each.max() >= self.plan.gate_width or each.min() < -1):
+                raise refuse("indices", f"a pick is from −1 to {self.plan.gate_width - 1}, not {each.min()} to {each.max()}")
+        return np.array(self.native.traffic(call, [each.reshape(-1).tolist() for each in picks]), dtype=np.uint64)
 
     def __repr__(self) -> str:
         plan = self.plan

@@ -12,7 +12,7 @@ use moe_bundle::Bundle;
 use moe_capi::session::{GateParameter, HandleView, InputView, RoutingView};
 use moe_capi::view::NUMBERS;
 use moe_capi::{Failure, Hardware, Kind, Part, Ranks, Session, View, open_bundle};
-use moe_contract::{Exchange, Tensor};
+use moe_contract::{Call, Exchange, Flow, LinkBytes, RankId, Tensor};
 use moe_runtime::communicator::{handle_bytes, handle_places};
 use moe_runtime::node::{Node, NodeOptions, Stay};
 use moe_runtime::{Bootstrap, BootstrapError, Error, VirtualOptions};
@@ -70,6 +70,30 @@ impl NativeBundle {
     /// What follows from its numbers for whoever has the tensors, as JSON.
     fn plan(&self) -> String {
         plan(&self.0.manifest().exchange).to_string()
+    }
+
+    /// What each call launches and sends, as JSON.
+    fn calls(&self) -> String {
+        let exchange = &self.0.manifest().exchange;
+        let calls = Call::ALL.map(|call| {
+            let kernels: Vec<&str> = call.kernels(exchange).map(moe_contract::Kernel::name).collect();
+            (call.name().to_owned(), json!(kernels))
+        });
+        json!(serde_json::Map::from_iter(calls)).to_string()
+    }
+
+    /// Bytes that a call writes from each rank to each, given the picks of all ranks, `[tokens, top_k]` one behind the other.
+    fn traffic(&self, py: Python<'_>, call: &str, indices: Vec<Vec<i32>>) -> PyResult<Vec<Vec<u64>>> {
+        let exchange = &self.0.manifest().exchange;
+        let found = Call::ALL.into_iter().find(|known| known.name() == call);
+        let known = || Call::ALL.map(Call::name).join(", ");
+        let call = found
+            .ok_or_else(|| Failure::argument("call", format!("`{call}` is none; there are {}", known())))
+            .map_err(|failure| raise(py, &failure))?;
+        let links =
+            LinkBytes::of(call, exchange, &Flow::of(exchange, &indices.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+        let ranks = || (0..exchange.ranks).map(RankId);
+        Ok(ranks().map(|writer| ranks().map(|owner| links.bytes(writer, owner)).collect()).collect())
     }
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 
 import moe_runtime as moe
 import numpy as np
@@ -204,3 +206,43 @@ def test_a_bundle_says_what_it_is(bundle) -> None:
     assert (plan.ranks, plan.input_number, plan.scale_number, plan.scale_block) == (RANKS, "fp8_e4m3", "ue8m0", 32)
     assert (plan.token_number, plan.output_number, plan.combine_weighs) == ("bf16", "bf16", True)
     assert read.parameters == (moe.Parameter("bias", "experts"),)
+
+
+def test_what_calls_launch_is_what_the_documentation_says(bundle) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "python.md").read_text()
+    calls = bundle("weighted").calls()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\d) \|", page, re.MULTILINE))
+    unweighted = bundle("experts weigh").calls()
+    told = {call: int(rows[call]) for call in calls if call != "weights_backward"}
+    assert told == {call: len(kernels) for call, kernels in calls.items() if call != "weights_backward"}
+    assert int(rows["weights_backward"]) == len(unweighted["weights_backward"])
+
+
+def test_traffic_counts_every_byte_of_a_row(bundle) -> None:
+    held = bundle("weighted")
+    plan, none = held.plan, np.full((0, PICKS), -1)
+    random = np.random.default_rng(9)
+    picks = [random.permuted(np.tile(np.arange(EXPERTS), (n, 1)), axis=1)[:, :PICKS] for n in TOKENS]
+    picks[0][1, 2] = -1
+    owner = [next(r for r in range(RANKS) if plan.first_experts[r] <= expert < plan.last_experts[r]) for expert in range(EXPERTS)]
+    copies = np.zeros((RANKS, RANKS))
+    for source, rows in enumerate(picks):
+        for row in rows:
+            for destination in {owner[expert] for expert in row if expert >= 0}:
+                copies[source, destination] += 1
+    flags = held.traffic("combine", [none] * RANKS)
+    back = held.traffic("combine", picks) - flags
+    np.testing.assert_array_equal(back, copies.T * HIDDEN * 4)
+    sent = held.traffic("dispatch", picks) - held.traffic("dispatch", [none] * RANKS)
+    # Beside the row go its token, and a number and a weight for each pick.
+    beside = sent / np.maximum(copies, 1) - HIDDEN * 4
+    assert (sent[copies == 0] == 0).all()
+    assert len(np.unique(beside[copies > 0])) == 1 and 0 < beside[copies > 0][0] <= 16 + 8 * PICKS
+    for wrong, message in (
+        (([none], "dispatch"), "indices: pass those of all 4 ranks, not of 1"),
+        (([np.zeros((2, 9), int)] * RANKS, "dispatch"), r"indices: pass integers \[tokens, 3\] for each rank, not int64 \[2, 9\]"),
+        (([np.full((1, PICKS), 8)] * RANKS, "dispatch"), "indices: a pick is from −1 to 7, not 8 to 8"),
+        (([none] * RANKS, "send"), "`send` is none; there are gate, gate_backward, dispatch"),
+    ):
+        with pytest.raises(moe.InvalidArgument, match=message):
+            held.traffic(wrong[1], wrong[0])
