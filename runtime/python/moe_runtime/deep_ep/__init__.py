@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from os import PathLike, fspath
 
 import torch
@@ -63,7 +64,9 @@ def install(
         raise refuse("install", "another module `deep_ep` was imported already: call it before whatever imports that")
     megatron = sys.modules.get("megatron.core.transformer.moe.fused_a2a")
     if not getattr(megatron, "HAVE_DEEP_EP", True):
-        raise refuse("install", "Megatron was imported already and has found no `deep_ep`: call it before")
+        # Whoever imports accelerate has imported it, and may not want it.
+        problem = "Megatron was imported before, has found no `deep_ep`, and will not use this one: call install before that import"
+        warnings.warn(problem, stacklevel=2)
     if tokens is not None and tokens < 1:
         raise refuse("tokens", f"it is {tokens}; pass the most tokens that a rank has in one call")
     _buffer.SOURCE = Source(

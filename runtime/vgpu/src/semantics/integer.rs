@@ -7,9 +7,9 @@ macro_rules! division {
         pub fn $name(a: $t, b: $t) -> $t {
             if b == 0 { !0 } else { a.wrapping_div(b) }
         }
-        /// Remainder with the sign of the dividend; the dividend for a zero divisor.
+        /// Remainder with the sign of the dividend; all ones for a zero divisor.
         pub fn $remainder(a: $t, b: $t) -> $t {
-            if b == 0 { a } else { a.wrapping_rem(b) }
+            if b == 0 { !0 } else { a.wrapping_rem(b) }
         }
     };
 }
