@@ -18,12 +18,11 @@ from ..communicator import Communicator
 from ..errors import InvalidArgument, refuse
 from ..routing import Routing, Rows
 from ..torch import TYPES, weights_backward_op
-from .checks import HARMLESS, matrix, same_device, unknown
+from .checks import HARMLESS, INTEGERS, matrix, same_device, unknown
 from .events import EventHandle, EventOverlap, after, before
-from .layers import Layer, Source, hardware, mismatch
+from .layers import Layer, Source, fits, hardware, mismatch
 from .low_latency import LowLatency
 
-INTEGERS = (torch.int64, torch.int32)
 ELEMENTS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 SOURCE: Source | None = None
 """What was installed last."""
@@ -276,9 +275,7 @@ class Buffer(LowLatency):
         """The communicator of a handle, which must be one of this buffer's."""
         if not isinstance(handle, Handle):
             raise refuse("handle", f"pass what dispatch gave, not {type(handle).__name__}")
-        if not any(known is handle.comm for _, group, known in self.source.known if group is self.group):
-            raise refuse("handle", "it is of a buffer of another group or of another bundle: pass it to that one")
-        return handle.comm
+        return self.source.owner(handle.comm, self.group)
 
     def _normal(self, x: Any, picks: Tensor, experts: int | None) -> Communicator:
         """The communicator of a dispatch, whose bundle has the numbers of the call."""
@@ -291,21 +288,10 @@ class Buffer(LowLatency):
         payload = _payload(elements, scales)
         tokens, hidden = elements.shape
         layer = Layer(
-            self.group_size, experts or 0, picks.shape[1], hidden, self.source.tokens or 0, payload, sms=Buffer.num_sms, **hardware()
+            self.group_size, experts, picks.shape[1], hidden, self.source.tokens or 0, payload, sms=Buffer.num_sms, **hardware()
         )
         comm = self.source.communicator(layer, self.group)
-        plan = comm.plan
-        wanted = [("hidden", hidden, plan.hidden), ("top_k", picks.shape[1], plan.top_k)]
-        if experts is not None:
-            wanted.append(("experts", experts, plan.experts))
-        for what, call, has in wanted:
-            if call != has:
-                raise mismatch(what, call, has)
-        if tokens > plan.most_tokens:
-            raise mismatch("tokens", tokens, f"at most {plan.most_tokens}", "compile a bundle for more tokens per GPU")
-        of_bundle = plan.input_number if plan.scale_number is None else f"{plan.input_number} scale {plan.scale_number} per {plan.scale_block}"
-        if payload != of_bundle:
-            raise mismatch("payload", payload, of_bundle)
+        fits(layer, comm.plan, tokens)
         return comm
 
     def _tokens(self, comm: Communicator, x: Any) -> Tensor:

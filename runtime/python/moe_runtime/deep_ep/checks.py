@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,9 +21,12 @@ HARMLESS = {
 """Keywords of ``Buffer`` that say how memory is shared or freed, which is the communicator's affair here."""
 
 
-def unknown(call: str, keywords: Iterable[str], known: Iterable[str] = ()) -> None:
-    """Refuses keywords that mean something which is not done here."""
-    for name in sorted(set(keywords) - set(known)):
+INTEGERS = (torch.int64, torch.int32)
+
+
+def unknown(call: str, keywords: Mapping[str, Any], known: Iterable[str] = ()) -> None:
+    """Refuses keywords that ask for something which is not done here; None and False ask for nothing."""
+    for name in sorted(name for name, value in keywords.items() if value is not None and value is not False and name not in known):
         raise InvalidArgument(
             f"{name}: {call} has no such argument here: leave it out; docs/python/deep_ep.md says what there is",
             "unknown_argument",

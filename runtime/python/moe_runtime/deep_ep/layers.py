@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ..bundle import Bundle
+from ..bundle import Bundle, Plan
 from ..communicator import Communicator, World
-from ..errors import Error, InvalidArgument
+from ..errors import Error, InvalidArgument, refuse
 from ..group import gather
 from ..tool import CompileError, compile
 
@@ -28,7 +28,8 @@ class Layer:
     """The numbers of a layer whose rows travel; ``text`` is the ``.moe`` file that says them."""
 
     ranks: int
-    experts: int
+    experts: int | None
+    """None where a call does not say."""
     top_k: int
     hidden: int
     tokens: int
@@ -109,6 +110,22 @@ def mismatch(what: str, call: Any, bundle: Any, help: str = "compile a bundle fo
     )
 
 
+def fits(layer: Layer, plan: Plan, tokens: int) -> None:
+    """Refuses a bundle whose numbers are not those of a call with so many tokens."""
+    of_bundle = plan.input_number if plan.scale_number is None else f"{plan.input_number} scale {plan.scale_number} per {plan.scale_block}"
+    pairs: list[tuple[str, Any, Any]] = [
+        ("hidden", layer.hidden, plan.hidden),
+        ("top_k", layer.top_k, plan.top_k),
+        ("experts", plan.experts if layer.experts is None else layer.experts, plan.experts),
+        ("payload", layer.payload, of_bundle),
+    ]
+    for what, call, bundle in pairs:
+        if call != bundle:
+            raise mismatch(what, call, bundle)
+    if tokens > plan.most_tokens:
+        raise mismatch("tokens", tokens, f"at most {plan.most_tokens}", "compile a bundle for more tokens per GPU")
+
+
 @dataclass
 class Source:
     """Where the buffers of a process get their communicators from."""
@@ -141,6 +158,12 @@ class Source:
         with self.lock:
             self.known.append((of, group, made))
         return made
+
+    def owner(self, comm: Communicator, group: Any) -> Communicator:
+        """The communicator of a handle, if it is one of the group's."""
+        if not any(known is comm for _, its_group, known in self.known if its_group is group):
+            raise refuse("handle", "it is of a buffer of another group or of another bundle: pass it to that one")
+        return comm
 
     def _make(self, of: Layer | Given, group: Any) -> Communicator:
         if isinstance(of, World):
