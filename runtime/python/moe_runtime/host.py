@@ -1,4 +1,4 @@
-"""Calls over numpy arrays: on virtual GPUs only, whose tensors lie in the memory of this process.
+"""Calls over numpy arrays, and whatever else has DLPack: on virtual GPUs only, whose tensors lie in the memory of this process.
 
 numpy has no bf16 and no fp8: where a bundle has those, arrays are their bits, ``uint16`` and ``uint8`` (or the types of ``ml_dtypes``).
 """
@@ -34,9 +34,19 @@ def empty(shape: tuple[int, ...], number: str) -> Array:
     return np.zeros(shape, TYPES[number][0])
 
 
+def array_of(what: str, value: Any) -> Array:
+    """What numpy makes of it, or what any other library exports by DLPack; nothing is copied."""
+    if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__"):
+        return np.asarray(value)
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as problem:
+        raise refuse(what, f"numpy cannot read it by DLPack ({problem}): pass a numpy array, or torch tensors") from problem
+
+
 def check(what: str, value: Any, number: str, width: int | None) -> Array:
     """An array of rows of a width, or of numbers; nothing is copied."""
-    array = np.asarray(value)
+    array = array_of(what, value)
     if array.dtype.name not in TYPES[number]:
         raise refuse(what, f"it is of {array.dtype.name}; pass {' or '.join(TYPES[number])} ({number} in this bundle)")
     if width is None and array.ndim == 0:
@@ -66,7 +76,7 @@ def _parameters(comm: Communicator, given: dict[str, Any]) -> Named:
         if kind == "token_id":
             arrays = [check(name, each, number, None) for each in comm.each(name, value)]
         else:
-            arrays = [check(name, np.asarray(value).reshape(-1), number, None)] * len(comm.ranks)
+            arrays = [check(name, array_of(name, value).reshape(-1), number, None)] * len(comm.ranks)
         named.append((name, number, arrays))
     return named
 
@@ -93,7 +103,7 @@ def _ascending(comm: Communicator, routing: Routing) -> tuple[list[Array], list[
     weights = _each(comm, "weights", routing.weights, "f32", comm.plan.top_k)
     indices = []
     for rank, (each, weight) in enumerate(zip(comm.each("indices", routing.indices), weights)):
-        array = np.asarray(each)
+        array = array_of("indices", each)
         if array.dtype.name not in ("int32", "int64"):
             raise refuse("indices", f"they are of {array.dtype.name}; pass int32 or int64")
         if array.shape != weight.shape:

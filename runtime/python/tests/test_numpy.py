@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import moe_runtime as moe
 import numpy as np
@@ -246,3 +247,29 @@ def test_traffic_counts_every_byte_of_a_row(bundle) -> None:
     ):
         with pytest.raises(moe.InvalidArgument, match=message):
             held.traffic(wrong[1], wrong[0])
+
+
+class Foreign:
+    """An array of another library, which has nothing but DLPack."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+
+def test_arrays_of_other_libraries(bundle) -> None:
+    comm = moe.Communicator(bundle("weighted", 1), device="virtual")
+    x = np.random.default_rng(1).standard_normal((3, HIDDEN)).astype(np.float32)
+    indices, weights = np.tile(np.arange(PICKS), (3, 1)), np.full((3, PICKS), 0.5, np.float32)
+    plain = comm.dispatch(x, moe.Routing(indices, weights))
+    rows = comm.dispatch(Foreign(x), moe.Routing(Foreign(indices), Foreign(weights)))
+    np.testing.assert_array_equal(rows.x, plain.x)
+    np.testing.assert_array_equal(comm.combine(Foreign(rows.x), rows), x * np.float32(0.5 * PICKS))
+    logits, bias = np.random.default_rng(2).random((3, EXPERTS), np.float32), np.zeros(EXPERTS, np.float32)
+    chosen = comm.gate(Foreign(logits), bias=Foreign(bias))
+    np.testing.assert_array_equal(chosen.weights, comm.gate(logits, bias=bias).weights)

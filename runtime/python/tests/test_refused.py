@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -138,6 +140,37 @@ def test_ranks_that_are_taken_or_are_not_there(bundle) -> None:
             moe.Communicator(world, ranks=ranks)
     del first
     moe.Communicator(world, ranks=range(2))
+
+
+class Unreadable:
+    """What numpy cannot read: in the memory of a GPU."""
+
+    def __dlpack__(self, **_: Any) -> Any:
+        raise BufferError("the array is on a GPU")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+
+def test_arrays_that_numpy_cannot_read(comm: moe.Communicator) -> None:
+    with pytest.raises(moe.InvalidArgument, match="x: numpy cannot read it by DLPack .*: pass a numpy array, or torch tensors"):
+        comm.dispatch(Unreadable(), routing())
+
+
+def test_a_torch_that_is_too_old_or_not_there_says_so(tmp_path) -> None:
+    found = {}
+    for name, text in (
+        ("old", "from types import SimpleNamespace\n__version__ = '2.4.0'\nlibrary = SimpleNamespace()\nclass Tensor: ...\nclass dtype: ...\n"),
+        ("none", "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "torch.py").write_text(text)
+        program = "import sys; sys.path.insert(0, sys.argv[1]); import moe_runtime, moe_runtime.torch"
+        done = subprocess.run([sys.executable, "-c", program, str(tmp_path / name)], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 1
+        found[name] = done.stderr.strip().splitlines()[-1]
+    assert "torch 2.4.0 is too old" in found["old"] and "install torch 2.15 or newer" in found["old"]
+    assert found["none"] == "ModuleNotFoundError: No module named 'torch'"
 
 
 class Group:
