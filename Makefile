@@ -27,7 +27,7 @@ test-torch:
 wheels: setup
 	.ci/wheels
 
-# The tool, its completions and its man pages, for whoever calls it: PREFIX=/usr/local for all.
+# The tool, its completions and its man pages, and the runtime for C, for whoever calls it: PREFIX=/usr/local for all.
 PREFIX ?= $(HOME)/.local
 install: setup
 	cargo install --locked --path compiler/cli --root "$(PREFIX)"
@@ -39,6 +39,11 @@ install: setup
 	"$(PREFIX)/bin/moec" man > "$(PREFIX)/share/man/man1/moec.1"
 	for command in check fmt build inspect run gate plan simulate place serve explain init completions man schema; do \
 	    "$(PREFIX)/bin/moec" man $$command > "$(PREFIX)/share/man/man1/moec-$$command.1" || exit 1; done
+	cargo build --release -p moe-capi
+	install -D -m 644 runtime/capi/include/moe_runtime.h "$(PREFIX)/include/moe_runtime.h"
+	install -D target/release/libmoe_capi.so "$(PREFIX)/lib/libmoe_capi.so"
+	install -D -m 644 runtime/capi/packaging/moe_runtime.pc "$(PREFIX)/lib/pkgconfig/moe_runtime.pc"
+	install -D -m 644 runtime/capi/packaging/moe_runtime-config.cmake "$(PREFIX)/lib/cmake/moe_runtime/moe_runtime-config.cmake"
 
 bench: setup
 	cargo build --release -p moec

@@ -102,18 +102,29 @@ fn the_header_is_also_cpp() {
     run(Command::new("c++").args(warnings).arg("-I").arg(here().join("include")).arg(source));
 }
 
-/// As `make install` puts it: header, library and pkg-config file of one prefix, which may be anywhere.
+/// Header, library and what pkg-config and other builders read, of one prefix that may be anywhere, as `make install` puts them.
+fn installed(folder: &Path) -> PathBuf {
+    let prefix = folder.join("prefix");
+    let packaging = here().join("packaging");
+    let files = [
+        (here().join("include/moe_runtime.h"), "include"),
+        (libraries().join("libmoe_capi.so"), "lib"),
+        (packaging.join("moe_runtime.pc"), "lib/pkgconfig"),
+        (packaging.join("moe_runtime-config.cmake"), "lib/cmake/moe_runtime"),
+    ];
+    for (file, to) in files {
+        let to = prefix.join(to);
+        std::fs::create_dir_all(&to).expect("a folder");
+        std::fs::copy(&file, to.join(file.file_name().expect("a file"))).expect("copied");
+    }
+    prefix
+}
+
 #[test]
 fn pkg_config_finds_header_and_library() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (include, lib) = (folder.path().join("prefix/include"), folder.path().join("prefix/lib"));
+    let lib = installed(folder.path()).join("lib");
     let configs = lib.join("pkgconfig");
-    std::fs::create_dir_all(&include).expect("a folder");
-    std::fs::create_dir_all(&configs).expect("a folder");
-    std::fs::copy(here().join("include/moe_runtime.h"), include.join("moe_runtime.h")).expect("copied");
-    std::fs::copy(libraries().join("libmoe_capi.so"), lib.join("libmoe_capi.so")).expect("copied");
-    let config = here().join("packaging/moe_runtime.pc");
-    std::fs::copy(config, configs.join("moe_runtime.pc")).expect("copied");
     let asked =
         |what: &[&str]| run(Command::new("pkg-config").env("PKG_CONFIG_PATH", &configs).args(what).arg("moe_runtime"));
     assert_eq!(asked(&["--modversion"]).trim(), env!("CARGO_PKG_VERSION"));
@@ -123,6 +134,23 @@ fn pkg_config_finds_header_and_library() {
     run(Command::new("cc").arg(source).args(flags.split_whitespace()).arg("-o").arg(&program));
     let found = run(Command::new(&program).env("LD_LIBRARY_PATH", &lib).arg(bundle(folder.path())));
     assert_eq!(found, "the layer is right\n");
+}
+
+#[test]
+fn cmake_finds_header_and_library() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let prefix = installed(folder.path());
+    let (project, built) = (folder.path().join("project"), folder.path().join("built"));
+    std::fs::create_dir_all(&project).expect("a folder");
+    std::fs::copy(here().join("tests/layer.c"), project.join("layer.c")).expect("copied");
+    let text = "cmake_minimum_required(VERSION 3.13)\nproject(layer C)\nfind_package(moe_runtime REQUIRED)\n\
+        add_executable(layer layer.c)\ntarget_link_libraries(layer PRIVATE moe::runtime)\n";
+    std::fs::write(project.join("CMakeLists.txt"), text).expect("written");
+    let found = format!("-DCMAKE_PREFIX_PATH={}", prefix.display());
+    run(Command::new("cmake").arg("-S").arg(&project).arg("-B").arg(&built).arg(found));
+    run(Command::new("cmake").arg("--build").arg(&built));
+    // The program knows where the library is.
+    assert_eq!(run(Command::new(built.join("layer")).arg(bundle(folder.path()))), "the layer is right\n");
 }
 
 /// `BLESS=1` writes it.
