@@ -65,6 +65,19 @@ impl Card {
     }
 }
 
+/// Tells all processes what went wrong in this one, and gives what went wrong in another; waits for all of them.
+pub(crate) fn tell(bootstrap: &dyn Bootstrap, cards: &[Card], problem: Option<String>) -> Result<()> {
+    let ours = problem.is_some();
+    let told = bootstrap.all_gather(problem.unwrap_or_default().as_bytes())?;
+    match told.iter().zip(cards).find(|(problem, _)| !problem.is_empty()) {
+        Some((problem, card)) if !ours => {
+            let cause = String::from_utf8_lossy(problem).into_owned();
+            Err(Error::Elsewhere { rank: RankId(card.mine.start), cause })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn unreadable(error: serde_json::Error) -> Error {
     BootstrapError::Other(format!("what a process says about itself cannot be read: {error}")).into()
 }

@@ -9,7 +9,7 @@ use moe_bundle::Bundle;
 use moe_contract::{Buffer, Exchange, RankId};
 
 use crate::cards::{Card, Shared};
-use crate::device::{Address, Device, DeviceError, Memory};
+use crate::device::{Device, DeviceError, Memory};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use crate::notice;
@@ -31,6 +31,8 @@ pub(crate) struct Other {
     /// Of each of its ranks.
     pub status: Vec<Memory>,
     pub notice: Memory,
+    /// Of each of its ranks, once for each of ours: kernels of ours use it.
+    _symmetric: Vec<Memory>,
 }
 
 impl Own {
@@ -79,38 +81,40 @@ impl Own {
         process: u32,
     ) -> Result<Vec<Other>, DeviceError> {
         let mine = device.mine();
-        for (place, rank) in mine.clone().map(RankId).enumerate() {
-            let mut table = vec![0; exchange.ranks as usize];
-            for card in cards {
-                let shared = card.shared();
-                for (peer, exported) in card.mine.clone().map(RankId).zip(&shared.symmetric) {
-                    table[peer.index()] = match mine.contains(&peer.0) {
-                        true => self.symmetric.base(peer),
-                        false => device.import(rank, exported)?,
-                    }
-                    .0;
+        let here = RankId(mine.start);
+        let mut tables: Vec<Vec<u64>> = vec![vec![0; exchange.ranks as usize]; mine.len()];
+        let mut others = Vec::new();
+        for (number, card) in (0..).zip(cards) {
+            if number == process {
+                for table in &mut tables {
+                    mine.clone().for_each(|peer| table[peer as usize] = self.symmetric.base(RankId(peer)).0);
+                }
+                continue;
+            }
+            let shared = card.shared();
+            let mut symmetric = Vec::new();
+            for (table, rank) in tables.iter_mut().zip(mine.clone().map(RankId)) {
+                for (peer, exported) in card.mine.clone().zip(&shared.symmetric) {
+                    let memory = Memory::import(device, rank, exported, exchange.symmetric_bytes())?;
+                    table[peer as usize] = memory.address().0;
+                    symmetric.push(memory);
                 }
             }
-            if let Some(peers) = self.array(place, Buffer::Peers) {
-                peers.write(bytemuck::cast_slice(&table))?;
-            }
-        }
-        let here = RankId(mine.start);
-        let find = |exported: &[u8], bytes| {
-            let address: Address = device.import(here, exported)?;
-            Ok(Memory::of_another(device, here, address, bytes))
-        };
-        let other = |card: &Card| {
-            let shared = card.shared();
             let bytes = exchange.buffer_bytes(Buffer::Status);
-            let status = shared.status.iter().map(|exported| find(exported, bytes));
-            Ok(Other {
+            let status = shared.status.iter().map(|exported| Memory::import(device, here, exported, bytes));
+            others.push(Other {
                 first: RankId(card.mine.start),
                 status: status.collect::<Result<_, DeviceError>>()?,
-                notice: find(&shared.notice, notice::BYTES)?,
-            })
-        };
-        (0..).zip(cards).filter(|(number, _)| *number != process).map(|(_, card)| other(card)).collect()
+                notice: Memory::import(device, here, &shared.notice, notice::BYTES)?,
+                _symmetric: symmetric,
+            });
+        }
+        for (place, table) in tables.iter().enumerate() {
+            if let Some(peers) = self.array(place, Buffer::Peers) {
+                peers.write(bytemuck::cast_slice(table))?;
+            }
+        }
+        Ok(others)
     }
 
     /// The state before the first call.

@@ -16,7 +16,7 @@ use moe_contract::status::{FINE, STOPPED};
 use moe_contract::{Buffer, Exchange, Flag, RankId};
 
 use crate::bootstrap::{Alone, Bootstrap};
-use crate::cards::{Card, agree};
+use crate::cards::{Card, agree, tell};
 use crate::device::{Address, Device, DeviceError, Memory, StreamId};
 use crate::error::{Error, Failure, Result, read_status};
 use crate::kernels::Kernels;
@@ -74,7 +74,10 @@ impl World {
         let own = prepared?;
         let cards = cards?;
         agree(&cards)?;
-        let others = own.meet(&device, exchange, &cards, bootstrap.process())?;
+        let others = own.meet(&device, exchange, &cards, bootstrap.process());
+        // Nobody gives up what another still looks for, and nobody calls one who has not found it.
+        tell(bootstrap.as_ref(), &cards, others.as_ref().err().map(DeviceError::to_string))?;
+        let others = others?;
         let streams = vec![None; exchange.ranks as usize];
         Ok(Arc::new(World {
             id: WORLDS.fetch_add(1, Ordering::Relaxed),

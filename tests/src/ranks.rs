@@ -36,6 +36,13 @@ impl Part {
             output: rows(exchange.combine, exchange.output_rows_max() as usize, &mut random),
         }
     }
+
+    /// Its last token, if it has one, picks an expert that does not exist.
+    pub fn pick_nobody(&mut self) {
+        if let Some(last) = self.indices.last_mut() {
+            *last = 1000;
+        }
+    }
 }
 
 /// Dispatch and combine on the ranks of a communicator; of each, the experts' input and the result, as bytes. `reached` hears when both
@@ -43,9 +50,17 @@ impl Part {
 ///
 /// # Errors
 /// What goes wrong in them.
-pub fn layer(moe: &mut Communicator, round: u64, mut reached: impl FnMut(&str)) -> Result<Vec<Vec<u8>>> {
+pub fn layer(moe: &mut Communicator, round: u64, reached: impl FnMut(&str)) -> Result<Vec<Vec<u8>>> {
     let exchange = *moe.exchange();
     let parts: Vec<Part> = moe.ranks().map(|rank| Part::new(&exchange, rank, round)).collect();
+    layer_of(moe, &parts, reached)
+}
+
+/// [`layer`], of given parts.
+///
+/// # Errors
+/// What goes wrong in them.
+pub fn layer_of(moe: &mut Communicator, parts: &[Part], mut reached: impl FnMut(&str)) -> Result<Vec<Vec<u8>>> {
     let of = |part: fn(&Part) -> &[u8]| parts.iter().map(part).collect::<Vec<_>>();
     let tokens = moe.upload(Tensor::Tokens, &of(|part| &part.tokens))?;
     let indices: Vec<&[i32]> = parts.iter().map(|part| part.indices.as_slice()).collect();

@@ -1,7 +1,8 @@
 //! A world of several processes on one virtual node: the bits of one process, what does not belong together, and what is left when one of
 //! them is killed.
 
-use std::io::{BufRead as _, BufReader};
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use moe_bundle::Bundle;
 use moe_lower::{Choice, compile};
+use moe_random::Random;
+use moe_runtime::node::{Node, Stay};
 use moe_runtime::{Communicator, Options, VirtualDevice, VirtualOptions};
 use moe_tests::ranks::layer;
 
@@ -64,51 +67,96 @@ impl Drop for Folder {
     }
 }
 
+/// How the processes of a world are started.
+#[derive(Clone)]
+struct Job {
+    processes: u32,
+    /// Ranks of a process.
+    each: u32,
+    /// In seconds.
+    deadline: &'static str,
+    /// A node that somebody serves.
+    node: Option<String>,
+}
+
+impl Default for Job {
+    fn default() -> Job {
+        Job { processes: RANKS, each: 1, deadline: "20", node: None }
+    }
+}
+
 /// The processes of a world. Those that still run are killed at its end.
 struct Processes {
     ranks: Vec<Process>,
     /// The name of their node.
     node: String,
+    /// Where they meet.
+    port: u16,
 }
 
 struct Process {
     child: Child,
     lines: Receiver<String>,
-    result: PathBuf,
 }
 
 impl Processes {
     /// `of` says of each rank what its bundle is, and at which moment it stops.
     fn start(folder: &Folder, of: impl Fn(u32) -> (PathBuf, &'static str)) -> Processes {
+        Processes::start_job(folder, &Job::default(), of)
+    }
+
+    fn start_job(folder: &Folder, job: &Job, of: impl Fn(u32) -> (PathBuf, &'static str)) -> Processes {
+        Processes::run(job, |process, command| {
+            let (bundle, moment) = of(process);
+            command.arg("layer").arg(bundle).arg(folder.0.join("result")).args([moment, job.deadline]);
+        })
+    }
+
+    /// `asked` says what each process does.
+    fn run(job: &Job, asked: impl Fn(u32, &mut Command)) -> Processes {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("it has one").port();
         drop(listener);
-        let start = |rank: u32| {
-            let (bundle, moment) = of(rank);
-            let result = folder.0.join(format!("result-{rank}"));
+        let start = |process: u32| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_rank"));
-            command.arg("layer").arg(bundle).arg(&result).arg(moment);
+            asked(process, &mut command);
             for (name, value) in [
-                ("RANK", rank),
-                ("LOCAL_RANK", rank),
-                ("WORLD_SIZE", RANKS),
+                ("RANK", process),
+                ("LOCAL_RANK", process),
+                ("WORLD_SIZE", job.processes),
+                ("RANKS_EACH", job.each),
                 ("MASTER_PORT", port.into()),
                 ("MOE_PORT", port.into()),
             ] {
                 command.env(name, value.to_string());
             }
-            command.env("MASTER_ADDR", "127.0.0.1").env_remove("LOCAL_WORLD_SIZE").stdout(Stdio::piped());
-            let mut child = command.spawn().expect("started");
+            command.envs(job.node.iter().map(|node| ("MOE_NODE", node)));
+            command.env("MASTER_ADDR", "127.0.0.1").env_remove("LOCAL_WORLD_SIZE");
+            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("started");
             let output = child.stdout.take().expect("it is a pipe");
             let (said, lines) = channel();
             std::thread::spawn(move || {
                 BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| said.send(line))
             });
-            Process { child, lines, result }
+            Process { child, lines }
         };
         let user =
             std::fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own)).expect("it is there");
-        Processes { ranks: (0..RANKS).map(start).collect(), node: format!("moe-{user}-{port}") }
+        let node = job.node.clone().unwrap_or_else(|| format!("moe-{user}-{port}"));
+        Processes { ranks: (0..job.processes).map(start).collect(), node, port }
+    }
+
+    /// All end well, and of each rank, but one, there are the bits of one process.
+    fn assert_right(&mut self, folder: &Folder, but: Option<u32>) {
+        let expected = in_one_process();
+        assert!(expected.iter().any(|bytes| bytes.iter().any(|&byte| byte != 0)), "there is something to compare");
+        for (number, process) in (0..).zip(&mut self.ranks).filter(|(number, _)| Some(*number) != but) {
+            assert!(process.child.wait().expect("it ends").success(), "process {number}: {:?}", process.error());
+        }
+        for (rank, expected) in (0..).zip(expected).filter(|(rank, _)| Some(*rank) != but) {
+            let found = std::fs::read(folder.0.join(format!("result.{rank}"))).expect("written");
+            assert!(found == expected, "rank {rank}: other bits");
+        }
     }
 
     /// What the others say after one was killed or does not fit; all must end in time.
@@ -117,18 +165,39 @@ impl Processes {
         others.map(|(rank, process)| process.error().unwrap_or_else(|| panic!("rank {rank} noticed nothing"))).collect()
     }
 
-    /// Neither the node nor its name, which is in no file.
-    fn assert_nothing_left(mut self, node: u32) {
+    /// Neither the node nor its name, which is in no file, nor what processes shared: whoever has the environment of the job has ended, and
+    /// with it what it had open.
+    fn assert_nothing_left(mut self) {
         self.ranks.iter_mut().for_each(|process| drop(process.child.wait()));
         let until = Instant::now() + Duration::from_secs(10);
-        let named = || std::fs::read_to_string("/proc/net/unix").expect("it is there").contains(&self.node);
-        let state = || std::fs::read_to_string(format!("/proc/{node}/stat")).unwrap_or_default();
-        // A process that has ended may still wait for whoever asks how.
-        let runs = || state().rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'));
-        while named() || runs() {
-            assert!(Instant::now() < until, "the node is still there: {} {}", named(), state());
+        loop {
+            let (named, left) = (self.is_named(), self.left());
+            if !named && left.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < until, "the name is there: {named}; processes: {left:#?}");
             std::thread::sleep(Duration::from_millis(20));
         }
+        let ours = std::fs::read_dir("/proc/self/fd").expect("it is there").flatten();
+        let shared = ours.filter_map(|open| std::fs::read_link(open.path()).ok());
+        let shared: Vec<PathBuf> = shared.filter(|path| path.to_string_lossy().contains("memfd:moe")).collect();
+        assert!(shared.is_empty(), "{shared:?}");
+    }
+
+    fn is_named(&self) -> bool {
+        std::fs::read_to_string("/proc/net/unix").expect("it is there").contains(&self.node)
+    }
+
+    /// Processes of the job that have not ended. One that has may still wait for whoever asks how: it has no environment any more.
+    fn left(&self) -> Vec<String> {
+        let told = format!("MOE_PORT={}\0", self.port);
+        let of_job = |process: &Path| {
+            let environment = std::fs::read(process.join("environ")).ok()?;
+            let of_job = String::from_utf8_lossy(&environment).contains(&told);
+            of_job.then(|| std::fs::read_to_string(process.join("cmdline")).unwrap_or_default().replace('\0', " "))
+        };
+        let all = std::fs::read_dir("/proc").expect("it is there").flatten();
+        all.filter_map(|process| of_job(&process.path())).collect()
     }
 }
 
@@ -189,13 +258,128 @@ fn four_processes_give_the_bits_of_one() {
     let mut processes = Processes::start(&folder, |_| (bundle.clone(), "never"));
     let nodes: Vec<u32> = processes.ranks.iter().map(Process::node).collect();
     assert!(nodes.iter().all(|&node| node == nodes[0]), "one node: {nodes:?}");
-    let expected = in_one_process();
-    assert!(expected.iter().any(|bytes| bytes.iter().any(|&byte| byte != 0)), "there is something to compare");
-    for ((rank, process), expected) in (0..).zip(&mut processes.ranks).zip(expected) {
-        assert!(process.child.wait().expect("it ends").success(), "rank {rank}: {:?}", process.error());
-        assert!(std::fs::read(&process.result).expect("written") == expected, "rank {rank}: other bits");
+    processes.assert_right(&folder, None);
+    processes.assert_nothing_left();
+}
+
+#[test]
+fn two_processes_of_two_ranks_each_give_the_bits_of_one() {
+    let folder = Folder::new("each");
+    let bundle = folder.bundle("layer.moeb", 8);
+    let job = Job { processes: 2, each: 2, ..Job::default() };
+    let mut processes = Processes::start_job(&folder, &job, |_| (bundle.clone(), "never"));
+    processes.assert_right(&folder, None);
+    processes.assert_nothing_left();
+}
+
+/// One job after the other on a node that none of them starts or ends.
+#[test]
+fn a_node_that_is_served_already_takes_the_job_that_names_it() {
+    let name = format!("served-{}", std::process::id());
+    let node = Node::bind(&name, &VirtualOptions::default()).expect("nobody has it");
+    std::thread::spawn(move || node.serve(Stay::Always));
+    let folder = Folder::new("served");
+    let bundle = folder.bundle("layer.moeb", 8);
+    let job = Job { node: Some(name), ..Job::default() };
+    for _ in 0..2 {
+        let mut processes = Processes::start_job(&folder, &job, |_| (bundle.clone(), "never"));
+        assert_eq!(processes.ranks[3].node(), std::process::id());
+        processes.assert_right(&folder, None);
     }
-    processes.assert_nothing_left(nodes[0]);
+}
+
+#[test]
+fn a_world_of_another_size_than_the_bundle_is_refused_by_all() {
+    let folder = Folder::new("size");
+    let bundle = folder.bundle("layer.moeb", 8);
+    let job = Job { processes: 3, ..Job::default() };
+    let mut processes = Processes::start_job(&folder, &job, |_| (bundle.clone(), "never"));
+    assert_eq!(processes.errors(None), ["the bundle is for 4 ranks, the device has 3"; 3]);
+    processes.assert_nothing_left();
+}
+
+/// A pick that is no expert, on one rank: all processes have the same error, at once, and after a recovery the results of one process.
+#[test]
+fn a_wrong_number_in_one_process_is_the_same_error_in_all_and_all_recover() {
+    let folder = Folder::new("nobody");
+    let bundle = folder.bundle("layer.moeb", 8);
+    for (each, wrong, rank) in [(1, 2, 2), (2, 0, 1)] {
+        let job = Job { processes: RANKS / each, each, ..Job::default() };
+        let moment = |process| if process == wrong { "nobody" } else { "other" };
+        let mut processes = Processes::start_job(&folder, &job, |process| (bundle.clone(), moment(process)));
+        let errors = processes.errors(None);
+        let named = format!("rank {rank}, token ");
+        assert!(errors[0].starts_with(&named), "{errors:#?}");
+        assert!(errors[0].ends_with(": pick 2 is 1000, which is not an expert"), "{errors:#?}");
+        assert!(errors.iter().all(|error| *error == errors[0]), "{errors:#?}");
+        processes.assert_right(&folder, None);
+        processes.assert_nothing_left();
+    }
+}
+
+/// Who waits for whom, and in which kernel, is said in every process: by the deadline of the waits, or, without one, by the virtual GPUs.
+/// Nobody waits in real time for what cannot come.
+#[test]
+fn a_call_that_only_one_process_makes_is_a_deadlock_that_all_name_and_recover_from() {
+    let folder = Folder::new("deadlock");
+    let bundle = folder.bundle("layer.moeb", 8);
+    for deadline in ["50", "never"] {
+        let job = Job { deadline, ..Job::default() };
+        let moment = |process| if process == 1 { "barrier" } else { "other" };
+        let mut processes = Processes::start_job(&folder, &job, |process| (bundle.clone(), moment(process)));
+        let began = Instant::now();
+        let errors = processes.errors(None);
+        assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+        assert!(errors.iter().all(|error| *error == errors[0]), "{errors:#?}");
+        let named: &[&str] = match deadline {
+            "never" => &["deadlock: ", "rank 1, kernel `barrier`", "polls `dispatch.arrive[rank 1]` of rank 3"],
+            _ => &["rank 0, dispatch.arrive, waits for rank 1: has 0 of 2 after 50s; 3 other ranks wait too"],
+        };
+        assert!(named.iter().all(|named| errors[0].contains(named)), "{}", errors[0]);
+        processes.assert_right(&folder, None);
+        processes.assert_nothing_left();
+    }
+}
+
+/// The others have gone on and wait for nobody: they hear it with their next call.
+#[test]
+fn a_call_more_of_one_process_is_named_after_its_deadline() {
+    let folder = Folder::new("extra");
+    let bundle = folder.bundle("layer.moeb", 8);
+    let job = Job { deadline: "1", ..Job::default() };
+    let moment = |process| if process == 2 { "extra" } else { "later" };
+    let mut processes = Processes::start_job(&folder, &job, |process| (bundle.clone(), moment(process)));
+    let errors = processes.errors(None);
+    assert_eq!(errors, ["rank 2, barrier.arrive, waits for rank 0: has 0 of 1 after 1s"; 4]);
+    processes.assert_right(&folder, None);
+    processes.assert_nothing_left();
+}
+
+/// Symmetric memory of worlds that are gone is gone from the node too.
+#[test]
+fn worlds_that_come_and_go_take_no_more_memory_of_the_node() {
+    const COUNT: u32 = 100;
+    let folder = Folder::new("worlds");
+    let bundle = folder.bundle("layer.moeb", 8);
+    let job = Job { processes: 2, each: 2, ..Job::default() };
+    let mut processes = Processes::run(&job, |_, command| {
+        command.arg("worlds").arg(&bundle).arg(COUNT.to_string());
+    });
+    let node = processes.ranks[0].node();
+    let mut resident = |made: u32| {
+        for process in &mut processes.ranks {
+            assert_eq!(process.says("made ").as_deref(), Some(made.to_string().as_str()));
+        }
+        let statm = std::fs::read_to_string(format!("/proc/{node}/statm")).expect("it runs");
+        let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number");
+        for process in &mut processes.ranks {
+            writeln!(process.child.stdin.as_mut().expect("it is a pipe")).expect("it listens");
+        }
+        4096 * pages
+    };
+    let (before, after) = (resident(COUNT / 10), resident(COUNT));
+    assert!(after < before + (2 << 20), "{before} bytes become {after}");
+    processes.assert_nothing_left();
 }
 
 #[test]
@@ -203,12 +387,11 @@ fn a_process_with_another_bundle_is_named_by_all() {
     let folder = Folder::new("mismatch");
     let (same, other) = (folder.bundle("same.moeb", 8), folder.bundle("other.moeb", 7));
     let mut processes = Processes::start(&folder, |rank| (if rank == 2 { &other } else { &same }.clone(), "never"));
-    let node = processes.ranks[0].node();
     let errors = processes.errors(None);
     assert!(errors[0].starts_with("the bundle of rank 0 is "), "{errors:?}");
     assert!(errors[0].contains(", and that of rank 2 is "), "{errors:?}");
     assert!(errors.iter().all(|error| *error == errors[0]), "{errors:?}");
-    processes.assert_nothing_left(node);
+    processes.assert_nothing_left();
 }
 
 /// Whoever waits for the one that was killed says who it was, and which process; the deadline of waits does not have to pass.
@@ -222,7 +405,6 @@ fn a_process_that_is_killed_is_named_by_all_others() {
         let others = if moment == "waiting" { "late" } else { "never" };
         let mut processes =
             Processes::start(&folder, |rank| (bundle.clone(), if rank == victim { moment } else { others }));
-        let node = processes.ranks[victim as usize].node();
         processes.ranks[victim as usize].says("reached").expect("it gets there");
         let process = processes.ranks[victim as usize].child.id();
         processes.ranks[victim as usize].kill();
@@ -234,8 +416,46 @@ fn a_process_that_is_killed_is_named_by_all_others() {
             _ => format!("rank {victim} is gone: process {process}, whose"),
         };
         assert!(errors.iter().all(|error| error.contains(&named)), "{victim} {moment}: {errors:#?}");
-        processes.assert_nothing_left(node);
+        processes.assert_nothing_left();
     }
+}
+
+/// `MOE_KILLS=50` kills as often; each time at another moment, from the start of the process into its layers.
+#[test]
+fn a_process_that_is_killed_at_any_moment_is_named_by_all_others() {
+    let kills = std::env::var("MOE_KILLS").map_or(8, |kills| kills.parse().expect("a number"));
+    let folder = Folder::new("any");
+    let bundle = folder.bundle("layer.moeb", 8);
+    let (mut longest, mut how) = (Duration::ZERO, BTreeMap::<&str, u32>::new());
+    for kill in 0..kills {
+        let mut random = Random::stream(7, kill);
+        let victim = random.below(RANKS.into()) as u32;
+        let longest_delay = 1 << random.below(11);
+        let delay = Duration::from_millis(random.below(longest_delay));
+        let mut processes = Processes::run(&Job::default(), |_, command| {
+            command.arg("layer").arg(&bundle).arg(folder.0.join("result")).args(["long", "5"]).env("PATIENCE", "5");
+        });
+        std::thread::sleep(delay);
+        let process = processes.ranks[victim as usize].child.id();
+        processes.ranks[victim as usize].kill();
+        let killed = Instant::now();
+        let errors = processes.errors(Some(victim));
+        longest = longest.max(killed.elapsed());
+        assert!(killed.elapsed() < Duration::from_secs(12), "kill {kill}: after {:?}", killed.elapsed());
+        let names = [
+            ("in a call", format!("rank {victim} is gone: process {process}, whose")),
+            ("while they met", format!("process {victim} has ended")),
+            ("before they met", format!("process {victim} did not come")),
+            ("before there was a node", format!("local rank {victim} should start it")),
+        ];
+        for error in errors {
+            let name = names.iter().find(|(_, name)| error.contains(name));
+            *how.entry(name.unwrap_or_else(|| panic!("kill {kill}, rank {victim} after {delay:?}: {error}")).0)
+                .or_default() += 1;
+        }
+        processes.assert_nothing_left();
+    }
+    println!("{kills} kills, each named by the 3 others after at most {longest:?}: {how:?}");
 }
 
 /// What was launched is launched: the others do not need its process any more.
@@ -245,16 +465,10 @@ fn a_process_that_is_killed_after_its_last_launch_harms_nobody() {
     let bundle = folder.bundle("layer.moeb", 8);
     let mut processes =
         Processes::start(&folder, |rank| (bundle.clone(), if rank == 1 { "combined" } else { "never" }));
-    let node = processes.ranks[1].node();
     processes.ranks[1].says("reached").expect("it gets there");
     processes.ranks[1].kill();
-    for ((rank, process), expected) in
-        (0..).zip(&mut processes.ranks).zip(in_one_process()).filter(|((rank, _), _)| *rank != 1)
-    {
-        assert!(process.child.wait().expect("it ends").success(), "rank {rank}: {:?}", process.error());
-        assert!(std::fs::read(&process.result).expect("written") == expected, "rank {rank}: other bits");
-    }
-    processes.assert_nothing_left(node);
+    processes.assert_right(&folder, Some(1));
+    processes.assert_nothing_left();
 }
 
 #[test]
@@ -264,6 +478,7 @@ fn a_node_that_is_killed_is_named_by_all() {
     let mut processes = Processes::start(&folder, |rank| (bundle.clone(), if rank == 0 { "waiting" } else { "late" }));
     let node = processes.ranks[0].node();
     processes.ranks[0].says("reached").expect("it gets there");
+    assert!(processes.left().len() > 4 && processes.is_named(), "four processes and a node: {:#?}", processes.left());
     let killed = Command::new("kill").args(["-9", &node.to_string()]).status().expect("there is such a program");
     assert!(killed.success());
     let errors = processes.errors(None);
@@ -272,5 +487,5 @@ fn a_node_that_is_killed_is_named_by_all() {
         errors.iter().all(|error| error.starts_with("virtual node `moe-") && error.contains(&named)),
         "{errors:#?}"
     );
-    processes.assert_nothing_left(node);
+    processes.assert_nothing_left();
 }

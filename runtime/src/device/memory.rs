@@ -31,6 +31,8 @@ enum Users {
     Stream(StreamId),
     /// It is not ours to free.
     Caller,
+    /// Another process shares it.
+    Import,
     Allocator(Arc<dyn Allocator>, StreamId),
 }
 
@@ -119,7 +121,21 @@ impl Memory {
         Ok(Memory { device: Arc::clone(device), rank, users, address, bytes })
     }
 
-    /// Memory of somebody else, the caller's or another process's: it is not freed.
+    /// Memory that another process exported.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub(crate) fn import(
+        device: &Arc<dyn Device>,
+        rank: RankId,
+        exported: &[u8],
+        bytes: u64,
+    ) -> Result<Memory, DeviceError> {
+        let address = device.import(rank, exported)?;
+        Ok(Memory { device: Arc::clone(device), rank, users: Users::Import, address, bytes })
+    }
+
+    /// Memory of the caller: it is not freed.
     pub(crate) fn of_another(device: &Arc<dyn Device>, rank: RankId, address: Address, bytes: u64) -> Memory {
         Memory { device: Arc::clone(device), rank, users: Users::Caller, address, bytes }
     }
@@ -201,6 +217,7 @@ impl Drop for Memory {
             Users::Rank => self.device.free_of_rank(self.rank, self.address),
             Users::Stream(stream) => self.device.free_in(*stream, self.rank, self.address),
             Users::Allocator(allocator, stream) => allocator.free(*stream, self.rank, self.address),
+            Users::Import => self.device.close_import(self.rank, self.address),
             Users::Caller => {}
         }
     }

@@ -240,6 +240,12 @@ fn from_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, 
     Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
+/// What [`Device::export`] gives where an address is the same everywhere.
+pub(crate) fn import_address(exported: &[u8]) -> Result<Address, DeviceError> {
+    let problem = || DeviceError::Refused { problem: "what another process exported is no address".into() };
+    exported.try_into().map(u64::from_le_bytes).map(Address).map_err(|_| problem())
+}
+
 fn are(ranks: &[RankId]) -> String {
     let names: Vec<String> = ranks.iter().map(RankId::to_string).collect();
     format!("{} {}", names.join(", "), if ranks.len() == 1 { "is" } else { "are" })
@@ -310,14 +316,16 @@ pub trait Device: Send + Sync {
         Ok(address.0.to_le_bytes().to_vec())
     }
 
-    /// Where a rank of this process finds memory that another exported; until that is freed.
+    /// Where a rank of this process finds memory that another exported, until [`Device::close_import`], whatever the other process frees.
     ///
     /// # Errors
     /// When it cannot be reached.
     fn import(&self, _rank: RankId, exported: &[u8]) -> Result<Address, DeviceError> {
-        let problem = || DeviceError::Refused { problem: "what another process exported is no address".into() };
-        exported.try_into().map(u64::from_le_bytes).map(Address).map_err(|_| problem())
+        import_address(exported)
     }
+
+    /// Gives back what [`Device::import`] gave, after all launches so far.
+    fn close_import(&self, _rank: RankId, _address: Address) {}
 
     /// Gives a part of memory a name for reports, and says whose kernels write it. Devices without reports do nothing.
     fn label(&self, _rank: RankId, _address: Address, _bytes: u64, _label: &str, _writer: Option<RankId>) {}

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * nothing runs before somebody waits: launches collect, and run together in the next [`Device::synchronise`], as far as they need
-//!   not wait for later ones; then, if whoever synchronises waits for what has not been launched, other threads have time to launch it.
+//!   not wait for later ones; then, if whoever synchronises waits for what has not been launched, other threads have time to launch it, until all of them wait.
 //!   Only when [`MOST_QUEUED`] have collected do launches run before. The same calls of one thread with the same options give the same
 //!   run, instruction by instruction;
 //! * what has finished or was freed takes no memory, so that a program may run for as long as it likes;
@@ -87,6 +87,8 @@ struct State {
     last_launch: LaunchId,
     /// Why the last run failed.
     failure: Option<DeviceError>,
+    /// Somebody waits for these, and for what has not been launched.
+    waited_for: BTreeMap<StreamId, u32>,
     /// What was in these streams was given up, which nobody who waits for them knows yet.
     given_up: BTreeMap<StreamId, DeviceError>,
     /// Nothing more comes from these, since when.
@@ -122,6 +124,7 @@ impl VirtualDevice {
             freed_later: VecDeque::new(),
             last_launch: LaunchId(0),
             failure: None,
+            waited_for: BTreeMap::new(),
             given_up: BTreeMap::new(),
             gone: None,
         };
@@ -204,6 +207,29 @@ impl State {
 
     fn are_idle(&self, streams: &[StreamId]) -> bool {
         streams.iter().all(|stream| self.cluster.is_idle(moe_vgpu::StreamId(stream.0)))
+    }
+
+    /// Whether whoever could launch something waits: then nothing comes any more, however long anybody waits.
+    fn all_wait(&self, ranks: u32) -> bool {
+        let waits = |stream: &StreamId| self.waited_for.contains_key(stream) && !self.are_idle(&[*stream]);
+        let of_ranks: BTreeSet<u32> =
+            self.streams.iter().filter_map(|&stream| Some(self.rank_of(stream).ok()?.0)).collect();
+        self.streams.iter().all(waits) && of_ranks.len() == ranks as usize
+    }
+
+    fn wait_for(&mut self, streams: &[StreamId]) {
+        streams.iter().for_each(|&stream| *self.waited_for.entry(stream).or_default() += 1);
+    }
+
+    fn wait_no_more_for(&mut self, streams: &[StreamId]) {
+        for stream in streams {
+            if let Some(count) = self.waited_for.get_mut(stream) {
+                *count -= 1;
+                if *count == 0 {
+                    self.waited_for.remove(stream);
+                }
+            }
+        }
     }
 
     fn not_capturing(&self, stream: StreamId) -> Result<(), DeviceError> {
@@ -452,12 +478,15 @@ impl Device for VirtualDevice {
                 // It is not empty: what waits for those has been asked for above.
                 left = left.min(GRACE.saturating_sub(since.elapsed()).max(Duration::from_millis(1)));
             }
-            if left.is_zero() {
+            state.wait_for(streams);
+            if left.is_zero() || state.all_wait(self.ranks) {
+                state.wait_no_more_for(streams);
                 let ran = state.run(Cluster::run).map(|_| ());
                 self.news.notify_all();
                 return ran;
             }
             state = self.news.wait_timeout(state, left).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            state.wait_no_more_for(streams);
             if let Some(outcome) = state.outcome(streams) {
                 return outcome;
             }

@@ -2,7 +2,6 @@
 //!
 //! Invariant: a call has a connection of its own while it lasts, so that threads of a process never wait for each other.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::ops::Range;
@@ -19,8 +18,11 @@ use super::staging::{self, Staging};
 use super::wire::{After, Attach, PROTOCOL, Reply, Request, receive, send};
 use crate::bootstrap::Torchrun;
 use crate::device::{
-    Address, Device, DeviceError, EventId, FunctionId, GraphId, Launch, Occupancy, Residency, StreamId,
+    Address, Device, DeviceError, EventId, FunctionId, GraphId, Launch, Occupancy, Residency, StreamId, import_address,
 };
+
+/// Names, in the environment, a node that somebody serves.
+const SERVED: &str = "MOE_NODE";
 
 /// Between two tries to reach a node.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -42,13 +44,15 @@ pub struct NodeOptions {
 
 impl NodeOptions {
     /// One rank for each process that torchrun has started, all of one machine; the first starts the node, if nobody serves: `$MOEC serve`,
-    /// or `moec serve`.
+    /// or `moec serve`. Where `MOE_NODE` names a node, somebody else serves it.
     ///
     /// # Errors
     /// When there are processes on other machines.
     pub fn of_torchrun(told: &Torchrun) -> Result<NodeOptions, DeviceError> {
         let Torchrun { rank, world_size, local_rank, local_world_size, master_port, .. } = *told;
-        let name = format!("moe-{}-{master_port}", rustix::process::geteuid().as_raw());
+        let served = std::env::var(SERVED).ok();
+        let of_job = || format!("moe-{}-{master_port}", rustix::process::geteuid().as_raw());
+        let name = served.clone().unwrap_or_else(of_job);
         if local_world_size != world_size {
             let problem = format!(
                 "its ranks are processes of one machine, and {local_world_size} of {world_size} are on this one"
@@ -58,7 +62,7 @@ impl NodeOptions {
         let program = std::env::var_os("MOEC").unwrap_or_else(|| "moec".into());
         let command: Vec<OsString> =
             vec![program, "serve".into(), "--name".into(), name.clone().into(), "--once".into()];
-        let start = (local_rank == 0).then_some(command);
+        let start = (local_rank == 0 && served.is_none()).then_some(command);
         Ok(NodeOptions { name, ranks: world_size, mine: rank..rank + 1, patience: Duration::from_secs(60), start })
     }
 }
@@ -75,8 +79,6 @@ pub struct NodeDevice {
     _attached: UnixStream,
     /// Connections that no call has.
     idle: Mutex<Vec<Connection>>,
-    /// What other processes may still use when this one no longer does: it stays until all of them have gone.
-    shared: Mutex<BTreeSet<Address>>,
     occupancy: Occupancy,
 }
 
@@ -114,7 +116,8 @@ impl NodeDevice {
                     if let (Some(command), true) = (start, started.is_none() || ended.is_some()) {
                         started = Some(spawn(command).map_err(|error| problem(not_started(command, &error)))?);
                     }
-                    problem(format!("nobody has served it for {patience:?}: start `moec serve --name {name}`"))
+                    let whose = if start.is_some() { "" } else { "local rank 0 should start it; or " };
+                    problem(format!("nobody has served it for {patience:?}: {whose}start `moec serve --name {name}`"))
                 }
                 Err(error) => return Err(problem(format!("cannot connect: {error}"))),
             };
@@ -141,7 +144,6 @@ impl NodeDevice {
                 session,
                 _attached: stream,
                 idle: Mutex::default(),
-                shared: Mutex::default(),
                 occupancy: Occupancy::default(),
             }),
             Reply::Busy(error) => Err((error, true)),
@@ -158,11 +160,6 @@ impl NodeDevice {
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
         // Connections come and go whole.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn shared(&self) -> MutexGuard<'_, BTreeSet<Address>> {
-        // Addresses are added whole.
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lost(&self, error: &io::Error) -> DeviceError {
@@ -286,9 +283,6 @@ impl Device for NodeDevice {
     }
 
     fn free(&self, rank: RankId, address: Address) {
-        if self.shared().contains(&address) {
-            return;
-        }
         // Whoever frees is a destructor, which has nobody to tell.
         let _ = self.done(&Request::Free { rank, address, after: After::All });
     }
@@ -307,9 +301,18 @@ impl Device for NodeDevice {
     }
 
     fn allocate_shared(&self, rank: RankId, bytes: u64, name: &str) -> Result<Address, DeviceError> {
-        let address = self.allocate(rank, bytes, name)?;
-        self.shared().insert(address);
+        self.is_mine(rank)?;
+        self.address(&Request::AllocateShared { rank, bytes, name: name.into() })
+    }
+
+    fn import(&self, _rank: RankId, exported: &[u8]) -> Result<Address, DeviceError> {
+        let address = import_address(exported)?;
+        self.done(&Request::Import { address })?;
         Ok(address)
+    }
+
+    fn close_import(&self, _rank: RankId, address: Address) {
+        let _ = self.done(&Request::CloseImport { address });
     }
 
     fn label(&self, rank: RankId, address: Address, bytes: u64, label: &str, writer: Option<RankId>) {

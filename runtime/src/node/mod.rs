@@ -10,6 +10,7 @@
 //! [`NodeDevice`] is what a process has; [`Node`] is what `moec serve` runs.
 
 mod client;
+mod ledger;
 mod server;
 mod socket;
 mod staging;

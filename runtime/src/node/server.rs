@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use moe_contract::{LinkBytes, RankId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::ledger::Ledger;
 use super::socket;
 use super::staging::{self, Staging};
 use super::wire::{After, Attach, PROTOCOL, Reply, Request, receive, send};
@@ -50,6 +51,7 @@ struct Jobs {
 
 struct Job {
     device: Arc<VirtualDevice>,
+    ledger: Arc<Ledger>,
     ranks: u32,
     sessions: Vec<Session>,
     /// The ranks of a process that has ended, while others go on.
@@ -142,12 +144,11 @@ impl Hall {
                 }
             }
             Ok(Request::Call { session }) => {
-                let device = self.device(session);
-                if let (Some(device), Ok((staging, file))) = (device, Staging::new())
+                if let (Some(desk), Ok((staging, file))) = (self.desk(session), Staging::new())
                     && socket::send_file(&stream, &file).is_ok()
                 {
                     drop(file);
-                    let _ = calls(&device, stream, staging);
+                    let _ = desk.calls(stream, staging);
                 }
             }
             Ok(_) | Err(_) => {}
@@ -190,8 +191,13 @@ impl Hall {
             }
             None => {
                 let device = VirtualDevice::new(*ranks, &self.options).map_err(Reply::Failed)?;
-                jobs.current =
-                    Some(Job { device: Arc::new(device), ranks: *ranks, sessions: vec![session], gone: vec![] });
+                jobs.current = Some(Job {
+                    device: Arc::new(device),
+                    ledger: Arc::default(),
+                    ranks: *ranks,
+                    sessions: vec![session],
+                    gone: vec![],
+                });
             }
         }
         jobs.sessions += 1;
@@ -204,6 +210,7 @@ impl Hall {
         let Some(place) = job.sessions.iter().position(|session| session.number == number) else { return };
         let session = job.sessions.remove(place);
         job.device.lose(&session.mine.clone().map(RankId).collect::<Vec<_>>(), session.process);
+        job.ledger.leave(number).into_iter().for_each(|(rank, address)| job.device.free(rank, address));
         job.gone.push(session);
         if job.sessions.is_empty() {
             jobs.current = None;
@@ -211,19 +218,44 @@ impl Hall {
         }
     }
 
-    fn device(&self, session: u64) -> Option<Arc<VirtualDevice>> {
+    fn desk(&self, session: u64) -> Option<Desk> {
         let jobs = self.jobs();
-        let job = jobs.current.as_ref()?;
-        job.sessions.iter().any(|known| known.number == session).then(|| Arc::clone(&job.device))
+        let Job { device, ledger, sessions, .. } = jobs.current.as_ref()?;
+        let known = sessions.iter().any(|known| known.number == session);
+        known.then(|| Desk { session, device: Arc::clone(device), ledger: Arc::clone(ledger) })
     }
 }
 
-/// One call after the other.
-fn calls(device: &VirtualDevice, mut stream: UnixStream, mut staging: Staging) -> io::Result<()> {
-    loop {
-        let request = receive(&mut stream)?;
-        let reply = answer(device, request, &mut staging).unwrap_or_else(Reply::Failed);
-        send(&mut stream, &reply)?;
+/// Where the calls of a process are answered.
+struct Desk {
+    session: u64,
+    device: Arc<VirtualDevice>,
+    ledger: Arc<Ledger>,
+}
+
+impl Desk {
+    /// One call after the other.
+    fn calls(&self, mut stream: UnixStream, mut staging: Staging) -> io::Result<()> {
+        loop {
+            let reply = match receive(&mut stream)? {
+                Request::AllocateShared { rank, bytes, name } => {
+                    self.device.allocate(rank, bytes, &name).map(|address| {
+                        self.ledger.share(rank, address);
+                        Reply::Address(address)
+                    })
+                }
+                Request::Import { address } => self.ledger.import(self.session, address).map(|()| Reply::Done),
+                Request::CloseImport { address } => {
+                    if let Some(rank) = self.ledger.close(self.session, address) {
+                        self.device.free(rank, address);
+                    }
+                    Ok(Reply::Done)
+                }
+                Request::Free { address, .. } if !self.ledger.free(address) => Ok(Reply::Done),
+                request => answer(&self.device, request, &mut staging),
+            };
+            send(&mut stream, &reply.unwrap_or_else(Reply::Failed))?;
+        }
     }
 }
 
@@ -235,6 +267,9 @@ fn answer(device: &VirtualDevice, request: Request, staging: &mut Staging) -> Re
     Ok(match request {
         Request::Attach(_) | Request::Call { .. } => {
             return Err(DeviceError::Refused { problem: "attached already".into() });
+        }
+        Request::AllocateShared { .. } | Request::Import { .. } | Request::CloseImport { .. } => {
+            return Err(DeviceError::Refused { problem: "shared memory is the ledger's".into() });
         }
         Request::Allocate { rank, stream, bytes, name } => Reply::Address(match stream {
             Some(stream) => device.allocate_in(stream, rank, bytes, &name)?,

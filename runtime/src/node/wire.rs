@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::{Address, DeviceError, EventId, FunctionId, GraphId, Launch, Residency, StreamId};
 
 /// Both sides must have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The longest message, a report of a deadlock included.
 const MOST: u32 = 16 << 20;
@@ -33,6 +33,18 @@ pub enum Request {
         stream: Option<StreamId>,
         bytes: u64,
         name: String,
+    },
+    /// As `Allocate`, for memory that other processes import.
+    AllocateShared {
+        rank: RankId,
+        bytes: u64,
+        name: String,
+    },
+    Import {
+        address: Address,
+    },
+    CloseImport {
+        address: Address,
     },
     Free {
         rank: RankId,

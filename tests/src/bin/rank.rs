@@ -1,46 +1,72 @@
 //! One process of a world on virtual GPUs, as torchrun would start it: what the tests of processes start, and kill.
 //!
-//! `rank layer BUNDLE RESULT MOMENT` runs two layers, writes what they give, and at some moment of the second says so and waits for its end.
-//! `rank serve NAME` is the node, in place of `moec serve`.
+//! `rank layer BUNDLE RESULT MOMENT DEADLINE` runs two layers, writes what they give, and at some moment of the second says so and waits for
+//! its end; at `long` it goes on for ever. Waits have so many seconds; `never` ends none. Some moments are mistakes, after which all processes recover and run a third layer.
+//! `rank worlds BUNDLE COUNT` makes so many worlds, one after the other, and says when a tenth and when all are made.
+//! `rank serve NAME` is the node, in place of `moec serve`. `RANKS_EACH` in the environment says how many ranks a process has, `PATIENCE`
+//! how many seconds processes wait for each other before they have met.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moe_bundle::Bundle;
+use moe_contract::RankId;
 use moe_runtime::node::{Node, NodeDevice, NodeOptions, Stay};
-use moe_runtime::{Communicator, Options, Torchrun, VirtualOptions, World};
-use moe_tests::ranks::layer;
+use moe_runtime::{Communicator, Options, TcpBootstrap, Torchrun, VirtualOptions, World};
+use moe_tests::ranks::{Part, layer, layer_of};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
-
-/// For bootstrap and waits.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words[..] {
         ["serve", name] => serve(name),
-        ["layer", bundle, result, moment] => run(Path::new(bundle), &PathBuf::from(result), moment),
-        _ => Err("rank serve NAME | rank layer BUNDLE RESULT MOMENT".into()),
+        ["layer", bundle, result, moment, deadline] => layers(Path::new(bundle), Path::new(result), moment, deadline),
+        ["worlds", bundle, count] => worlds(Path::new(bundle), count),
+        _ => Err("rank serve NAME | rank layer BUNDLE RESULT MOMENT DEADLINE | rank worlds BUNDLE COUNT".into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            println!("error: {error}");
+            println!("error: {}", error.to_string().replace('\n', " | "));
             ExitCode::FAILURE
         }
     }
 }
 
-fn serve(name: &str) -> Outcome<()> {
-    Ok(Node::bind(name, &VirtualOptions::default())?.serve(Stay::Once(PATIENCE))?)
+fn number(variable: &str, default: u32) -> Outcome<u32> {
+    Ok(std::env::var(variable).map_or(Ok(default), |text| text.parse())?)
 }
 
-fn run(bundle: &Path, result: &Path, moment: &str) -> Outcome<()> {
+fn patience() -> Outcome<Duration> {
+    Ok(Duration::from_secs(number("PATIENCE", 20)?.into()))
+}
+
+fn serve(name: &str) -> Outcome<()> {
+    Ok(Node::bind(name, &VirtualOptions::default())?.serve(Stay::Once(patience()?))?)
+}
+
+/// This process among the others, and its ranks of the node.
+fn attach() -> Outcome<(Arc<TcpBootstrap>, Arc<NodeDevice>)> {
     let told = Torchrun::from_environment()?;
+    let bootstrap = Arc::new(told.meet(patience()?)?);
+    let mut options = NodeOptions { patience: patience()?, ..NodeOptions::of_torchrun(&told)? };
+    if options.start.is_some() {
+        let program = std::env::current_exe()?.into_os_string();
+        options.start = Some(vec![program, "serve".into(), options.name.clone().into()]);
+    }
+    let each = number("RANKS_EACH", 1)?;
+    options.ranks *= each;
+    options.mine = told.rank * each..(told.rank + 1) * each;
+    let device = Arc::new(NodeDevice::attach(&options)?);
+    println!("node {}", device.process());
+    Ok((bootstrap, device))
+}
+
+fn layers(bundle: &Path, result: &Path, moment: &str, deadline: &str) -> Outcome<()> {
     let at = |reached: &str| {
         if reached == moment {
             println!("reached");
@@ -49,25 +75,69 @@ fn run(bundle: &Path, result: &Path, moment: &str) -> Outcome<()> {
             }
         }
     };
-    let bootstrap = Arc::new(told.meet(PATIENCE)?);
-    let mut options = NodeOptions::of_torchrun(&told)?;
-    if options.start.is_some() {
-        let program = std::env::current_exe()?.into_os_string();
-        options.start = Some(vec![program, "serve".into(), options.name.clone().into()]);
-    }
-    let device = Arc::new(NodeDevice::attach(&options)?);
-    println!("node {}", device.process());
+    let (bootstrap, device) = attach()?;
     at("attached");
     let bundle = Bundle::read(bundle)?;
     let world = World::join(bootstrap, device, &bundle)?;
     at("joined");
-    let mut moe = Communicator::of_ranks(&world, world.mine(), Options { deadline: Some(PATIENCE) })?;
-    let mut found = layer(&mut moe, 0, |_| {})?.concat();
+    let deadline = if deadline == "never" { None } else { Some(Duration::from_secs(deadline.parse()?)) };
+    let mut moe = Communicator::of_ranks(&world, world.mine(), Options { deadline })?;
+    let mut found = vec![layer(&mut moe, 0, |_| {})?];
     if moment == "late" {
         std::thread::sleep(Duration::from_secs(2));
     }
     at("waiting");
-    found.extend(layer(&mut moe, 1, at)?.concat());
-    std::fs::write(result, found)?;
+    for round in (2..).take_while(|_| moment == "long") {
+        layer(&mut moe, round, |_| {})?;
+    }
+    let wrong = matches!(moment, "barrier" | "nobody" | "extra" | "other" | "later");
+    let second = match moment {
+        "barrier" => moe.barrier().and_then(|()| moe.synchronise()).map(|()| vec![]),
+        "nobody" => {
+            let exchange = *moe.exchange();
+            let mut parts: Vec<Part> = moe.ranks().map(|rank: RankId| Part::new(&exchange, rank, 1)).collect();
+            parts.iter_mut().for_each(Part::pick_nobody);
+            layer_of(&mut moe, &parts, |_| {})
+        }
+        "extra" => {
+            layer(&mut moe, 1, |_| {}).and_then(|_| moe.barrier()).and_then(|()| moe.synchronise()).map(|()| vec![])
+        }
+        "later" => layer(&mut moe, 1, |_| {}).and_then(|_| {
+            std::thread::sleep(Duration::from_secs(4));
+            moe.synchronise().map(|()| vec![])
+        }),
+        _ => layer(&mut moe, 1, at),
+    };
+    match second {
+        Ok(second) if !wrong => found.push(second),
+        Ok(_) => println!("nothing went wrong"),
+        Err(error) if wrong => {
+            println!("error: {}", error.to_string().replace('\n', " | "));
+            world.recover()?;
+            found.push(layer(&mut moe, 1, |_| {})?);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let of_rank = |rank: usize| found.iter().flat_map(|layer| layer[rank].clone()).collect::<Vec<u8>>();
+    for (place, rank) in world.mine().enumerate() {
+        std::fs::write(result.with_extension(rank.to_string()), of_rank(place))?;
+    }
+    Ok(())
+}
+
+fn worlds(bundle: &Path, count: &str) -> Outcome<()> {
+    let (count, bundle): (u32, Bundle) = (count.parse()?, Bundle::read(bundle)?);
+    let (bootstrap, device) = attach()?;
+    for made in 1..=count {
+        let world = World::join(Arc::<TcpBootstrap>::clone(&bootstrap), Arc::<NodeDevice>::clone(&device), &bundle)?;
+        let mut moe = Communicator::of_ranks(&world, world.mine(), Options::default())?;
+        moe.barrier()?;
+        moe.synchronise()?;
+        if made == count / 10 || made == count {
+            println!("made {made}");
+            // Whoever listens looks at the node meanwhile.
+            std::io::stdin().read_line(&mut String::new())?;
+        }
+    }
     Ok(())
 }
