@@ -19,16 +19,28 @@ import torch
 from ..bundle import Bundle
 from ..communicator import World
 from ..errors import refuse
-from . import buffer as _buffer
 from . import utils
 from .buffer import Buffer, Config, Handle
+from .elastic import ElasticBuffer, EPHandle
 from .events import EventHandle, EventOverlap
-from .layers import Layer, Source
+from .layers import SOURCES, Layer, Source
 
 topk_idx_t = torch.int64
 """Of indices; int32 is taken too."""
 
-__all__ = ["Buffer", "Config", "EventHandle", "EventOverlap", "Handle", "Layer", "install", "topk_idx_t", "utils"]
+__all__ = [
+    "Buffer",
+    "Config",
+    "EPHandle",
+    "ElasticBuffer",
+    "EventHandle",
+    "EventOverlap",
+    "Handle",
+    "Layer",
+    "install",
+    "topk_idx_t",
+    "utils",
+]
 
 
 def _read(what: str, given: World | Bundle | str | PathLike[str] | None, layout: str, weighs: bool) -> World | Bundle | None:
@@ -46,6 +58,7 @@ def install(
     bundle: World | Bundle | str | PathLike[str] | None = None,
     *,
     low_latency: World | Bundle | str | PathLike[str] | None = None,
+    expanded: World | Bundle | str | PathLike[str] | None = None,
     tokens: int | None = None,
     device: str | None = None,
     deadline: float | None = 10.0,
@@ -53,7 +66,8 @@ def install(
     """Makes ``import deep_ep`` give this module, and says which bundles its buffers use.
 
     ``bundle``: of ``dispatch`` and ``combine``: layout ``rank_major``, combine ``unweighted``. ``low_latency``: of ``low_latency_dispatch`` and
-    ``low_latency_combine``: layout ``batched``, combine ``weighted``. A mode without one has its bundle compiled for the shapes of its calls; in
+    ``low_latency_combine``: layout ``batched``, combine ``weighted``. ``expanded``: of an ``ElasticBuffer`` that expands: layout ``expert_major``,
+    combine ``unweighted``. A mode without one has its bundle compiled for the shapes of its calls; in
     normal mode ``tokens`` says the most of a rank in one call. A ``World`` serves ranks that are threads of this process.
     ``device``, ``deadline``: of ``Communicator``.
 
@@ -69,11 +83,13 @@ def install(
         warnings.warn(problem, stacklevel=2)
     if tokens is not None and tokens < 1:
         raise refuse("tokens", f"it is {tokens}; pass the most tokens that a rank has in one call")
-    _buffer.SOURCE = Source(
+    source = Source(
         _read("bundle", bundle, "rank_major", weighs=False),
         _read("low_latency", low_latency, "batched", weighs=True),
+        _read("expanded", expanded, "expert_major", weighs=False),
         tokens,
         {"device": device, "deadline": deadline},
     )
+    SOURCES[:] = [source]
     sys.modules["deep_ep"] = sys.modules[__name__]
     sys.modules["deep_ep.utils"] = utils

@@ -15,19 +15,14 @@ import torch
 from torch import Tensor
 
 from ..communicator import Communicator
-from ..errors import InvalidArgument, refuse
-from ..routing import Routing, Rows
-from ..torch import TYPES, weights_backward_op
+from ..errors import refuse
+from ..routing import Rows
+from ..torch import TYPES
 from .checks import HARMLESS, INTEGERS, matrix, same_device, unknown
 from .events import EventHandle, EventOverlap, after, before
-from .layers import Layer, Source, fits, hardware, mismatch
+from .layers import Layer, Source, fits, hardware, source_of
 from .low_latency import LowLatency
-
-ELEMENTS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-SOURCE: Source | None = None
-"""What was installed last."""
-
-Received = Tensor | tuple[Tensor, Tensor]
+from .travel import Received, as_many, ascending, biased, payload, routed, sized, split, tokens, weights_back
 
 
 class Config:
@@ -81,11 +76,7 @@ class Buffer(LowLatency):
 
     def __init__(self, group: Any, num_nvl_bytes: int = 0, num_rdma_bytes: int = 0, low_latency_mode: bool = False, **options: Any) -> None:
         unknown("Buffer", options, HARMLESS | {"comm"})
-        if group is None or options.get("comm") is not None:
-            raise refuse("group", "pass a torch process group; communicators of mpi4py are not taken")
-        if SOURCE is None:
-            raise InvalidArgument("Buffer: call moe_runtime.deep_ep.install first: it says which bundles there are", "no_bundle")
-        self.source = SOURCE
+        self.source: Source = source_of(group, options.get("comm"))
         self.group = group
         self.rank: int = group.rank()
         self.group_size: int = group.size()
@@ -187,21 +178,27 @@ class Buffer(LowLatency):
             return self._cached(x, handle, async_finish)
         if topk_idx is None:
             raise refuse("topk_idx", "pass the picks of every token: where rows go follows from them, not from is_token_in_rank")
-        elements = x[0] if isinstance(x, tuple) else x
-        picks = matrix("topk_idx", topk_idx, INTEGERS)
-        experts = None if num_tokens_per_expert is None else int(num_tokens_per_expert.numel())
-        comm = self._normal(x, picks, experts)
-        same_device("topk_idx", picks, elements)
-        if topk_weights is None:
-            weights = torch.ones(picks.shape, device=picks.device)
-        else:
-            weights = matrix("topk_weights", topk_weights, (torch.float32,), picks.shape[0], picks.shape[1])
-            same_device("topk_weights", weights, elements)
+        elements, scales = split(x)
+        picks, weights = routed(elements, topk_idx, topk_weights)
         if expert_alignment < 1 or num_worst_tokens < 0:
             raise refuse("expert_alignment" if expert_alignment < 1 else "num_worst_tokens", "it is too small")
-        order = torch.where(picks < 0, torch.iinfo(torch.int32).max, picks).argsort(dim=-1, stable=True)
-        routing = Routing(picks.gather(-1, order), weights.gather(-1, order), ascending=True)
-        rows = comm.dispatch(self._tokens(comm, x), routing)
+        experts = None if num_tokens_per_expert is None else int(num_tokens_per_expert.numel())
+        if experts is None and self.source.normal is None:
+            raise refuse("num_tokens_per_expert", "pass it: to compile a bundle, the number of experts must be known")
+        layer = Layer(
+            self.group_size,
+            experts,
+            picks.shape[1],
+            elements.shape[1],
+            self.source.tokens or 0,
+            payload(elements, scales),
+            sms=Buffer.num_sms,
+            **hardware(),
+        )
+        comm = self.source.communicator(layer, self.group)
+        fits(layer, comm.plan, elements.shape[0])
+        routing, order = ascending(picks, weights)
+        rows = comm.dispatch(tokens(comm.plan, x), routing)
         counts: list[int] = []
         if num_worst_tokens > 0:
             given = num_worst_tokens
@@ -247,27 +244,16 @@ class Buffer(LowLatency):
             weights = matrix("topk_weights", topk_weights, (torch.float32,), handle.given, plan.top_k)
             same_device("topk_weights", weights, given)
         before(previous_event)
-        result = comm.combine(_padded(given, plan.most_rows, zeros=handle.worst), handle.rows)
-        for each in () if bias is None else (bias,) if isinstance(bias, Tensor) else bias:
-            result = result + matrix("bias", each, (result.dtype,), result.shape[0], plan.hidden)
-        of_tokens = None
-        if weights is not None:
-            rows, routing = handle.rows, handle.rows.routing
-            back = weights_backward_op(
-                _padded(weights, plan.most_rows)[None], rows.handle, routing.indices, routing.weights, list(rows.tokens), comm.number
-            )
-            of_tokens = torch.empty_like(back).scatter_(-1, handle.order, back)
+        result = biased(comm.combine(sized(given, plan.most_rows, zeros=handle.worst), handle.rows), bias)
+        of_tokens = None if weights is None else weights_back(comm, handle.rows, handle.order, weights)
         return result, of_tokens, after(async_finish)
 
     def _cached(
         self, x: Received, handle: Handle, async_finish: bool
     ) -> tuple[Received, None, None, None, None, EventOverlap]:
         comm = self._of(handle)
-        tokens = handle.rows.tokens[0]
-        elements = x[0] if isinstance(x, tuple) else x
-        if isinstance(elements, Tensor) and elements.dim() == 2 and elements.shape[0] != tokens:
-            raise refuse("x", f"it has {elements.shape[0]} tokens, and the dispatch of the handle had {tokens}: pass as many")
-        sent = comm.dispatch_cached(self._tokens(comm, x), handle.rows)
+        as_many(x, handle.rows)
+        sent = comm.dispatch_cached(tokens(comm.plan, x), handle.rows)
         again = Handle(comm, sent, handle.order, handle.given, handle.worst)
         return self._input(again), None, None, None, None, after(async_finish)
 
@@ -277,77 +263,17 @@ class Buffer(LowLatency):
             raise refuse("handle", f"pass what dispatch gave, not {type(handle).__name__}")
         return self.source.owner(handle.comm, self.group)
 
-    def _normal(self, x: Any, picks: Tensor, experts: int | None) -> Communicator:
-        """The communicator of a dispatch, whose bundle has the numbers of the call."""
-        elements, scales = x if isinstance(x, tuple) and len(x) == 2 else (x, None)
-        if not isinstance(elements, Tensor) or elements.dim() != 2 or elements.shape[0] != picks.shape[0]:
-            found = list(elements.shape) if isinstance(elements, Tensor) else type(elements).__name__
-            raise refuse("x", f"it is {found}; pass a tensor [{picks.shape[0]}, hidden], or (elements, scales)")
-        if experts is None and self.source.normal is None:
-            raise refuse("num_tokens_per_expert", "pass it: to compile a bundle, the number of experts must be known")
-        payload = _payload(elements, scales)
-        tokens, hidden = elements.shape
-        layer = Layer(
-            self.group_size, experts, picks.shape[1], hidden, self.source.tokens or 0, payload, sms=Buffer.num_sms, **hardware()
-        )
-        comm = self.source.communicator(layer, self.group)
-        fits(layer, comm.plan, tokens)
-        return comm
-
-    def _tokens(self, comm: Communicator, x: Any) -> Tensor:
-        """Tokens in the type that the bundle takes: elements with scales are multiplied out, and the kernel divides again."""
-        plan = comm.plan
-        if plan.scale_block is None:
-            if isinstance(x, tuple):
-                raise mismatch("payload", "elements with scales", plan.input_number)
-            return matrix("x", x, (TYPES[plan.token_number],), width=plan.hidden)
-        if not isinstance(x, tuple):
-            raise mismatch("payload", str(x.dtype), f"{plan.input_number} with scales", "pass (elements, scales)")
-        elements = matrix("x", x[0], (TYPES[plan.input_number],), width=plan.hidden)
-        blocks = plan.hidden // plan.scale_block
-        factors = x[1]
-        if not isinstance(factors, Tensor) or factors.shape != (elements.shape[0], blocks):
-            raise refuse("x", f"pass scales [{elements.shape[0]}, {blocks}] beside the elements")
-        values = elements.float() * factors.float().repeat_interleave(plan.scale_block, -1)
-        return values.to(TYPES[plan.token_number])
-
     def _input(self, handle: Handle) -> Received:
         rows = handle.rows
         if rows.scales is None:
-            return _sized(rows.x, handle.given)
-        return _sized(rows.payload, handle.given), _sized(rows.scales, handle.given)
+            return sized(rows.x, handle.given)
+        return sized(rows.payload, handle.given), sized(rows.scales, handle.given)
 
     def _local(self, handle: Handle, integers: torch.dtype) -> tuple[Tensor, Tensor]:
         """Local experts of each row and their weights."""
         rows = handle.rows
-        picks, weights = _sized(rows.picks, handle.given).to(integers), _sized(rows.weights, handle.given)
+        picks, weights = sized(rows.picks, handle.given).to(integers), sized(rows.weights, handle.given)
         if handle.worst:
             place = torch.arange(handle.given, device=picks.device)[:, None]
             picks = torch.where(place < rows.received.sum(), picks, -1)
         return picks, torch.where(picks < 0, 0.0, weights)
-
-
-def _payload(elements: Tensor, scales: Any) -> str:
-    """What the language calls the format of tokens."""
-    if scales is None:
-        if elements.dtype not in ELEMENTS:
-            raise refuse("x", f"it is of {elements.dtype}; pass torch.bfloat16, or (elements, scales)")
-        return ELEMENTS[elements.dtype]
-    factors = {torch.float32: "f32", torch.float8_e8m0fnu: "ue8m0"}
-    if not isinstance(scales, Tensor) or scales.dim() != 2 or scales.dtype not in factors or elements.dtype != torch.float8_e4m3fn:
-        raise refuse("x", "pass torch.float8_e4m3fn [tokens, hidden] and scales [tokens, hidden / block] of torch.float32 or float8_e8m0fnu")
-    return f"fp8_e4m3 scale {factors[scales.dtype]} per {elements.shape[1] // max(scales.shape[1], 1)}"
-
-
-def _sized(tensor: Tensor, rows: int) -> Tensor:
-    """So many rows of it, with some more behind them where it has too few."""
-    return tensor[:rows] if rows <= tensor.shape[0] else _padded(tensor, rows)
-
-
-def _padded(tensor: Tensor, rows: int, *, zeros: bool = False) -> Tensor:
-    """Its rows, and memory for the others behind them: zeros where some of them may have arrived and were not asked for."""
-    if tensor.shape[0] >= rows:
-        return tensor[:rows]
-    whole = (tensor.new_zeros if zeros else tensor.new_empty)((rows, *tensor.shape[1:]))
-    whole[: tensor.shape[0]] = tensor
-    return whole

@@ -36,8 +36,8 @@ class Layer:
     """The most of a rank in one call."""
     payload: str = "bf16"
     """Of dispatch, as in the language: ``bf16``, ``f16``, ``f32``, ``fp8_e4m3 scale f32 per 128``, …"""
-    low_latency: bool = False
-    """Groups of rows of fixed size for each expert, and weights in combine; otherwise a row for each token of a rank, and no weights."""
+    layout: str = "rank_major"
+    """Of rows, as in the language. Combine weighs where it is ``batched``, for low-latency calls."""
     sms: int = 20
     """Multiprocessors for communication."""
     target: str = "sm_90a"
@@ -47,7 +47,7 @@ class Layer:
     def text(self) -> str:
         """The file; its gate is one that no caller runs: they bring routings of their own."""
         combine = self.payload if self.payload in ("f32", "f16") else "bf16"
-        layout, weighted = ("batched", "weighted") if self.low_latency else ("rank_major", "unweighted")
+        batched = self.layout == "batched"
         return f"""model layer {{
     hidden  {self.hidden}
     experts {self.experts}
@@ -57,8 +57,8 @@ class Layer:
         weights softmax(logits[chosen])
     }}
 
-    dispatch {{ payload {self.payload}   layout {layout} }}
-    combine  {{ payload {combine}   reduce f32 {weighted} }}
+    dispatch {{ payload {self.payload}   layout {self.layout} }}
+    combine  {{ payload {combine}   reduce f32 {"weighted" if batched else "unweighted"} }}
 }}
 
 cluster node {{
@@ -70,7 +70,7 @@ cluster node {{
 deploy calls of layer on node {{
     ep     {self.ranks}
     tokens {self.tokens} per gpu
-    mode   {"latency" if self.low_latency else "throughput"}
+    mode   {"latency" if batched else "throughput"}
     sms    {self.sms}
 }}
 """
@@ -126,12 +126,19 @@ def fits(layer: Layer, plan: Plan, tokens: int) -> None:
         raise mismatch("tokens", tokens, f"at most {plan.most_tokens}", "compile a bundle for more tokens per GPU")
 
 
+def align_of(bundle: Bundle) -> int:
+    """The multiple that groups of rows begin at."""
+    layout = bundle.inspect()["exchange"]["layout"]
+    return int(layout["expert_major"]["align"]) if isinstance(layout, dict) else 1
+
+
 @dataclass
 class Source:
     """Where the buffers of a process get their communicators from."""
 
     normal: Given | None
     low_latency: Given | None
+    expanded: Given | None
     tokens: int | None
     """Of a rank in one call, for bundles that are compiled."""
     options: dict[str, Any]
@@ -142,8 +149,8 @@ class Source:
 
     def communicator(self, layer: Layer, group: Any) -> Communicator:
         """That of a layer, for the rank of this process."""
-        given = self.low_latency if layer.low_latency else self.normal
-        if given is None and self.tokens is None and not layer.low_latency:
+        given = {"batched": self.low_latency, "rank_major": self.normal}.get(layer.layout, self.expanded)
+        if given is None and layer.tokens == 0:
             raise InvalidArgument(
                 "bundle: none is installed for this mode: pass it to moe_runtime.deep_ep.install, or tokens=, the most tokens of a rank in a"
                 " call, to have it compiled",
@@ -173,6 +180,19 @@ class Source:
             return Communicator(of, ranks=range(rank, rank + 1), deadline=self.options["deadline"])
         bundle = compile_together(of, group) if isinstance(of, Layer) else of
         return Communicator(bundle, group=group, **self.options)
+
+
+SOURCES: list[Source] = []
+"""What was installed: the last is in use."""
+
+
+def source_of(group: Any, comm: Any = None) -> Source:
+    """What is installed, for a buffer of a group."""
+    if group is None or comm is not None:
+        raise refuse("group", "pass a torch process group; communicators of mpi4py are not taken")
+    if not SOURCES:
+        raise InvalidArgument("Buffer: call moe_runtime.deep_ep.install first: it says which bundles there are", "no_bundle")
+    return SOURCES[-1]
 
 
 def hardware() -> dict[str, Any]:

@@ -24,9 +24,7 @@ from ..torch import TYPES
 from .checks import INTEGERS, matrix, same_device, unknown
 from .events import EventHandle, EventOverlap, after
 from .layers import Layer, Source, fits, hardware, mismatch
-
-PACKED = 4
-"""Scales of one byte in an int32."""
+from .travel import PACKED
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +109,7 @@ class LowLatency:
             tokens.shape[1],
             num_max_dispatch_tokens_per_rank,
             payload,
-            low_latency=True,
+            layout="batched",
             sms=self.num_sms,
             **hardware(),
         )
