@@ -161,7 +161,10 @@ fn place(cluster: &mut Cluster, name: &str, bytes: &[u8]) -> Address {
 
 fn cluster_read(cluster: &mut Cluster, address: Address, bytes: usize) -> Vec<u8> {
     let mut read = vec![0; bytes];
-    cluster.read(address, &mut read).expect("it was written before the launch");
+    if cluster.read(address, &mut read).is_err() {
+        // A wrong kernel has put undefined bytes there: they are no result.
+        read.fill(0xa5);
+    }
     read
 }
 

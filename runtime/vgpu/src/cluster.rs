@@ -14,6 +14,7 @@ use crate::memory::address::MAX_RANKS;
 use crate::memory::{Address, MemoryFault, Traffic};
 use crate::module::{Kernel, Module};
 use crate::observer::{AccessKind, Event, Observer};
+use crate::rules::Finding;
 
 const MAX_SMS: u32 = 1024;
 /// What a kernel may ask for in all, static and dynamic, on the GPUs that this cluster imitates.
@@ -205,7 +206,7 @@ impl Cluster {
     /// # Errors
     /// When shape, shared memory or arguments are not what the kernel can have.
     pub fn launch(&mut self, stream: StreamId, kernel: &Kernel, launch: Launch) -> Result<LaunchId, ClusterError> {
-        self.queue(stream, kernel, launch, false)
+        self.queue(stream, kernel, launch, Manner::Plain)
     }
 
     /// As [`Cluster::launch`], of a launch that may begin before the end of the one before it in its stream (programmatic dependent
@@ -220,7 +221,21 @@ impl Cluster {
         kernel: &Kernel,
         launch: Launch,
     ) -> Result<LaunchId, ClusterError> {
-        self.queue(stream, kernel, launch, true)
+        self.queue(stream, kernel, launch, Manner::Dependent)
+    }
+
+    /// As [`Cluster::launch`], of a launch all of whose CTAs run at once and may wait for each other. They find 8 zeroed bytes of memory
+    /// for that at the address in `%envreg1` (high half) and `%envreg2`, as `cooperative_groups::this_grid().sync()` uses them.
+    ///
+    /// # Errors
+    /// As [`Cluster::launch`], and when the rank cannot hold all CTAs at once.
+    pub fn launch_cooperative(
+        &mut self,
+        stream: StreamId,
+        kernel: &Kernel,
+        launch: Launch,
+    ) -> Result<LaunchId, ClusterError> {
+        self.queue(stream, kernel, launch, Manner::Cooperative)
     }
 
     fn queue(
@@ -228,7 +243,7 @@ impl Cluster {
         stream: StreamId,
         kernel: &Kernel,
         launch: Launch,
-        dependent: bool,
+        manner: Manner,
     ) -> Result<LaunchId, ClusterError> {
         let rank = self.check_stream(stream)?;
         let fail = |reason| ClusterError::Launch { kernel: kernel.name().to_owned(), reason };
@@ -264,9 +279,24 @@ impl Cluster {
             return Err(fail(format!("a CTA has at most {MAX_SHARED} bytes of shared memory, not {shared}")));
         }
         let parameters = launch.parameter_block(kernel)?.into();
+        let ctas = launch.grid.iter().map(|extent| u64::from(*extent)).product::<u64>();
+        let resident = self.residency(kernel, threads as u32, launch.shared);
+        if manner == Manner::Cooperative && ctas > resident {
+            let reason = format!("a cooperative launch runs all of its {ctas} CTAs at once, the rank holds {resident}");
+            return Err(fail(reason));
+        }
         self.machine.load_module(rank, &kernel.module)?;
+        let workspace = match manner {
+            Manner::Cooperative => {
+                let made = self.allocate(rank, 8, "workspace of a cooperative launch")?;
+                self.write(made, &[0; 8])?;
+                Some(made)
+            }
+            Manner::Plain | Manner::Dependent => None,
+        };
+        let dependent = manner == Manner::Dependent;
         let (id, Launch { grid, block, shared, .. }) = (self.machine.next_launch(), launch);
-        let request = Request { id, kernel: kernel.clone(), grid, block, shared, parameters, dependent };
+        let request = Request { id, kernel: kernel.clone(), grid, block, shared, parameters, dependent, workspace };
         self.machine.push(stream, Command::Launch(Box::new(request)));
         Ok(id)
     }
@@ -349,10 +379,25 @@ impl Cluster {
         self.machine.time
     }
 
+    /// Warnings and accepted findings so far, in the order in which they were found.
+    pub fn findings(&self) -> &[Finding] {
+        &self.machine.findings
+    }
+
     /// Shows every further access and ordering event to an observer, beside those that there are.
     pub fn observe(&mut self, observer: Box<dyn Observer + Send>) {
         self.machine.observe(observer);
     }
+}
+
+/// How a launch begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Plain,
+    /// Before the one in front of it has ended.
+    Dependent,
+    /// With all of its CTAs.
+    Cooperative,
 }
 
 impl std::fmt::Debug for Cluster {

@@ -1,5 +1,7 @@
 //! What a cluster is and how it is scheduled. The same configuration and the same calls give the same run.
 
+use crate::rules::Rules;
+
 /// Which warp runs next, and when asynchronous copies finish. Every policy is fair to a kernel that only assumes what the
 /// PTX memory and progress models promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -35,8 +37,11 @@ pub struct Config {
     pub seed: u64,
     /// Scheduling policy.
     pub policy: Policy,
-    /// Whether reading bytes that nobody wrote is an error.
+    /// Whether values that nobody defined are looked for: bytes that nobody wrote, registers that were never written, lanes that took no
+    /// part in a shuffle. Without it such bytes are zero.
     pub check_initialised: bool,
+    /// How bad findings are, and which are accepted.
+    pub rules: Rules,
     /// Warp instructions after which a run is given up. It ends loops that change something for ever; waiting for what never comes is
     /// found without it.
     pub instruction_limit: u64,
@@ -50,6 +55,7 @@ impl Default for Config {
             seed: 0,
             policy: Policy::RoundRobin,
             check_initialised: true,
+            rules: Rules::default(),
             instruction_limit: 20_000_000_000,
         }
     }

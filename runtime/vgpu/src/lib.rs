@@ -16,6 +16,9 @@
 //! * **Accesses** all go through one place, where bytes are counted per pair of ranks ([`Cluster::traffic`]) and an
 //!   [`Observer`] sees them with order, scope and proxy. In this mode memory is sequentially consistent: a missing fence is
 //!   not found by running, only by an observer that knows the memory model.
+//! * **What PTX leaves undefined** is an error where it is used, not where it is loaded: memory that nobody wrote, registers that were never
+//!   written, lanes that take no part in a shuffle. So are aligned barriers that a warp reaches apart, an address that leaves its variable in
+//!   shared memory, and an access to what a copy still uses. [`Rules`] make warnings of these, or accept some with a reason that is told.
 //! * **Memory order** is judged by one, [`Judge`]: accesses that nothing orders are told with what is missing between them, whatever came
 //!   out of the run.
 //!
@@ -115,6 +118,7 @@ mod memory;
 mod module;
 mod observer;
 mod ptx;
+mod rules;
 
 pub use cluster::Cluster;
 pub use config::{Config, Policy};
@@ -131,6 +135,7 @@ pub use memory::{Address, MemoryFault, Order, Proxy, Scope, Traffic};
 pub use module::{Kernel, Module};
 pub use observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep, Observer};
 pub use ptx::PtxError;
+pub use rules::{Finding, Rule, Rules, Severity, Waiver};
 
 const _: () = {
     const fn movable<T: Send>() {}

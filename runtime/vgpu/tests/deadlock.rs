@@ -243,6 +243,7 @@ fn a_loop_that_counts_for_ever_ends_at_the_limit() {
         ".param .u64 word",
         "
         ld.param.u64 %rd1, [word];
+        mov.u32 %r1, 0;
     again:
         add.u32 %r1, %r1, 1;
         st.global.u32 [%rd1], %r1;
@@ -256,7 +257,7 @@ fn a_loop_that_counts_for_ever_ends_at_the_limit() {
     assert_snapshot!(error, @r"
     no end after 100000 warp instructions, the most that a run may take
       still running: rank 0, kernel `count`: 0 of 1 CTAs have finished
-      rank 0, kernel `count`, CTA 0, warp 0, lanes 0-31, line 14: add.u32
+      rank 0, kernel `count`, CTA 0, warp 0, lanes 0-31, line 17: bra
         goes on
       schedule: round-robin, seed 0
     ");

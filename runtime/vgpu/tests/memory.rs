@@ -56,11 +56,14 @@ fn use_before_initialisation_names_the_byte() {
     let slots = cluster.allocate(RankId(0), 128, "slots").unwrap();
     cluster.write(slots, &[0; 70]).unwrap();
     cluster.label(slots.offset(64), 64, "slots[1]", None).unwrap();
-    let report = fault(&mut cluster, slots, &format!("{LANE_TIMES_FOUR} ld.global.u32 %r1, [%rd1];"));
+    let report = fault(
+        &mut cluster,
+        slots,
+        &format!("{LANE_TIMES_FOUR} ld.global.u32 %r1, [%rd1];\nsetp.eq.u32 %p1, %r1, 0; @%p1 trap;"),
+    );
     assert_snapshot!(report, @r"
-    use before initialisation: `slots[1]+6` of rank 0 was never written
-      access: 4 bytes at 0x0010000100000044
-      by: rank 0, kernel `faulty`, CTA 0, warp 0, lane 17, line 15: ld.global.u32
+    use before initialisation: a condition comes from `slots[1]+6` of rank 0, which was never written, read in line 15
+      by: rank 0, kernel `faulty`, CTA 0, warp 0, lane 17, line 16: trap
       thread: (17, 0, 0)
       schedule: round-robin, seed 0
     ");
@@ -102,7 +105,7 @@ fn memory_that_is_closed_to_peers() {
     let mut cluster = cluster(2);
     let private = zeroed(&mut cluster, 1, 64, "private");
     cluster.close(private).unwrap();
-    let report = fault(&mut cluster, private, "@!%p1 red.relaxed.sys.global.add.u32 [%rd1], 1;");
+    let report = fault(&mut cluster, private, "red.relaxed.sys.global.add.u32 [%rd1], 1;");
     assert_snapshot!(report, @r"
     wrong rank: rank 1 has not opened `private` to its peers
       access: 4 bytes at 0x0020000100000000
@@ -158,7 +161,7 @@ fn a_shared_address_used_as_global() {
     );
     assert_snapshot!(report, @r"
     wrong state space: the instruction accesses .global, the address is in .shared
-      access: 4 bytes at 0x4000000000000400
+      access: 4 bytes at 0x4000000000100400
       by: rank 0, kernel `faulty`, CTA 0, warp 0, lane 0, line 16: st.global.u32
       thread: (0, 0, 0)
       schedule: round-robin, seed 0
@@ -220,12 +223,14 @@ fn uninitialised_shared_memory_names_the_variable() {
         .shared .align 16 .b8 counts[64];
         .shared .align 16 .b8 offsets[64];
         st.shared.u32 [counts], 1;
-        ld.shared.u32 %r1, [offsets+8];",
+        ld.shared.u32 %r1, [offsets+8];
+        ld.global.u32 %r2, [%rd1];
+        setp.eq.u32 %p1, %r1, %r2;
+        @%p1 ret;",
     );
     assert_snapshot!(report, @r"
-    use before initialisation: `offsets+8` was never written
-      access: 4 bytes at 0x0000000000000448
-      by: rank 0, kernel `faulty`, CTA 0, warp 0, lane 0, line 16: ld.shared.u32
+    use before initialisation: a condition comes from `offsets+8`, which was never written, read in line 16
+      by: rank 0, kernel `faulty`, CTA 0, warp 0, lane 0, line 19: ret
       thread: (0, 0, 0)
       schedule: round-robin, seed 0
     ");
@@ -248,7 +253,7 @@ fn beyond_dynamic_shared_memory() {
     cluster.run().unwrap();
     cluster.launch(stream, &kernel, Launch { shared: 256, ..Launch::linear(1, 32, vec![]) }).unwrap();
     let report = cluster.run().unwrap_err().to_string();
-    assert!(report.contains("out of bounds: byte 256 of shared memory, which has 256 bytes"), "{report}");
+    assert!(report.contains("out of bounds: byte 256 of dynamic shared memory, which has 256 bytes"), "{report}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod support;
 use std::fmt::Write;
 
 use moe_random::Random;
-use moe_vgpu::{Launch, Policy};
+use moe_vgpu::{Cluster, Config, Launch, Policy, Rule, Rules, Severity};
 use support::*;
 
 const WORDS: usize = 14;
@@ -124,6 +124,12 @@ fn emit(text: &mut String, label: &mut u32, program: &[Statement]) {
     }
 }
 
+/// Registers that were never written are 0 here.
+fn tolerant(policy: Policy, seed: u64) -> Cluster {
+    let rules = Rules::default().with(Rule::UnwrittenRegister, Severity::Ignored);
+    Cluster::new(Config { policy, seed, rules, ..Config::default() }).unwrap()
+}
+
 #[test]
 fn programs_made_at_random() {
     for seed in 0..60 {
@@ -146,7 +152,7 @@ fn programs_made_at_random() {
         let kernel = kernel("random", ".param .u64 out", &text);
         let expected: Vec<u32> = (0..THREADS).map(|thread| result(thread, &program)).collect();
         for policy in [Policy::RoundRobin, Policy::Random] {
-            let mut cluster = scheduled(1, policy, seed);
+            let mut cluster = tolerant(policy, seed);
             let out = zeroed(&mut cluster, 0, 4 * THREADS as usize, "out");
             let stream = stream(&mut cluster, 0);
             cluster.launch(stream, &kernel, Launch::linear(1, THREADS, vec![out.into()])).unwrap();
@@ -195,7 +201,7 @@ fn registers_that_nobody_wrote_are_zero_in_every_warp() {
         @%p1 mov.u32 %r2, 7;
         add.u32 %r2, %r2, 1;
         st.global.u32 [%rd1], %r2;";
-    let mut cluster = cluster(1);
+    let mut cluster = tolerant(Policy::RoundRobin, 0);
     let out = zeroed(&mut cluster, 0, 400, "out");
     let stream = stream(&mut cluster, 0);
     let kernel = kernel("zero", ".param .u64 out", body);

@@ -85,8 +85,9 @@ fn one_uninitialised_byte_of_one_lane_is_found_in_every_pattern() {
         let mut bytes = vec![1; 32 * 16];
         run.cluster.write(run.to, &bytes[..9 * 16 + 3]).unwrap();
         run.cluster.write(run.to.offset(9 * 16 + 4), &bytes.split_off(9 * 16 + 4)).unwrap();
-        let error = run.run(&format!("{prelude}{}", load(address))).unwrap_err().to_string();
-        assert!(error.contains("`to+147` of rank 1 was never written"), "{error}");
+        let used = "@%p1 add.u32 %r4, %r4, 1; @%p1 st.global.u32 [%rd6], %r4;";
+        let error = run.run(&format!("{prelude}{}{used}", load(address))).unwrap_err().to_string();
+        assert!(error.contains("`to+147` of rank 1, which was never written"), "{error}");
         assert!(error.contains(&format!("lane {lane},")), "{error}");
     }
 }

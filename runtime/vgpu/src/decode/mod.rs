@@ -98,6 +98,8 @@ pub(crate) struct Decoder<'m> {
     defines: Vec<Box<[u32]>>,
     /// The rows made so far.
     rows: Vec<Reg>,
+    /// Names of registers by row, and of predicates by index with [`PREDICATE_FLAG`].
+    names: HashMap<u32, String>,
     form_index: HashMap<String, u32>,
     constant_rows: HashMap<(Constant, u32), u32>,
     labels: Vec<Option<u32>>,
@@ -156,6 +158,8 @@ impl<'m> Decoder<'m> {
         let code = KernelCode {
             name: function.name.clone(),
             steps: Vec::new(),
+            operands: Vec::new(),
+            unwritten: Vec::new(),
             lines: Vec::new(),
             form_of: Vec::new(),
             forms: Vec::new(),
@@ -188,6 +192,7 @@ impl<'m> Decoder<'m> {
             uses: Vec::new(),
             defines: Vec::new(),
             rows: Vec::new(),
+            names: HashMap::new(),
             budget,
             form_index: HashMap::new(),
             constant_rows: HashMap::new(),
@@ -345,7 +350,8 @@ impl<'m> Decoder<'m> {
         }
         self.code.shared_static = (offset + variable.bytes) as u32;
         self.code.shared_symbols.push((variable.name.clone(), offset as u32, variable.bytes as u32));
-        Ok(offset as u32)
+        let number = Some(self.code.shared_symbols.len()).filter(|number| *number <= op::MOST_NUMBERED).unwrap_or(0);
+        Ok((number as u32) << op::VARIABLE_SHIFT | offset as u32)
     }
 
     fn new_label(&mut self) -> usize {
@@ -393,7 +399,7 @@ impl<'m> Decoder<'m> {
                                 }
                             }
                             None if *element == ScalarType::Pred => {
-                                let index = self.new_predicate();
+                                let index = self.named_predicate(name);
                                 self.declare(name, Binding::Predicate(index))?;
                             }
                             None => self.declare(name, Binding::Register(*element, None))?,
@@ -450,8 +456,7 @@ impl<'m> Decoder<'m> {
             if let Some(binding) = self.scopes[level].names.get(name) {
                 let binding = match binding.clone() {
                     Binding::Register(element, None) => {
-                        let reg = Reg { row: self.new_row(element.bytes())?, bytes: element.bytes() };
-                        Binding::Register(element, Some(reg))
+                        Binding::Register(element, Some(self.new_register(name, element)?))
                     }
                     found => return Ok(Some(found)),
                 };
@@ -465,12 +470,9 @@ impl<'m> Decoder<'m> {
                 let family = self.scopes[level].families.get(prefix).filter(|family| number < family.0);
                 if let Some(&(_, element)) = family {
                     let binding = if element == ScalarType::Pred {
-                        Binding::Predicate(self.new_predicate())
+                        Binding::Predicate(self.named_predicate(name))
                     } else {
-                        Binding::Register(
-                            element,
-                            Some(Reg { row: self.new_row(element.bytes())?, bytes: element.bytes() }),
-                        )
+                        Binding::Register(element, Some(self.new_register(name, element)?))
                     };
                     self.scopes[level].names.insert(name.to_owned(), binding.clone());
                     return Ok(Some(binding));
@@ -502,6 +504,18 @@ impl<'m> Decoder<'m> {
         self.code.file_bytes = at + size;
         self.rows.push(Reg { row: at, bytes });
         Ok(at)
+    }
+
+    fn new_register(&mut self, name: &str, element: ScalarType) -> Decoded<Reg> {
+        let reg = Reg { row: self.new_row(element.bytes())?, bytes: element.bytes() };
+        self.names.insert(reg.row, name.to_owned());
+        Ok(reg)
+    }
+
+    fn named_predicate(&mut self, name: &str) -> u32 {
+        let index = self.new_predicate();
+        self.names.insert(index | PREDICATE_FLAG, name.to_owned());
+        index
     }
 
     fn new_predicate(&mut self) -> u32 {
@@ -634,7 +648,7 @@ impl<'m> Decoder<'m> {
         self.code.local_bytes = (self.local_bytes as u32).next_multiple_of(16);
         self.code.comparisons = comparison::comparisons(&self.code, &self.uses, &self.defines);
         order::order(&mut self.code);
-        rows::share(&mut self.code, &self.rows, &self.uses, &self.defines);
+        rows::share(&mut self.code, &self.rows, &self.names, &self.uses, &self.defines);
         Ok(self.code)
     }
 }

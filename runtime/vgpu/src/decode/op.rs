@@ -183,6 +183,8 @@ pub(crate) enum BarrierMode {
 
 pub(crate) struct BarrierOp {
     pub mode: BarrierMode,
+    /// All lanes of a warp have to execute the same one.
+    pub aligned: bool,
     pub number: u32,
     pub count: Option<u32>,
     /// Source predicate of a reduction and whether it is negated.
@@ -391,6 +393,9 @@ pub(crate) enum Special {
     LaneMaskGt,
     DynamicShared,
     TotalShared,
+    /// `%envreg1` and `%envreg2`: the high and the low half of the address of a cooperative launch's workspace, else 0.
+    WorkspaceHigh,
+    WorkspaceLow,
 }
 
 /// Value of a constant row.
@@ -455,10 +460,27 @@ pub(crate) struct Comparison {
     pub other: Reg,
 }
 
+/// What a step reads or writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Register(Reg),
+    Predicate(u32),
+}
+
+/// Everything that a step reads and writes, its guard included.
+#[derive(Debug, Default)]
+pub(crate) struct StepOperands {
+    pub uses: Box<[Slot]>,
+    pub defines: Box<[Slot]>,
+}
+
 /// A decoded kernel.
 pub(crate) struct KernelCode {
     pub name: String,
     pub steps: Vec<Step>,
+    pub operands: Vec<StepOperands>,
+    /// What a thread may read before it has written it, with its name.
+    pub unwritten: Vec<(Slot, String)>,
     /// Line in the PTX per step.
     pub lines: Vec<u32>,
     /// Index into `forms` per step.
@@ -492,7 +514,22 @@ pub(crate) const TRUE: u32 = 1;
 /// Shared memory starts here, so that a null pointer is not a valid address.
 pub(crate) const SHARED_BASE: u32 = 1024;
 
+/// An address in shared memory says which variable it belongs to: its offset is below, and above the number of the variable, counted from
+/// 1; the dynamic shared memory has the number behind the last variable. Number 0 is no variable's.
+pub(crate) const VARIABLE_SHIFT: u32 = 20;
+pub(crate) const OFFSET_MASK: u32 = (1 << VARIABLE_SHIFT) - 1;
+/// Further variables have no numbers, so that an address is never negative as a signed one.
+pub(crate) const MOST_NUMBERED: usize = 2046;
+
 impl KernelCode {
+    /// The number of the dynamic shared memory in addresses.
+    pub fn dynamic_number(&self) -> u32 {
+        match self.shared_symbols.len() {
+            count if count > MOST_NUMBERED => 0,
+            count => count as u32 + 1,
+        }
+    }
+
     pub fn form(&self, pc: u32) -> &str {
         &self.forms[self.form_of[pc as usize] as usize]
     }

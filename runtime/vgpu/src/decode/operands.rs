@@ -275,6 +275,15 @@ fn fixed_special(name: &str) -> Option<u128> {
         "WARP_SZ" => 32,
         "%cluster_ctaid.x" | "%cluster_ctaid.y" | "%cluster_ctaid.z" | "%cluster_ctarank" | "%is_explicit_cluster" => 0,
         "%cluster_nctaid.x" | "%cluster_nctaid.y" | "%cluster_nctaid.z" | "%cluster_nctarank" => 1,
+        // Those that the driver does not set.
+        "%envreg0" => 0,
+        name if name
+            .strip_prefix("%envreg")
+            .and_then(|n| n.parse().ok())
+            .is_some_and(|n: u32| (3..32).contains(&n)) =>
+        {
+            0
+        }
         "%reserved_smem_offset_begin" => 0,
         "%reserved_smem_offset_end" => u128::from(super::op::SHARED_BASE),
         _ => return None,
@@ -315,6 +324,8 @@ fn special(name: &str) -> Option<Special> {
         "%lanemask_gt" => Special::LaneMaskGt,
         "%dynamic_smem_size" => Special::DynamicShared,
         "%total_smem_size" => Special::TotalShared,
+        "%envreg1" => Special::WorkspaceHigh,
+        "%envreg2" => Special::WorkspaceLow,
         _ => return None,
     })
 }

@@ -15,7 +15,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use super::flow;
 use super::graph::{Block, blocks};
-use super::op::{KernelCode, NO_GUARD, PREDICATE_FLAG, Reg};
+use super::op::{KernelCode, NO_GUARD, PREDICATE_FLAG, Reg, Slot, StepOperands};
 
 /// Bits of all sets of live registers. Beyond it no register shares a row: no compiler writes such kernels.
 const MOST_BITS: usize = 1 << 28;
@@ -32,11 +32,22 @@ struct Range {
     last: usize,
 }
 
-/// Gives every register of a kernel its row. So far each has one of its own.
-pub(super) fn share(code: &mut KernelCode, registers: &[Reg], uses: &[Box<[u32]>], defines: &[Box<[u32]>]) {
+/// Gives every register of a kernel its row. So far each has one of its own. `names` are those of rows and flagged predicates.
+pub(super) fn share(
+    code: &mut KernelCode,
+    registers: &[Reg],
+    names: &HashMap<u32, String>,
+    uses: &[Box<[u32]>],
+    defines: &[Box<[u32]>],
+) {
     let number_of: HashMap<u32, usize> = registers.iter().enumerate().map(|(number, reg)| (reg.row, number)).collect();
+    // Predicates have numbers behind those of the registers.
     let numbers = |rows: &[u32]| -> Vec<usize> {
-        rows.iter().filter(|row| **row & PREDICATE_FLAG == 0).map(|row| number_of[row]).collect()
+        let number = |row: &u32| match *row & PREDICATE_FLAG {
+            0 => number_of[row],
+            _ => registers.len() + (*row & !PREDICATE_FLAG) as usize,
+        };
+        rows.iter().map(number).collect()
     };
     let uses_of: Vec<Vec<usize>> = uses.iter().map(|rows| numbers(rows)).collect();
     let defines_of: Vec<Vec<usize>> = defines.iter().map(|rows| numbers(rows)).collect();
@@ -48,7 +59,9 @@ pub(super) fn share(code: &mut KernelCode, registers: &[Reg], uses: &[Box<[u32]>
         places[number] = Some(end);
         end += row_bytes(registers[number].bytes);
     }
-    let mut ranges = ranges(code, registers.len(), &uses_of, &defines_of);
+    let named = registers.len() + code.predicates as usize;
+    let (mut ranges, entering) = ranges(code, named, &uses_of, &defines_of);
+    ranges.truncate(registers.len());
     for comparison in &code.comparisons {
         ranges[number_of[&comparison.other.row]] = Some(Range { first: 0, last: usize::MAX });
     }
@@ -85,6 +98,20 @@ pub(super) fn share(code: &mut KernelCode, registers: &[Reg], uses: &[Box<[u32]>
     code.file_bytes = end;
 
     let new = |row: u32| places[number_of[&row]].unwrap_or_default();
+    let slot = |number: usize| match registers.get(number) {
+        Some(reg) => Slot::Register(Reg { row: new(reg.row), bytes: reg.bytes }),
+        None => Slot::Predicate((number - registers.len()) as u32),
+    };
+    let slots = |numbers: &[usize]| numbers.iter().map(|number| slot(*number)).collect();
+    let operands = uses_of.iter().zip(&defines_of);
+    code.operands =
+        operands.map(|(uses, defines)| StepOperands { uses: slots(uses), defines: slots(defines) }).collect();
+    let name = |number: usize| match registers.get(number) {
+        Some(reg) => names.get(&reg.row),
+        None => names.get(&((number - registers.len()) as u32 | PREDICATE_FLAG)),
+    };
+    // What has no name is made by the decoder, which writes it first.
+    code.unwritten = entering.iter().filter_map(|number| Some((slot(number), name(number)?.clone()))).collect();
     for ((step, uses), defines) in code.steps.iter_mut().zip(uses).zip(defines) {
         flow::rename(&mut step.op, uses, defines, new);
     }
@@ -97,7 +124,13 @@ const ENTRY: usize = 0;
 
 /// Where each register is needed; nowhere if no step names it. The end of a range is not too early and its start not too late,
 /// but in between there may be steps where the register is not needed.
-fn ranges(code: &KernelCode, registers: usize, uses: &[Vec<usize>], defines: &[Vec<usize>]) -> Vec<Option<Range>> {
+/// Also those that a thread may read before it writes them.
+fn ranges(
+    code: &KernelCode,
+    registers: usize,
+    uses: &[Vec<usize>],
+    defines: &[Vec<usize>],
+) -> (Vec<Option<Range>>, Set) {
     let mut ranges: Vec<Option<Range>> = vec![None; registers];
     let mut extend = |register: usize, time: usize| {
         let range = ranges[register].get_or_insert(Range { first: time, last: time });
@@ -110,9 +143,9 @@ fn ranges(code: &KernelCode, registers: usize, uses: &[Vec<usize>], defines: &[V
             extend(*register, ENTRY);
             extend(*register, usize::MAX);
         }
-        return ranges;
+        return (ranges, Set::new(registers));
     }
-    let entering = live_at_entry(code, &blocks, registers, uses, defines);
+    let mut entering = live_at_entry(code, &blocks, registers, uses, defines);
     for register in entering[0].iter() {
         extend(register, ENTRY);
     }
@@ -131,7 +164,7 @@ fn ranges(code: &KernelCode, registers: usize, uses: &[Vec<usize>], defines: &[V
             }
         }
     }
-    ranges
+    (ranges, entering.swap_remove(0))
 }
 
 /// Registers that a thread at the start of each block may read before it writes them.

@@ -16,7 +16,7 @@ pub(super) const OPCODES: &[&str] =
 impl Decoder<'_> {
     pub(super) fn synchronisation(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         match opcode {
-            "bar" | "barrier" => self.barrier(m, operands),
+            "bar" | "barrier" => self.barrier(opcode, m, operands),
             "shfl" => self.shuffle(m, operands),
             "vote" => self.vote(m, operands),
             "match" => self.match_values(m, operands),
@@ -50,7 +50,7 @@ impl Decoder<'_> {
         Ok(self.source(operand, ScalarType::B32)?.row)
     }
 
-    fn barrier(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+    fn barrier(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         if m.take("warp") {
             self.needs_sync(m)?;
             self.expect_count(operands, 1)?;
@@ -62,7 +62,7 @@ impl Decoder<'_> {
             return self.fail("clusters of more than one CTA are not supported, and one CTA needs no cluster barrier");
         }
         m.take("cta");
-        m.take("aligned");
+        let aligned = m.take("aligned") || opcode == "bar";
         let Some(kind) = m.one_of(&["sync", "arrive", "red"]) else {
             return self.fail("needs .sync, .arrive or .red");
         };
@@ -74,7 +74,7 @@ impl Decoder<'_> {
             let number = self.word(&operands[0])?;
             let count = operands.get(1).map(|operand| self.word(operand)).transpose()?;
             let mode = if arrive { BarrierMode::Arrive } else { BarrierMode::Sync };
-            self.emit(Op::Barrier(Box::new(BarrierOp { mode, number, count, predicate: None })));
+            self.emit(Op::Barrier(Box::new(BarrierOp { mode, aligned, number, count, predicate: None })));
             return Ok(());
         }
         let Some(reduction) = m.one_of(&["popc", "and", "or"]) else { return self.fail("needs .popc, .and or .or") };
@@ -91,7 +91,7 @@ impl Decoder<'_> {
             ("or", ScalarType::Pred) => BarrierMode::Or(self.target_predicate(&operands[0])?),
             _ => return self.unsupported(element),
         };
-        self.emit(Op::Barrier(Box::new(BarrierOp { mode, number, count, predicate })));
+        self.emit(Op::Barrier(Box::new(BarrierOp { mode, aligned, number, count, predicate })));
         Ok(())
     }
 

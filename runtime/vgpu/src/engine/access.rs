@@ -9,11 +9,14 @@ use super::Machine;
 use super::probe::Watch;
 use super::registers::extended;
 use super::together::device_space;
+use super::undefined::{Origin, bits_of, bytes_of};
 use super::warp::{Outcome, Warp, bad_access, copy_element, lanes, put_low_bytes};
-use crate::decode::op::{KernelCode, MemoryOp, Place, SHARED_BASE, Space};
+use crate::decode::op::{KernelCode, MemoryOp, OFFSET_MASK, Place, Reg, SHARED_BASE, Space, VARIABLE_SHIFT};
 use crate::memory::address::{Target, target};
+use crate::memory::segment::Segment;
 use crate::memory::{Address, MemoryFault, Order, Proxy, Scope};
 use crate::observer::{Access, AccessKind, Location};
+use crate::rules::Rule;
 
 /// Where an access goes, after its address has been checked.
 #[derive(Debug, Clone, Copy)]
@@ -116,17 +119,60 @@ impl Machine {
         Ok(Home::Device(address))
     }
 
-    fn shared_home(&self, warp: &Warp, offset: u64, bytes: u32) -> Result<Home, MemoryFault> {
-        let size = self.ctas[warp.cta as usize].as_ref().map_or(0, |cta| cta.shared.len());
-        if offset < u64::from(SHARED_BASE) || offset.saturating_add(u64::from(bytes)) > size {
-            let base = i64::from(SHARED_BASE);
-            return Err(MemoryFault::OutOfBounds {
-                symbol: "shared memory".into(),
-                offset: offset.cast_signed().saturating_sub(base),
-                size: size.saturating_sub(u64::from(SHARED_BASE)),
-            });
+    /// A place in shared memory, by an address that says which variable it belongs to.
+    pub(super) fn shared_home(&self, warp: &Warp, address: u64, bytes: u32) -> Result<Home, MemoryFault> {
+        let Some(cta) = &self.ctas[warp.cta as usize] else { return Err(MemoryFault::NotAnAddress) };
+        let offset = address & u64::from(OFFSET_MASK);
+        let number = (address >> VARIABLE_SHIFT) as usize;
+        match cta.variables.get(number) {
+            Some(&(start, end)) if offset >= u64::from(start) && offset + u64::from(bytes) <= u64::from(end) => {
+                Ok(Home::Shared(offset as u32))
+            }
+            Some(&(start, end)) => {
+                let symbol = match number.checked_sub(1).map(|index| warp.kernel.code().shared_symbols.get(index)) {
+                    Some(Some((name, ..))) => format!("`{name}`"),
+                    Some(None) => "dynamic shared memory".into(),
+                    None => "shared memory".into(),
+                };
+                let offset = offset.cast_signed() - i64::from(start);
+                Err(MemoryFault::OutOfBounds { symbol, offset, size: (end - start).into() })
+            }
+            None => {
+                let (start, end) = cta.variables.first().copied().unwrap_or_default();
+                let offset = address.cast_signed().saturating_sub(i64::from(start));
+                Err(MemoryFault::OutOfBounds { symbol: "shared memory".into(), offset, size: (end - start).into() })
+            }
         }
-        Ok(Home::Shared(offset as u32))
+    }
+
+    /// Where a place in memory is among those of its segment, with the segment.
+    fn segment_at<'a>(&'a self, warp: &'a Warp, home: Home) -> Option<(&'a Segment, u64)> {
+        match home {
+            Home::Device(address) => {
+                self.memory.span(warp.rank, address, 0).map(|(segment, offset, _)| (segment, offset))
+            }
+            Home::Shared(offset) => self.ctas[warp.cta as usize].as_ref().map(|cta| (&cta.shared, u64::from(offset))),
+            Home::Local(offset) => Some((&warp.local, offset)),
+            Home::Param(_) => None,
+        }
+    }
+
+    /// Makes bytes of a place undefined, counted from its first.
+    fn make_undefined(&mut self, warp: &mut Warp, home: Home, bytes: impl Iterator<Item = u64>) {
+        match home {
+            Home::Device(address) => {
+                if let Some((segment, _, offset, _)) = self.memory.span_mut(warp.rank, address, 0) {
+                    bytes.for_each(|at| segment.make_undefined(offset + at));
+                }
+            }
+            Home::Shared(offset) => {
+                if let Some(cta) = &mut self.ctas[warp.cta as usize] {
+                    bytes.for_each(|at| cta.shared.make_undefined(u64::from(offset) + at));
+                }
+            }
+            Home::Local(offset) => bytes.for_each(|at| warp.local.make_undefined(offset + at)),
+            Home::Param(_) => {}
+        }
     }
 
     /// The bytes of a checked place, or the first of them that nobody wrote.
@@ -190,14 +236,15 @@ impl Machine {
         mask: u32,
         pc: u32,
         code: &KernelCode,
-    ) -> Outcome<()> {
+    ) -> Outcome<bool> {
         if self.observers.is_empty() && self.load_together(warp, op, mask, pc) {
-            return Ok(());
+            return Ok(false);
         }
         self.load_lanes(warp, op, mask, pc, code)
     }
 
-    fn load_lanes(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32, pc: u32, code: &KernelCode) -> Outcome<()> {
+    fn load_lanes(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32, pc: u32, code: &KernelCode) -> Outcome<bool> {
+        let mut undefined = false;
         let size = op.size();
         let manner = Manner {
             order: op.order,
@@ -214,22 +261,59 @@ impl Machine {
             } else {
                 self.resolve(warp, op.place.space, address, size, lane, false).map_err(fail)?
             };
-            if let [Some(reg)] = &op.registers[..] {
-                let value = extended(self.bytes_at(warp, code, home, size).map_err(fail)?, op.signed);
-                warp.set_value(*reg, lane, value);
-                self.after_read(warp, home, size, pc, lane, manner);
-                continue;
+            if let Home::Shared(offset) = home {
+                self.meet_copies(warp, code, pc, lane, (offset, size), false)?;
             }
             let mut element = [0; 32];
-            copy_element(&mut element[..size as usize], self.bytes_at(warp, code, home, size).map_err(fail)?);
+            let missing = match self.bytes_at(warp, code, home, size) {
+                Ok(bytes) => {
+                    copy_element(&mut element[..size as usize], bytes);
+                    None
+                }
+                Err(MemoryFault::Uninitialised { symbol }) => {
+                    if let Some((segment, offset)) = self.segment_at(warp, home) {
+                        element[..size as usize].copy_from_slice(segment.span(offset, size.into()));
+                    }
+                    Some(symbol)
+                }
+                Err(fault) => return Err(fail(fault)),
+            };
             for (part, reg) in element[..size as usize].chunks_exact(op.bytes as usize).zip(op.registers.iter()) {
                 if let Some(reg) = reg {
                     warp.set_value(*reg, lane, extended(part, op.signed));
                 }
             }
+            if let Some(symbol) = missing {
+                undefined = true;
+                self.load_undefined(warp, op, home, lane, &symbol, manner.line);
+            }
             self.after_read(warp, home, size, pc, lane, manner);
         }
-        Ok(())
+        Ok(undefined)
+    }
+
+    /// A lane has loaded bytes that nobody wrote.
+    #[cold]
+    fn load_undefined(&self, warp: &mut Warp, op: &MemoryOp, home: Home, lane: u32, symbol: &str, line: u32) {
+        let Some((segment, offset)) = self.segment_at(warp, home) else { return };
+        let is_missing = |at: u64| segment.first_uninitialised(offset + at, 1).is_some();
+        let marks: Vec<(Reg, u128)> = (0u64..)
+            .zip(op.registers.iter())
+            .filter_map(|(index, reg)| {
+                let first = index * u64::from(op.bytes);
+                let bits = bits_of((first..first + u64::from(op.bytes)).map(is_missing));
+                // The sign is that of the last byte.
+                let extended = op.signed && bits >> (8 * op.bytes - 1) & 1 == 1;
+                let reg = (*reg)?;
+                let all = u128::MAX >> (128 - 8 * reg.bytes);
+                Some((reg, if extended { bits | all & !(u128::MAX >> (128 - 8 * op.bytes)) } else { bits & all }))
+            })
+            .collect();
+        let text = format!("{symbol}, which was never written, read in line {line}");
+        let origin = Origin { rule: Rule::Uninitialised, symbol: Some(symbol.to_owned()), text };
+        for (reg, bits) in marks {
+            warp.got_undefined(reg, lane, bits, origin.clone());
+        }
     }
 
     #[inline]
@@ -249,7 +333,7 @@ impl Machine {
         pc: u32,
         code: &KernelCode,
     ) -> Outcome<()> {
-        if op.place.space != Space::Local && self.observers.is_empty() {
+        if op.place.space != Space::Local && self.observers.is_empty() && warp.undefined.is_none() {
             let done = if warp.probe.checks_stores {
                 self.store_together::<true>(warp, op, mask)
             } else {
@@ -279,18 +363,56 @@ impl Machine {
                 self.resolve(warp, op.place.space, address, size, lane, true)
                     .map_err(|fault| bad_access(lane, address, size, fault))?
             };
+            if let Home::Shared(offset) = home {
+                self.meet_copies(warp, code, pc, lane, (offset, size), true)?;
+            }
             let mut element = [0; 32];
             for (part, reg) in element[..size as usize].chunks_exact_mut(op.bytes as usize).zip(op.registers.iter()) {
                 if let Some(reg) = reg {
                     put_low_bytes(part, warp.value(*reg, lane));
                 }
             }
+            let missing = match warp.undefined {
+                None => Vec::new(),
+                Some(_) => self.stored_undefined(warp, op, home, lane, pc, code)?,
+            };
             self.put(warp, home, &element[..size as usize]).map_err(|fault| bad_access(lane, address, size, fault))?;
+            if !missing.is_empty() {
+                self.make_undefined(warp, home, missing.into_iter());
+            }
             if !self.observers.is_empty() {
                 self.show(warp, lane, home, size, manner);
             }
         }
         Ok(())
+    }
+
+    /// The bytes of what a lane stores that are undefined, and will be where they go. What has been computed with, and is stored in device
+    /// memory, is used.
+    #[cold]
+    fn stored_undefined(
+        &mut self,
+        warp: &Warp,
+        op: &MemoryOp,
+        home: Home,
+        lane: u32,
+        pc: u32,
+        code: &KernelCode,
+    ) -> Outcome<Vec<u64>> {
+        let mut missing = Vec::new();
+        for (index, reg) in (0u64..).zip(op.registers.iter()) {
+            let Some((bits, origin, copied)) = reg.and_then(|reg| warp.undefined_bits(reg, lane)) else { continue };
+            let bits = bits & u128::MAX >> (128 - 8 * op.bytes);
+            if bits == 0 {
+                continue;
+            }
+            if matches!(home, Home::Device(_)) && !copied {
+                self.used(warp, code, pc, lane, "what is stored in device memory", &origin.clone())?;
+            } else {
+                missing.extend(bytes_of(bits, op.bytes).map(|at| index * u64::from(op.bytes) + at));
+            }
+        }
+        Ok(missing)
     }
 
     /// Writes to a checked place.
@@ -335,6 +457,7 @@ impl Machine {
             for at in 0..u64::from(bytes) {
                 let (source, target) = (base + u64::from(from) + at, base + u64::from(to) + at);
                 if warp.local.first_uninitialised(source, 1).is_some() {
+                    warp.local.make_undefined(target);
                     continue;
                 }
                 let byte = warp.local.span(source, 1)[0];

@@ -20,6 +20,9 @@ impl Machine {
         let bytes = op.element.bytes();
         for lane in lanes(mask) {
             let (address, home) = self.place_of(warp, &op.place, bytes, lane, true)?;
+            if let Home::Shared(offset) = home {
+                self.meet_copies(warp, code, pc, lane, (offset, bytes), true)?;
+            }
             let operand = |index: usize| op.sources.get(index).map_or(0, |reg| warp.value(*reg, lane));
             let (b, c) = (operand(0), operand(1));
             let combine = if matches!(home, Home::Device(_)) { combine_in_device } else { combine };

@@ -6,6 +6,7 @@ use super::Machine;
 use super::warp::{Outcome, Split, SplitState, Warp, lanes, undefined};
 use crate::decode::op::{BarrierMode, BarrierOp};
 use crate::observer::Event;
+use crate::rules::Rule;
 
 const NUMBERS: usize = 16;
 
@@ -22,6 +23,8 @@ struct Barrier {
     popc: u32,
     all: bool,
     any: bool,
+    /// Where the lanes of each warp came from that have to come together.
+    from: Vec<Option<u32>>,
     /// Where the results go: warp number, lanes, operation.
     results: Vec<(u32, u32, BarrierMode)>,
 }
@@ -91,7 +94,8 @@ impl Machine {
         let Some(cta) = &mut self.ctas[warp.cta as usize] else { return Ok(None) };
         let barriers = &mut cta.barriers;
         while barriers.barriers.len() <= number as usize {
-            let empty = Barrier { arrived: vec![0; barriers.live.len()], all: true, ..Barrier::default() };
+            let warps = barriers.live.len();
+            let empty = Barrier { arrived: vec![0; warps], from: vec![None; warps], all: true, ..Barrier::default() };
             barriers.barriers.push(empty);
         }
         barriers.live[warp.number as usize] = warp.live;
@@ -105,6 +109,9 @@ impl Machine {
             );
             return undefined(mask, text);
         }
+        let pc = split.pc - 1;
+        let from = &mut barrier.from[warp.number as usize];
+        let apart = op.aligned.then(|| from.replace(pc)).flatten().filter(|other| *other != pc);
         barrier.open = true;
         barrier.count = count;
         let arrived = &mut barrier.arrived[warp.number as usize];
@@ -120,6 +127,16 @@ impl Machine {
             barrier.results.push((warp.number, mask, op.mode));
         }
         let complete = barrier.is_complete(&barriers.live);
+        if let Some(other) = apart {
+            let kernel = warp.kernel.clone();
+            let code = kernel.code();
+            let (here, there) = (code.lines[pc as usize], code.lines[other as usize]);
+            let text = format!(
+                "lanes of a warp come to barrier {number} by different instructions, in lines {there} and {here}: all lanes of a warp have \
+                 to execute the same one, as it is .aligned"
+            );
+            self.find(warp, code, pc, mask.trailing_zeros(), Rule::DivergentBarrier, None, text)?;
+        }
         let (thread, waits) = (warp.thread(mask.trailing_zeros()), op.mode != BarrierMode::Arrive);
         self.observers.tell(|| Event::BarrierArrive { thread, lanes: mask, barrier: number, waits });
         if complete {
@@ -164,6 +181,7 @@ impl Machine {
         let results = std::mem::take(&mut barrier.results);
         let (popc, all, any) = (barrier.popc, barrier.all, barrier.any);
         barrier.arrived.fill(0);
+        barrier.from.fill(None);
         (barrier.again, barrier.open, barrier.count) = (0, false, None);
         (barrier.popc, barrier.all, barrier.any) = (0, true, false);
         for index in 0..cta.warps.len() {

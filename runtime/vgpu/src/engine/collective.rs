@@ -1,16 +1,18 @@
 //! Instructions with a member mask: they happen when every member that has not exited has come to an instruction of the
 //! same kind with the same mask, wherever in the code; until then those who came wait.
 //!
-//! A lane that reads from a lane that is no member gets [`POISON`]: PTX leaves the value undefined, and a run must be
-//! reproducible.
+//! A lane that reads from a lane that is no member gets [`POISON`], which is undefined: to use it is a finding, and a run must be
+//! reproducible where that is accepted.
 
 use super::Machine;
 use super::arithmetic::combine;
 use super::interpret::merge;
+use super::undefined::Origin;
 use super::warp::{Outcome, Split, SplitState, Warp, lanes, undefined};
 use crate::decode::op::{AtomicKind, KernelCode, Op, VoteMode, WarpOp};
 use crate::observer::Event;
 use crate::ptx::ScalarType;
+use crate::rules::Rule;
 use crate::semantics::shuffle;
 use crate::semantics::wide::{equal_lanes, permute};
 
@@ -74,7 +76,7 @@ impl Machine {
         }
         let needed = members & warp.live;
         if mask == needed {
-            if mask == u32::MAX && self.observers.is_empty() && perform_whole(warp, op) {
+            if mask == u32::MAX && self.observers.is_empty() && warp.undefined.is_none() && perform_whole(warp, op) {
                 return Ok(Came::Together);
             }
             self.perform(warp, code, &[(pc, mask)]);
@@ -119,8 +121,15 @@ impl Machine {
             })
         };
         let mut values = [POISON; 32];
+        let mut undefined: [Option<(u128, Origin)>; 32] = [const { None }; 32];
         let mut votes = 0;
         for (op, mask) in ops() {
+            if let (Some(_), WarpOp::Shuffle { a, .. }) = (&warp.undefined, op) {
+                for lane in lanes(mask) {
+                    let of_lane = warp.undefined_bits(*a, lane);
+                    undefined[lane as usize] = of_lane.map(|(bits, origin, _)| (bits, origin.clone()));
+                }
+            }
             for lane in lanes(mask) {
                 values[lane as usize] = match op {
                     WarpOp::Match { a, .. } => warp.value(*a, lane) as u64,
@@ -134,7 +143,10 @@ impl Machine {
                 votes |= mask & if *negated { !bits } else { bits };
             }
         }
-        for (op, mask) in ops() {
+        for (pc, mask) in parts {
+            self.defined(warp, code, *pc, *mask);
+        }
+        for (at, (op, mask)) in ops().enumerate() {
             match op {
                 WarpOp::Barrier => {}
                 WarpOp::Shuffle { mode, target, valid, b, c, .. } => {
@@ -142,6 +154,12 @@ impl Machine {
                         let (source, inside) = shuffle::source(*mode, lane, warp.u32(*b, lane), warp.u32(*c, lane));
                         if let Some(target) = target {
                             warp.set_value(*target, lane, values[source as usize].into());
+                            if let Some((bits, origin)) = undefined[source as usize].clone() {
+                                warp.got_undefined(*target, lane, bits, origin);
+                            } else if all >> source & 1 == 0 && self.config.check_initialised {
+                                let line = code.lines[parts[at].0 as usize];
+                                warp.got_undefined(*target, lane, u32::MAX.into(), absent(source, line));
+                            }
                         }
                         if let Some(valid) = valid {
                             warp.set_predicate(*valid, 1 << lane, if inside { u32::MAX } else { 0 });
@@ -181,6 +199,12 @@ impl Machine {
             }
         }
     }
+}
+
+/// Where a value comes from that no lane gave.
+fn absent(source: u32, line: u32) -> Origin {
+    let text = format!("lane {source}, which takes no part in the shuffle in line {line}");
+    Origin { rule: Rule::AbsentLane, symbol: None, text }
 }
 
 /// Carries out the usual instructions for a whole warp without an observer. False if this is not one of them.

@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 use super::Machine;
 use super::access::{Home, shared_symbol};
 use super::arithmetic::{combine, combine_in_device};
+use super::flight::Issued;
 use super::report::{Fault, FaultKind, RunError};
 use super::warp::{Outcome, SplitState, Warp, bad_access, lanes, put_low_bytes, undefined, zero_extended};
 use crate::config::Policy;
-use crate::decode::op::{AtomicKind, BulkDirection, BulkOp, CopyOp, KernelCode, Place, SHARED_BASE, Space};
+use crate::decode::op::{AtomicKind, BulkDirection, BulkOp, CopyOp, KernelCode, Place, Space};
 use crate::ids::{CopyId, ThreadId};
 use crate::memory::{Address, MemoryFault, Order, Proxy, Scope};
 use crate::module::Kernel;
@@ -114,7 +115,7 @@ pub(crate) struct Transfer {
     /// Group number; none for copies that signal an mbarrier.
     group: Option<u64>,
     /// What has been read.
-    data: Option<Box<[u8]>>,
+    data: Option<Data>,
     due: u64,
     /// Number in the order of issue.
     issued: u64,
@@ -128,7 +129,23 @@ pub(crate) struct Transfer {
     pc: u32,
 }
 
+/// Bytes that a copy has read, and which of them are undefined.
+#[derive(Debug, Default)]
+struct Data {
+    bytes: Vec<u8>,
+    undefined: Vec<u64>,
+}
+
 impl Transfer {
+    /// Bytes that it reads.
+    fn source_bytes(&self) -> u32 {
+        match self.work {
+            Work::Bulk => self.bytes,
+            Work::Small { copied } => copied,
+            Work::Arrive { .. } => 0,
+        }
+    }
+
     fn code(&self) -> &KernelCode {
         self.kernel.code()
     }
@@ -175,17 +192,10 @@ impl Machine {
     fn end(&self, warp: &Warp, space: Space, address: u64, bytes: u32, lane: u32, write: bool) -> Outcome<End> {
         let fail = |fault| bad_access(lane, address, bytes, fault);
         if space == Space::Shared {
-            let size = self.ctas[warp.cta as usize].as_ref().map_or(0, |cta| cta.shared.len());
-            let Home::Shared(offset) = self.resolve(warp, space, address, 1, lane, write).map_err(fail)? else {
+            self.resolve(warp, space, address, 1, lane, write).map_err(fail)?;
+            let Home::Shared(offset) = self.shared_home(warp, address, bytes).map_err(fail)? else {
                 return Err(fail(MemoryFault::NotAnAddress));
             };
-            if u64::from(offset) + u64::from(bytes) > size {
-                return Err(fail(MemoryFault::OutOfBounds {
-                    symbol: "shared memory".into(),
-                    offset: i64::from(offset - SHARED_BASE),
-                    size: size - u64::from(SHARED_BASE),
-                }));
-            }
             return Ok(End::Shared(offset));
         }
         self.memory.locate(Some(warp.rank), address, bytes.into(), write).map_err(fail)?;
@@ -229,7 +239,7 @@ impl Machine {
                 reduce: op.reduce,
                 ..self.transfer(warp, source_end, target_end, bytes, lane, pc)
             };
-            self.issue(warp, transfer, lane, mbarrier.is_none().then_some(true));
+            self.issue(warp, transfer, lane, mbarrier.is_none().then_some(true))?;
         }
         Ok(())
     }
@@ -258,7 +268,7 @@ impl Machine {
                 work: Work::Small { copied },
                 ..self.transfer(warp, source_end, target_end, op.bytes, lane, pc)
             };
-            self.issue(warp, transfer, lane, Some(false));
+            self.issue(warp, transfer, lane, Some(false))?;
         }
         Ok(())
     }
@@ -276,7 +286,7 @@ impl Machine {
             let mbarrier = self.announce_arrival(warp, code, place, lane, !no_increment)?;
             let end = End::Shared(mbarrier);
             let transfer = Transfer { work: Work::Arrive { mbarrier }, ..self.transfer(warp, end, end, 0, lane, pc) };
-            self.issue(warp, transfer, lane, None);
+            self.issue(warp, transfer, lane, None)?;
         }
         Ok(())
     }
@@ -304,7 +314,7 @@ impl Machine {
     }
 
     /// Sends a copy on its way; `Some(bulk)` if it belongs to the thread's open group.
-    fn issue(&mut self, warp: &mut Warp, mut transfer: Transfer, lane: u32, group: Option<bool>) {
+    fn issue(&mut self, warp: &mut Warp, mut transfer: Transfer, lane: u32, group: Option<bool>) -> Outcome<()> {
         warp.effects += 1;
         self.copies_issued += 1;
         transfer.issued = self.copies_issued;
@@ -318,6 +328,16 @@ impl Machine {
             let (thread, copy, line) = (transfer.thread, CopyId(transfer.issued), transfer.line());
             let bulk = transfer.work == Work::Bulk;
             self.observers.tell(|| Event::CopyIssued { thread, copy, bulk, grouped: group.is_some(), line });
+            let kernel = transfer.kernel.clone();
+            let reduces = transfer.reduce.is_some();
+            for (end, bytes, writes) in
+                [(transfer.source, transfer.source_bytes(), false), (transfer.target, transfer.bytes, true)]
+            {
+                if let End::Shared(start) = end {
+                    let issued = Issued { copy: transfer.issued, start, bytes, writes, reduces: writes && reduces };
+                    self.begin_flight(warp, kernel.code(), transfer.pc, lane, &issued)?;
+                }
+            }
         }
         if let Some(cta) = &mut self.ctas[warp.cta as usize] {
             cta.copies_pending += 1;
@@ -326,6 +346,7 @@ impl Machine {
             launch.transfers += 1;
         }
         self.transfers.push_back(transfer);
+        Ok(())
     }
 
     /// Lets copies make progress as the policy says.
@@ -411,17 +432,16 @@ impl Machine {
                 self.tell_signal(transfer, mbarrier, MbarrierStep::SmallCopiesDone(CopyId(transfer.issued)), completes);
             }
             Work::Small { copied } => {
-                let mut data = vec![0; transfer.bytes as usize];
-                if copied > 0 {
-                    let read = self.copy_read(transfer, copied)?;
-                    data[..copied as usize].copy_from_slice(&read);
-                }
+                let mut data = if copied > 0 { self.copy_read(transfer, copied)? } else { Data::default() };
+                data.bytes.resize(transfer.bytes as usize, 0);
                 self.copy_write(transfer, &data)?;
+                self.end_flight(transfer, transfer.target, true);
                 self.finish_part(transfer, false, true, true);
             }
             Work::Bulk => match transfer.data.take() {
                 None => {
-                    transfer.data = Some(self.copy_read(transfer, transfer.bytes)?.into());
+                    transfer.data = Some(self.copy_read(transfer, transfer.bytes)?);
+                    self.end_flight(transfer, transfer.source, false);
                     self.finish_part(transfer, true, true, false);
                     if matches!(transfer.target, End::Device(_)) {
                         self.release_shared(transfer);
@@ -430,6 +450,7 @@ impl Machine {
                 }
                 Some(data) => {
                     self.copy_write(transfer, &data)?;
+                    self.end_flight(transfer, transfer.target, true);
                     if let Some(mbarrier) = transfer.mbarrier {
                         let kernel = transfer.kernel.clone();
                         let completes = self.complete_bytes(transfer.cta, kernel.code(), mbarrier, transfer.bytes);
@@ -445,6 +466,12 @@ impl Machine {
             self.release_shared(transfer);
         }
         Ok(true)
+    }
+
+    fn end_flight(&mut self, transfer: &Transfer, end: End, writes: bool) {
+        if let (End::Shared(_), Some(cta)) = (end, &mut self.ctas[transfer.cta as usize]) {
+            cta.flights.end(transfer.issued, writes, cta.shared.len());
+        }
     }
 
     fn tell_signal(&mut self, transfer: &Transfer, offset: u32, step: MbarrierStep, completes: bool) {
@@ -472,27 +499,45 @@ impl Machine {
         })
     }
 
-    fn copy_read(&mut self, transfer: &Transfer, bytes: u32) -> Result<Vec<u8>, (u64, MemoryFault)> {
+    /// Reads the source. Bytes that nobody wrote are copied as undefined ones; a reduction uses them.
+    fn copy_read(&mut self, transfer: &Transfer, bytes: u32) -> Result<Data, (u64, MemoryFault)> {
         self.show_copy(transfer, transfer.source, bytes, AccessKind::Read);
-        match transfer.source {
-            End::Device(address) => {
-                let read = self.memory.read_device(Some(transfer.thread.rank.0), address, bytes.into());
-                read.map(<[u8]>::to_vec).map_err(|fault| (address, fault))
-            }
-            End::Shared(offset) => {
-                let Some(cta) = &self.ctas[transfer.cta as usize] else { return Ok(vec![0; bytes as usize]) };
-                if self.config.check_initialised
-                    && let Some(first) = cta.shared.first_uninitialised(offset.into(), bytes.into())
-                {
-                    let symbol = format!("`{}`", shared_symbol(transfer.code(), first.cast_signed()));
-                    return Err((offset.into(), MemoryFault::Uninitialised { symbol }));
+        let (by, size) = (transfer.thread.rank.0, u64::from(bytes));
+        let fault = |fault| match transfer.source {
+            End::Device(address) => (address, fault),
+            End::Shared(offset) => (offset.into(), fault),
+        };
+        let (segment, offset) = match transfer.source {
+            End::Device(address) => match self.memory.read_device(Some(by), address, size) {
+                Ok(read) => return Ok(Data { bytes: read.to_vec(), undefined: Vec::new() }),
+                Err(MemoryFault::Uninitialised { symbol }) if transfer.reduce.is_some() => {
+                    return Err((address, MemoryFault::Uninitialised { symbol }));
                 }
-                Ok(cta.shared.span(offset.into(), bytes.into()).to_vec())
+                Err(MemoryFault::Uninitialised { .. }) => match self.memory.span(by, address, size) {
+                    Some((segment, offset, _)) => (segment, offset),
+                    None => return Err((address, MemoryFault::NotAnAddress)),
+                },
+                Err(fault) => return Err((address, fault)),
+            },
+            End::Shared(offset) => match &self.ctas[transfer.cta as usize] {
+                Some(cta) => (&cta.shared, u64::from(offset)),
+                None => return Ok(Data { bytes: vec![0; bytes as usize], undefined: Vec::new() }),
+            },
+        };
+        let undefined = match self.config.check_initialised.then(|| segment.first_uninitialised(offset, size)).flatten()
+        {
+            None => Vec::new(),
+            Some(first) if transfer.reduce.is_some() => {
+                let symbol = format!("`{}`", shared_symbol(transfer.code(), first.cast_signed()));
+                return Err(fault(MemoryFault::Uninitialised { symbol }));
             }
-        }
+            Some(_) => (0..size).filter(|at| segment.first_uninitialised(offset + at, 1).is_some()).collect(),
+        };
+        Ok(Data { bytes: segment.span(offset, size).to_vec(), undefined })
     }
 
-    fn copy_write(&mut self, transfer: &Transfer, data: &[u8]) -> Result<(), (u64, MemoryFault)> {
+    fn copy_write(&mut self, transfer: &Transfer, data: &Data) -> Result<(), (u64, MemoryFault)> {
+        let Data { bytes: data, undefined } = data;
         let size = data.len() as u64;
         if let Some((kind, element)) = transfer.reduce {
             return self.copy_reduce(transfer, data, kind, element);
@@ -502,10 +547,14 @@ impl Machine {
             End::Device(address) => {
                 let target = self.memory.write_device(Some(transfer.thread.rank.0), address, size);
                 target.map_err(|fault| (address, fault))?.copy_from_slice(data);
+                if let Some((segment, _, offset, _)) = self.memory.span_mut(transfer.thread.rank.0, address, 0) {
+                    undefined.iter().for_each(|at| segment.make_undefined(offset + at));
+                }
             }
             End::Shared(offset) => {
                 if let Some(cta) = &mut self.ctas[transfer.cta as usize] {
                     cta.shared.span_mut(offset.into(), size, &mut self.memory.woken).copy_from_slice(data);
+                    undefined.iter().for_each(|at| cta.shared.make_undefined(u64::from(offset) + at));
                 }
             }
         }

@@ -10,9 +10,10 @@ use super::copies::groups_done;
 use super::diverge::Choice;
 use super::probe::{Armed, Park};
 use super::report::{Fault, FaultKind, Schedule, Site};
+use super::undefined::Tracked;
 use super::warp::{Outcome, Split, SplitState, Trouble, Warp, lanes, undefined};
 use crate::config::Policy;
-use crate::decode::op::{ClockKind, FenceKind, GUARD_NOT, KernelCode, NO_GUARD, Op, Space};
+use crate::decode::op::{ClockKind, FenceKind, GUARD_NOT, KernelCode, NO_GUARD, Op, ScalarOp, Space};
 use crate::ids::RankId;
 use crate::memory::Scope;
 use crate::observer::{Event, Fence};
@@ -47,7 +48,11 @@ impl Machine {
             let mut split = warp.splits.swap_remove(index);
             let steps = steps.min(left);
             let mut unused = steps;
-            let result = self.run_split(warp, code, &mut split, &mut unused, limit);
+            let result = if warp.undefined.is_none() {
+                self.run_split::<false>(warp, code, &mut split, &mut unused, limit)
+            } else {
+                self.run_split::<true>(warp, code, &mut split, &mut unused, limit)
+            };
             left -= steps - unused;
             self.instructions += u64::from(steps - unused);
             match result {
@@ -94,7 +99,8 @@ impl Machine {
         Schedule { policy: self.config.policy, seed: self.config.seed }
     }
 
-    fn run_split(
+    /// Runs a split. With `TRACKS`, something in the warp is undefined, and otherwise nothing; it stops when that changes.
+    fn run_split<const TRACKS: bool>(
         &mut self,
         warp: &mut Warp,
         code: &KernelCode,
@@ -106,7 +112,7 @@ impl Machine {
         loop {
             let pc = split.pc;
             let step = &steps[pc as usize];
-            if *left == 0 || step.order >= limit {
+            if *left == 0 || step.order >= limit || TRACKS && warp.undefined.is_none() {
                 return Ok(Stop::Ready);
             }
             *left -= 1;
@@ -117,6 +123,16 @@ impl Machine {
                     split.mask & if guard & GUARD_NOT == 0 { bits } else { !bits }
                 }
             };
+            if TRACKS {
+                if let Tracked::Done = self.track(warp, code, pc, split.mask, mask)? {
+                    split.pc += 1;
+                    continue;
+                }
+                // A warp instruction looks itself at what it moves.
+                if !matches!(step.op, Op::Warp { .. }) {
+                    self.defined(warp, code, pc, mask);
+                }
+            }
             if mask == 0 {
                 split.pc += 1;
                 continue;
@@ -130,7 +146,12 @@ impl Machine {
                 continue;
             }
             match &step.op {
-                Op::Load(op) => self.load(warp, op, mask, pc, code)?,
+                Op::Load(op) => {
+                    if self.load(warp, op, mask, pc, code)? && !TRACKS {
+                        split.pc += 1;
+                        return Ok(Stop::Ready);
+                    }
+                }
                 Op::Store(op) => self.store(warp, op, mask, pc, code)?,
                 Op::Branch { target } => {
                     let target = *target;
@@ -153,16 +174,7 @@ impl Machine {
                     }
                     continue;
                 }
-                Op::Scalar(op) => {
-                    let mut values = [0; 4];
-                    for lane in lanes(mask) {
-                        for (value, source) in values.iter_mut().zip(&op.sources) {
-                            *value = warp.value(*source, lane) as u64;
-                        }
-                        let result = (op.run)(&values);
-                        warp.set_value(op.target, lane, result.into());
-                    }
-                }
+                Op::Scalar(op) => scalar(warp, op, mask),
                 Op::Atomic(op) => self.atomic(warp, op, mask, pc, code)?,
                 Op::Clock { target, kind } => {
                     let time = warp.probe.clock(self.time);
@@ -258,7 +270,12 @@ impl Machine {
                         }
                         Op::Warp { members, all, op } => {
                             match self.collective(warp, code, (*members, *all), op, mask, pc)? {
-                                Came::Together => split.pc += 1,
+                                Came::Together => {
+                                    split.pc += 1;
+                                    if !TRACKS && warp.undefined.is_some() {
+                                        return Ok(Stop::Ready);
+                                    }
+                                }
                                 Came::Placed => return Ok(Stop::Gone),
                                 Came::Wait => {
                                     let members = warp.u32(*members, mask.trailing_zeros());
@@ -371,6 +388,18 @@ impl Machine {
         self.barriers_after_exit(warp);
         self.collectives_after_exit(warp, code);
         Ok(())
+    }
+}
+
+/// Executes a rare register instruction.
+pub(super) fn scalar(warp: &mut Warp, op: &ScalarOp, mask: u32) {
+    let mut values = [0; 4];
+    for lane in lanes(mask) {
+        for (value, source) in values.iter_mut().zip(&op.sources) {
+            *value = warp.value(*source, lane) as u64;
+        }
+        let result = (op.run)(&values);
+        warp.set_value(op.target, lane, result.into());
     }
 }
 

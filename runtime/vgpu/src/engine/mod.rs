@@ -15,6 +15,7 @@ pub(crate) mod copies;
 mod diagnose;
 mod diverge;
 mod file;
+mod flight;
 mod interpret;
 mod mbarrier;
 mod meet;
@@ -25,6 +26,7 @@ mod schedule;
 mod start;
 mod system;
 mod together;
+mod undefined;
 pub(crate) mod warp;
 
 use std::cmp::Reverse;
@@ -34,6 +36,7 @@ use std::sync::{Arc, Weak};
 use barrier::Barriers;
 use copies::Transfer;
 use file::RegisterFile;
+use flight::Flights;
 use moe_random::Random;
 use report::{Report, RunError};
 use schedule::Victim;
@@ -48,6 +51,7 @@ use crate::memory::segment::Segment;
 use crate::memory::{Address, Memory};
 use crate::module::{Kernel, Module};
 use crate::observer::{Event, Observer, Observers};
+use crate::rules::Finding;
 
 /// An element of a stream.
 pub(crate) enum Command {
@@ -68,6 +72,8 @@ pub(crate) struct Request {
     pub parameters: Arc<[u8]>,
     /// It need not wait for the end of the launch before it.
     pub dependent: bool,
+    /// Where the CTAs of a cooperative launch meet.
+    pub workspace: Option<Address>,
 }
 
 struct Stream {
@@ -97,6 +103,9 @@ struct LaunchState {
     parameters: Arc<[u8]>,
     /// The initial part of a register file, with the constants that are the same for all warps.
     template: RegisterFile,
+    workspace: Option<Address>,
+    /// See [`Cta::variables`].
+    variables: Arc<[(u32, u32)]>,
     ctas: u32,
     started: u32,
     finished: u32,
@@ -134,6 +143,8 @@ pub(crate) struct Cta {
     rank: u32,
     sm: u32,
     pub shared: Segment,
+    /// Where the variables in it begin and end, by the number that addresses have.
+    pub variables: Arc<[(u32, u32)]>,
     pub barriers: Barriers,
     /// Sets of warps that meet at barriers.
     pub groups: Vec<meet::Group>,
@@ -142,12 +153,15 @@ pub(crate) struct Cta {
     running: u32,
     /// Asynchronous copies that still read or write its shared memory.
     pub copies_pending: u32,
+    pub flights: Flights,
 }
 
 pub(crate) struct Machine {
     pub config: Config,
     pub memory: Memory,
     pub observers: Observers,
+    /// What has been found and did not end the run.
+    pub findings: Vec<Finding>,
     pub instructions: u64,
     pub time: u64,
     /// Instructions that have not yet made a nanosecond.
@@ -211,6 +225,7 @@ impl Machine {
         Machine {
             memory: Memory::new(ranks, config.check_initialised),
             observers: Observers::default(),
+            findings: Vec::new(),
             instructions: 0,
             time: 0,
             time_fraction: 0,
@@ -372,10 +387,16 @@ impl Machine {
 
     pub fn abandon(&mut self) {
         let mut freed = Vec::new();
+        let mut workspaces: Vec<Address> =
+            self.launches.iter().flatten().filter_map(|launch| launch.workspace).collect();
         for stream in self.streams.values_mut() {
             freed.extend(stream.commands.drain(..).filter_map(|command| match command {
                 Command::Free(address) => Some(address),
-                _ => None,
+                Command::Launch(request) => {
+                    workspaces.extend(request.workspace);
+                    None
+                }
+                Command::Record(_) | Command::Wait(_) => None,
             }));
             stream.busy = false;
         }
@@ -398,6 +419,9 @@ impl Machine {
         self.transfers.clear();
         self.memory.forget_waiters();
         freed.into_iter().for_each(|address| self.free_leaving(address));
+        for workspace in workspaces {
+            let _ = self.memory.free(workspace);
+        }
         self.memory.woken.clear();
         self.failed = None;
         self.observers.tell(|| Event::Abandoned);

@@ -5,17 +5,19 @@
 use super::barrier::Barriers;
 use super::copies::LaneCopies;
 use super::file::RegisterFile;
+use super::flight::Flights;
 use super::probe::Probe;
 use super::warp::{Split, SplitState, Warp};
 use super::{Cta, LaunchState, Machine, Request, Sm};
 use crate::config::Policy;
-use crate::decode::op::{Constant, KernelCode, Program, Special, TRUE};
+use crate::decode::op::{Constant, KernelCode, MOST_NUMBERED, Program, SHARED_BASE, Special, TRUE, VARIABLE_SHIFT};
 use crate::error::ClusterError;
 use crate::ids::{LaunchId, RankId, StreamId, ThreadId};
 use crate::memory::segment::Segment;
 use crate::memory::{Address, Memory};
 use crate::observer::{Began, Event};
 use crate::ptx::ast::VariableSpace;
+use crate::rules::{Found, Rule, Rules, Severity, Verdict};
 use std::sync::Arc;
 
 /// An SM of compute capability 9.0 and 10.0. Shared memory includes the kilobyte that the system takes per CTA.
@@ -69,10 +71,24 @@ pub(super) fn place_variables(
     Ok(addresses)
 }
 
+/// Where the variables of a CTA's shared memory begin and end, by the number that addresses have; number 0 has all of it.
+fn variables(code: &KernelCode, shared: u32, rules: &Rules) -> Arc<[(u32, u32)]> {
+    let all = (SHARED_BASE, shared);
+    let looked_for = |name: &str| {
+        let found = Found { sites: &[(&code.name, 0)], symbol: Some(name) };
+        rules.verdict(Rule::LeavesVariable, &found) == Verdict::Is(Severity::Error)
+    };
+    let bounds = |name: &str, start: u32, end: u32| if looked_for(name) { (start, end) } else { all };
+    let named = code.shared_symbols.iter().take(MOST_NUMBERED);
+    let named = named.map(|(name, start, bytes)| bounds(name, *start, start + bytes));
+    let dynamic = bounds("dynamic shared memory", code.dynamic_shared_offset(), shared);
+    std::iter::once(all).chain(named).chain([dynamic]).collect()
+}
+
 impl Machine {
     /// Begins a launch, whose stream is busy with it from now on.
     pub(super) fn begin(&mut self, stream: StreamId, rank: RankId, request: Request) {
-        let Request { id, kernel, grid, block, shared: dynamic_shared, parameters, dependent } = request;
+        let Request { id, kernel, grid, block, shared: dynamic_shared, parameters, dependent, workspace } = request;
         // The variables were placed when the launch was queued, and stay as long as the kernel is there.
         let globals = self.load_module(rank, &kernel.module).map(<[Address]>::to_vec).unwrap_or_default();
         let code = kernel.code();
@@ -85,7 +101,10 @@ impl Machine {
                 Constant::Global(variable, offset) => {
                     u128::from(globals[variable as usize].0.wrapping_add_signed(offset))
                 }
-                Constant::DynamicShared(offset) => u128::from(u64::from(dynamic).wrapping_add_signed(offset)),
+                Constant::DynamicShared(offset) => {
+                    let start = code.dynamic_number() << VARIABLE_SHIFT | dynamic;
+                    u128::from(u64::from(start).wrapping_add_signed(offset))
+                }
                 Constant::Special(special) => match special {
                     Special::Ntid(axis) => block[axis as usize].into(),
                     Special::Nctaid(axis) => grid[axis as usize].into(),
@@ -93,7 +112,9 @@ impl Machine {
                     Special::SmCount => self.config.sms.into(),
                     Special::GridId => id.0.into(),
                     Special::DynamicShared => dynamic_shared.into(),
-                    Special::TotalShared => (shared - crate::decode::op::SHARED_BASE).into(),
+                    Special::TotalShared => (shared - SHARED_BASE).into(),
+                    Special::WorkspaceHigh => (workspace.map_or(0, |address| address.0) >> 32).into(),
+                    Special::WorkspaceLow => u128::from(workspace.map_or(0, |address| address.0) as u32),
                     Special::LaneId => {
                         template.fill(reg, u128::from);
                         continue;
@@ -138,6 +159,7 @@ impl Machine {
             };
             Event::LaunchBegins(Box::new(began))
         });
+        let variables = variables(code, shared, &self.config.rules);
         let slot = self.free_launches.pop().unwrap_or(self.launches.len() as u32);
         if slot as usize == self.launches.len() {
             self.launches.push(None);
@@ -152,6 +174,8 @@ impl Machine {
             shared,
             parameters,
             template,
+            workspace,
+            variables,
             ctas: grid.iter().product(),
             started: 0,
             finished: 0,
@@ -223,6 +247,9 @@ impl Machine {
             warp.launch_id = state.id;
             warp.cta = cta_slot;
             warp.held_until = hold;
+            if self.config.check_initialised && !state.kernel.code().unwritten.is_empty() {
+                warp.nothing_written(state.kernel.code());
+            }
             warp.queued = true;
             if slot as usize == self.warps.len() {
                 self.warps.push(None);
@@ -236,11 +263,13 @@ impl Machine {
             rank: state.rank,
             sm,
             shared: Segment::new(state.shared as usize),
+            variables: Arc::clone(&state.variables),
             barriers: Barriers::new(count),
             groups: Vec::new(),
             warps,
             running: count,
             copies_pending: 0,
+            flights: Flights::default(),
         });
         if cta_slot as usize == self.ctas.len() {
             self.ctas.push(None);
@@ -286,6 +315,11 @@ impl Machine {
         let done = |state: &LaunchState| state.finished == state.ctas && state.transfers == 0;
         let Some(state) = self.launches[slot as usize].take_if(|state| done(state)) else { return };
         self.free_launches.push(slot);
+        if let Some(workspace) = state.workspace {
+            // A kernel cannot free it.
+            let _ = self.memory.free(workspace);
+            self.observers.tell(|| Event::Freed { address: workspace });
+        }
         self.finished_launches += 1;
         if let Some(stream) = self.streams.get_mut(&state.stream) {
             stream.busy = false;
@@ -327,6 +361,7 @@ fn make_warp(
             sm: 0,
             file: RegisterFile::default(),
             predicates: Vec::new(),
+            undefined: None,
             local: Segment::default(),
             local_bytes: 0,
             parameters: Arc::clone(&state.parameters),
@@ -352,6 +387,7 @@ fn make_warp(
     warp.predicates.clear();
     warp.predicates.resize(code.predicates as usize, 0);
     warp.predicates[TRUE as usize] = u32::MAX;
+    warp.undefined = None;
     warp.local = Segment::new(code.local_bytes as usize * 32);
     warp.local_bytes = code.local_bytes;
     warp.parameters = Arc::clone(&state.parameters);

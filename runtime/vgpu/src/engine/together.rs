@@ -9,7 +9,7 @@ use super::addresses::Addresses;
 use super::probe::Watch;
 use super::registers::{MOST, broadcast, collect, distribute};
 use super::warp::{Warp, copy_element, lanes};
-use crate::decode::op::{MemoryOp, SHARED_BASE, Space};
+use crate::decode::op::{MemoryOp, OFFSET_MASK, Space, VARIABLE_SHIFT};
 use crate::memory::address::{MAX_ALLOCATION_BYTES, is_device};
 use crate::memory::segment::Segment;
 
@@ -46,8 +46,8 @@ impl Machine {
             let Some(found) = self.memory.span(warp.rank, span.start, span.bytes) else { return false };
             found
         } else {
-            let Some((segment, _)) = self.shared_span(warp, op, span) else { return false };
-            (&*segment, span.start, None)
+            let Some((segment, _, offset)) = self.shared_span::<false>(warp, op, span) else { return false };
+            (&*segment, offset, None)
         };
         let missing = match span.pattern {
             _ if !check => false,
@@ -66,7 +66,7 @@ impl Machine {
             return false;
         }
         if warp.probe.recording {
-            note(warp, op, mask, span, owner.is_some(), pc);
+            note(warp, op, mask, span, owner.is_none().then_some(offset), pc);
         }
         match span.pattern {
             Pattern::Same => broadcast(warp, op, mask, segment.span(offset, span.bytes)),
@@ -107,8 +107,8 @@ impl Machine {
             owner = Some(rank);
             (segment, woken, offset)
         } else {
-            let Some((segment, woken)) = self.shared_span(warp, op, span) else { return false };
-            (segment, woken, span.start)
+            let Some(found) = self.shared_span::<true>(warp, op, span) else { return false };
+            found
         };
         let mut changed = !COMPARES;
         let mut put = |place, bytes: &[u8]| {
@@ -146,14 +146,22 @@ impl Machine {
         true
     }
 
-    /// The CTA's shared memory if the range lies in it, and the list of the woken.
+    /// The CTA's shared memory if the range lies in one variable of it and no copy may be in the way, the list of the woken, and where
+    /// the range begins.
     #[inline]
-    fn shared_span(&mut self, warp: &Warp, op: &MemoryOp, span: Span) -> Option<(&mut Segment, &mut Vec<u64>)> {
+    fn shared_span<const WRITES: bool>(
+        &mut self,
+        warp: &Warp,
+        op: &MemoryOp,
+        span: Span,
+    ) -> Option<(&mut Segment, &mut Vec<u64>, u64)> {
         let cta = self.ctas[warp.cta as usize].as_mut()?;
-        let inside = op.place.space == Space::Shared
-            && span.start >= u64::from(SHARED_BASE)
-            && cta.shared.holds(span.start.cast_signed(), span.bytes);
-        inside.then_some((&mut cta.shared, &mut self.memory.woken))
+        let &(start, end) = cta.variables.get((span.start >> VARIABLE_SHIFT) as usize)?;
+        let offset = span.start & u64::from(OFFSET_MASK);
+        let inside =
+            op.place.space == Space::Shared && offset >= u64::from(start) && offset + span.bytes <= u64::from(end);
+        let inside = inside && !cta.flights.may_meet(offset, span.bytes, WRITES);
+        inside.then_some((&mut cta.shared, &mut self.memory.woken, offset))
     }
 }
 
@@ -239,17 +247,18 @@ fn load_parameter(warp: &mut Warp, op: &MemoryOp, mask: u32) -> bool {
     true
 }
 
-/// Writes down what a polling loop reads.
+/// Writes down what a polling loop reads; `shared` is where the range begins in shared memory, if it is there.
 #[cold]
-fn note(warp: &mut Warp, op: &MemoryOp, mask: u32, span: Span, device: bool, pc: u32) {
-    let element = op.size();
+fn note(warp: &mut Warp, op: &MemoryOp, mask: u32, span: Span, shared: Option<u64>, pc: u32) {
+    let (element, device) = (op.size(), shared.is_none());
+    let begin = shared.unwrap_or(span.start);
     if span.pattern != Pattern::Scattered && mask == u32::MAX {
         let bytes = span.bytes as u32;
-        warp.probe.read(Watch { device, start: span.start, bytes, element, pc, lane: 0 });
+        warp.probe.read(Watch { device, start: begin, bytes, element, pc, lane: 0 });
         return;
     }
     for lane in lanes(mask) {
-        let start = warp.address(&op.place, lane);
+        let start = begin + (warp.address(&op.place, lane) - span.start);
         warp.probe.read(Watch { device, start, bytes: element, element, pc, lane });
     }
 }

@@ -10,6 +10,7 @@ use super::copies::LaneCopies;
 use super::file::RegisterFile;
 use super::probe::Probe;
 use super::report::FaultKind;
+use super::undefined::Undefined;
 use crate::decode::op::{Place, Reg};
 use crate::ids::{LaunchId, RankId, ThreadId};
 use crate::memory::segment::Segment;
@@ -94,6 +95,8 @@ pub(crate) struct Warp {
     /// Empty before the first turn.
     pub file: RegisterFile,
     pub predicates: Vec<u32>,
+    /// What is not defined of them; nothing nearly always.
+    pub undefined: Option<Box<Undefined>>,
     pub local: Segment,
     pub local_bytes: u32,
     pub parameters: Arc<[u8]>,

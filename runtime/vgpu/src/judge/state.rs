@@ -321,7 +321,8 @@ impl State {
         let chained = word.last.is_none_or(|last| last.scope.min(scope) >= needed(last.site, site));
         if mark.kind != AccessKind::Write {
             let acquires = matches!(order, Order::Acquire | Order::AcqRel | Order::SeqCst);
-            for head in word.heads.iter().filter(|head| head.own != thread) {
+            // Its own head may hold those of others, which it adds to.
+            for head in word.heads.iter().filter(|head| head.own != thread || head.released && head.mixed) {
                 self.read_head(head, word.last, chained, mark, scope, acquires);
             }
         }
@@ -340,6 +341,7 @@ impl State {
                 scope,
                 line: mark.line,
                 released,
+                mixed: false,
             };
             if matches!(order, Order::Release | Order::AcqRel | Order::SeqCst) {
                 word.add(head(&view.knowledge, time, scope, true));
@@ -367,7 +369,7 @@ impl State {
 
     fn read_head(&mut self, head: &Head, last: Option<Last>, chained: bool, mark: &Mark, scope: Scope, acquires: bool) {
         let thread = mark.thread;
-        let needed = needed(head.site, self.site(thread));
+        let needed = needed(head.site, self.site(thread)).max(if head.mixed { Scope::Gpu } else { Scope::Cta });
         let line = mark.line;
         let missing = if !head.released {
             Some(Missing::Release { line: head.line })

@@ -17,6 +17,8 @@ pub(super) struct Head {
     pub scope: Scope,
     pub line: u32,
     pub released: bool,
+    /// It holds releases of several CTAs.
+    pub mixed: bool,
 }
 
 impl Head {
@@ -48,6 +50,7 @@ impl Word {
     pub fn add(&mut self, mut head: Head) {
         if let Some(at) = self.heads.iter().position(|other| head.takes_in(other)) {
             let other = self.heads.swap_remove(at);
+            head.mixed |= other.mixed || other.site != head.site;
             if other.own == head.own {
                 head.knowledge.join(&other.knowledge);
             } else {

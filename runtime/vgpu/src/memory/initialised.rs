@@ -73,6 +73,16 @@ impl Initialised {
         }
     }
 
+    /// Makes one byte uninitialised.
+    pub fn unmark(&mut self, at: u64) {
+        let block = at / BLOCK;
+        if is_set(&self.blocks, block) {
+            self.blocks[(block / 64) as usize] &= !(1 << (block % 64));
+            set(&mut self.bytes, block * BLOCK, block * BLOCK + BLOCK - 1);
+        }
+        self.bytes[(at / 64) as usize] &= !(1 << (at % 64));
+    }
+
     /// Makes bytes of one block initialised.
     fn mark_bytes(&mut self, start: u64, end: u64) {
         let block = start / BLOCK;
@@ -144,6 +154,10 @@ mod tests {
                 if start < end {
                     initialised.mark(start as u64, (end - start) as u64);
                     flags[start..end].fill(true);
+                }
+                if next(4) == 0 {
+                    initialised.unmark(asked as u64);
+                    flags[asked] = false;
                 }
                 let missing = (asked..asked_end).find(|at| !flags[*at]).map(|at| at as u64);
                 assert_eq!(initialised.first_missing(asked as u64, (asked_end - asked) as u64), missing);

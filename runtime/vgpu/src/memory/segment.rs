@@ -71,6 +71,11 @@ impl Segment {
         &self.buffer[self.start..][..self.size][offset as usize..(offset + size) as usize]
     }
 
+    /// Makes one byte undefined. It keeps its value.
+    pub fn make_undefined(&mut self, offset: u64) {
+        self.initialised.unmark(offset);
+    }
+
     /// Bytes to be overwritten by the caller: marks them initialised and tells the waiters.
     #[inline]
     pub fn span_mut(&mut self, offset: u64, size: u64, woken: &mut Vec<u64>) -> &mut [u8] {
