@@ -181,8 +181,7 @@ impl Communicator {
             return Err(error);
         }
         for (&before, &next) in before.iter().zip(streams).filter(|(before, next)| before != next) {
-            let event = device.record(before)?;
-            device.wait(next, event)?;
+            device.follow(next, before)?;
         }
         self.tell_streams();
         Ok(())

@@ -399,6 +399,16 @@ pub trait Device: Send + Sync {
     /// When the device cannot.
     fn wait(&self, stream: StreamId, event: EventId) -> Result<(), DeviceError>;
 
+    /// Makes what follows in a stream come after what has been launched in another one. Where a caller captures one of them it does
+    /// nothing: what a graph comes after is what its launches come after.
+    ///
+    /// # Errors
+    /// When the device cannot.
+    fn follow(&self, stream: StreamId, before: StreamId) -> Result<(), DeviceError> {
+        let event = self.record(before)?;
+        self.wait(stream, event)
+    }
+
     /// From now on collects what is launched in a stream instead of launching it, until [`Device::end_capture`]. Until then the stream can
     /// neither be recorded nor waited for.
     ///

@@ -85,6 +85,25 @@ struct Objects {
 }
 
 impl Objects {
+    fn add_stream(&mut self, rank: RankId, handle: sys::CUstream, of_caller: bool) -> StreamId {
+        let id = StreamId(self.next_stream);
+        self.next_stream += 1;
+        self.streams.insert(id, Stream { rank, handle, closed: false, of_caller, captured: false });
+        id
+    }
+
+    /// A stream of the caller, under the id that it had before if it was here: callers change between a few streams as often as they like.
+    fn adopt(&mut self, rank: RankId, handle: sys::CUstream) -> StreamId {
+        let same = |stream: &Stream| stream.of_caller && (stream.rank, stream.handle) == (rank, handle);
+        match self.streams.iter_mut().find(|(_, stream)| same(stream)) {
+            Some((&id, stream)) => {
+                stream.closed = false;
+                id
+            }
+            None => self.add_stream(rank, handle, true),
+        }
+    }
+
     /// In a stream of the caller there may be launches since the last one of ours, which use what is about to be freed.
     fn expect_launches_of_caller(&mut self) {
         let of_caller = self.streams.iter().filter(|(_, stream)| stream.of_caller && !stream.closed);
@@ -100,8 +119,22 @@ struct Stream {
     closed: bool,
     /// The caller made it and launches in it too.
     of_caller: bool,
-    /// What is launched is captured: the driver must not be asked how far it is.
+    /// By [`Device::begin_capture`]: what is launched is captured, and the driver must not be asked how far it is.
     captured: bool,
+}
+
+impl Stream {
+    /// Whether what is launched in it is captured, by us or by the caller, in whose graph it then is.
+    fn is_captured(self) -> Result<bool, DeviceError> {
+        if self.captured || !self.of_caller {
+            return Ok(self.captured);
+        }
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the caller keeps the stream until it is closed here; this is one of the calls that a capture allows.
+        let asked = unsafe { sys::cuStreamIsCapturing(self.handle, &raw mut status) };
+        asked.result().map_err(failed("ask whether a stream is being captured"))?;
+        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -181,11 +214,11 @@ impl CudaDevice {
         Ok(gpu)
     }
 
-    /// Those of some streams.
-    fn destroy_events(&self, streams: &[StreamId]) {
+    /// The driver keeps what is waited for.
+    fn destroy_events(&self, those: impl Fn(EventId, &Event) -> bool) {
         let events: Vec<(EventId, Event)> = {
             let Objects { events, order, .. } = &mut *self.objects();
-            let gone: Vec<_> = events.extract_if(.., |_, event| streams.contains(&event.stream)).collect();
+            let gone: Vec<_> = events.extract_if(.., |&id, event| those(id, event)).collect();
             gone.iter().for_each(|(id, _)| order.forget_event(*id));
             gone
         };
@@ -198,7 +231,8 @@ impl CudaDevice {
         }
     }
 
-    /// Takes a stream of the caller for launches of a rank; [`Device::close_stream`] gives it back.
+    /// Takes a stream of the caller for launches of a rank; [`Device::close_stream`] gives it back. While the caller captures it, launches
+    /// become part of the caller's graph, which may be launched any number of times.
     ///
     /// # Errors
     /// When there is no such rank.
@@ -208,21 +242,15 @@ impl CudaDevice {
     /// has been closed here.
     pub unsafe fn adopt_stream(&self, rank: RankId, handle: *mut c_void) -> Result<StreamId, DeviceError> {
         self.gpu(rank)?;
-        Ok(self.add_stream(rank, handle.cast(), true))
+        Ok(self.objects().adopt(rank, handle.cast()))
     }
 
-    /// Those that are not being captured.
+    /// Those that can be waited for: not those that are being captured, nor those that the caller may have destroyed.
     fn all_streams(&self) -> Vec<StreamId> {
         let objects = self.objects();
-        objects.streams.iter().filter(|(_, stream)| !stream.captured).map(|(&id, _)| id).collect()
-    }
-
-    fn add_stream(&self, rank: RankId, handle: sys::CUstream, of_caller: bool) -> StreamId {
-        let mut objects = self.objects();
-        let id = StreamId(objects.next_stream);
-        objects.next_stream += 1;
-        objects.streams.insert(id, Stream { rank, handle, closed: false, of_caller, captured: false });
-        id
+        let gone = |id, stream: &Stream| stream.of_caller && stream.closed && objects.order.of(id).is_empty();
+        let there = |id, stream: &Stream| !gone(id, stream) && matches!(stream.is_captured(), Ok(false));
+        objects.streams.iter().filter(|(id, stream)| there(**id, stream)).map(|(&id, _)| id).collect()
     }
 
     fn set_captured(&self, id: StreamId, captured: bool) {
@@ -252,11 +280,12 @@ impl CudaDevice {
     fn look(&self, objects: &mut Objects) -> Result<Vec<RankId>, DeviceError> {
         let mut running = Vec::new();
         for (id, count) in objects.order.unfinished().collect::<Vec<_>>() {
-            let Some(&Stream { rank, handle, captured, .. }) = objects.streams.get(&id) else { continue };
-            if captured {
+            let Some(&stream) = objects.streams.get(&id) else { continue };
+            let Stream { rank, handle, .. } = stream;
+            self.enter(rank)?;
+            if stream.is_captured()? {
                 continue;
             }
-            self.enter(rank)?;
             // SAFETY: made by the driver and not destroyed, as it is in the table.
             match unsafe { sys::cuStreamQuery(handle) } {
                 sys::CUresult::CUDA_ERROR_NOT_READY => running.push(rank),
@@ -471,7 +500,7 @@ impl Device for CudaDevice {
         self.enter(rank)?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let handle = stream.map_err(failed("make a stream"))?;
-        Ok(self.add_stream(rank, handle, false))
+        Ok(self.objects().add_stream(rank, handle, false))
     }
 
     fn rank_of(&self, stream: StreamId) -> Option<RankId> {
@@ -508,8 +537,7 @@ impl Device for CudaDevice {
                 .map_err(failed(format!("{rank}: launch")))
         };
         let mut objects = self.objects();
-        let captured = objects.streams.get(&id).is_some_and(|stream| stream.captured);
-        if captured {
+        if objects.streams.get(&id).map_or(Ok(false), |stream| stream.is_captured())? {
             return start();
         }
         if self.time_launches {
@@ -548,6 +576,18 @@ impl Device for CudaDevice {
         unsafe { result::stream::wait_event(handle, recorded, flags) }.map_err(failed("wait for an event"))?;
         objects.order.wait(stream, event);
         Ok(())
+    }
+
+    fn follow(&self, stream: StreamId, before: StreamId) -> Result<(), DeviceError> {
+        let captured = |id| self.objects().streams.get(&id).map_or(Ok(false), |stream| stream.is_captured());
+        // A graph has the order that its launches have: nothing outside it can be waited for inside.
+        if captured(stream)? != captured(before)? {
+            return Ok(());
+        }
+        let event = self.record(before)?;
+        let waits = self.wait(stream, event);
+        self.destroy_events(|id, _| id == event);
+        waits
     }
 
     fn begin_capture(&self, stream: StreamId) -> Result<(), DeviceError> {
@@ -618,13 +658,18 @@ impl Device for CudaDevice {
             let handles = streams.iter().filter_map(|id| objects.streams.get(id).copied());
             (handles.collect::<Vec<_>>(), launched)
         };
-        for Stream { rank, handle, .. } in handles {
+        for stream in handles {
+            let Stream { rank, handle, .. } = stream;
             self.enter(rank)?;
+            if stream.is_captured()? {
+                let problem = "a stream of the caller is being captured: wait after the capture has ended";
+                return Err(DeviceError::Refused { problem: problem.into() });
+            }
             // SAFETY: made by the driver; it is destroyed only when it has nothing unfinished.
             unsafe { result::stream::synchronize(handle) }.map_err(|error| kernel_failed(rank, error))?;
         }
         self.objects().order.finish(&launched.into_iter().collect());
-        self.destroy_events(streams);
+        self.destroy_events(|_, event| streams.contains(&event.stream));
         self.destroy_closed();
         Ok(())
     }
@@ -653,7 +698,7 @@ impl Drop for CudaDevice {
             self.gpus.drain(..).for_each(std::mem::forget);
             return;
         }
-        self.destroy_events(&self.all_streams());
+        self.destroy_events(|_, _| true);
         let objects = std::mem::take(&mut *self.objects());
         // Errors while tearing down have nobody to tell.
         for Graph { rank, handle } in objects.graphs.into_values() {
@@ -703,6 +748,24 @@ mod tests {
                  environment (at most 32), or use fewer ranks or more GPUs"
                 .into())
         );
+    }
+
+    #[test]
+    fn a_stream_of_the_caller_has_one_id_however_often_it_comes_back() {
+        let mut objects = Objects::default();
+        let [one, other] = [8_usize, 16].map(std::ptr::without_provenance_mut);
+        let first = objects.adopt(RankId(0), one);
+        let second = objects.adopt(RankId(0), other);
+        assert_ne!(first, second);
+        for _ in 0..1000 {
+            objects.streams.get_mut(&first).expect("it is known").closed = true;
+            assert_eq!(objects.adopt(RankId(0), one), first);
+            assert_eq!(objects.adopt(RankId(0), other), second);
+        }
+        assert_eq!(objects.streams.len(), 2);
+        assert!(!objects.streams[&first].closed);
+        // The default stream is that of each rank's own GPU.
+        assert_ne!(objects.adopt(RankId(1), one), first);
     }
 
     /// With a driver this opens the GPUs; without one it must say so, and not panic in a symbol that is not there.
