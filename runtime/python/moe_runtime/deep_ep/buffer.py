@@ -22,7 +22,7 @@ from .checks import HARMLESS, INTEGERS, matrix, same_device, unknown
 from .events import EventHandle, EventOverlap, after, before
 from .layers import Layer, Source, fits, hardware, source_of
 from .low_latency import LowLatency
-from .travel import Received, as_many, ascending, biased, payload, routed, sized, split, tokens, weights_back
+from .travel import Received, as_many, ascending, biased, local_rows, payload, routed, sized, split, tokens, weights_back
 
 
 class Config:
@@ -207,10 +207,10 @@ class Buffer(LowLatency):
             given, local = numbers[0], comm.plan.last_experts[self.rank] - comm.plan.first_experts[self.rank]
             counts = [-(-count // expert_alignment) * expert_alignment for count in numbers[1 : 1 + local]]
         made = Handle(comm, rows, order, given, num_worst_tokens > 0)
-        local_picks, local_weights = self._local(made, picks.dtype)
+        local_picks, local_weights = local_rows(rows, given)
         return (
             self._input(made),
-            local_picks,
+            local_picks.to(picks.dtype),
             None if topk_weights is None else local_weights,
             counts,
             made,
@@ -268,12 +268,3 @@ class Buffer(LowLatency):
         if rows.scales is None:
             return sized(rows.x, handle.given)
         return sized(rows.payload, handle.given), sized(rows.scales, handle.given)
-
-    def _local(self, handle: Handle, integers: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Local experts of each row and their weights."""
-        rows = handle.rows
-        picks, weights = sized(rows.picks, handle.given).to(integers), sized(rows.weights, handle.given)
-        if handle.worst:
-            place = torch.arange(handle.given, device=picks.device)[:, None]
-            picks = torch.where(place < rows.received.sum(), picks, -1)
-        return picks, torch.where(picks < 0, 0.0, weights)

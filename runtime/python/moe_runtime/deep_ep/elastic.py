@@ -21,7 +21,7 @@ from .buffer import Buffer
 from .checks import matrix, same_device, unknown
 from .events import EventHandle, EventOverlap, after, before
 from .layers import Layer, Source, align_of, fits, hardware, mismatch, source_of
-from .travel import Received, as_many, ascending, biased, payload, routed, sized, split, tokens, weights_back
+from .travel import Received, as_many, ascending, biased, local_rows, payload, routed, sized, split, tokens, weights_back
 
 OPTIONS = {
     "num_cpu_bytes",
@@ -283,12 +283,11 @@ class ElasticBuffer:
     def _local(self, handle: EPHandle) -> tuple[Tensor | None, Tensor]:
         """Local experts of each row and their weights; of an expanded one, only the weight."""
         rows = handle.rows
-        place = torch.arange(handle.given, device=rows.counts.device)
         if handle.do_expand:
+            place = torch.arange(handle.given, device=rows.counts.device)
             counts = rows.counts
             expert = torch.searchsorted(rows.offsets.contiguous(), place.to(torch.int32), right=True).clamp(max=counts.shape[0] - 1)
             arrived = place < handle.psum_num_recv_tokens_per_expert[expert]
             return None, torch.where(arrived, sized(rows.weights, handle.given)[:, 0], 0.0)
-        picks = sized(rows.picks, handle.given).to(handle.topk_idx.dtype)
-        picks = torch.where((place < rows.received.sum())[:, None], picks, -1)
-        return picks, torch.where(picks < 0, 0.0, sized(rows.weights, handle.given))
+        picks, weights = local_rows(rows, handle.given)
+        return picks.to(handle.topk_idx.dtype), weights

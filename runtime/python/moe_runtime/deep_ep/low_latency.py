@@ -24,7 +24,7 @@ from ..torch import TYPES
 from .checks import INTEGERS, matrix, same_device, unknown
 from .events import EventHandle, EventOverlap, after
 from .layers import Layer, Source, fits, hardware, mismatch
-from .travel import PACKED
+from .travel import PACKED, columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class LowLatency:
         shape = (plan.local_experts, plan.most_rows // plan.local_experts)
         received: Tensor | tuple[Tensor, Tensor] = rows.payload.view(*shape, plan.hidden)
         if use_fp8:
-            received = (rows.payload.view(*shape, plan.hidden), _columns(rows.scales.view(*shape, -1), packed=use_ue8m0))
+            received = (rows.payload.view(*shape, plan.hidden), columns(rows.scales.view(*shape, -1), packed=use_ue8m0))
         handle = LowLatencyHandle(comm, rows, topk_weights is not None)
         return received, rows.counts, handle, after(async_finish), _hook(return_recv_hook)
 
@@ -194,15 +194,6 @@ def _weights(given: Tensor | None, picks: Tensor) -> Tensor:
         return torch.ones(picks.shape, device=picks.device)
     same_device("topk_weights", given, picks)
     return matrix("topk_weights", given, (torch.float32,), picks.shape[0], picks.shape[1])
-
-
-def _columns(scales: Tensor, *, packed: bool) -> Tensor:
-    """Scales ``[experts, rows, blocks]`` with the rows of a block beside each other in memory."""
-    if packed:
-        numbers = scales.contiguous().view(torch.int32)
-    else:
-        numbers = scales.float()
-    return numbers.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def _hook(asked: bool) -> Callable[[], None] | None:

@@ -99,6 +99,20 @@ def weights_back(comm: Communicator, rows: Rows, order: Tensor, numbers: Tensor)
     return torch.empty_like(back).scatter_(-1, order, back)
 
 
+def columns(scales: Tensor, *, packed: bool) -> Tensor:
+    """Scales ``[experts, rows, blocks]`` with the rows of a block beside each other in memory: f32, or four of one byte in an int32."""
+    numbers = scales.contiguous().view(torch.int32) if packed else scales.float()
+    return numbers.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def local_rows(rows: Rows, given: int) -> tuple[Tensor, Tensor]:
+    """Of so many rows by token, local experts i32 ``[given, top_k]``, −1 for others and for rows that did not arrive, and weights, 0 there."""
+    picks, weights = sized(rows.picks, given), sized(rows.weights, given)
+    place = torch.arange(given, device=picks.device)[:, None]
+    picks = torch.where(place < rows.received.sum(), picks, -1)
+    return picks, torch.where(picks < 0, 0.0, weights)
+
+
 def biased(result: Tensor, bias: Any) -> Tensor:
     """The result and one or two tensors like it."""
     for each in () if bias is None else (bias,) if isinstance(bias, Tensor) else bias:
