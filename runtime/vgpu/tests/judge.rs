@@ -2,6 +2,8 @@
 //!
 //! The kernels of `judge/` were written for this, and ptxas accepts them; two show in small what was wrong in published kernels.
 
+#[path = "judge/published.rs"]
+mod published;
 mod support;
 
 use insta::assert_snapshot;
