@@ -5,7 +5,8 @@
 
 use crate::config::Config;
 use crate::decode::op::SHARED_BASE;
-use crate::engine::report::{Report, RunError};
+use crate::engine::print::Printed;
+use crate::engine::report::{Finding, Report, RunError};
 use crate::engine::{Command, Machine, Request};
 use crate::error::ClusterError;
 use crate::ids::{EventId, LaunchId, RankId, StreamId};
@@ -14,7 +15,6 @@ use crate::memory::address::MAX_RANKS;
 use crate::memory::{Address, MemoryFault, Traffic};
 use crate::module::{Kernel, Module};
 use crate::observer::{AccessKind, Event, Observer};
-use crate::rules::Finding;
 
 const MAX_SMS: u32 = 1024;
 /// What a kernel may ask for in all, static and dynamic, on the GPUs that this cluster imitates.
@@ -382,6 +382,11 @@ impl Cluster {
     /// Warnings and accepted findings so far, in the order in which they were found.
     pub fn findings(&self) -> &[Finding] {
         &self.machine.findings
+    }
+
+    /// What kernels have printed so far (`vprintf`), in the order in which they did; the first 10 000 texts.
+    pub fn printed(&self) -> &[Printed] {
+        &self.machine.printed
     }
 
     /// Shows every further access and ordering event to an observer, beside those that there are.

@@ -116,6 +116,7 @@ mod judge;
 mod launch;
 mod memory;
 mod module;
+mod names;
 mod observer;
 mod ptx;
 mod rules;
@@ -123,9 +124,10 @@ mod rules;
 pub use cluster::Cluster;
 pub use config::{Config, Policy};
 pub use decode::op::Parameter;
+pub use engine::print::Printed;
 pub use engine::report::{
-    Deadlock, Fault, FaultKind, Limit, NotStarted, Polled, Report, RunError, Running, Schedule, Site, WaitReason,
-    Waiting,
+    Deadlock, Fault, FaultKind, Finding, Limit, NotStarted, Polled, Report, RunError, Running, Schedule, Site,
+    WaitReason, Waiting,
 };
 pub use error::ClusterError;
 pub use ids::{CopyId, EventId, LaunchId, RankId, StreamId, ThreadId};
@@ -133,9 +135,10 @@ pub use judge::{Agent, Apart, Conflict, Judge, Missing, Party};
 pub use launch::{Argument, Launch};
 pub use memory::{Address, MemoryFault, Order, Proxy, Scope, Traffic};
 pub use module::{Kernel, Module};
+pub use names::demangled;
 pub use observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep, Observer};
 pub use ptx::PtxError;
-pub use rules::{Finding, Rule, Rules, Severity, Waiver};
+pub use rules::{Rule, Rules, Severity, Waiver};
 
 const _: () = {
     const fn movable<T: Send>() {}

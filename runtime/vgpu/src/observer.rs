@@ -71,6 +71,8 @@ pub struct Began {
     /// The stream that it stands in.
     pub stream: StreamId,
     pub kernel: String,
+    /// Where lines of the PTX text come from, as `file:line` of the source; empty if the text does not say it.
+    pub sources: Vec<(u32, String)>,
     /// CTAs along x, y and z.
     pub grid: [u32; 3],
     /// Threads of a CTA.

@@ -4,8 +4,6 @@
 
 use std::ops::RangeInclusive;
 
-use crate::engine::report::Site;
-
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rule {
@@ -142,35 +140,6 @@ impl Rules {
 fn is_of(symbol: &str, name: &str) -> bool {
     let symbol = symbol.trim_start_matches('`');
     symbol.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', '-', '`', ' ']))
-}
-
-/// Something that did not end the run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// What was looked for.
-    pub rule: Rule,
-    /// Who and where, the first time.
-    pub site: Site,
-    /// What was found.
-    pub text: String,
-    /// Why it is accepted; otherwise it is a warning.
-    pub waived: Option<String>,
-    /// How often it was found at this line.
-    pub times: u64,
-}
-
-impl std::fmt::Display for Finding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.waived {
-            None => writeln!(f, "warning: {}", self.text)?,
-            Some(reason) => writeln!(f, "accepted ({reason}): {}", self.text)?,
-        }
-        write!(f, "  by: {}", self.site)?;
-        match self.times {
-            1 => Ok(()),
-            times => write!(f, "\n  {times} times"),
-        }
-    }
 }
 
 #[cfg(test)]

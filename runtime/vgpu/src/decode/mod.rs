@@ -24,6 +24,7 @@ mod synchronisation;
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Operand, Statement, Variable, VariableSpace};
 use crate::ptx::{PtxError, ScalarType};
@@ -89,6 +90,8 @@ pub(crate) struct Decoder<'m> {
     functions: &'m HashMap<&'m str, usize>,
     scopes: Vec<Scope>,
     line: u32,
+    /// File and line in the source, as the last `.loc` says.
+    source: (u32, u32),
     form: String,
     guard: u32,
     code: KernelCode,
@@ -125,6 +128,7 @@ pub(crate) fn module(text: &str) -> Decoded<Program> {
 fn program(module: &Module) -> Decoded<Program> {
     let globals = globals::bindings(module)?;
     let functions = globals::functions(module)?;
+    let files: Arc<[(u32, String)]> = module.files.as_slice().into();
     let mut kernels: Vec<KernelCode> = Vec::new();
     let mut decoded: HashSet<usize> = HashSet::new();
     let mut budget = MAX_STEPS;
@@ -134,7 +138,7 @@ fn program(module: &Module) -> Decoded<Program> {
             if function.entry != entry || function.body.is_none() || decoded.contains(&index) {
                 continue;
             }
-            let decoder = Decoder::new(module, &globals, &functions, index, budget);
+            let decoder = Decoder::new(module, &globals, &functions, index, &files, budget);
             let (code, callees) = decoder.function(index)?;
             budget = budget.saturating_sub(code.steps.len());
             decoded.extend(callees);
@@ -152,6 +156,7 @@ impl<'m> Decoder<'m> {
         globals: &'m HashMap<&'m str, Binding>,
         functions: &'m HashMap<&'m str, usize>,
         index: usize,
+        files: &Arc<[(u32, String)]>,
         budget: usize,
     ) -> Decoder<'m> {
         let function = &module.functions[index];
@@ -161,6 +166,8 @@ impl<'m> Decoder<'m> {
             operands: Vec::new(),
             unwritten: Vec::new(),
             lines: Vec::new(),
+            sources: Vec::new(),
+            files: files.clone(),
             form_of: Vec::new(),
             forms: Vec::new(),
             comparisons: Vec::new(),
@@ -186,6 +193,7 @@ impl<'m> Decoder<'m> {
             // The lowest scope takes the places of module-level shared variables.
             scopes: vec![Scope::default()],
             line: function.line,
+            source: (0, 0),
             form: String::new(),
             guard: NO_GUARD,
             code,
@@ -258,6 +266,7 @@ impl<'m> Decoder<'m> {
         let Some(body) = &function.body else {
             return self.fail(format!("`{}` is declared but never defined", function.name));
         };
+        self.source = (0, 0);
         self.block(body)?;
         self.scopes.pop();
         self.guard = NO_GUARD;
@@ -406,6 +415,7 @@ impl<'m> Decoder<'m> {
                         }
                     }
                 }
+                Statement::Location(file, line) => self.source = (*file, *line),
                 Statement::Variable(variable) => self.local_variable(variable)?,
                 Statement::Instruction(instruction) => self.instruction(instruction)?,
             }
@@ -552,6 +562,7 @@ impl<'m> Decoder<'m> {
         }
         self.code.steps.push(Step { guard: self.guard, order: 0, op });
         self.code.lines.push(self.line);
+        self.code.sources.push(self.source);
         self.code.form_of.push(form);
         self.uses.push(uses.into());
         self.defines.push(defines.into());

@@ -1,6 +1,8 @@
 //! The compact form of a kernel: what the engine runs. Operands are byte offsets into a warp's register file; constants,
 //! special registers and symbol addresses are rows of that file, filled when a warp starts.
 
+use std::sync::Arc;
+
 use crate::memory::order::{Order, Proxy, Scope};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::VariableSpace;
@@ -483,6 +485,10 @@ pub(crate) struct KernelCode {
     pub unwritten: Vec<(Slot, String)>,
     /// Line in the PTX per step.
     pub lines: Vec<u32>,
+    /// Source file and line per step; line 0 where it is not known.
+    pub sources: Vec<(u32, u32)>,
+    /// Names of source files, by number.
+    pub files: Arc<[(u32, String)]>,
     /// Index into `forms` per step.
     pub form_of: Vec<u32>,
     pub forms: Vec<String>,
@@ -528,6 +534,23 @@ impl KernelCode {
             count if count > MOST_NUMBERED => 0,
             count => count as u32 + 1,
         }
+    }
+
+    /// Where a step comes from in the source, as `file:line`.
+    pub fn source(&self, pc: u32) -> Option<String> {
+        let (file, line) = *self.sources.get(pc as usize)?;
+        let (_, path) = self.files.iter().find(|(number, _)| *number == file)?;
+        let name = path.rsplit(['/', '\\']).next().unwrap_or(path);
+        (line != 0).then(|| format!("{name}:{line}"))
+    }
+
+    /// The source of every line of the text that has one, in their order.
+    pub fn source_of_lines(&self) -> Vec<(u32, String)> {
+        let steps = (0u32..).zip(&self.lines);
+        let mut found: Vec<(u32, String)> = steps.filter_map(|(pc, line)| Some((*line, self.source(pc)?))).collect();
+        found.sort();
+        found.dedup_by_key(|(line, _)| *line);
+        found
     }
 
     pub fn form(&self, pc: u32) -> &str {

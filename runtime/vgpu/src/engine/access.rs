@@ -228,6 +228,7 @@ impl Machine {
         warp.probe.read(Watch { device, start, bytes, element: bytes, pc, lane });
     }
 
+    /// Loads of a warp of which everything is defined. Whether that has changed.
     #[inline]
     pub(super) fn load(
         &mut self,
@@ -243,7 +244,15 @@ impl Machine {
         self.load_lanes(warp, op, mask, pc, code)
     }
 
-    fn load_lanes(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32, pc: u32, code: &KernelCode) -> Outcome<bool> {
+    /// Lane by lane. Whether something undefined has been loaded.
+    pub(super) fn load_lanes(
+        &mut self,
+        warp: &mut Warp,
+        op: &MemoryOp,
+        mask: u32,
+        pc: u32,
+        code: &KernelCode,
+    ) -> Outcome<bool> {
         let mut undefined = false;
         let size = op.size();
         let manner = Manner {
@@ -324,6 +333,7 @@ impl Machine {
         }
     }
 
+    /// Stores of a warp of which everything is defined.
     #[inline]
     pub(super) fn store(
         &mut self,
@@ -333,7 +343,7 @@ impl Machine {
         pc: u32,
         code: &KernelCode,
     ) -> Outcome<()> {
-        if op.place.space != Space::Local && self.observers.is_empty() && warp.undefined.is_none() {
+        if op.place.space != Space::Local && self.observers.is_empty() {
             let done = if warp.probe.checks_stores {
                 self.store_together::<true>(warp, op, mask)
             } else {
@@ -346,7 +356,15 @@ impl Machine {
         self.store_lanes(warp, op, mask, pc, code)
     }
 
-    fn store_lanes(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32, pc: u32, code: &KernelCode) -> Outcome<()> {
+    /// Lane by lane.
+    pub(super) fn store_lanes(
+        &mut self,
+        warp: &mut Warp,
+        op: &MemoryOp,
+        mask: u32,
+        pc: u32,
+        code: &KernelCode,
+    ) -> Outcome<()> {
         let size = op.size();
         let manner = Manner {
             order: op.order,

@@ -411,6 +411,7 @@ impl Machine {
                     warp: transfer.thread.warp,
                     lanes: 1 << transfer.thread.lane,
                     line: code.lines[transfer.pc as usize],
+                    source: code.source(transfer.pc),
                     instruction: code.form(transfer.pc).to_owned(),
                 };
                 let thread = [thread % x, thread / x % y, thread / x / y];

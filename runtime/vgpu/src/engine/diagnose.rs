@@ -5,7 +5,7 @@ use super::probe::Watch;
 use super::report::{Deadlock, Limit, NotStarted, Polled, Running, WaitReason, Waiting};
 use super::warp::{SplitState, Warp};
 use super::{LaunchState, Machine};
-use crate::decode::op::KernelCode;
+use crate::decode::op::{KernelCode, Op};
 use crate::ids::RankId;
 use crate::memory::address::{Target, target};
 
@@ -110,7 +110,9 @@ impl Machine {
                         .map_or(0, |cta| value(cta.shared.span(at, read.element.into())));
                     (format!("`{}`", shared_symbol(code, at.cast_signed())), found, None)
                 };
-                let place = Polled { symbol, found, compared: compared(warp, code, read.pc, lane), writer };
+                let is_mbarrier = matches!(code.steps[read.pc as usize].op, Op::Mbarrier(_));
+                let mbarrier = is_mbarrier.then(|| super::mbarrier::in_words(found)).flatten();
+                let place = Polled { symbol, found, compared: compared(warp, code, read.pc, lane), writer, mbarrier };
                 if !out.contains(&place) {
                     out.push(place);
                 }

@@ -79,17 +79,23 @@ impl Machine {
             warp: warp.number,
             lanes,
             line: code.lines[pc as usize],
+            source: code.source(pc),
             instruction: code.form(pc).to_owned(),
         }
     }
 
+    /// Thread index along x, y and z.
+    pub(super) fn thread_index(&self, warp: &Warp, lane: u32) -> [u32; 3] {
+        let [x, y, _] = self.launches[warp.launch as usize].as_ref().map_or([1; 3], |launch| launch.block);
+        let thread = warp.number * 32 + lane;
+        [thread % x, thread / x % y, thread / x / y]
+    }
+
     #[cold]
     fn fault(&self, warp: &Warp, code: &KernelCode, pc: u32, trouble: Trouble) -> Box<Fault> {
-        let [x, y, _] = self.launches[warp.launch as usize].as_ref().map_or([1; 3], |launch| launch.block);
-        let thread = warp.number * 32 + trouble.lane;
         Box::new(Fault {
             site: self.site(warp, code, pc, 1 << trouble.lane),
-            thread: [thread % x, thread / x % y, thread / x / y],
+            thread: self.thread_index(warp, trouble.lane),
             kind: trouble.kind,
             schedule: self.schedule(),
         })
@@ -147,12 +153,20 @@ impl Machine {
             }
             match &step.op {
                 Op::Load(op) => {
-                    if self.load(warp, op, mask, pc, code)? && !TRACKS {
+                    if TRACKS {
+                        self.load_lanes(warp, op, mask, pc, code)?;
+                    } else if self.load(warp, op, mask, pc, code)? {
                         split.pc += 1;
                         return Ok(Stop::Ready);
                     }
                 }
-                Op::Store(op) => self.store(warp, op, mask, pc, code)?,
+                Op::Store(op) => {
+                    if TRACKS {
+                        self.store_lanes(warp, op, mask, pc, code)?;
+                    } else {
+                        self.store(warp, op, mask, pc, code)?;
+                    }
+                }
                 Op::Branch { target } => {
                     let target = *target;
                     let rest = split.mask & !mask;
@@ -202,7 +216,7 @@ impl Machine {
                     self.observers.tell(|| Event::GridWait { thread, lanes });
                 }
                 Op::CopyLocal { from, to, bytes } => self.copy_local(warp, *from, *to, *bytes, mask),
-                Op::System(call) => self.system_call(warp, call, mask)?,
+                Op::System(call) => self.system_call(warp, code, call, mask)?,
                 Op::Trap => {
                     return Err(Box::new(Trouble { lane: mask.trailing_zeros(), kind: FaultKind::Trap }));
                 }

@@ -258,6 +258,21 @@ impl Machine {
     }
 }
 
+/// An mbarrier in words, from its bits.
+pub(super) fn in_words(bits: u64) -> Option<String> {
+    let State { phase, bytes, expected, pending } = State::from_bits(bits)?;
+    let parity = u8::from(phase);
+    let arrivals = format!("{pending} of {expected} arrivals are missing");
+    Some(match bytes {
+        0 => format!("its phase of parity {parity} is not complete, {arrivals}"),
+        bytes if bytes > 0 => format!("its phase of parity {parity} is not complete, {arrivals}, and {bytes} bytes"),
+        bytes => format!(
+            "its phase of parity {parity} is not complete, {arrivals}; {} bytes came that nobody expects",
+            -bytes
+        ),
+    })
+}
+
 fn not_an_mbarrier(code: &KernelCode, offset: u32) -> MemoryFault {
     MemoryFault::BadObject(format!("`{}` is not an initialised mbarrier", shared_symbol(code, offset.into())))
 }

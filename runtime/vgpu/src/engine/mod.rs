@@ -19,6 +19,7 @@ mod flight;
 mod interpret;
 mod mbarrier;
 mod meet;
+pub(crate) mod print;
 mod probe;
 mod registers;
 pub(crate) mod report;
@@ -38,7 +39,8 @@ use copies::Transfer;
 use file::RegisterFile;
 use flight::Flights;
 use moe_random::Random;
-use report::{Report, RunError};
+use print::Printed;
+use report::{Finding, Report, RunError};
 use schedule::Victim;
 pub(crate) use start::ctas_per_sm;
 use warp::Warp;
@@ -51,7 +53,6 @@ use crate::memory::segment::Segment;
 use crate::memory::{Address, Memory};
 use crate::module::{Kernel, Module};
 use crate::observer::{Event, Observer, Observers};
-use crate::rules::Finding;
 
 /// An element of a stream.
 pub(crate) enum Command {
@@ -162,6 +163,8 @@ pub(crate) struct Machine {
     pub observers: Observers,
     /// What has been found and did not end the run.
     pub findings: Vec<Finding>,
+    /// What kernels have printed.
+    pub printed: Vec<Printed>,
     pub instructions: u64,
     pub time: u64,
     /// Instructions that have not yet made a nanosecond.
@@ -226,6 +229,7 @@ impl Machine {
             memory: Memory::new(ranks, config.check_initialised),
             observers: Observers::default(),
             findings: Vec::new(),
+            printed: Vec::new(),
             instructions: 0,
             time: 0,
             time_fraction: 0,

@@ -4,6 +4,8 @@ use crate::config::Policy;
 use crate::ids::RankId;
 use crate::ids::{EventId, LaunchId, StreamId};
 use crate::memory::{Address, MemoryFault};
+use crate::names::demangled;
+use crate::rules::Rule;
 
 /// Figures of a run that went well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,14 +60,16 @@ pub struct Site {
     pub lanes: u32,
     /// Line in the PTX text.
     pub line: u32,
+    /// File and line in the source, if the PTX says it.
+    pub source: Option<String>,
     /// Instruction without operands.
     pub instruction: String,
 }
 
 impl std::fmt::Display for Site {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Site { rank, kernel, cta: [x, y, z], warp, lanes, line, instruction, .. } = self;
-        write!(f, "{rank}, kernel `{kernel}`, CTA ")?;
+        let Site { rank, kernel, cta: [x, y, z], warp, lanes, line, instruction, source, .. } = self;
+        write!(f, "{rank}, kernel `{}`, CTA ", demangled(kernel))?;
         match (y, z) {
             (0, 0) => write!(f, "{x}")?,
             _ => write!(f, "({x}, {y}, {z})")?,
@@ -75,7 +79,10 @@ impl std::fmt::Display for Site {
             1 => write!(f, "lane {}", lanes.trailing_zeros())?,
             _ => write!(f, "lanes {}", LaneSet(*lanes))?,
         }
-        write!(f, ", line {line}: {instruction}")
+        match source {
+            Some(source) => write!(f, ", line {line} ({source}): {instruction}"),
+            None => write!(f, ", line {line}: {instruction}"),
+        }
     }
 }
 
@@ -154,6 +161,35 @@ impl std::fmt::Display for Fault {
     }
 }
 
+/// Something that did not end the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked for.
+    pub rule: Rule,
+    /// Who and where, the first time.
+    pub site: Site,
+    /// What was found.
+    pub text: String,
+    /// Why it is accepted; otherwise it is a warning.
+    pub waived: Option<String>,
+    /// How often it was found at this line.
+    pub times: u64,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.waived {
+            None => writeln!(f, "warning: {}", self.text)?,
+            Some(reason) => writeln!(f, "accepted ({reason}): {}", self.text)?,
+        }
+        write!(f, "  by: {}", self.site)?;
+        match self.times {
+            1 => Ok(()),
+            times => write!(f, "\n  {times} times"),
+        }
+    }
+}
+
 /// A place in memory that somebody polls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Polled {
@@ -165,13 +201,25 @@ pub struct Polled {
     pub compared: Option<(String, u64)>,
     /// Rank that should write it, as the host labelled it.
     pub writer: Option<RankId>,
+    /// What is there, in words, if it is an mbarrier.
+    pub mbarrier: Option<String>,
 }
 
 impl std::fmt::Display for Polled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: found {}", self.symbol, self.found)?;
+        if let Some(mbarrier) = &self.mbarrier {
+            return write!(f, "the mbarrier {}: {mbarrier}", self.symbol);
+        }
+        // A comparison of signed numbers is told in signed numbers.
+        let form = self.compared.as_ref().map_or("", |(comparison, _)| comparison);
+        let number = |value: u64| match form.rsplit('.').next() {
+            Some("s32") => (value as u32).cast_signed().to_string(),
+            Some("s64") => value.cast_signed().to_string(),
+            _ => value.to_string(),
+        };
+        write!(f, "{}: found {}", self.symbol, number(self.found))?;
         if let Some((comparison, value)) = &self.compared {
-            write!(f, ", {comparison} with {value}")?;
+            write!(f, ", {comparison} with {}", number(*value))?;
         }
         match self.writer {
             Some(writer) => write!(f, "; to be written by {writer}"),
@@ -269,8 +317,8 @@ impl std::fmt::Display for NotStarted {
         match self {
             NotStarted::Ctas { rank, kernel, waiting, grid, .. } => write!(
                 f,
-                "{rank}, kernel `{kernel}`: {waiting} of {grid} CTAs wait for a place on an SM; they start when others \
-                 finish"
+                "{rank}, kernel `{}`: {waiting} of {grid} CTAs wait for a place on an SM; they start when others finish",
+                demangled(kernel)
             ),
             NotStarted::Stream { rank, stream, event } => {
                 write!(f, "{rank}, stream {}: waits for event {}, which has not been reached", stream.0, event.0)
@@ -304,7 +352,7 @@ pub struct Running {
 impl std::fmt::Display for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Running { rank, kernel, finished, grid, .. } = self;
-        write!(f, "{rank}, kernel `{kernel}`: {finished} of {grid} CTAs have finished")
+        write!(f, "{rank}, kernel `{}`: {finished} of {grid} CTAs have finished", demangled(kernel))
     }
 }
 

@@ -151,6 +151,7 @@ impl Machine {
                 rank,
                 stream,
                 kernel: code.name.clone(),
+                sources: code.source_of_lines(),
                 grid,
                 threads: block.iter().product(),
                 shared: code.shared_symbols.clone(),

@@ -7,10 +7,10 @@
 //! undefined one, as far as one can tell by running an instruction again with other bits in the place of those.
 
 use super::Machine;
-use super::report::FaultKind;
+use super::report::{FaultKind, Finding};
 use super::warp::{Outcome, Trouble, Warp, lanes, put_low_bytes};
 use crate::decode::op::{GUARD_NOT, KernelCode, NO_GUARD, Op, Reg, Slot, WarpOp};
-use crate::rules::{Finding, Found, Rule, Severity, Verdict};
+use crate::rules::{Found, Rule, Severity, Verdict};
 
 /// Findings that are kept.
 const MOST_FINDINGS: usize = 1000;

@@ -3,6 +3,7 @@
 use super::scopes::{name, whom};
 use crate::ids::ThreadId;
 use crate::memory::{Proxy, Scope};
+use crate::names::demangled;
 use crate::observer::AccessKind;
 
 /// Who made one of the accesses.
@@ -31,6 +32,8 @@ pub struct Party {
     pub proxy: Proxy,
     /// Line of the instruction in the PTX text.
     pub line: u32,
+    /// File and line in the source, if the PTX says it.
+    pub source: Option<String>,
 }
 
 /// How far apart two threads are.
@@ -181,7 +184,8 @@ impl std::fmt::Display for Party {
         };
         let thread = |f: &mut std::fmt::Formatter<'_>, thread: &ThreadId| {
             let ThreadId { rank, launch, cta, warp, lane } = thread;
-            write!(f, "{rank}, `{}` (launch {}), CTA {cta}, warp {warp}, lane {lane}", self.kernel, launch.0)
+            let kernel = demangled(&self.kernel);
+            write!(f, "{rank}, `{kernel}` (launch {}), CTA {cta}, warp {warp}, lane {lane}", launch.0)
         };
         match &self.agent {
             Agent::Host => return write!(f, "the host {what} it"),
@@ -192,6 +196,9 @@ impl std::fmt::Display for Party {
             }
         }
         write!(f, " {what} it in line {}", self.line)?;
+        if let Some(source) = &self.source {
+            write!(f, " ({source})")?;
+        }
         match (self.proxy, self.strong) {
             (Proxy::NonCoherent, _) => write!(f, " (non-coherent)"),
             (Proxy::Async, _) => write!(f, " (async proxy)"),

@@ -78,6 +78,7 @@ impl State {
                 rank: thread.rank,
                 stream: StreamId(u32::MAX),
                 kernel: String::new(),
+                sources: Vec::new(),
                 grid: [1; 3],
                 threads: 1024,
                 shared: Vec::new(),
@@ -258,17 +259,18 @@ impl State {
 
     fn party(&self, mark: &Mark) -> Party {
         let cta = self.at(mark.thread.cta);
-        let (kernel, agent) = if mark.thread.cta == HOST {
-            (String::new(), Agent::Host)
+        let (kernel, agent, source) = if mark.thread.cta == HOST {
+            (String::new(), Agent::Host, None)
         } else {
             let launch = &self.launches[cta.launch].began;
             let (warp, lane) = (mark.thread.warp.into(), mark.thread.lane.into());
             let thread = ThreadId { rank: launch.rank, launch: launch.launch, cta: cta.index, warp, lane };
             let agent = if mark.copy.is_some() { Agent::Copy(thread) } else { Agent::Thread(thread) };
-            (launch.kernel.clone(), agent)
+            let source = launch.sources.binary_search_by_key(&mark.line, |(line, _)| *line).ok();
+            (launch.kernel.clone(), agent, source.map(|at| launch.sources[at].1.clone()))
         };
         let Mark { kind, strong, proxy, line, .. } = *mark;
-        Party { agent, kernel, kind, strong, proxy, line }
+        Party { agent, kernel, kind, strong, proxy, line, source }
     }
 
     fn tell(&mut self, place: Place, first: &Mark, second: &Mark, missing: Missing) {

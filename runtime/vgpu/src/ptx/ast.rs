@@ -9,6 +9,8 @@ pub struct Module {
     pub version: (u32, u32),
     /// The names after `.target`.
     pub targets: Vec<String>,
+    /// Source files, by the number that `.loc` uses.
+    pub files: Vec<(u32, String)>,
     /// Module-level variables, in order.
     pub variables: Vec<Variable>,
     /// Entries and functions, in order; a prototype has no body.
@@ -100,6 +102,8 @@ pub enum Statement {
     /// A variable declared inside the body.
     Variable(Variable),
     Instruction(Instruction),
+    /// `.loc`: number of the source file and line, of what follows.
+    Location(u32, u32),
     /// `name: .branchtargets a, b;`
     BranchTargets(String, Vec<String>, u32),
 }

@@ -14,8 +14,8 @@ pub(super) enum Token<'a> {
     Dot(&'a str),
     /// Any other sign.
     Punct(char),
-    /// A string; only debugging directives and pragmas have them, so its content does not matter.
-    Text,
+    /// A string, as it is written between its quotes.
+    Text(&'a str),
     /// An integer literal without its sign.
     Integer(u64),
     /// A decimal floating-point literal.
@@ -136,6 +136,7 @@ impl<'a> Lexer<'a> {
 
     fn string(&mut self) -> Result<Token<'a>, PtxError> {
         self.at += 1;
+        let start = self.at;
         while self.byte(0) != b'"' {
             if self.at >= self.bytes.len() || self.byte(0) == b'\n' {
                 return self.error("this string is never closed");
@@ -143,7 +144,7 @@ impl<'a> Lexer<'a> {
             self.at += 1 + usize::from(self.byte(0) == b'\\' && self.byte(1) != b'\n');
         }
         self.at += 1;
-        Ok(Token::Text)
+        Ok(Token::Text(self.text.get(start..self.at - 1).unwrap_or_default()))
     }
 
     fn number(&mut self) -> Result<Token<'a>, PtxError> {

@@ -49,7 +49,7 @@ impl<'a> Parser<'a, '_> {
             Some(Token::Word(word)) => format!("`{word}`"),
             Some(Token::Dot(word)) => format!("`.{word}`"),
             Some(Token::Punct(punct)) => format!("`{punct}`"),
-            Some(Token::Text) => "a string".into(),
+            Some(Token::Text(_)) => "a string".into(),
             Some(Token::Integer(value)) => format!("`{value}`"),
             Some(_) => "a number".into(),
         }
@@ -128,7 +128,14 @@ impl<'a> Parser<'a, '_> {
                         return self.error("only .address_size 64 is supported");
                     }
                 }
-                Token::Dot("file" | "loc" | "section") => self.debug_directive()?,
+                Token::Dot("file") => {
+                    let rest = self.tokens.get(self.at + 1..self.at + 3).unwrap_or_default();
+                    if let [(Token::Integer(number), _), (Token::Text(name), _)] = *rest {
+                        module.files.push((number as u32, name.to_owned()));
+                    }
+                    self.debug_directive()?;
+                }
+                Token::Dot("loc" | "section") => self.debug_directive()?,
                 Token::Dot("pragma") => self.pragma()?,
                 Token::Dot(_) => self.top_level(&mut module)?,
                 Token::Punct(';') => self.at += 1,
@@ -140,7 +147,7 @@ impl<'a> Parser<'a, '_> {
 
     fn pragma(&mut self) -> Result_<()> {
         self.at += 1;
-        while self.peek() == Some(Token::Text) {
+        while let Some(Token::Text(_)) = self.peek() {
             self.at += 1;
             self.accept(',');
         }
@@ -465,7 +472,14 @@ impl<'a> Parser<'a, '_> {
                     out.push(Statement::Block(self.block(depth + 1)?));
                 }
                 Some(Token::Punct(';')) => self.at += 1,
-                Some(Token::Dot("loc" | "file" | "section")) => self.debug_directive()?,
+                Some(Token::Dot("loc")) => {
+                    let rest = self.tokens.get(self.at + 1..self.at + 3).unwrap_or_default();
+                    if let [(Token::Integer(file), _), (Token::Integer(line), _)] = *rest {
+                        out.push(Statement::Location(file as u32, line as u32));
+                    }
+                    self.debug_directive()?;
+                }
+                Some(Token::Dot("file" | "section")) => self.debug_directive()?,
                 Some(Token::Dot("pragma")) => self.pragma()?,
                 Some(Token::Dot("reg")) => out.push(self.registers()?),
                 Some(Token::Dot("maxntid" | "minnctapersm" | "maxnreg")) => {
