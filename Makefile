@@ -48,6 +48,8 @@ install: setup
 bench: setup
 	cargo build --release -p moec
 	cargo bench -p moe-tests --bench figures
+	cargo build -q --workspace --bin moec
+	.ci/python figures
 
 # On a machine with an NVIDIA GPU: everything that runs on one, compared with the reference bit for bit.
 gpu: setup

@@ -46,10 +46,17 @@ BYTES = 16
 
 def _parts(tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """A contiguous tensor, rank by rank, each where a kernel can read it."""
-    parts = list(tensor.contiguous().split(list(sizes)))
+    whole = tensor.contiguous()
+    parts = [whole] if len(sizes) == 1 else list(whole.split(list(sizes)))
     if tensor.is_cuda:
         parts = [part if part.data_ptr() % BYTES == 0 else part.clone() for part in parts]
     return parts
+
+
+def _ranks(tensor: Tensor) -> list[Tensor]:
+    """``[ranks, …]`` as a tensor for each rank."""
+    whole = tensor.contiguous()
+    return [whole[0]] if whole.shape[0] == 1 else list(whole)
 
 
 def _enter(comm: Communicator, tensor: Tensor) -> None:
@@ -172,7 +179,7 @@ def dispatch_op(
     payload, scales = _input_room(x, ranks, plan)
     handle = x.new_zeros((ranks, plan.handle_bytes), dtype=torch.uint8)
     parts = [_parts(tensor, tokens) for tensor in (x, indices, weights)]
-    held.calls.dispatch(parts[0], parts[1], parts[2], list(handle), list(payload), None if scales is None else list(scales))
+    held.calls.dispatch(parts[0], parts[1], parts[2], _ranks(handle), _ranks(payload), None if scales is None else _ranks(scales))
     of_rows = x.new_empty((0,), dtype=torch.float32)
     if not plan.combine_weighs:
         of_rows = _array(handle, plan, "row_weights", torch.float32).reshape(ranks, plan.most_rows, plan.weights_per_row)
@@ -201,8 +208,8 @@ def dispatch_cached_op(
     _enter(held, x)
     payload, scales = _input_room(x, len(tokens), held.plan)
     parts = [_parts(tensor, tokens) for tensor in (x, indices, weights)]
-    out = None if scales is None else list(scales)
-    held.calls.dispatch_cached(parts[0], parts[1], parts[2], list(handle.contiguous()), list(payload), out)
+    out = None if scales is None else _ranks(scales)
+    held.calls.dispatch_cached(parts[0], parts[1], parts[2], _ranks(handle), _ranks(payload), out)
     return _arrived(payload, scales, held.plan)
 
 
@@ -222,7 +229,7 @@ def dispatch_backward_op(
     result = of_rows.new_empty((indices.shape[0], held.plan.hidden))
     out = _parts(result, tokens)
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
-    held.calls.dispatch_backward(list(of_rows.contiguous()), picks, factors, list(handle.contiguous()), out)
+    held.calls.dispatch_backward(_ranks(of_rows), picks, factors, _ranks(handle), out)
     return _whole(result, out)
 
 
@@ -240,7 +247,7 @@ def weights_backward_op(
     result = torch.empty_like(weights, memory_format=torch.contiguous_format)
     out = _parts(result, tokens)
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
-    held.calls.weights_backward(list(of_rows.contiguous()), picks, factors, list(handle.contiguous()), out)
+    held.calls.weights_backward(_ranks(of_rows), picks, factors, _ranks(handle), out)
     return _whole(result, out)
 
 
@@ -256,7 +263,7 @@ def combine_op(y: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, toke
     result = y.new_empty((indices.shape[0], held.plan.hidden))
     out = _parts(result, tokens)
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
-    held.calls.combine(list(y.contiguous()), picks, factors, list(handle.contiguous()), out)
+    held.calls.combine(_ranks(y), picks, factors, _ranks(handle), out)
     return _whole(result, out)
 
 
@@ -277,7 +284,7 @@ def combine_backward_op(
     out = _parts(of_weights, tokens) if plan.combine_weighs else None
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
     held.calls.combine_backward(
-        list(y.contiguous()), _parts(of_combined, tokens), picks, factors, list(handle.contiguous()), list(of_y), out
+        _ranks(y), _parts(of_combined, tokens), picks, factors, _ranks(handle), _ranks(of_y), out
     )
     return of_y, of_weights if out is None else _whole(of_weights, out)
 
