@@ -6,6 +6,7 @@
 //! * [`device`] – what a device must be able to do, and the two there are;
 //! * [`symmetric`] – memory that every rank can reach;
 //! * [`bootstrap`] – how the processes of a world find each other, and [`node`], where those of a virtual one do;
+//! * [`share`] – how processes hand each other memory;
 //! * [`world`] – what the ranks of one bundle share;
 //! * [`communicator`] – gate, dispatch, combine and their gradients, for some ranks of a world;
 //! * [`tensor`], [`element`] – tensors of a communicator, its own or the caller's, and what they consist of;
@@ -29,6 +30,10 @@ mod kernels;
 pub mod node;
 mod notice;
 mod own;
+#[cfg(any(feature = "cuda", feature = "virtual"))]
+pub mod share;
+#[cfg(any(feature = "cuda", feature = "virtual"))]
+mod socket;
 pub mod symmetric;
 pub mod tensor;
 pub mod world;

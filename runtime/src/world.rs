@@ -76,8 +76,13 @@ impl World {
         agree(&cards)?;
         let others = own.meet(&device, exchange, &cards, bootstrap.process());
         // Nobody gives up what another still looks for, and nobody calls one who has not found it.
-        tell(bootstrap.as_ref(), &cards, others.as_ref().err().map(DeviceError::to_string))?;
-        let others = others?;
+        let told = tell(bootstrap.as_ref(), &cards, others.as_ref().err().map(DeviceError::to_string));
+        let others = match (others, told) {
+            // One that has ended may have ended because another did, which the bootstrap knows.
+            (Err(DeviceError::Gone { .. }) | Ok(_), Err(told)) => return Err(told),
+            (Err(problem), _) => return Err(problem.into()),
+            (Ok(others), Ok(())) => others,
+        };
         let streams = vec![None; exchange.ranks as usize];
         Ok(Arc::new(World {
             id: WORLDS.fetch_add(1, Ordering::Relaxed),
@@ -147,9 +152,17 @@ impl World {
     /// Stops every communicator, of other processes too; the first cause stays.
     pub(crate) fn stop(&self, cause: &Error) {
         self.state().stopped.get_or_insert_with(|| cause.clone());
-        if !matches!(cause, Error::Elsewhere { .. }) && !self.others.is_empty() {
+        match cause {
+            Error::Elsewhere { .. } => self.interrupt(),
+            _ => self.give_up(&cause.to_string()),
+        }
+    }
+
+    /// Lets what waits give up, in other processes too, which hear why.
+    pub(crate) fn give_up(&self, why: &str) {
+        if !self.others.is_empty() {
             // Those who cannot read it learn that they are stopped, and not why.
-            let _ = notice::put(&self.own.notice, &cause.to_string());
+            let _ = notice::put(&self.own.notice, why);
         }
         self.interrupt();
     }

@@ -489,3 +489,76 @@ fn a_node_that_is_killed_is_named_by_all() {
     );
     processes.assert_nothing_left();
 }
+
+/// Memory that goes from process to process as GPUs do it, with files in place of GPUs.
+fn sharing(of: impl Fn(u32) -> &'static str) -> Processes {
+    Processes::run(&Job::default(), |process, command| {
+        command.args(["share", of(process)]).env("PATIENCE", "4");
+    })
+}
+
+#[test]
+fn every_process_writes_into_the_memory_of_every_other() {
+    let mut processes = sharing(|_| "never");
+    for (number, process) in (0..).zip(&mut processes.ranks) {
+        let expected: Vec<u32> = (0..RANKS).map(|other| if other == number { 0 } else { other + 1 }).collect();
+        assert_eq!(process.says("found "), Some(format!("{expected:?}")));
+        assert!(process.child.wait().expect("it ends").success());
+    }
+    processes.assert_nothing_left();
+}
+
+#[test]
+fn a_process_that_ends_while_memory_is_handed_on_is_named_by_all_others() {
+    for (victim, moment) in [(2, "offered"), (0, "met"), (2, "met"), (3, "taken")] {
+        let mut processes = sharing(|process| if process == victim { moment } else { "watch" });
+        let process = processes.ranks[victim as usize].child.id();
+        processes.ranks[victim as usize].says("reached").expect("it gets there");
+        processes.ranks[victim as usize].kill();
+        let killed = Instant::now();
+        let errors = processes.errors(Some(victim));
+        assert!(killed.elapsed() < Duration::from_secs(5), "{moment}: after {:?}", killed.elapsed());
+        // Before memory is taken the bootstrap notices, if it is quicker.
+        let named = [format!("rank {victim} is gone: process {process}, whose"), format!("process {victim} has ended")];
+        assert!(errors.iter().all(|error| named.iter().any(|name| error.contains(name))), "{moment}: {errors:#?}");
+        processes.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_process_that_does_not_answer_or_has_other_memory_is_named() {
+    let mut processes = sharing(|process| if process == 1 { "larger" } else { "never" });
+    let process = processes.ranks[1].child.id();
+    let expected = format!("memory of rank 1, process {process}: it has 8192 bytes, and this process expects 4096");
+    // Some hear of it from those who have looked.
+    let errors = processes.errors(Some(1));
+    assert!(errors.contains(&expected), "{errors:#?}");
+    processes.assert_nothing_left();
+
+    let mut processes = sharing(|process| if process == 1 { "met" } else { "late" });
+    processes.ranks[1].says("reached").expect("it gets there");
+    let process = processes.ranks[1].child.id();
+    let stopped = Command::new("kill").args(["-STOP", &process.to_string()]).status().expect("there is such a program");
+    assert!(stopped.success());
+    let expected = format!("memory of rank 1, process {process}: it has not answered within 1s");
+    let errors = processes.errors(Some(1));
+    assert!(errors.contains(&expected), "{errors:#?}");
+    processes.ranks[1].kill();
+    processes.assert_nothing_left();
+}
+
+/// `make gpu` runs it: processes that take turns on one GPU give the bits of virtual ones.
+#[test]
+#[ignore = "it needs an NVIDIA GPU"]
+fn processes_on_one_gpu_give_the_bits_of_one() {
+    let folder = Folder::new("gpu");
+    let bundle = folder.bundle("layer.moeb", 8);
+    for each in [1, 2] {
+        let job = Job { processes: RANKS / each, each, ..Job::default() };
+        let mut processes = Processes::run(&job, |_, command| {
+            command.arg("layer").arg(&bundle).arg(folder.0.join("result")).args(["never", "20"]).env("MOE_GPU", "0");
+        });
+        processes.assert_right(&folder, None);
+        processes.assert_nothing_left();
+    }
+}

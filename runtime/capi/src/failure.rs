@@ -157,6 +157,8 @@ fn kind_of_device(problem: &DeviceError) -> Kind {
         | DeviceError::Limit { .. }
         | DeviceError::StillRunning { .. }
         | DeviceError::Node { .. }
+        | DeviceError::NoSharedMemory { .. }
+        | DeviceError::Sharing { .. }
         | DeviceError::Unknown { .. } => Kind::Device,
     }
 }

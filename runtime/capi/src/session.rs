@@ -44,7 +44,21 @@ pub enum Hardware {
     Cuda,
 }
 
-/// All ranks of a bundle, in this process.
+/// What the ranks of this process are, in a world whose others are in other processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// Virtual GPUs of a node.
+    Virtual(NodeOptions),
+    /// Ranks on one GPU, by the driver's number of it.
+    Cuda {
+        /// Of this process.
+        mine: Range<u32>,
+        /// The GPU.
+        gpu: u32,
+    },
+}
+
+/// The ranks of a bundle that are in this process.
 #[derive(Clone)]
 pub struct Ranks {
     world: Arc<World>,
@@ -73,14 +87,26 @@ impl Ranks {
         Ok(Ranks { world: World::new(device, bundle)?, cuda })
     }
 
-    /// The ranks of this process, of a world whose others are in other processes: all of them call this together, each with its part of
-    /// a node.
+    /// The ranks of this process, of a world whose others are in other processes: all of them call this together, each with its part.
     ///
     /// # Errors
     /// Who did not come; when the bundle does not fit, or is not the same everywhere.
-    pub fn join(bundle: &Bundle, bootstrap: Arc<dyn Bootstrap>, node: &NodeOptions) -> Result<Ranks> {
-        let device = Arc::new(NodeDevice::attach(node).map_err(Error::from)?);
-        Ok(Ranks { world: World::join(bootstrap, device, bundle)?, cuda: None })
+    pub fn join(bundle: &Bundle, bootstrap: Arc<dyn Bootstrap>, membership: &Membership) -> Result<Ranks> {
+        let (device, cuda): (Arc<dyn Device>, _) = match membership {
+            Membership::Virtual(node) => (Arc::new(NodeDevice::attach(node).map_err(Error::from)?), None),
+            Membership::Cuda { mine, gpu } => {
+                let ranks = bundle.manifest().exchange.ranks;
+                let device = CudaDevice::of_process(ranks, mine.clone(), *gpu, &CudaOptions::default());
+                let device = Arc::new(device.map_err(Error::from)?);
+                (Arc::<CudaDevice>::clone(&device), Some(device))
+            }
+        };
+        Ok(Ranks { world: World::join(bootstrap, device, bundle)?, cuda })
+    }
+
+    /// Those of this process.
+    pub fn mine(&self) -> Range<u32> {
+        self.world.mine()
     }
 
     /// The numbers of the bundle.

@@ -22,11 +22,20 @@ class NativeWorld:
     @staticmethod
     def join(
         bundle: NativeBundle,
-        rank: int,
+        ranks: tuple[int, int],
+        process: tuple[int, int],
         gather: Callable[[bytes], list[bytes]],
         name: str,
         start: list[str] | None,
         patience: float,
+    ) -> NativeWorld: ...
+    @staticmethod
+    def join_cuda(
+        bundle: NativeBundle,
+        ranks: tuple[int, int],
+        process: tuple[int, int],
+        gather: Callable[[bytes], list[bytes]],
+        gpu: int,
     ) -> NativeWorld: ...
     def recover(self) -> None: ...
 

@@ -33,11 +33,12 @@ def find(number: int) -> Communicator:
 
 
 class World:
-    """All ranks of a bundle, in this process; with ``group``, a torch process group, the one rank that is this process's, on virtual GPUs that
-    the first process starts. All processes then make it together.
+    """All ranks of a bundle, in this process; with ``group``, a torch process group, the one rank that is this process's, or those of ``ranks``.
+    All processes then make it together.
 
     ``device``: ``"cuda"`` for the GPUs of this machine, ``"virtual"`` for virtual ones that run the kernels' PTX on the CPU; by default
-    GPUs where there are some. ``seed``: of virtual GPUs, chooses how their threads take turns.
+    GPUs where there are some. With ``group`` a process is on torch's current GPU, or on virtual GPUs that the first process starts (or
+    that somebody serves under the name in ``MOE_NODE``). ``seed``: of virtual GPUs in this process, chooses how their threads take turns.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class World:
         device: str | None = None,
         seed: int = 0,
         group: Any = None,
+        ranks: range | None = None,
         deadline: float | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
@@ -55,8 +57,7 @@ class World:
         if group is None:
             self.native, self.device = _make(self.bundle, device, seed)
         else:
-            self.native, self.device = join(self.bundle, group, device, deadline), "virtual"
-            self.mine = range(group.rank(), group.rank() + 1)
+            self.native, self.mine, self.device = join(self.bundle, group, ranks, device, deadline)
 
     def recover(self) -> None:
         """Makes all ranks usable again after an error, when no communicator is in a call; all processes do so together. Earlier ``Rows`` must
@@ -79,7 +80,8 @@ class Communicator:
     """Some ranks of a bundle: a single one, or a range of them.
 
     ``bundle``: a path, a ``Bundle``, or a ``World`` that several communicators share, each with its own ``ranks``.
-    ``ranks``: a range; all of this process by default. ``group``: a torch process group, whose ranks are the bundle's: one of each process.
+    ``ranks``: a range; all of this process by default. ``group``: a torch process group, whose ranks are the bundle's, one of each process;
+    with ``ranks`` these are those of this process.
     ``device``, ``seed``: see ``World``. ``deadline``: seconds that a kernel may wait for another rank; None for ever.
 
     Every rank of a world makes the same calls in the same order. A communicator of one rank takes and gives single tensors, one of several
@@ -96,10 +98,12 @@ class Communicator:
         deadline: float | None = 10.0,
         seed: int = 0,
     ) -> None:
-        if group is not None and (ranks is not None or isinstance(bundle, World)):
-            raise refuse("group", "it says which rank is of this process: pass it without `ranks`, and with a bundle")
+        if group is not None and isinstance(bundle, World):
+            raise refuse("group", "a world has its processes: pass the group to `World`, or a bundle here")
         self.world = (
-            bundle if isinstance(bundle, World) else World(bundle, device=device, seed=seed, group=group, deadline=deadline)
+            bundle
+            if isinstance(bundle, World)
+            else World(bundle, device=device, seed=seed, group=group, ranks=ranks if group is not None else None, deadline=deadline)
         )
         self.bundle = self.world.bundle
         self.plan: Plan = self.bundle.plan

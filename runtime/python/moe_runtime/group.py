@@ -25,19 +25,43 @@ def gather(group: Any, value: Any) -> list[Any]:
     return values
 
 
-def join(bundle: Bundle, group: Any, device: str | None, patience: float | None) -> NativeWorld:
-    """The rank of this process in a world on virtual GPUs, which the first process starts."""
-    ranks = bundle.plan.ranks
-    if group.size() != ranks:
+def join(
+    bundle: Bundle, group: Any, ranks: range | None, device: str | None, patience: float | None
+) -> tuple[NativeWorld, range, str]:
+    """The ranks of this process in a world of several: the world, those ranks, and the device."""
+    count, process, processes = bundle.plan.ranks, group.rank(), group.size()
+    if ranks is None and processes != count:
         raise InvalidArgument(
-            f"group: it has {group.size()} processes, and the bundle is for {ranks} ranks: start as many processes, or compile for them",
+            f"group: it has {processes} processes, and the bundle is for {count} ranks: start as many processes, compile for them, or pass"
+            " `ranks`, those of each process",
             "world_size",
-            {"processes": group.size(), "ranks": ranks},
+            {"processes": processes, "ranks": count},
         )
-    if device not in (None, "virtual"):
-        raise refuse("device", "ranks in several processes have virtual GPUs so far: pass device='virtual'")
-    rank = group.rank()
-    name = gather(group, f"moe-{os.geteuid()}-{uuid.uuid4().hex}")[0]
-    start = [sys.executable, "-m", "moe_runtime.serve", name] if rank == 0 else None
+    mine = range(process, process + 1) if ranks is None else ranks
+    if mine.step != 1 or not 0 <= mine.start < mine.stop <= count:
+        raise refuse("ranks", f"{mine} is no contiguous part of the bundle's {count} ranks")
+    of_process, place = (mine.start, mine.stop), (process, processes)
+
+    def gathered(given: bytes) -> list[bytes]:
+        return gather(group, given)
+
+    device = device or _device(group)
+    if device == "cuda":
+        import torch  # noqa: PLC0415
+
+        gpu = torch.cuda.current_device()
+        return NativeWorld.join_cuda(bundle.native, of_process, place, gathered, gpu), mine, device
+    if device != "virtual":
+        raise refuse("device", f"`{device}` is neither `virtual` nor `cuda`")
+    served = os.environ.get("MOE_NODE")
+    name, served = gather(group, (served or f"moe-{os.geteuid()}-{uuid.uuid4().hex}", served))[0]
+    start = [sys.executable, "-m", "moe_runtime.serve", name] if process == 0 and served is None else None
     waits = 60.0 if patience is None else max(patience, 60.0)
-    return NativeWorld.join(bundle.native, rank, lambda given: gather(group, given), name, start, waits)
+    return NativeWorld.join(bundle.native, of_process, place, gathered, name, start, waits), mine, device
+
+
+def _device(group: Any) -> str:
+    """GPUs, where every process has one."""
+    import torch  # noqa: PLC0415
+
+    return "cuda" if all(gather(group, torch.cuda.is_available())) else "virtual"

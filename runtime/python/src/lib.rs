@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moe_bundle::Bundle;
-use moe_capi::session::{GateParameter, HandleView, InputView, RoutingView};
+use moe_capi::session::{GateParameter, HandleView, InputView, Membership, RoutingView};
 use moe_capi::view::NUMBERS;
 use moe_capi::{Failure, Hardware, Kind, Part, Ranks, Session, View, open_bundle};
 use moe_contract::{Call, Exchange, Flow, LinkBytes, RankId, Tensor};
@@ -144,26 +144,44 @@ impl NativeWorld {
         made.map(NativeWorld).map_err(|failure| raise(py, &failure))
     }
 
-    /// The rank of this process in a world whose others are in other processes. `gather` takes bytes and gives those of every process;
-    /// `start` starts the node, in one of them.
+    /// The ranks `ranks.0` to `ranks.1` in a world whose others are in other processes, of which this one is `process.0` of `process.1`. `gather`
+    /// takes bytes and gives those of every process; `start` starts the node, in one of them.
     #[staticmethod]
     fn join(
         py: Python<'_>,
         bundle: &NativeBundle,
-        rank: u32,
+        ranks: (u32, u32),
+        process: (u32, u32),
         gather: Py<PyAny>,
         name: String,
         start: Option<Vec<String>>,
         patience: f64,
     ) -> PyResult<NativeWorld> {
-        let ranks = bundle.0.manifest().exchange.ranks;
+        let ((first, end), ranks) = (ranks, bundle.0.manifest().exchange.ranks);
+        let group = Arc::new(Group { process: process.0, processes: process.1, gather });
         let start = start.map(|command| command.into_iter().map(Into::into).collect());
         let made = py.detach(|| {
             let patience = Duration::try_from_secs_f64(patience)
                 .map_err(|_| Failure::argument("deadline", "it is no number of seconds"))?;
-            let node = NodeOptions { name, ranks, mine: rank..rank + 1, patience, start };
-            Ranks::join(&bundle.0, Arc::new(Group { rank, ranks, gather }), &node)
+            let node = NodeOptions { name, ranks, mine: first..end, patience, start };
+            Ranks::join(&bundle.0, group, &Membership::Virtual(node))
         });
+        made.map(NativeWorld).map_err(|failure| raise(py, &failure))
+    }
+
+    /// As [`NativeWorld::join`], on a GPU of this machine.
+    #[staticmethod]
+    fn join_cuda(
+        py: Python<'_>,
+        bundle: &NativeBundle,
+        ranks: (u32, u32),
+        process: (u32, u32),
+        gather: Py<PyAny>,
+        gpu: u32,
+    ) -> PyResult<NativeWorld> {
+        let membership = Membership::Cuda { mine: ranks.0..ranks.1, gpu };
+        let group = Arc::new(Group { process: process.0, processes: process.1, gather });
+        let made = py.detach(|| Ranks::join(&bundle.0, group, &membership));
         made.map(NativeWorld).map_err(|failure| raise(py, &failure))
     }
 
@@ -174,18 +192,18 @@ impl NativeWorld {
 
 /// Processes that a function of Python gathers bytes of.
 struct Group {
-    rank: u32,
-    ranks: u32,
+    process: u32,
+    processes: u32,
     gather: Py<PyAny>,
 }
 
 impl Bootstrap for Group {
     fn process(&self) -> u32 {
-        self.rank
+        self.process
     }
 
     fn processes(&self) -> u32 {
-        self.ranks
+        self.processes
     }
 
     fn all_gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, BootstrapError> {

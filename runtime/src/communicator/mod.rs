@@ -41,7 +41,7 @@ use moe_bundle::{Bundle, Manifest};
 use moe_contract::{Exchange, Kernel, LinkBytes, RankId};
 
 use crate::bootstrap::Bootstrap;
-use crate::device::{Allocator, Device, LaunchTime, StreamId};
+use crate::device::{Allocator, Device, DeviceError, LaunchTime, StreamId};
 use crate::error::{Error, Result, diagnose};
 use crate::world::World;
 use capture::Kept;
@@ -220,6 +220,10 @@ impl Communicator {
         self.running()?;
         let device = &self.world.device;
         let problem = device.synchronise(&self.streams, self.patience()).err();
+        if let Some(gone @ DeviceError::Gone { .. }) = &problem {
+            // A device that cannot stop a kernel waits for its end.
+            self.world.give_up(&gone.to_string());
+        }
         if problem.is_some() {
             device.abandon()?;
         }

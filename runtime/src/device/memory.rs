@@ -131,7 +131,7 @@ impl Memory {
         exported: &[u8],
         bytes: u64,
     ) -> Result<Memory, DeviceError> {
-        let address = device.import(rank, exported)?;
+        let address = device.import(rank, exported, bytes)?;
         Ok(Memory { device: Arc::clone(device), rank, users: Users::Import, address, bytes })
     }
 

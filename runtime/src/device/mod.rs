@@ -215,6 +215,26 @@ pub enum DeviceError {
         /// Whose.
         process: u32,
     },
+    /// A GPU or driver without what sharing memory between processes needs.
+    #[error(
+        "GPU {gpu} or its driver has no {what}, which ranks in several processes need: use one process, or a newer driver"
+    )]
+    NoSharedMemory {
+        /// Which.
+        gpu: u32,
+        /// What is missing.
+        what: String,
+    },
+    /// Memory that a process cannot hand to another one, or take from it.
+    #[error("memory of {}, process {process}: {problem}", list(ranks))]
+    Sharing {
+        /// Whose.
+        ranks: Vec<RankId>,
+        /// Theirs.
+        process: u32,
+        /// What is wrong.
+        problem: String,
+    },
     /// A virtual node that cannot be used.
     #[error("virtual node `{name}`: {problem}")]
     Node {
@@ -246,14 +266,16 @@ pub(crate) fn import_address(exported: &[u8]) -> Result<Address, DeviceError> {
     exported.try_into().map(u64::from_le_bytes).map(Address).map_err(|_| problem())
 }
 
+fn list(ranks: &[RankId]) -> String {
+    ranks.iter().map(RankId::to_string).collect::<Vec<String>>().join(", ")
+}
+
 fn are(ranks: &[RankId]) -> String {
-    let names: Vec<String> = ranks.iter().map(RankId::to_string).collect();
-    format!("{} {}", names.join(", "), if ranks.len() == 1 { "is" } else { "are" })
+    format!("{} {}", list(ranks), if ranks.len() == 1 { "is" } else { "are" })
 }
 
 fn still_running(ranks: &[RankId]) -> String {
-    let names: Vec<String> = ranks.iter().map(RankId::to_string).collect();
-    format!("kernels of {} still run", names.join(", "))
+    format!("kernels of {} still run", list(ranks))
 }
 
 /// A device with one or more ranks. Methods take `&self`, so that memory can free itself.
@@ -316,11 +338,12 @@ pub trait Device: Send + Sync {
         Ok(address.0.to_le_bytes().to_vec())
     }
 
-    /// Where a rank of this process finds memory that another exported, until [`Device::close_import`], whatever the other process frees.
+    /// Where a rank of this process finds memory of so many bytes that another exported, until [`Device::close_import`], whatever the other
+    /// process frees.
     ///
     /// # Errors
     /// When it cannot be reached.
-    fn import(&self, _rank: RankId, exported: &[u8]) -> Result<Address, DeviceError> {
+    fn import(&self, _rank: RankId, exported: &[u8], _bytes: u64) -> Result<Address, DeviceError> {
         import_address(exported)
     }
 

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use moe_contract::{LinkBytes, RankId};
 
-use super::socket;
 use super::staging::{self, Staging};
-use super::wire::{After, Attach, PROTOCOL, Reply, Request, receive, send};
+use super::wire::{After, Attach, PROTOCOL, Reply, Request};
 use crate::bootstrap::Torchrun;
 use crate::device::{
     Address, Device, DeviceError, EventId, FunctionId, GraphId, Launch, Occupancy, Residency, StreamId, import_address,
 };
+use crate::socket::{self, receive, send};
 
 /// Names, in the environment, a node that somebody serves.
 const SERVED: &str = "MOE_NODE";
@@ -305,7 +305,7 @@ impl Device for NodeDevice {
         self.address(&Request::AllocateShared { rank, bytes, name: name.into() })
     }
 
-    fn import(&self, _rank: RankId, exported: &[u8]) -> Result<Address, DeviceError> {
+    fn import(&self, _rank: RankId, exported: &[u8], _bytes: u64) -> Result<Address, DeviceError> {
         let address = import_address(exported)?;
         self.done(&Request::Import { address })?;
         Ok(address)

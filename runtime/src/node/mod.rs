@@ -12,7 +12,6 @@
 mod client;
 mod ledger;
 mod server;
-mod socket;
 mod staging;
 mod wire;
 

@@ -14,10 +14,10 @@ use moe_contract::{LinkBytes, RankId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::ledger::Ledger;
-use super::socket;
 use super::staging::{self, Staging};
-use super::wire::{After, Attach, PROTOCOL, Reply, Request, receive, send};
+use super::wire::{After, Attach, PROTOCOL, Reply, Request};
 use crate::device::{Device, DeviceError, VirtualDevice, VirtualOptions};
+use crate::socket::{self, receive, send};
 
 /// How long a node serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

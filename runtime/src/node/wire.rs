@@ -3,21 +3,16 @@
 //! Invariants: whoever asks waits for the answer before it asks again, on one connection; bytes of tensors never go through a connection,
 //! but through the [`super::staging`] that belongs to it.
 
-use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::time::Duration;
 
 use moe_contract::RankId;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::device::{Address, DeviceError, EventId, FunctionId, GraphId, Launch, Residency, StreamId};
 
 /// Both sides must have the same.
 pub const PROTOCOL: u32 = 2;
-
-/// The longest message, a report of a deadlock included.
-const MOST: u32 = 16 << 20;
 
 /// Asked of a node.
 #[derive(Debug, Serialize, Deserialize)]
@@ -158,28 +153,10 @@ pub enum Reply {
     Failed(DeviceError),
 }
 
-pub fn send(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
-    let text = serde_json::to_vec(message)?;
-    let length = u32::try_from(text.len()).ok().filter(|&length| length <= MOST);
-    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a message is too long"))?;
-    to.write_all(&[&length.to_le_bytes(), text.as_slice()].concat())
-}
-
-pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
-    let mut length = [0; 4];
-    from.read_exact(&mut length)?;
-    let length = u32::from_le_bytes(length);
-    if length > MOST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes")));
-    }
-    let mut text = vec![0; length as usize];
-    from.read_exact(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socket::{receive, send};
 
     #[test]
     fn a_message_arrives_as_it_was_and_nonsense_is_no_message() {

@@ -3,9 +3,14 @@
 //! `rank layer BUNDLE RESULT MOMENT DEADLINE` runs two layers, writes what they give, and at some moment of the second says so and waits for
 //! its end; at `long` it goes on for ever. Waits have so many seconds; `never` ends none. Some moments are mistakes, after which all processes recover and run a third layer.
 //! `rank worlds BUNDLE COUNT` makes so many worlds, one after the other, and says when a tenth and when all are made.
-//! `rank serve NAME` is the node, in place of `moec serve`. `RANKS_EACH` in the environment says how many ranks a process has, `PATIENCE`
+//! `rank share MOMENT` hands memory to the others and takes theirs, as GPUs of several processes do, with files in place of GPUs.
+//! `rank serve NAME` is the node, in place of `moec serve`. `MOE_GPU` in the environment names a GPU, in place of
+//! virtual ones; `RANKS_EACH` says how many ranks a process has, `PATIENCE`
 //! how many seconds processes wait for each other before they have met.
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,8 +19,13 @@ use std::time::Duration;
 use moe_bundle::Bundle;
 use moe_contract::RankId;
 use moe_runtime::node::{Node, NodeDevice, NodeOptions, Stay};
-use moe_runtime::{Communicator, Options, TcpBootstrap, Torchrun, VirtualOptions, World};
+use moe_runtime::share::{Share, Ticket};
+use moe_runtime::{
+    Bootstrap as _, Communicator, CudaDevice, CudaOptions, Device, DeviceError, Options, TcpBootstrap, Torchrun,
+    VirtualOptions, World,
+};
 use moe_tests::ranks::{Part, layer, layer_of};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -26,7 +36,8 @@ fn main() -> ExitCode {
         ["serve", name] => serve(name),
         ["layer", bundle, result, moment, deadline] => layers(Path::new(bundle), Path::new(result), moment, deadline),
         ["worlds", bundle, count] => worlds(Path::new(bundle), count),
-        _ => Err("rank serve NAME | rank layer BUNDLE RESULT MOMENT DEADLINE | rank worlds BUNDLE COUNT".into()),
+        ["share", moment] => share(moment),
+        _ => Err("rank serve | layer | worlds | share …: see the program".into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,9 +61,15 @@ fn serve(name: &str) -> Outcome<()> {
 }
 
 /// This process among the others, and its ranks of the node.
-fn attach() -> Outcome<(Arc<TcpBootstrap>, Arc<NodeDevice>)> {
+fn attach() -> Outcome<(Arc<TcpBootstrap>, Arc<dyn Device>)> {
     let told = Torchrun::from_environment()?;
     let bootstrap = Arc::new(told.meet(patience()?)?);
+    if std::env::var_os("MOE_GPU").is_some() {
+        let (each, gpu) = (number("RANKS_EACH", 1)?, number("MOE_GPU", 0)?);
+        let mine = told.rank * each..(told.rank + 1) * each;
+        let device = CudaDevice::of_process(told.world_size * each, mine, gpu, &CudaOptions::default())?;
+        return Ok((bootstrap, Arc::new(device)));
+    }
     let mut options = NodeOptions { patience: patience()?, ..NodeOptions::of_torchrun(&told)? };
     if options.start.is_some() {
         let program = std::env::current_exe()?.into_os_string();
@@ -129,7 +146,7 @@ fn worlds(bundle: &Path, count: &str) -> Outcome<()> {
     let (count, bundle): (u32, Bundle) = (count.parse()?, Bundle::read(bundle)?);
     let (bootstrap, device) = attach()?;
     for made in 1..=count {
-        let world = World::join(Arc::<TcpBootstrap>::clone(&bootstrap), Arc::<NodeDevice>::clone(&device), &bundle)?;
+        let world = World::join(Arc::<TcpBootstrap>::clone(&bootstrap), Arc::<dyn Device>::clone(&device), &bundle)?;
         let mut moe = Communicator::of_ranks(&world, world.mine(), Options::default())?;
         moe.barrier()?;
         moe.synchronise()?;
@@ -138,6 +155,59 @@ fn worlds(bundle: &Path, count: &str) -> Outcome<()> {
             // Whoever listens looks at the node meanwhile.
             std::io::stdin().read_line(&mut String::new())?;
         }
+    }
+    Ok(())
+}
+
+/// Each process writes its number into the memory of every other, once it has taken all.
+fn share(moment: &str) -> Outcome<()> {
+    const BYTES: u64 = 4096;
+    let at = |reached: &str| {
+        if reached == moment {
+            println!("reached");
+            std::thread::sleep(Duration::from_secs(600));
+        }
+    };
+    let told = Torchrun::from_environment()?;
+    let bootstrap = told.meet(patience()?)?;
+    let own = memfd_create("moe-shared", MemfdFlags::CLOEXEC)?;
+    let bytes = if moment == "larger" { 2 * BYTES } else { BYTES };
+    ftruncate(&own, bytes)?;
+    let own = File::from(own);
+    let share = Share::open(told.rank..told.rank + 1, Duration::from_secs(1))?;
+    let ticket = share.offer(own.try_clone()?.into(), bytes, "a file");
+    at("offered");
+    let tickets = bootstrap.all_gather(&serde_json::to_vec(&ticket)?)?;
+    at("met");
+    if moment == "late" {
+        // For whoever is stopped meanwhile.
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let tickets: Vec<Ticket> = tickets.iter().map(|ticket| serde_json::from_slice(ticket)).collect::<Result<_, _>>()?;
+    let others = (0..).zip(&tickets).filter(|(process, _)| *process != told.rank);
+    let taken: Result<Vec<OwnedFd>, DeviceError> = others.map(|(_, ticket)| share.take(ticket, BYTES)).collect();
+    if let Ok(files) = &taken {
+        for file in files {
+            File::from(file.try_clone()?).write_at(&[told.rank as u8 + 1], told.rank.into())?;
+        }
+    }
+    // As a world does: nobody goes before the others have looked.
+    match (taken, bootstrap.barrier()) {
+        (Err(DeviceError::Gone { .. }) | Ok(_), Err(met)) => return Err(met.into()),
+        (Err(problem), _) => return Err(problem.into()),
+        (Ok(_), Ok(())) => {}
+    }
+    let mut found = vec![0; told.world_size as usize];
+    own.read_exact_at(&mut found, 0)?;
+    println!("found {found:?}");
+    at("taken");
+    while moment == "watch" {
+        if let Some(gone) = share.gone() {
+            // Who looks a little later must not find this process gone too.
+            std::thread::sleep(Duration::from_millis(200));
+            return Err(gone.into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }

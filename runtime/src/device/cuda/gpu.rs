@@ -43,25 +43,57 @@ impl Gpu {
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("enter a context"))
     }
 
-    /// Lets kernels of this GPU write to, and add to, the memory of another.
-    pub fn reach(&self, to: &Gpu) -> Result<(), DeviceError> {
+    /// Whether it has something; a driver that does not know what is asked has not got it.
+    pub fn has(&self, attribute: sys::CUdevice_attribute) -> bool {
+        // SAFETY: the handle comes from the driver.
+        unsafe { result::device::get_attribute(self.handle, attribute) }.is_ok_and(|found| found != 0)
+    }
+
+    /// By which every process knows it.
+    pub fn identity(&self) -> Result<String, DeviceError> {
+        identity(self.handle)
+    }
+
+    /// Whether kernels of this GPU can write to, and add to, the memory of another one of this machine, which this process need not have opened.
+    pub fn can_reach_identity(&self, other: &str) -> Result<bool, DeviceError> {
+        if self.identity()? == other {
+            return Ok(true);
+        }
+        let count = result::device::get_count().map_err(failed("count GPUs"))?;
+        for ordinal in 0..count {
+            let handle = result::device::get(ordinal).map_err(failed(format!("open GPU {ordinal}")))?;
+            if identity(handle)? == other {
+                self.can_reach(handle, ordinal as u32)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn can_reach(&self, to: sys::CUdevice, ordinal: u32) -> Result<(), DeviceError> {
         let mut possible = 0;
         // SAFETY: both handles come from the driver; the result is written before it is read.
-        unsafe { sys::cuDeviceCanAccessPeer(&raw mut possible, self.handle, to.handle) }
+        unsafe { sys::cuDeviceCanAccessPeer(&raw mut possible, self.handle, to) }
             .result()
             .map_err(failed("ask for peer access"))?;
         if possible == 0 {
-            return Err(DeviceError::NoPeerAccess { from: self.ordinal, to: to.ordinal });
+            return Err(DeviceError::NoPeerAccess { from: self.ordinal, to: ordinal });
         }
         let mut atomics = 0;
         let attribute = sys::CUdevice_P2PAttribute::CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED;
         // SAFETY: as above.
-        unsafe { sys::cuDeviceGetP2PAttribute(&raw mut atomics, attribute, self.handle, to.handle) }
+        unsafe { sys::cuDeviceGetP2PAttribute(&raw mut atomics, attribute, self.handle, to) }
             .result()
             .map_err(failed("ask for peer atomics"))?;
         if atomics == 0 {
-            return Err(DeviceError::NoPeerAtomics { from: self.ordinal, to: to.ordinal });
+            return Err(DeviceError::NoPeerAtomics { from: self.ordinal, to: ordinal });
         }
+        Ok(())
+    }
+
+    /// Lets kernels of this GPU write to, and add to, the memory of another.
+    pub fn reach(&self, to: &Gpu) -> Result<(), DeviceError> {
+        self.can_reach(to.handle, to.ordinal)?;
         self.enter()?;
         // SAFETY: a retained primary context.
         match unsafe { sys::cuCtxEnablePeerAccess(to.context, 0) } {
@@ -108,6 +140,11 @@ impl Gpu {
             DeviceError::Ptx { problem: format!("{}\n{}", failed("compile")(error), log.trim_end()) }
         })
     }
+}
+
+fn identity(handle: sys::CUdevice) -> Result<String, DeviceError> {
+    let uuid = result::device::get_uuid(handle).map_err(failed("ask for the identity of a GPU"))?;
+    Ok(uuid.bytes.iter().map(|&byte| format!("{:02x}", byte as u8)).collect())
 }
 
 impl Drop for Gpu {

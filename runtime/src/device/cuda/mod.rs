@@ -1,4 +1,4 @@
-//! GPUs through the CUDA driver, loaded when it is asked for.
+//! GPUs through the CUDA driver, loaded when it is asked for: all ranks in this process, or those of this process on one GPU.
 //!
 //! Invariants: nothing of CUDA is touched before [`CudaDevice::new`] has found the driver; every call makes the context of its rank
 //! current first, so that any thread may call. Several ranks may share a GPU, each with its own streams; their memory is then plain
@@ -13,11 +13,13 @@ mod order;
 mod patience;
 mod pool;
 mod stopwatch;
+mod vmm;
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
+use std::ops::Range;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -28,13 +30,21 @@ use super::{
     Address, Device, DeviceError, EventId, FunctionId, GraphId, Launch, LaunchTime, Occupancy, Residency, StreamId,
     Value,
 };
+use crate::share::{Share, Ticket};
 use gpu::Gpu;
-use order::Order;
+use order::{Clock, Order};
 use pool::Pool;
 use stopwatch::Stopwatch;
+use vmm::Mapping;
 
 /// Dynamic shared memory that a kernel may use without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
+
+/// How long another process may take to hand over its memory.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// For what is under way when another process ends.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// Which GPUs, and what is measured on them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +66,11 @@ impl Default for CudaOptions {
 /// One or more GPUs of this machine with ranks in contiguous blocks on them.
 pub struct CudaDevice {
     gpus: Vec<Gpu>,
-    /// The GPU of each rank, as a place in `gpus`.
+    /// The GPU of each rank, as a place in `gpus`; of ranks of other processes it means nothing.
     placement: Vec<usize>,
+    mine: Range<u32>,
+    /// With other processes.
+    share: Option<Share>,
     time_launches: bool,
     patience: Duration,
     objects: Mutex<Objects>,
@@ -81,7 +94,19 @@ struct Objects {
     stopwatches: BTreeMap<usize, Stopwatch>,
     /// By place in `gpus`.
     pools: BTreeMap<usize, Pool>,
+    /// What other processes can map, and what this one has mapped of theirs, by address.
+    shared: BTreeMap<u64, Shared>,
+    /// What of it is not needed any more, after these launches.
+    retired: Vec<(Clock, Shared)>,
     order: Order,
+}
+
+/// Memory of several processes.
+struct Shared {
+    rank: RankId,
+    mapping: Mapping,
+    /// Of memory that this process made.
+    ticket: Option<Ticket>,
 }
 
 impl Objects {
@@ -188,13 +213,51 @@ impl CudaDevice {
             gpus.iter().filter(|to| to.ordinal != from.ordinal).try_for_each(|to| from.reach(to))?;
         }
         let placement: Vec<usize> = (0..ranks).map(|rank| (rank * used / ranks) as usize).collect();
-        let most =
-            gpus.iter().enumerate().map(|(gpu, _)| placement.iter().filter(|&&place| place == gpu).count()).max();
+        CudaDevice::with(gpus, placement, 0..ranks, None, options)
+    }
+
+    /// The ranks of this process, on one GPU; those of other processes are on any GPU of this machine that this one reaches, or on the same,
+    /// where they take turns. `gpu` is the driver's number of it.
+    ///
+    /// # Errors
+    /// When there is no driver or no such GPU, or it cannot share memory with other processes.
+    pub fn of_process(
+        ranks: u32,
+        mine: Range<u32>,
+        gpu: u32,
+        options: &CudaOptions,
+    ) -> Result<CudaDevice, DeviceError> {
+        if mine.is_empty() || mine.end > ranks {
+            let problem = format!("no ranks {mine:?} among {ranks}");
+            return Err(DeviceError::Sharing { ranks: vec![], process: std::process::id(), problem });
+        }
+        // SAFETY: loads the driver's library and nothing else.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(DeviceError::NoDriver);
+        }
+        result::init().map_err(failed("start"))?;
+        let gpu = Gpu::open(gpu)?;
+        vmm::expect(&gpu)?;
+        let share = Share::open(mine.clone(), ANSWER)?;
+        CudaDevice::with(vec![gpu], vec![0; ranks as usize], mine, Some(share), options)
+    }
+
+    fn with(
+        gpus: Vec<Gpu>,
+        placement: Vec<usize>,
+        mine: Range<u32>,
+        share: Option<Share>,
+        options: &CudaOptions,
+    ) -> Result<CudaDevice, DeviceError> {
+        let here = &placement[mine.start as usize..mine.end as usize];
+        let most = gpus.iter().enumerate().map(|(gpu, _)| here.iter().filter(|&&place| place == gpu).count()).max();
         enough_queues(most.unwrap_or(0), std::env::var("CUDA_DEVICE_MAX_CONNECTIONS").ok().as_deref())?;
         let CudaOptions { time_launches, patience, .. } = *options;
         Ok(CudaDevice {
             gpus,
             placement,
+            mine,
+            share,
             time_launches,
             patience,
             objects: Mutex::default(),
@@ -341,6 +404,55 @@ impl CudaDevice {
         }
     }
 
+    /// Waits for the end of a stream, or until a process has ended that what is there may wait for.
+    fn wait_for(&self, share: &Share, rank: RankId, stream: sys::CUstream) -> Result<(), DeviceError> {
+        const LONGEST: Duration = Duration::from_micros(500);
+        let mut pause = Duration::from_micros(10);
+        let mut ended: Option<(DeviceError, Instant)> = None;
+        loop {
+            // SAFETY: made by the driver; it is destroyed only when it has nothing unfinished.
+            match unsafe { sys::cuStreamQuery(stream) } {
+                sys::CUresult::CUDA_ERROR_NOT_READY => {}
+                status => return status.result().map_err(|error| kernel_failed(rank, error)),
+            }
+            match &ended {
+                Some((gone, since)) if since.elapsed() >= GRACE => return Err(gone.clone()),
+                Some(_) => {}
+                None => ended = share.gone().map(|gone| (gone, Instant::now())),
+            }
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(LONGEST);
+        }
+    }
+
+    /// Whether memory is shared, which is then unmapped after all launches so far.
+    fn retire(&self, address: Address) -> bool {
+        let mut objects = self.objects();
+        let Some(shared) = objects.shared.remove(&address.0) else { return false };
+        objects.expect_launches_of_caller();
+        let now = objects.order.now();
+        if let (Some(share), Some(ticket)) = (&self.share, &shared.ticket) {
+            share.withdraw(ticket);
+        }
+        objects.retired.push((now, shared));
+        drop(objects);
+        self.unmap_retired();
+        true
+    }
+
+    /// Unmaps what no launch uses any more.
+    fn unmap_retired(&self) {
+        let over: Vec<Shared> = {
+            let Objects { retired, order, .. } = &mut *self.objects();
+            retired.extract_if(.., |(clock, _)| order.are_over(clock)).map(|(_, shared)| shared).collect()
+        };
+        for Shared { rank, mapping, .. } in over {
+            if self.enter(rank).is_ok() {
+                vmm::unmap(mapping);
+            }
+        }
+    }
+
     /// A module is known by its PTX, of which the machine code is made.
     fn load_module(
         &self,
@@ -384,6 +496,10 @@ fn enough_queues(ranks: usize, setting: Option<&str>) -> Result<(), DeviceError>
     if ranks > queues { Err(DeviceError::Queues { ranks, queues }) } else { Ok(()) }
 }
 
+fn no_ticket(error: &serde_json::Error) -> DeviceError {
+    DeviceError::Driver { doing: "read what another process exported".into(), problem: error.to_string() }
+}
+
 /// In the current context, to the driver. An error here is that of an earlier launch, which the next call reports.
 fn give_back(address: u64) {
     // SAFETY: the address comes from the driver and nothing uses it any more.
@@ -404,11 +520,19 @@ fn ask_for_shared(function: sys::CUfunction, bytes: u32) -> Result<(), DeviceErr
 impl Device for CudaDevice {
     fn description(&self) -> String {
         let name = &self.gpus[0].name;
-        format!("{} ranks on {} × {name}", self.placement.len(), self.gpus.len())
+        let Range { start, end } = self.mine;
+        match &self.share {
+            None => format!("{} ranks on {} × {name}", self.placement.len(), self.gpus.len()),
+            Some(_) => format!("ranks {start} to {} of {} on {name}", i64::from(end) - 1, self.placement.len()),
+        }
     }
 
     fn ranks(&self) -> u32 {
         self.placement.len() as u32
+    }
+
+    fn mine(&self) -> Range<u32> {
+        self.mine.clone()
     }
 
     fn choose_target<'t>(&self, targets: &[&'t str]) -> Option<&'t str> {
@@ -426,7 +550,46 @@ impl Device for CudaDevice {
         self.take(None, rank, bytes, name)
     }
 
+    fn allocate_shared(&self, rank: RankId, bytes: u64, name: &str) -> Result<Address, DeviceError> {
+        let Some(share) = &self.share else { return self.allocate(rank, bytes, name) };
+        let gpu = self.enter(rank)?;
+        let (mapping, file) = vmm::allocate(gpu, bytes)?;
+        let ticket = Some(share.offer(file, bytes, &gpu.identity()?));
+        let address = mapping.address;
+        self.objects().shared.insert(address, Shared { rank, mapping, ticket });
+        Ok(Address(address))
+    }
+
+    fn export(&self, _rank: RankId, address: Address) -> Result<Vec<u8>, DeviceError> {
+        let objects = self.objects();
+        let ticket = objects.shared.get(&address.0).and_then(|shared| shared.ticket.as_ref());
+        let unknown = DeviceError::Unknown { what: "shared memory".into(), id: address.0 };
+        serde_json::to_vec(ticket.ok_or(unknown)?).map_err(|error| no_ticket(&error))
+    }
+
+    fn import(&self, rank: RankId, exported: &[u8], bytes: u64) -> Result<Address, DeviceError> {
+        let ticket: Ticket = serde_json::from_slice(exported).map_err(|error| no_ticket(&error))?;
+        let gpu = self.enter(rank)?;
+        if !gpu.can_reach_identity(&ticket.place)? {
+            return Err(ticket
+                .refused("its GPU is not visible to this process: give all processes the same CUDA_VISIBLE_DEVICES"));
+        }
+        let share =
+            self.share.as_ref().ok_or_else(|| ticket.refused("this process has no part in a world of several"))?;
+        let mapping = vmm::import(gpu, &share.take(&ticket, bytes)?, bytes)?;
+        let address = mapping.address;
+        self.objects().shared.insert(address, Shared { rank, mapping, ticket: None });
+        Ok(Address(address))
+    }
+
+    fn close_import(&self, _rank: RankId, address: Address) {
+        self.retire(address);
+    }
+
     fn free(&self, rank: RankId, address: Address) {
+        if self.retire(address) {
+            return;
+        }
         if let (Some(place), mut objects) = (self.placement.get(rank.index()), self.objects()) {
             objects.expect_launches_of_caller();
             let now = objects.order.now();
@@ -488,7 +651,9 @@ impl Device for CudaDevice {
             unsafe { result::occupancy::max_active_block_per_multiprocessor(function, block as i32, shared as usize) };
         let each = each.map_err(failed("ask for the occupancy"))?.max(0) as u64;
         let place = self.placement[rank.index()];
-        let ranks = self.placement.iter().filter(|&&other| other == place).count() as u32;
+        // Kernels of another process are not there at the same time: processes take turns on a GPU.
+        let mine = &self.placement[self.mine.start as usize..self.mine.end as usize];
+        let ranks = mine.iter().filter(|&&other| other == place).count() as u32;
         Ok(Residency { gpu: place as u32, ctas: each * gpu.multiprocessors, ranks })
     }
 
@@ -665,12 +830,18 @@ impl Device for CudaDevice {
                 let problem = "a stream of the caller is being captured: wait after the capture has ended";
                 return Err(DeviceError::Refused { problem: problem.into() });
             }
-            // SAFETY: made by the driver; it is destroyed only when it has nothing unfinished.
-            unsafe { result::stream::synchronize(handle) }.map_err(|error| kernel_failed(rank, error))?;
+            match &self.share {
+                Some(share) => self.wait_for(share, rank, handle)?,
+                None => {
+                    // SAFETY: made by the driver; it is destroyed only when it has nothing unfinished.
+                    unsafe { result::stream::synchronize(handle) }.map_err(|error| kernel_failed(rank, error))?;
+                }
+            }
         }
         self.objects().order.finish(&launched.into_iter().collect());
         self.destroy_events(|_, event| streams.contains(&event.stream));
         self.destroy_closed();
+        self.unmap_retired();
         Ok(())
     }
 
@@ -699,7 +870,16 @@ impl Drop for CudaDevice {
             return;
         }
         self.destroy_events(|_, _| true);
-        let objects = std::mem::take(&mut *self.objects());
+        let mut objects = std::mem::take(&mut *self.objects());
+        // After a failure nobody knows what still runs: the context takes its memory along.
+        if waited.is_ok() {
+            let shared = std::mem::take(&mut objects.shared).into_values();
+            for Shared { rank, mapping, .. } in shared.chain(objects.retired.drain(..).map(|(_, shared)| shared)) {
+                if self.enter(rank).is_ok() {
+                    vmm::unmap(mapping);
+                }
+            }
+        }
         // Errors while tearing down have nobody to tell.
         for Graph { rank, handle } in objects.graphs.into_values() {
             if self.enter(rank).is_ok() {

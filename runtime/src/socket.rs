@@ -1,6 +1,7 @@
-//! Sockets with a name of this machine's, which are in no file system: nothing is left of them when their process ends, however it does.
+//! Sockets with a name of this machine's, which are in no file system: nothing is left of them when their process ends, however it does. What
+//! goes through them: messages, and open files.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
@@ -13,6 +14,11 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 use rustix::process::geteuid;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The longest message, a report of a deadlock included.
+const MOST: u32 = 16 << 20;
 
 pub fn bind(name: &str) -> io::Result<UnixListener> {
     UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
@@ -57,4 +63,23 @@ pub fn receive_file(stream: &UnixStream) -> io::Result<OwnedFd> {
         Some(file) if received.bytes == 1 => Ok(file),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
+}
+
+pub fn send(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    let length = u32::try_from(text.len()).ok().filter(|&length| length <= MOST);
+    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a message is too long"))?;
+    to.write_all(&[&length.to_le_bytes(), text.as_slice()].concat())
+}
+
+pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length);
+    if length > MOST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes")));
+    }
+    let mut text = vec![0; length as usize];
+    from.read_exact(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
 }
