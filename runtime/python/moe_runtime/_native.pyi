@@ -25,8 +25,7 @@ class NativeWorld:
         ranks: tuple[int, int],
         process: tuple[int, int],
         gather: Callable[[bytes], list[bytes]],
-        name: str,
-        start: list[str] | None,
+        node: tuple[str, list[str] | None],
         patience: float,
     ) -> NativeWorld: ...
     @staticmethod

@@ -57,7 +57,7 @@ def join(
     name, served = gather(group, (served or f"moe-{os.geteuid()}-{uuid.uuid4().hex}", served))[0]
     start = [sys.executable, "-m", "moe_runtime.serve", name] if process == 0 and served is None else None
     waits = 60.0 if patience is None else max(patience, 60.0)
-    return NativeWorld.join(bundle.native, of_process, place, gathered, name, start, waits), mine, device
+    return NativeWorld.join(bundle.native, of_process, place, gathered, (name, start), waits), mine, device
 
 
 def _device(group: Any) -> str:

@@ -145,7 +145,7 @@ impl NativeWorld {
     }
 
     /// The ranks `ranks.0` to `ranks.1` in a world whose others are in other processes, of which this one is `process.0` of `process.1`. `gather`
-    /// takes bytes and gives those of every process; `start` starts the node, in one of them.
+    /// takes bytes and gives those of every process; `node` is its name and, in one of them, what starts it.
     #[staticmethod]
     fn join(
         py: Python<'_>,
@@ -153,12 +153,12 @@ impl NativeWorld {
         ranks: (u32, u32),
         process: (u32, u32),
         gather: Py<PyAny>,
-        name: String,
-        start: Option<Vec<String>>,
+        node: (String, Option<Vec<String>>),
         patience: f64,
     ) -> PyResult<NativeWorld> {
         let ((first, end), ranks) = (ranks, bundle.0.manifest().exchange.ranks);
         let group = Arc::new(Group { process: process.0, processes: process.1, gather });
+        let (name, start) = node;
         let start = start.map(|command| command.into_iter().map(Into::into).collect());
         let made = py.detach(|| {
             let patience = Duration::try_from_secs_f64(patience)
