@@ -201,13 +201,16 @@ fn share(moment: &str) -> Outcome<()> {
     own.read_exact_at(&mut found, 0)?;
     println!("found {found:?}");
     at("taken");
-    while moment == "watch" {
-        if let Some(gone) = share.gone() {
-            // Who looks a little later must not find this process gone too.
-            std::thread::sleep(Duration::from_millis(200));
-            return Err(gone.into());
-        }
-        std::thread::sleep(Duration::from_millis(1));
+    if moment == "watch" {
+        let gone = loop {
+            match share.gone() {
+                Some(gone) => break gone,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        // Who looks a little later must not find this process gone too.
+        std::thread::sleep(Duration::from_millis(200));
+        return Err(gone.into());
     }
     Ok(())
 }
