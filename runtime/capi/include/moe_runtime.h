@@ -202,6 +202,12 @@ typedef struct moe_handle {
   uint64_t id;
 } moe_handle;
 
+// Calls that were captured.
+typedef struct moe_capture {
+  // 0 is none.
+  uint64_t id;
+} moe_capture;
+
 // The part of a tensor that is on one rank.
 typedef struct moe_part {
   // Where it begins: in the memory of this process on virtual GPUs, else of the rank's GPU, aligned to 16 bytes.
@@ -297,6 +303,9 @@ moe_status moe_communicator_destroy(struct moe_communicator communicator);
 // Forgets a handle and frees its arrays, after what was launched with them.
 moe_status moe_handle_destroy(struct moe_handle handle);
 
+// Forgets captured calls.
+moe_status moe_capture_destroy(struct moe_capture capture);
+
 // Chooses experts and weights of every token: logits f32 `[tokens, gate width]` to indices i32 and weights f32 `[tokens, top_k]`.
 //
 // # Safety
@@ -382,6 +391,23 @@ moe_status moe_weights_backward(struct moe_communicator communicator,
 
 // No rank gets past it before every rank has reached it.
 moe_status moe_barrier(struct moe_communicator communicator);
+
+// From now on keeps calls in place of making them, until `moe_capture_end`. Tensors stay where they are for as long as the capture is used.
+moe_status moe_capture_begin(struct moe_communicator communicator);
+
+// Gives the calls that were kept.
+//
+// # Safety
+// See `moe_gate`.
+moe_status moe_capture_end(struct moe_communicator communicator, struct moe_capture *capture);
+
+// Makes captured calls, with what is now in their tensors; parameters of the gate are those of the capture. All communicators of a world replay
+// the same calls.
+//
+// # Safety
+// See `moe_gate`, of all tensors of the captured calls.
+moe_status moe_replay(struct moe_communicator communicator,
+                      struct moe_capture capture);
 
 // Waits for everything that was launched, and says what went wrong in it.
 moe_status moe_synchronise(struct moe_communicator communicator);

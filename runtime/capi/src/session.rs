@@ -17,8 +17,8 @@ use moe_runtime::device::{Address, Memory};
 use moe_runtime::node::{NodeDevice, NodeOptions};
 use moe_runtime::tensor::Distributed;
 use moe_runtime::{
-    Bootstrap, Communicator, CudaDevice, CudaOptions, Device, Error, GateParameters, Handle, Options, Parameters,
-    Policy, Routing, VirtualDevice, VirtualOptions, World,
+    Bootstrap, Capture, Communicator, CudaDevice, CudaOptions, Device, Error, GateParameters, Handle, Options,
+    Parameters, Policy, Routing, VirtualDevice, VirtualOptions, World,
 };
 
 use crate::failure::{Failure, Result};
@@ -164,7 +164,7 @@ pub struct OpenHandle {
     /// For the call.
     pub handle: Handle,
     /// A copy of the caller's arrays, where ranks are virtual.
-    copies: Vec<Memory>,
+    copies: Vec<Arc<Memory>>,
 }
 
 /// A communicator and what it needs to take tensors of the caller.
@@ -175,6 +175,24 @@ pub struct OpenHandle {
 pub struct Session {
     ranks: Ranks,
     moe: Communicator,
+    /// Of a capture, while there is one.
+    recorded: Option<Vec<Step>>,
+}
+
+/// Calls that were captured, with what they take of the caller and give him.
+#[derive(Debug)]
+pub struct Recording(Vec<Step>);
+
+/// A call of a capture.
+#[derive(Debug, Default)]
+struct Step {
+    taken: Vec<(Distributed, View)>,
+    /// Arrays of a handle of the caller.
+    handle: Vec<(Arc<Memory>, u64)>,
+    fills_handle: bool,
+    /// None until it has been launched.
+    capture: Option<Capture>,
+    given: Vec<(Distributed, View)>,
 }
 
 impl Session {
@@ -184,7 +202,98 @@ impl Session {
     /// When there are no such ranks, or one has a communicator.
     pub fn new(ranks: &Ranks, those: Range<u32>, deadline: Option<Duration>) -> Result<Session> {
         let moe = Communicator::of_ranks(&ranks.world, those, Options { deadline })?;
-        Ok(Session { ranks: ranks.clone(), moe })
+        Ok(Session { ranks: ranks.clone(), moe, recorded: None })
+    }
+
+    /// From now on keeps calls for [`Session::replay`] in place of making them. Where tensors lie in the memory of this process, a replay takes
+    /// what is there then; parameters of the gate stay as they are now.
+    ///
+    /// # Errors
+    /// When there is a capture.
+    pub fn begin_capture(&mut self) -> Result<()> {
+        if self.recorded.is_some() {
+            return Err(Failure::argument("communicator", "it is capturing: end that capture first"));
+        }
+        self.recorded = Some(vec![]);
+        Ok(())
+    }
+
+    /// The calls since [`Session::begin_capture`].
+    ///
+    /// # Errors
+    /// When there is no capture.
+    pub fn end_capture(&mut self) -> Result<Recording> {
+        self.forget_refused();
+        let recorded = self.recorded.take();
+        Ok(Recording(recorded.ok_or_else(|| Failure::argument("communicator", "it is not capturing"))?))
+    }
+
+    /// A call was refused: nothing of it is kept.
+    pub fn forget_refused(&mut self) {
+        if let Some(steps) = &mut self.recorded {
+            steps.retain(|step| step.capture.is_some());
+        }
+    }
+
+    /// Makes captured calls, with what is now in their tensors.
+    ///
+    /// # Errors
+    /// When they are not of this communicator, or what a kernel refuses.
+    ///
+    /// # Safety
+    /// See [`Session`], of every tensor of the captured calls, whose memory is still there.
+    pub unsafe fn replay(&mut self, recording: &Recording) -> Result<()> {
+        if self.recorded.is_some() {
+            return Err(Failure::argument("communicator", "it is capturing, and a capture has no replay in it"));
+        }
+        for Step { taken, handle, fills_handle, capture, given } in &recording.0 {
+            for (tensor, view) in taken {
+                // SAFETY: as the caller promises, here and below.
+                self.moe.upload_into::<u8>(tensor, &unsafe { view.bytes() })?;
+            }
+            for (memory, address) in handle {
+                // SAFETY: as above.
+                let there = unsafe { std::slice::from_raw_parts(*address as *const u8, memory.bytes() as usize) };
+                memory.write(there).map_err(Error::from)?;
+            }
+            if let Some(capture) = capture {
+                self.moe.replay(capture)?;
+            }
+            for (tensor, view) in given {
+                // SAFETY: as above.
+                unsafe { self.finish(&[(tensor, view)]) }?;
+            }
+            if self.on_host() && given.is_empty() {
+                self.moe.synchronise()?;
+            }
+            if *fills_handle {
+                for (memory, address) in handle {
+                    // SAFETY: as above.
+                    unsafe { copy_out(memory, *address) }?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn launch<T>(&mut self, call: impl FnOnce(&mut Communicator) -> moe_runtime::Result<T>) -> Result<T> {
+        if self.recorded.is_none() {
+            return Ok(call(&mut self.moe)?);
+        }
+        let (result, capture) = self.moe.capture(call)?;
+        if let Some(step) = self.step() {
+            step.capture = Some(capture);
+        }
+        Ok(result)
+    }
+
+    /// Of a capture, the call that has not been launched.
+    fn step(&mut self) -> Option<&mut Step> {
+        let steps = self.recorded.as_mut()?;
+        if steps.last().is_none_or(|step| step.capture.is_some()) {
+            steps.push(Step::default());
+        }
+        steps.last_mut()
     }
 
     /// The numbers of the bundle.
@@ -236,7 +345,7 @@ impl Session {
             let indices = self.output(Tensor::Indices, routing.indices)?;
             let weights = self.output(Tensor::Weights, routing.weights)?;
             let chosen = Routing { indices, weights };
-            self.moe.gate_into(&logits, &parameters, &chosen)?;
+            self.launch(|moe| moe.gate_into(&logits, &parameters, &chosen))?;
             self.finish(&[(&chosen.indices, routing.indices), (&chosen.weights, routing.weights)])
         }
     }
@@ -261,7 +370,7 @@ impl Session {
             let logits = self.input(Tensor::Logits, logits)?;
             let given = self.input(Tensor::WeightGradients, of_weights)?;
             let result = self.output(Tensor::LogitGradients, of_logits)?;
-            self.moe.gate_backward_into(&logits, &given, &parameters, &result)?;
+            self.launch(|moe| moe.gate_backward_into(&logits, &given, &parameters, &result))?;
             self.finish(&[(&result, of_logits)])
         }
     }
@@ -279,7 +388,7 @@ impl Session {
             let routing = self.routing(routing)?;
             let tokens = self.input(Tensor::Tokens, tokens)?;
             let (rows, scales) = self.expert_input(input)?;
-            let handle = self.moe.dispatch_into(&tokens, &routing, &rows, scales.as_ref())?;
+            let handle = self.launch(|moe| moe.dispatch_into(&tokens, &routing, &rows, scales.as_ref()))?;
             self.finish_input(&handle, rows, scales, input)?;
             Ok(handle)
         }
@@ -297,7 +406,7 @@ impl Session {
         unsafe {
             let tokens = self.input(Tensor::Tokens, tokens)?;
             let (rows, scales) = self.expert_input(input)?;
-            self.moe.dispatch_cached_into(handle, &tokens, &rows, scales.as_ref())?;
+            self.launch(|moe| moe.dispatch_cached_into(handle, &tokens, &rows, scales.as_ref()))?;
             self.finish_input(handle, rows, scales, input)
         }
     }
@@ -325,7 +434,11 @@ impl Session {
                     let memory = Memory::new(self.moe.device(), rank, bytes as u64, "handle").map_err(Error::from)?;
                     let there = std::slice::from_raw_parts(address.0 as *const u8, bytes);
                     memory.write(there).map_err(Error::from)?;
+                    let (memory, of_caller) = (Arc::new(memory), address.0);
                     *address = memory.address();
+                    if let Some(step) = self.step() {
+                        step.handle.push((Arc::clone(&memory), of_caller));
+                    }
                     copies.push(memory);
                 }
             }
@@ -347,13 +460,13 @@ impl Session {
             let OpenHandle { handle, copies } = self.open_handle(view)?;
             let tokens = self.input(Tensor::Tokens, tokens)?;
             let (rows, scales) = self.expert_input(input)?;
-            self.moe.dispatch_with(&handle, &tokens, &rows, scales.as_ref())?;
+            self.launch(|moe| moe.dispatch_with(&handle, &tokens, &rows, scales.as_ref()))?;
             self.finish_input(&handle, rows, scales, input)?;
-            for (memory, &address) in copies.iter().zip(view.addresses) {
-                let bytes: Vec<u8> = memory.read(0..memory.bytes() as usize).map_err(Error::from)?;
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len());
+            if let Some(step) = self.recorded.as_mut().and_then(|steps| steps.last_mut()) {
+                step.fills_handle = true;
+                return Ok(());
             }
-            Ok(())
+            copies.iter().zip(view.addresses).try_for_each(|(memory, &address)| copy_out(memory, address))
         }
     }
 
@@ -369,7 +482,7 @@ impl Session {
         unsafe {
             let output = self.input(Tensor::ExpertOutput, output)?;
             let result = self.output(Tensor::Combined, combined)?;
-            self.moe.combine_into(handle, &output, &result)?;
+            self.launch(|moe| moe.combine_into(handle, &output, &result))?;
             self.finish(&[(&result, combined)])
         }
     }
@@ -386,7 +499,7 @@ impl Session {
         unsafe {
             let given = self.input(Tensor::ExpertOutput, of_input)?;
             let result = self.output(Tensor::Combined, of_tokens)?;
-            self.moe.dispatch_backward_into(handle, &given, &result)?;
+            self.launch(|moe| moe.dispatch_backward_into(handle, &given, &result))?;
             self.finish(&[(&result, of_tokens)])
         }
     }
@@ -413,7 +526,7 @@ impl Session {
             let result = self.output(Tensor::ExpertOutputGradient, of_output)?;
             let weights = of_weights.map(|view| self.output(Tensor::WeightGradients, view)).transpose()?;
             let mut result = CombineGradient { output: result, weights };
-            self.moe.combine_backward_into(handle, &output, &given, &result)?;
+            self.launch(|moe| moe.combine_backward_into(handle, &output, &given, &result))?;
             handle.fills(std::iter::once(&mut result.output));
             self.finish(&[(&result.output, of_output)])?;
             result.weights.iter().zip(of_weights).try_for_each(|pair| self.finish(&[pair]))
@@ -432,7 +545,7 @@ impl Session {
         unsafe {
             let given = self.input(Tensor::RowWeightGradients, of_rows)?;
             let result = self.output(Tensor::WeightGradients, of_weights)?;
-            self.moe.weights_backward_into(handle, &given, &result)?;
+            self.launch(|moe| moe.weights_backward_into(handle, &given, &result))?;
             self.finish(&[(&result, of_weights)])
         }
     }
@@ -442,8 +555,8 @@ impl Session {
     /// # Errors
     /// When it cannot be launched or, on virtual GPUs, a rank does not come.
     pub fn barrier(&mut self) -> Result<()> {
-        self.moe.barrier()?;
-        if self.on_host() {
+        self.launch(Communicator::barrier)?;
+        if self.on_host() && self.recorded.is_none() {
             self.moe.synchronise()?;
         }
         Ok(())
@@ -524,7 +637,11 @@ impl Session {
             match self.on_host() {
                 true => {
                     self.check(kind, view)?;
-                    Ok(self.moe.upload::<u8>(kind, &view.bytes())?)
+                    let tensor = self.moe.upload::<u8>(kind, &view.bytes())?;
+                    if let Some(step) = self.step() {
+                        step.taken.push((tensor.clone(), view.clone()));
+                    }
+                    Ok(tensor)
                 }
                 false => self.borrow(kind, view),
             }
@@ -555,6 +672,10 @@ impl Session {
     /// Gives a call's results to the caller: on virtual GPUs, after they have run.
     unsafe fn finish(&mut self, results: &[(&Distributed, &View)]) -> Result<()> {
         if !self.on_host() {
+            return Ok(());
+        }
+        if let Some(step) = self.recorded.as_mut().and_then(|steps| steps.last_mut()) {
+            step.given.extend(results.iter().map(|&(result, view)| (result.clone(), view.clone())));
             return Ok(());
         }
         for (result, view) in results {
@@ -607,6 +728,17 @@ impl Session {
         }
         Ok(self.moe.upload_parameters(&parameters)?)
     }
+}
+
+/// Gives a caller what is in the memory of a virtual GPU.
+///
+/// # Safety
+/// There is room for it.
+unsafe fn copy_out(memory: &Memory, address: u64) -> Result<()> {
+    let bytes: Vec<u8> = memory.read(0..memory.bytes() as usize).map_err(Error::from)?;
+    // SAFETY: as the caller promises; `bytes` is a fresh `Vec`.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
+    Ok(())
 }
 
 fn numbers<T>(bytes: &[u8], number: impl Fn([u8; 4]) -> T) -> Vec<T> {

@@ -149,8 +149,9 @@ fn cmake_finds_header_and_library() {
     let found = format!("-DCMAKE_PREFIX_PATH={}", prefix.display());
     run(Command::new("cmake").arg("-S").arg(&project).arg("-B").arg(&built).arg(found));
     run(Command::new("cmake").arg("--build").arg(&built));
-    // The program knows where the library is.
-    assert_eq!(run(Command::new(built.join("layer")).arg(bundle(folder.path()))), "the layer is right\n");
+    // The program knows where the library is, where the environment does not name another.
+    let program = &mut Command::new(built.join("layer"));
+    assert_eq!(run(program.env_remove("LD_LIBRARY_PATH").arg(bundle(folder.path()))), "the layer is right\n");
 }
 
 /// `BLESS=1` writes it.

@@ -152,6 +152,36 @@ int main(int count, char **arguments) {
                        (expert[pick] + 1) * sum);
         }
     CHECK(moe_handle_destroy(handle));
+
+    // A layer whose experts give back what they get, captured once and replayed with other tokens each time: the bits of fresh calls.
+    moe_tensor again = tensor(plan.output_number, plan.output_row_bytes, TOKENS);
+    moe_tensor room_of_rows = tensor(plan.input_number, plan.input_row_bytes, plan.most_rows);
+    moe_capture capture;
+    CHECK(moe_capture_begin(moe));
+    CHECK(moe_dispatch(moe, &tokens, &indices, &weights, &input, NULL, &handle));
+    CHECK(moe_combine(moe, handle, &input, &result));
+    if (moe_combine(moe, handle, &tokens, &result) != MOE_STATUS_ARGUMENT) return 7;
+    CHECK(moe_capture_end(moe, &capture));
+    for (int round = 0; round < 100; round++) {
+        for (int rank = 0; rank < RANKS; rank++)
+            for (uint32_t place = 0; place < TOKENS * plan.hidden; place++)
+                floats(tokens, rank)[place] = (float)round / 3 + (float)place * (float)(rank + 1) / 7;
+        for (int pick = 0; pick < TOP_K; pick++) ((int32_t *)indices.parts[0].address)[pick] = (round * 3 + pick * 5) % 8;
+        int32_t *first = indices.parts[0].address;
+        if (first[0] > first[1]) { int32_t swap = first[0]; first[0] = first[1]; first[1] = swap; }
+        CHECK(moe_replay(moe, capture));
+        moe_handle fresh;
+        CHECK(moe_dispatch(moe, &tokens, &indices, &weights, &room_of_rows, NULL, &fresh));
+        CHECK(moe_combine(moe, fresh, &room_of_rows, &again));
+        CHECK(moe_handle_destroy(fresh));
+        for (int rank = 0; rank < RANKS; rank++) {
+            if (memcmp(floats(result, rank), floats(again, rank), TOKENS * plan.output_row_bytes) != 0) return 8;
+            if (floats(again, rank)[1] == 0) return 9;
+        }
+    }
+    CHECK(moe_handle_destroy(handle));
+    CHECK(moe_capture_destroy(capture));
+    if (moe_replay(moe, capture) != MOE_STATUS_ARGUMENT) return 10;
     CHECK(moe_communicator_destroy(moe));
     CHECK(moe_world_destroy(world));
     puts("the layer is right");

@@ -5,9 +5,10 @@ Who calls has looked at types and shapes; the native module compares what is sai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from ._native import Given, Handle, NativeSession
@@ -31,12 +32,29 @@ def given(number: str, arrays: Arrays) -> Given:
     return number, width, [(address(array), int(array.shape[0])) for array in arrays]
 
 
+Call = TypeVar("Call", bound=Callable[..., None])
+
+
+def kept(call: Call) -> Call:
+    """A call whose arrays stay for as long as the capture that it is in."""
+
+    @wraps(call)
+    def keeping(self: Calls, *arrays: Any) -> None:
+        call(self, *arrays)
+        if self.kept is not None:
+            self.kept.append(arrays)
+
+    return cast(Call, keeping)
+
+
 class Calls:
     """The calls of one communicator."""
 
     def __init__(self, native: NativeSession, plan: Plan) -> None:
         self.native = native
         self.plan = plan
+        self.kept: list[Any] | None = None
+        """Of a capture, while there is one."""
 
     def _handle(self, handle: Arrays, indices: Arrays, weights: Arrays) -> Handle:
         return [address(array) for array in handle], given("i32", indices), given("f32", weights)
@@ -46,30 +64,36 @@ class Calls:
             return None
         return given(self.plan.scale_number, scales)
 
+    @kept
     def gate(self, logits: Arrays, parameters: Named, indices: Arrays, weights: Arrays) -> None:
         numbers = [(name, given(number, arrays)) for name, number, arrays in parameters]
         self.native.gate(given("f32", logits), numbers, given("i32", indices), given("f32", weights))
 
+    @kept
     def gate_backward(self, logits: Arrays, parameters: Named, of_weights: Arrays, of_logits: Arrays) -> None:
         numbers = [(name, given(number, arrays)) for name, number, arrays in parameters]
         self.native.gate_backward(given("f32", logits), numbers, given("f32", of_weights), given("f32", of_logits))
 
+    @kept
     def dispatch(
         self, x: Arrays, indices: Arrays, weights: Arrays, handle: Arrays, rows: Arrays, scales: Arrays | None
     ) -> None:
         tokens, out = given(self.plan.token_number, x), given(self.plan.input_number, rows)
         self.native.dispatch(self._handle(handle, indices, weights), tokens, out, self._scales(scales))
 
+    @kept
     def dispatch_cached(
         self, x: Arrays, indices: Arrays, weights: Arrays, handle: Arrays, rows: Arrays, scales: Arrays | None
     ) -> None:
         tokens, out = given(self.plan.token_number, x), given(self.plan.input_number, rows)
         self.native.dispatch_cached(self._handle(handle, indices, weights), tokens, out, self._scales(scales))
 
+    @kept
     def combine(self, y: Arrays, indices: Arrays, weights: Arrays, handle: Arrays, combined: Arrays) -> None:
         number = self.plan.output_number
         self.native.combine(self._handle(handle, indices, weights), given(number, y), given(number, combined))
 
+    @kept
     def dispatch_backward(
         self, of_rows: Arrays, indices: Arrays, weights: Arrays, handle: Arrays, of_tokens: Arrays
     ) -> None:
@@ -77,6 +101,7 @@ class Calls:
         out = given(number, of_tokens)
         self.native.dispatch_backward(self._handle(handle, indices, weights), given(number, of_rows), out)
 
+    @kept
     def combine_backward(
         self,
         y: Arrays,
@@ -96,6 +121,7 @@ class Calls:
             None if of_weights is None else given("f32", of_weights),
         )
 
+    @kept
     def weights_backward(
         self, of_rows: Arrays, indices: Arrays, weights: Arrays, handle: Arrays, of_weights: Arrays
     ) -> None:

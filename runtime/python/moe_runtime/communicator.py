@@ -11,6 +11,7 @@ from . import host
 from ._native import NativeSession, NativeWorld
 from .bundle import Bundle, Plan
 from .calls import Calls
+from .capture import Capture
 from .errors import DeviceError, refuse
 from .group import join
 from .routing import Routing, Rows
@@ -117,6 +118,7 @@ class Communicator:
         self.single = len(self.ranks) == 1
         self.streams: list[int] | None = None
         """Of CUDA, in which calls are launched, where they are the caller's."""
+        self.capturing: Capture | None = None
         self.number = next(_IDS)
         COMMUNICATORS[self.number] = self
 
@@ -167,6 +169,12 @@ class Communicator:
         does this."""
         return host.weights_backward(self, of_row_weights, rows)
 
+    def capture(self) -> Capture:
+        """A context whose calls are kept in place of being made, over numpy arrays on virtual GPUs (torch's memory is
+        ``tensor.numpy()``); on GPUs ``torch.cuda.graph`` does this. Routings are ascending, of int32. Parameters of the gate are those of the
+        capture."""
+        return Capture(self)
+
     def barrier(self) -> None:
         """No rank gets past it before every rank has reached it."""
         self.calls.native.barrier()
@@ -193,7 +201,7 @@ class Communicator:
     def _of(self, value: Any) -> ModuleType:
         """Who makes calls over such tensors."""
         first = value[0] if isinstance(value, (list, tuple)) and value else value
-        if hasattr(first, "data_ptr"):
+        if hasattr(first, "data_ptr") and self.capturing is None:
             from . import torch  # noqa: PLC0415 (only who has torch imports it)
 
             return torch

@@ -108,6 +108,11 @@ def _ascending(comm: Communicator, routing: Routing) -> tuple[list[Array], list[
             raise refuse("indices", f"they are of {array.dtype.name}; pass int32 or int64")
         if array.shape != weight.shape:
             raise refuse("indices", f"their shape is {list(array.shape)}, that of the weights {list(weight.shape)}; pass the same")
+        if comm.capturing is not None:
+            if not routing.ascending or array.dtype.name != "int32" or not array.flags.c_contiguous:
+                raise refuse("indices", "a replay reads them where they are: pass contiguous int32, ascending in each row, with ascending=True")
+            indices.append(array)
+            continue
         if not routing.ascending:
             order = np.argsort(np.where(array < 0, 2**31 - 1, array), axis=1, kind="stable")
             array = np.take_along_axis(array, order, axis=1)

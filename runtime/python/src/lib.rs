@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moe_bundle::Bundle;
-use moe_capi::session::{GateParameter, HandleView, InputView, Membership, RoutingView};
+use moe_capi::session::{GateParameter, HandleView, InputView, Membership, Recording, RoutingView};
 use moe_capi::view::NUMBERS;
 use moe_capi::{Failure, Hardware, Kind, Part, Ranks, Session, View, open_bundle};
 use moe_contract::{Call, Exchange, Flow, LinkBytes, RankId, Tensor};
@@ -224,6 +224,10 @@ fn serve(py: Python<'_>, name: &str, patience: f64) -> PyResult<()> {
     served.map_err(|failure| raise(py, &failure))
 }
 
+/// Calls that were captured.
+#[pyclass(frozen, module = "moe_runtime._native")]
+struct NativeCapture(Recording);
+
 /// Some ranks of a world. Addresses are those of the caller's memory, which it keeps until the call returns and, on GPUs, until the launches
 /// of its stream have finished.
 #[pyclass(frozen, module = "moe_runtime._native")]
@@ -232,7 +236,14 @@ struct NativeSession(Mutex<Session>);
 impl NativeSession {
     fn call(&self, py: Python<'_>, call: impl FnOnce(&mut Session) -> Result<(), Failure> + Send) -> PyResult<()> {
         // A call that panicked has told so; whatever it left, the world knows whether it runs.
-        let run = || call(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let run = || {
+            let mut session = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let outcome = call(&mut session);
+            if outcome.is_err() {
+                session.forget_refused();
+            }
+            outcome
+        };
         py.detach(run).map_err(|failure| raise(py, &failure))
     }
 
@@ -391,6 +402,24 @@ impl NativeSession {
         self.call(py, Session::barrier)
     }
 
+    fn begin_capture(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, Session::begin_capture)
+    }
+
+    fn end_capture(&self, py: Python<'_>) -> PyResult<NativeCapture> {
+        let mut recording = None;
+        self.call(py, |session| {
+            recording = Some(session.end_capture()?);
+            Ok(())
+        })?;
+        recording.map(NativeCapture).ok_or_else(|| PyRuntimeError::new_err("nothing was captured"))
+    }
+
+    fn replay(&self, py: Python<'_>, capture: &NativeCapture) -> PyResult<()> {
+        // SAFETY: see above.
+        self.call(py, |session| unsafe { session.replay(&capture.0) })
+    }
+
     fn synchronise(&self, py: Python<'_>) -> PyResult<()> {
         self.call(py, Session::synchronise)
     }
@@ -402,5 +431,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(serve, module)?)?;
     module.add_class::<NativeBundle>()?;
     module.add_class::<NativeWorld>()?;
+    module.add_class::<NativeCapture>()?;
     module.add_class::<NativeSession>()
 }

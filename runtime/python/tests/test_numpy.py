@@ -273,3 +273,56 @@ def test_arrays_of_other_libraries(bundle) -> None:
     logits, bias = np.random.default_rng(2).random((3, EXPERTS), np.float32), np.zeros(EXPERTS, np.float32)
     chosen = comm.gate(Foreign(logits), bias=Foreign(bias))
     np.testing.assert_array_equal(chosen.weights, comm.gate(logits, bias=bias).weights)
+
+
+@pytest.mark.parametrize("layer", ["weighted", "experts weigh", "by rank", "bf16"])
+def test_a_captured_layer_replayed_with_other_contents_gives_the_bits_of_fresh_calls(bundle, layer: str) -> None:
+    comm = moe.Communicator(bundle(layer), device="virtual")
+    plan = comm.plan
+    kind = np.uint16 if layer == "bf16" else np.float32
+    x = [np.zeros((n, HIDDEN), kind) for n in TOKENS]
+    indices = [np.tile(np.arange(PICKS, dtype=np.int32), (n, 1)) for n in TOKENS]
+    weights = [np.zeros((n, PICKS), np.float32) for n in TOKENS]
+    y = [np.zeros((plan.most_rows, HIDDEN), kind) for _ in comm.ranks]
+    routing = moe.Routing(indices, weights, ascending=True)
+    with comm.capture() as capture:
+        rows = comm.dispatch(x, routing)
+        combined = comm.combine(y, rows)
+        back = comm.dispatch_backward(y, rows)
+        with pytest.raises(moe.InvalidArgument, match="ascending=True"):
+            comm.dispatch(x, moe.Routing(indices, weights))
+    assert not any(each.any() for each in rows.x), "nothing has run"
+    random = np.random.default_rng(11)
+
+    def fill(array: np.ndarray) -> None:
+        numbers = random.standard_normal(array.shape).astype(np.float32)
+        array[...] = numbers if array.dtype == np.float32 else (numbers.view(np.uint32) >> 16).astype(np.uint16)
+
+    for _ in range(100):
+        for array in (*x, *weights, *y):
+            fill(array)
+        for of_rank in indices:
+            for token in of_rank:
+                token[...] = np.sort(random.choice(EXPERTS, PICKS, replace=False))
+        capture.replay()
+        fresh = comm.dispatch(x, routing)
+        for rank, count in enumerate(fresh.counts):
+            assert np.array_equal(rows.counts[rank], count)
+        expected = [*comm.combine(y, fresh), *comm.dispatch_backward(y, fresh), *fresh.x]
+        found = [*combined, *back, *rows.x]
+        assert all(one.tobytes() == other.tobytes() for one, other in zip(found, expected))
+    assert any(each.any() for each in combined), "there is something to compare"
+
+
+def test_a_capture_without_calls_or_after_an_error_is_not_replayed(bundle) -> None:
+    comm = moe.Communicator(bundle("weighted"), device="virtual")
+    with pytest.raises(moe.InvalidArgument), comm.capture() as capture:
+        comm.combine(None, None)
+    with pytest.raises(moe.InvalidArgument, match="an error ended it"):
+        capture.replay()
+    with comm.capture() as capture:
+        comm.barrier()
+    capture.replay()
+    with pytest.raises(moe.InvalidArgument, match="end that capture first"), comm.capture(), comm.capture():
+        pass
+    comm.barrier()

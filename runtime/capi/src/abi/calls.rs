@@ -8,7 +8,9 @@ use moe_runtime::Handle;
 
 use super::error::{MoeStatus, guard};
 use super::given::{MoeParameter, MoeTensor, array, parameters, perhaps_tensor, place, tensor};
-use super::objects::{COMMUNICATORS, HANDLES, MoeCommunicator, MoeHandle, add_handle};
+use super::objects::{
+    CAPTURES, COMMUNICATORS, HANDLES, MoeCapture, MoeCommunicator, MoeHandle, add_capture, add_handle,
+};
 use crate::failure::{Failure, Result};
 use crate::session::{InputView, RoutingView, Session};
 
@@ -17,7 +19,11 @@ fn with(communicator: MoeCommunicator, call: impl FnOnce(&mut Session) -> Result
         let session = COMMUNICATORS.get(communicator.id)?;
         // A call that panicked has told so; whatever it left, the world knows whether it runs.
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-        call(&mut session)
+        let outcome = call(&mut session);
+        if outcome.is_err() {
+            session.forget_refused();
+        }
+        outcome
     })
 }
 
@@ -194,6 +200,37 @@ pub unsafe extern "C" fn moe_weights_backward(
 #[unsafe(no_mangle)]
 pub extern "C" fn moe_barrier(communicator: MoeCommunicator) -> MoeStatus {
     with(communicator, Session::barrier)
+}
+
+/// From now on keeps calls in place of making them, until `moe_capture_end`. Tensors stay where they are for as long as the capture is used.
+#[unsafe(no_mangle)]
+pub extern "C" fn moe_capture_begin(communicator: MoeCommunicator) -> MoeStatus {
+    with(communicator, Session::begin_capture)
+}
+
+/// Gives the calls that were kept.
+///
+/// # Safety
+/// See `moe_gate`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moe_capture_end(communicator: MoeCommunicator, capture: *mut MoeCapture) -> MoeStatus {
+    with(communicator, |session| {
+        // SAFETY: as the caller promises.
+        let out = unsafe { place("capture", capture)? };
+        *out = add_capture(session.end_capture()?);
+        Ok(())
+    })
+}
+
+/// Makes captured calls, with what is now in their tensors; parameters of the gate are those of the capture. All communicators of a world replay
+/// the same calls.
+///
+/// # Safety
+/// See `moe_gate`, of all tensors of the captured calls.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moe_replay(communicator: MoeCommunicator, capture: MoeCapture) -> MoeStatus {
+    // SAFETY: as the caller promises.
+    with(communicator, |session| unsafe { session.replay(&*CAPTURES.get(capture.id)?) })
 }
 
 /// Waits for everything that was launched, and says what went wrong in it.

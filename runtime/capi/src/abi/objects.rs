@@ -14,7 +14,7 @@ use moe_runtime::Handle;
 use super::error::{MoeStatus, guard, text};
 use super::given::{MoeNumber, Sized32, place, read, words};
 use crate::failure::{Failure, Result};
-use crate::session::{Hardware, Ranks, Session, open_bundle};
+use crate::session::{Hardware, Ranks, Recording, Session, open_bundle};
 
 /// A bundle that was read.
 #[repr(C)]
@@ -44,6 +44,14 @@ pub struct MoeCommunicator {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MoeHandle {
+    /// 0 is none.
+    pub id: u64,
+}
+
+/// Calls that were captured.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoeCapture {
     /// 0 is none.
     pub id: u64,
 }
@@ -91,7 +99,12 @@ impl<T: Clone> Table<T> {
 pub(super) static BUNDLES: Table<Arc<Bundle>> = Table::new("bundle");
 pub(super) static WORLDS: Table<Ranks> = Table::new("world");
 pub(super) static COMMUNICATORS: Table<Arc<Mutex<Session>>> = Table::new("communicator");
+pub(super) static CAPTURES: Table<Arc<Recording>> = Table::new("capture");
 pub(super) static HANDLES: Table<Handle> = Table::new("handle");
+
+pub(super) fn add_capture(recording: Recording) -> MoeCapture {
+    MoeCapture { id: CAPTURES.add(Arc::new(recording)) }
+}
 
 pub(super) fn add_handle(handle: Handle) -> MoeHandle {
     MoeHandle { id: HANDLES.add(handle) }
@@ -378,4 +391,10 @@ pub extern "C" fn moe_communicator_destroy(communicator: MoeCommunicator) -> Moe
 #[unsafe(no_mangle)]
 pub extern "C" fn moe_handle_destroy(handle: MoeHandle) -> MoeStatus {
     guard(|| HANDLES.remove(handle.id).map(drop))
+}
+
+/// Forgets captured calls.
+#[unsafe(no_mangle)]
+pub extern "C" fn moe_capture_destroy(capture: MoeCapture) -> MoeStatus {
+    guard(|| CAPTURES.remove(capture.id).map(drop))
 }
