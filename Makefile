@@ -37,7 +37,7 @@ install: setup
 	"$(PREFIX)/bin/moec" completions zsh > "$(PREFIX)/share/zsh/site-functions/_moec"
 	"$(PREFIX)/bin/moec" completions fish > "$(PREFIX)/share/fish/vendor_completions.d/moec.fish"
 	"$(PREFIX)/bin/moec" man > "$(PREFIX)/share/man/man1/moec.1"
-	for command in check fmt build inspect run gate plan simulate place serve explain init completions man schema; do \
+	for command in check fmt build inspect run gate plan simulate place serve ptx explain init completions man schema; do \
 	    "$(PREFIX)/bin/moec" man $$command > "$(PREFIX)/share/man/man1/moec-$$command.1" || exit 1; done
 	cargo build --release -p moe-capi
 	install -D -m 644 runtime/capi/include/moe_runtime.h "$(PREFIX)/include/moe_runtime.h"

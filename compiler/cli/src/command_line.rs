@@ -48,6 +48,8 @@ pub enum Command {
     Place(Box<commands::Place>),
     /// Run virtual GPUs for ranks that are processes of their own, each of which attaches to them
     Serve(commands::Serve),
+    /// Check and run PTX that this tool did not write, on the virtual GPU
+    Ptx(commands::Ptx),
     /// Explain a diagnostic code, with a failing and a repaired example
     Explain(Explain),
     /// Write a small file to start from
@@ -69,6 +71,7 @@ impl Command {
             | Command::Inspect(_)
             | Command::Explain(_)
             | Command::Serve(_)
+            | Command::Ptx(_)
             | Command::Init(_)
             | Command::Completions(_)
             | Command::Man(_)
@@ -90,7 +93,8 @@ pub fn command() -> clap::Command {
         let is_file = files.iter().any(|&file| argument.get_value_parser().type_id() == file);
         if is_file { argument.value_hint(ValueHint::FilePath) } else { argument }
     };
-    Cli::command().mut_subcommands(|command| command.mut_args(hinted))
+    let hinted = |command: clap::Command| command.mut_args(hinted);
+    Cli::command().mut_subcommands(|command| hinted(command).mut_subcommands(hinted))
 }
 
 /// The same error; of text that is not UTF-8 it also says where.

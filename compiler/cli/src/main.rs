@@ -108,6 +108,7 @@ fn run(command: &Command, terminal: &Terminal) -> Result<(), Failure> {
         Command::Simulate(arguments) => commands::simulate(arguments, terminal),
         Command::Place(arguments) => commands::place(arguments, terminal),
         Command::Serve(arguments) => commands::serve(arguments),
+        Command::Ptx(arguments) => commands::ptx(arguments, terminal),
         Command::Explain(arguments) => commands::explain(arguments, terminal),
         Command::Init(arguments) => commands::init(arguments, terminal),
         Command::Completions(arguments) => commands::completions(arguments, &mut command_line::command()),

@@ -55,6 +55,8 @@ const COMMANDS: &[&[&str]] = &[
     &["plan", "small.moe", "--sample=64"],
     &["simulate", "small.moe", "--sample=64"],
     &["place", "small.moe", "--load=counts.csv"],
+    &["ptx", "check", "kernels.ptx"],
+    &["ptx", "run", "job.toml", "--seeds=0"],
     &["explain", "M0301"],
     &["init", "new.moe"],
     &["inspect", "small.moeb"],
@@ -63,20 +65,27 @@ const COMMANDS: &[&[&str]] = &[
     &["man", "run"],
 ];
 
-const INPUTS: [&str; 4] = ["small.moe", "small.moeb", "in.safetensors", "counts.csv"];
+const INPUTS: [&str; 6] = ["small.moe", "small.moeb", "in.safetensors", "counts.csv", "kernels.ptx", "job.toml"];
 
 fn with_inputs() -> Folder {
     let folder = Folder::with_small();
     folder.write("in.safetensors", safetensors(&input(6)));
     let counts: String = (0..8).map(|expert| format!("0,{expert},{}\n", 10 + expert)).collect();
     folder.write("counts.csv", format!("layer,expert,count\n{counts}"));
+    folder.write("kernels.ptx", include_str!("../../../tests/data/ptx/mended.ptx"));
+    folder.write("job.toml", include_str!("../../../tests/data/ptx/mended.toml").replace("mended.ptx", "kernels.ptx"));
     folder.succeeds(&["build", "small.moe"]);
     folder
 }
 
+/// How many words name a command.
+fn words(command: &[&str]) -> usize {
+    if command[0] == "ptx" { 2 } else { 1 }
+}
+
 /// The options of a command that take a value, as its help lists them.
-fn options(folder: &Folder, command: &str) -> Vec<String> {
-    let help = folder.succeeds(&[command, "--help"]);
+fn options(folder: &Folder, command: &[&str]) -> Vec<String> {
+    let help = folder.succeeds(&[command, &["--help"]].concat());
     let of_line = |line: &str| {
         let (option, value) = line.trim_start().trim_start_matches("-o, ").split_once(' ')?;
         (option.starts_with("--") && value.starts_with('<')).then(|| option.to_owned())
@@ -102,13 +111,13 @@ fn every_value_of_every_option_is_taken_or_refused_in_its_name() {
     let inputs = || INPUTS.map(|name| std::fs::read(folder.path(name)).expect("an input"));
     let before = inputs();
     for arguments in COMMANDS {
-        let command = arguments[0];
+        let command = &arguments[..words(arguments)];
         for option in options(&folder, command).iter().map(String::as_str).chain([""]) {
             for value in VALUES {
                 let replaced = format!("{option}=");
                 let mut given: Vec<OsString> = arguments.iter().map(OsString::from).collect();
                 if option.is_empty() {
-                    given[1] = OsStr::from_bytes(value).to_owned();
+                    given[command.len()] = OsStr::from_bytes(value).to_owned();
                 } else {
                     given.retain(|argument| !argument.as_bytes().starts_with(replaced.as_bytes()));
                     let mut argument = OsString::from(&replaced);

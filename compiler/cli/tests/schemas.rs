@@ -7,8 +7,18 @@ use jsonschema::Validator;
 use serde_json::{Value, json};
 use support::{Folder, text, workspace};
 
-const NAMES: [&str; 8] =
-    ["diagnostic", "run", "plan", "plan-comparison", "plan-search", "simulation", "placement", "bundle"];
+const NAMES: [&str; 10] = [
+    "diagnostic",
+    "run",
+    "plan",
+    "plan-comparison",
+    "plan-search",
+    "simulation",
+    "placement",
+    "bundle",
+    "ptx-check",
+    "ptx-run",
+];
 
 fn schema(name: &str) -> Value {
     serde_json::from_str(&Folder::new().succeeds(&["schema", name])).expect("JSON")
@@ -228,16 +238,32 @@ fn bundles_are_as_their_schema_says() {
 }
 
 #[test]
+fn ptx_is_told_as_its_schemas_say() {
+    let folder = Folder::new();
+    folder.write("unknown.ptx", ".version 8.6\n.target sm_90a\n.visible .entry k() { frobnicate; ret; }\n");
+    let data = |name: &str| path(&format!("tests/data/ptx/{name}"));
+    let checked = printed(&folder, &[&["ptx", "check", &data("exchange.ptx")], &["ptx", "check", "unknown.ptx"]]);
+    assert!(checked[1]["kernels"][0]["refused"].is_object());
+    assert_valid("ptx-check", &checked);
+    let jobs = [data("exchange.toml"), data("mended.toml")];
+    let ran = printed(&folder, &[&["ptx", "run", &jobs[0], "--seeds", "1"], &["ptx", "run", &jobs[1], "--seeds", "1"]]);
+    assert!(ran[0]["holds"] == false && ran[1]["holds"] == true);
+    assert_valid("ptx-run", &ran);
+}
+
+#[test]
 fn a_wrong_document_is_refused() {
     let folder = Folder::with_small();
     let v3 = path("dsl-examples/deepseek_v3.moe");
     folder.succeeds(&["build", "small.moe"]);
+    let job = path("tests/data/ptx/exchange.toml");
     let outputs = [
         ("run", &["run", "small.moe"][..], "/checks/0/compared"),
         ("plan", &["plan", &v3, "--deploy", "pretrain"], "/phases/0/time/bottleneck"),
         ("plan-comparison", &["plan", &v3, "--deploy", "pretrain", "--compare", "ep=32,64"], "/plans/1/source"),
         ("simulation", &["simulate", &v3, "--deploy", "pretrain"], "/outcome/dispatch/busiest/0/link"),
         ("bundle", &["inspect", "small.moeb"], "/kernels/0/grid"),
+        ("ptx-run", &["ptx", "run", &job, "--seeds", "1"], "/found/0/seed"),
     ];
     for (name, arguments, inside) in outputs {
         // As it is given to users: what the file says, new names allowed.

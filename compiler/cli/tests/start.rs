@@ -39,6 +39,7 @@ fn every_command_has_completions_and_a_man_page() {
         "simulate",
         "place",
         "serve",
+        "ptx",
         "explain",
         "init",
         "completions",

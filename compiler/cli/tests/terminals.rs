@@ -21,6 +21,9 @@ fn folder() -> Folder {
     folder.write("unformatted.moe", support::SMALL.replace("hidden  256", "hidden 256"));
     folder.write("input", safetensors(&input(7)));
     folder.write("counts.csv", counts());
+    for name in ["exchange.ptx", "exchange.toml", "mended.ptx", "mended.toml"] {
+        std::fs::copy(workspace().join("tests/data/ptx").join(name), folder.path(name)).expect("copied");
+    }
     let example = workspace().join("dsl-examples/deepseek_v3.moe");
     std::fs::copy(example, folder.path("large.moe")).expect("copied");
     folder.succeeds(&["build", "small.moe", "-o", "small.moeb"]);
@@ -33,7 +36,7 @@ fn counts() -> String {
 }
 
 /// What a person calls, and the status: every command of the tool, well and ill.
-const CALLS: [(&str, i32); 40] = [
+const CALLS: [(&str, i32); 45] = [
     ("--help", 0),
     ("--version", 0),
     ("frobnicate", 2),
@@ -70,6 +73,11 @@ const CALLS: [(&str, i32); 40] = [
     ("simulate small.moe --slow-nic 1=0.5", 0),
     ("place small.moe --load counts.csv", 0),
     ("place small.moe --load input", 1),
+    ("ptx check mended.ptx exchange.ptx", 0),
+    ("ptx check small.moe", 1),
+    ("ptx run mended.toml --seeds 1", 0),
+    ("ptx run exchange.toml --seeds 1", 1),
+    ("ptx run small.moeb", 1),
     ("explain M0606", 0),
     ("explain M9999", 1),
     ("init new.moe", 0),
@@ -314,6 +322,8 @@ fn a_result_that_cannot_be_written_is_a_failure() {
         "place small.moe --load counts.csv",
         "explain M0301",
         "inspect small.moeb",
+        "ptx check mended.ptx",
+        "ptx run mended.toml --seeds 1",
         "schema run",
         "man",
         "completions bash",

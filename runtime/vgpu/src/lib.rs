@@ -112,6 +112,7 @@ mod decode;
 mod engine;
 mod error;
 mod ids;
+pub mod job;
 mod judge;
 mod launch;
 mod memory;
@@ -123,6 +124,7 @@ mod rules;
 
 pub use cluster::Cluster;
 pub use config::{Config, Policy};
+pub use decode::Refused;
 pub use decode::op::Parameter;
 pub use engine::print::Printed;
 pub use engine::report::{

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::decode::Refused;
 use crate::decode::op::{KernelCode, Parameter, Program};
+use crate::names::demangled;
 use crate::ptx::PtxError;
 
 /// A PTX module: parsed and decoded once, launched many times, on any cluster.
@@ -20,9 +22,21 @@ impl Module {
         Ok(Module { program: Arc::new(crate::decode::module(ptx)?) })
     }
 
-    /// The kernel (`.entry`) with this name.
+    /// As [`Module::parse`], of the kernels that this crate knows every instruction of; an instruction that it does not know concerns only
+    /// the kernels that have it, which are told with the reason.
+    ///
+    /// # Errors
+    /// What is wrong with the module itself.
+    pub fn parse_supported(ptx: &str) -> Result<(Module, Vec<Refused>), PtxError> {
+        let (program, refused) = crate::decode::supported(ptx)?;
+        Ok((Module { program: Arc::new(program) }, refused))
+    }
+
+    /// The kernel (`.entry`) with this name, as the PTX or as its source calls it.
     pub fn kernel(&self, name: &str) -> Option<Kernel> {
-        let index = self.program.kernels.iter().position(|kernel| kernel.name == name)?;
+        let kernels = &self.program.kernels;
+        let index = kernels.iter().position(|kernel| kernel.name == name);
+        let index = index.or_else(|| kernels.iter().position(|kernel| demangled(&kernel.name) == name))?;
         Some(Kernel { module: self.clone(), index })
     }
 

@@ -12,6 +12,7 @@ use schemars::{Schema as JsonSchema, json_schema};
 
 use super::inspect::Contents;
 use super::plan::{Comparison, Search};
+use super::ptx::{JobReport, PtxVerdicts};
 use crate::failure::Failure;
 use crate::planning::pretty;
 use crate::report::Report as Ran;
@@ -42,6 +43,10 @@ pub enum SchemaName {
     Placement,
     /// `moec inspect --format json`
     Bundle,
+    /// `moec ptx check --format json`
+    PtxCheck,
+    /// `moec ptx run --format json`
+    PtxRun,
 }
 
 impl SchemaName {
@@ -69,6 +74,8 @@ impl SchemaName {
                 ("moec plan --search --format json", generator.into_root_schema_for::<Search<'_>>())
             }
             SchemaName::Simulation => ("moec simulate --format json", generator.into_root_schema_for::<Simulation>()),
+            SchemaName::PtxCheck => ("moec ptx check --format json", generator.into_root_schema_for::<PtxVerdicts>()),
+            SchemaName::PtxRun => ("moec ptx run --format json", generator.into_root_schema_for::<JobReport>()),
             SchemaName::Bundle => ("moec inspect --format json", generator.into_root_schema_for::<Contents>()),
             SchemaName::Placement => ("moec place --format json", generator.into_root_schema_for::<PlacementReport>()),
         };

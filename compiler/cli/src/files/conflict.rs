@@ -21,6 +21,9 @@ struct Named {
 pub fn conflict(command: &Command, matches: &ArgMatches) -> Option<String> {
     let (name, matches) = matches.subcommand()?;
     let command = command.find_subcommand(name)?;
+    if matches.subcommand().is_some() {
+        return conflict(command, matches);
+    }
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     for argument in command.get_arguments() {
         let id = argument.get_id().as_str();

@@ -96,6 +96,12 @@ pub enum Wanted {
     Placement,
     /// Measured times: CSV.
     Measurements,
+    /// PTX.
+    Ptx,
+    /// A job for PTX: TOML.
+    Job,
+    /// Whatever a job names.
+    Anything,
 }
 
 impl Wanted {
@@ -109,7 +115,10 @@ impl Wanted {
             Wanted::Tensors => matches!(kind, Kind::Tensors | Kind::Binary | Kind::Text),
             Wanted::Counts => matches!(kind, Kind::Json | Kind::Text),
             Wanted::Placement => matches!(kind, Kind::Json | Kind::Text),
-            Wanted::Measurements => matches!(kind, Kind::Text),
+            Wanted::Measurements | Wanted::Ptx => matches!(kind, Kind::Text),
+            // TOML may begin with the name of a table.
+            Wanted::Job => matches!(kind, Kind::Text | Kind::Json),
+            Wanted::Anything => true,
         }
     }
 
@@ -123,6 +132,9 @@ impl Wanted {
             Wanted::Counts => "a table of counts (CSV or JSON)",
             Wanted::Placement => "a placement (JSON, as `moec place -o` writes it)",
             Wanted::Measurements => "a table of measured times (CSV)",
+            Wanted::Ptx => "PTX",
+            Wanted::Job => "a job (TOML)",
+            Wanted::Anything => "a file",
         }
     }
 

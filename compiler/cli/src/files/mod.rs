@@ -60,6 +60,18 @@ impl InputPath {
     pub fn is_standard(&self) -> bool {
         self.0 == Place::Standard
     }
+
+    /// A file that this one names: seen from its folder, from the current one if this is standard input.
+    pub fn neighbour(&self, name: &str) -> Result<InputPath, String> {
+        if name.is_empty() {
+            return Err("an empty name names no file".to_owned());
+        }
+        let folder = match &self.0 {
+            Place::Standard => None,
+            Place::File(path) => path.parent(),
+        };
+        Ok(InputPath(Place::File(folder.map_or_else(|| PathBuf::from(name), |folder| folder.join(name)))))
+    }
 }
 
 /// As the user calls it.

@@ -21,6 +21,7 @@ mod operands;
 mod order;
 mod rows;
 mod synchronisation;
+mod target;
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -125,7 +126,36 @@ pub(crate) fn module(text: &str) -> Decoded<Program> {
     program(&crate::ptx::parse(text)?).map_err(|error| error.with_source(text))
 }
 
+/// A kernel that is not PTX as this crate knows it, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Name in the PTX; of a function that no kernel calls, its own.
+    pub kernel: String,
+    /// Line in which the kernel begins.
+    pub line: u32,
+    pub error: PtxError,
+}
+
+/// Parses a module and decodes every kernel of it that can be.
+///
+/// # Errors
+/// What is wrong with the module itself.
+pub(crate) fn supported(text: &str) -> Decoded<(Program, Vec<Refused>)> {
+    let mut refused = Vec::new();
+    let program = decoded(&crate::ptx::parse(text)?, &mut |function, error| {
+        let error = error.with_source(text);
+        refused.push(Refused { kernel: function.name.clone(), line: function.line, error });
+        Ok(())
+    });
+    Ok((program.map_err(|error| error.with_source(text))?, refused))
+}
+
 fn program(module: &Module) -> Decoded<Program> {
+    decoded(module, &mut |_, error| Err(error))
+}
+
+/// Decodes the kernels; `refuse` says what becomes of one that cannot be.
+fn decoded(module: &Module, refuse: &mut dyn FnMut(&Function, PtxError) -> Decoded<()>) -> Decoded<Program> {
     let globals = globals::bindings(module)?;
     let functions = globals::functions(module)?;
     let files: Arc<[(u32, String)]> = module.files.as_slice().into();
@@ -139,7 +169,13 @@ fn program(module: &Module) -> Decoded<Program> {
                 continue;
             }
             let decoder = Decoder::new(module, &globals, &functions, index, &files, budget);
-            let (code, callees) = decoder.function(index)?;
+            let (code, callees) = match decoder.function(index) {
+                Ok(found) => found,
+                Err(error) => {
+                    refuse(function, error)?;
+                    continue;
+                }
+            };
             budget = budget.saturating_sub(code.steps.len());
             decoded.extend(callees);
             if entry {
@@ -578,6 +614,10 @@ impl<'m> Decoder<'m> {
                 predicate | if *negated { op::GUARD_NOT } else { 0 }
             }
         };
+        let first = target::first_with(instruction);
+        if let Some(given) = target::of_module(self.module).filter(|given| *given < first) {
+            return self.fail(format!("needs sm_{first}, and the .target of the module is sm_{given}"));
+        }
         let mut modifiers = Modifiers::new(&instruction.modifiers);
         let operands = instruction.operands.as_slice();
         let opcode = instruction.opcode.as_str();

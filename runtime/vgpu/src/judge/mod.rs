@@ -32,12 +32,20 @@ pub use report::{Agent, Apart, Conflict, Missing, Party};
 use state::State;
 
 use crate::observer::{Access, Event, Observer};
+use crate::rules::Rules;
 
 /// An [`Observer`] that judges memory order. Its clones are one: one goes to the cluster, another tells what was found.
 #[derive(Debug, Clone, Default)]
 pub struct Judge(Arc<Mutex<State>>);
 
 impl Judge {
+    /// A judge that knows what is accepted.
+    pub fn new(rules: Rules) -> Judge {
+        let mut state = State::default();
+        state.rules = rules;
+        Judge(Arc::new(Mutex::new(state)))
+    }
+
     /// The first conflict of every pair of lines and what is missing, in the order in which they were found.
     pub fn found(&self) -> Vec<Conflict> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).found.clone()

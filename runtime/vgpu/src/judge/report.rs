@@ -171,6 +171,8 @@ pub struct Conflict {
     pub second: Party,
     /// What is missing between them.
     pub missing: Missing,
+    /// Why it is accepted, if it is.
+    pub accepted: Option<String>,
     /// How often it was found at this pair of lines.
     pub times: u64,
 }
@@ -210,6 +212,9 @@ impl std::fmt::Display for Party {
 
 impl std::fmt::Display for Conflict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(reason) = &self.accepted {
+            write!(f, "accepted ({reason}): ")?;
+        }
         write!(f, "{}: {}; {}; {}", self.place, self.first, self.second, self.missing)
     }
 }

@@ -15,6 +15,7 @@ use super::world::{Cta, Launch, Stream};
 use crate::ids::{CopyId, EventId, LaunchId, StreamId, ThreadId};
 use crate::memory::{Address, Order, Proxy, Scope};
 use crate::observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep};
+use crate::rules::{Found, Rule, Rules, Severity, Verdict};
 
 /// Kinds of conflict that are kept.
 const MOST_FOUND: usize = 1000;
@@ -36,6 +37,7 @@ pub(super) struct State {
     /// The last acquire: of many lanes that acquire the same each gets the same.
     acquired: Option<(Knowledge, View, Knowledge)>,
     pub found: Vec<Conflict>,
+    pub rules: Rules,
 }
 
 impl Default for State {
@@ -54,6 +56,7 @@ impl Default for State {
             copies: HashMap::new(),
             acquired: None,
             found: Vec::new(),
+            rules: Rules::default(),
         }
     }
 }
@@ -294,7 +297,13 @@ impl State {
                 names::shared(&launch.shared, launch.dynamic_shared, offset)
             }
         };
-        self.found.push(Conflict { place, first, second, missing, times: 1 });
+        let sites = [(first.kernel.as_str(), first.line), (second.kernel.as_str(), second.line)];
+        let accepted = match self.rules.verdict(Rule::MemoryOrder, &Found { sites: &sites, symbol: Some(&place) }) {
+            Verdict::Waived(reason) => Some(reason),
+            Verdict::Is(Severity::Ignored) => return,
+            Verdict::Is(Severity::Error | Severity::Warning) => None,
+        };
+        self.found.push(Conflict { place, first, second, missing, accepted, times: 1 });
     }
 
     fn word(&mut self, place: Place) -> &mut Word {
@@ -526,8 +535,8 @@ impl State {
 
     /// All that was done is before all that comes.
     fn forget(&mut self) {
-        let (names, found) = (std::mem::take(&mut self.names), std::mem::take(&mut self.found));
-        *self = State { names, found, ..State::default() };
+        let State { names, found, rules, .. } = std::mem::take(self);
+        *self = State { names, found, rules, ..State::default() };
     }
 
     fn fence(&mut self, thread: ThreadId, lanes: u32, fence: Fence, scope: Scope, line: u32) {
