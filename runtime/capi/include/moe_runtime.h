@@ -176,13 +176,27 @@ typedef struct moe_world {
   uint64_t id;
 } moe_world;
 
+// How this process joins a world whose other ranks are in other processes.
+typedef struct moe_join_options {
+  // `sizeof(moe_join_options)`.
+  uint32_t struct_size;
+  // A `moe_device`.
+  uint32_t device;
+  // Ranks of each process; 0 for one.
+  uint32_t ranks_per_process;
+  // Of CUDA: the driver's number of the GPU of this process.
+  uint32_t gpu;
+  // How long other processes may take to come, in nanoseconds; 0 for a minute.
+  uint64_t patience_ns;
+} moe_join_options;
+
 // Which ranks a communicator has.
 typedef struct moe_communicator_options {
   // `sizeof(moe_communicator_options)`.
   uint32_t struct_size;
   // The first of its ranks.
   uint32_t first_rank;
-  // How many; 0 for all that follow.
+  // How many; 0 for all of this process that follow.
   uint32_t rank_count;
   // Not used.
   uint32_t reserved;
@@ -279,6 +293,22 @@ moe_status moe_bundle_json(struct moe_bundle bundle,
 // # Safety
 // See `moe_bundle_open`.
 moe_status moe_world_create(struct moe_bundle bundle, const struct moe_world_options *options, struct moe_world *world);
+
+// Makes a world with the processes that torchrun, or whoever sets its variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`,
+// `MASTER_PORT`), has started on this machine: all of them call it together. Virtual GPUs are those of the node that `MOE_NODE` names, or that
+// local rank 0 starts with `$MOEC serve`.
+//
+// # Safety
+// See `moe_bundle_open`.
+moe_status moe_world_join(struct moe_bundle bundle,
+                          const struct moe_join_options *options,
+                          struct moe_world *world);
+
+// Says which ranks of a world are of this process: the first, and how many.
+//
+// # Safety
+// See `moe_bundle_open`.
+moe_status moe_world_ranks(struct moe_world world, uint32_t *first_rank, uint32_t *rank_count);
 
 // Makes a stopped world usable again. None of its communicators may be in a call; handles from before are refused after it.
 moe_status moe_world_recover(struct moe_world world);

@@ -1,9 +1,12 @@
 //! C programs against the header and the library: compiled as C and C++, linked by hand, by pkg-config, and run on virtual GPUs.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use moe_lower::{Choice, compile};
+use moe_runtime::VirtualOptions;
+use moe_runtime::node::{Node, Stay};
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -79,6 +82,33 @@ fn a_layer_in_c_gives_its_closed_form() {
     let bundle = bundle(folder.path());
     let program = build("layer.c", folder.path());
     assert_eq!(run(start(&program).arg(bundle)), "the layer is right\n");
+}
+
+/// Four processes of one rank, and two of two.
+#[test]
+fn processes_join_a_world_in_c() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bundle = bundle(folder.path());
+    let program = build("joined.c", folder.path());
+    let name = format!("moe-c-{}", std::process::id());
+    let node = Node::bind(&name, &VirtualOptions::default()).expect("nobody has it");
+    std::thread::spawn(move || node.serve(Stay::Always));
+    for (processes, each) in [(4, 1), (2, 2)] {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+        let process = |rank: i32| {
+            let mut command = start(&program);
+            command.arg(&bundle).arg(each.to_string()).env("MOE_NODE", &name).env("MASTER_ADDR", "127.0.0.1");
+            let told = [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", processes)];
+            command.envs(told.map(|(name, value)| (name, value.to_string())));
+            command
+                .envs(["MASTER_PORT", "MOE_PORT"].map(|name| (name, port.to_string())))
+                .env_remove("LOCAL_WORLD_SIZE");
+            std::thread::spawn(move || run(&mut command))
+        };
+        let started: Vec<_> = (0..processes).map(process).collect();
+        let said: String = started.into_iter().map(|process| process.join().expect("it is right")).collect();
+        assert_eq!(said, "rank 0 is right\nrank 1 is right\nrank 2 is right\nrank 3 is right\n");
+    }
 }
 
 #[test]

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use moe_bundle::Bundle;
 use moe_contract::{Number, Tensor};
-use moe_runtime::Handle;
+use moe_runtime::node::NodeOptions;
+use moe_runtime::{Error, Handle, Torchrun};
 
 use super::error::{MoeStatus, guard, text};
 use super::given::{MoeNumber, Sized32, place, read, words};
 use crate::failure::{Failure, Result};
-use crate::session::{Hardware, Ranks, Recording, Session, open_bundle};
+use crate::session::{Hardware, Membership, Ranks, Recording, Session, open_bundle};
 
 /// A bundle that was read.
 #[repr(C)]
@@ -182,6 +183,28 @@ unsafe impl Sized32 for MoeWorldOptions {
     const LEAST: usize = 16;
 }
 
+/// How this process joins a world whose other ranks are in other processes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct MoeJoinOptions {
+    /// `sizeof(moe_join_options)`.
+    pub struct_size: u32,
+    /// A `moe_device`.
+    pub device: u32,
+    /// Ranks of each process; 0 for one.
+    pub ranks_per_process: u32,
+    /// Of CUDA: the driver's number of the GPU of this process.
+    pub gpu: u32,
+    /// How long other processes may take to come, in nanoseconds; 0 for a minute.
+    pub patience_ns: u64,
+}
+
+// SAFETY: see the definition.
+unsafe impl Sized32 for MoeJoinOptions {
+    const NAME: &'static str = "moe_join_options";
+    const LEAST: usize = 24;
+}
+
 /// Which device.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +223,7 @@ pub struct MoeCommunicatorOptions {
     pub struct_size: u32,
     /// The first of its ranks.
     pub first_rank: u32,
-    /// How many; 0 for all that follow.
+    /// How many; 0 for all of this process that follow.
     pub rank_count: u32,
     /// Not used.
     pub reserved: u32,
@@ -338,6 +361,56 @@ pub unsafe extern "C" fn moe_world_create(
     })
 }
 
+/// Makes a world with the processes that torchrun, or whoever sets its variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`,
+/// `MASTER_PORT`), has started on this machine: all of them call it together. Virtual GPUs are those of the node that `MOE_NODE` names, or that
+/// local rank 0 starts with `$MOEC serve`.
+///
+/// # Safety
+/// See `moe_bundle_open`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moe_world_join(
+    bundle: MoeBundle,
+    options: *const MoeJoinOptions,
+    world: *mut MoeWorld,
+) -> MoeStatus {
+    guard(|| {
+        // SAFETY: as the caller promises.
+        let (options, out) = unsafe { (read("options", options)?, place("world", world)?) };
+        let known = BUNDLES.get(bundle.id)?;
+        let told = Torchrun::from_environment().map_err(Error::from)?;
+        let patience = if options.patience_ns == 0 { 60_000_000_000 } else { options.patience_ns };
+        let (each, patience) = (options.ranks_per_process.max(1), Duration::from_nanos(patience));
+        let mine = told.rank.saturating_mul(each)..told.rank.saturating_add(1).saturating_mul(each);
+        let membership = match options.device {
+            device if device == MoeDevice::Virtual as u32 => {
+                let node = NodeOptions::of_torchrun(&told).map_err(Error::from)?;
+                let ranks = told.world_size.saturating_mul(each);
+                Membership::Virtual(NodeOptions { ranks, mine, patience, ..node })
+            }
+            device if device == MoeDevice::Cuda as u32 => Membership::Cuda { mine, gpu: options.gpu },
+            other => return Err(Failure::argument("options.device", format!("{other} is not a moe_device"))),
+        };
+        let bootstrap = Arc::new(told.meet(patience).map_err(Error::from)?);
+        out.id = WORLDS.add(Ranks::join(&known, bootstrap, &membership)?);
+        Ok(())
+    })
+}
+
+/// Says which ranks of a world are of this process: the first, and how many.
+///
+/// # Safety
+/// See `moe_bundle_open`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moe_world_ranks(world: MoeWorld, first_rank: *mut u32, rank_count: *mut u32) -> MoeStatus {
+    guard(|| {
+        // SAFETY: as the caller promises.
+        let (first, count) = unsafe { (place("first_rank", first_rank)?, place("rank_count", rank_count)?) };
+        let mine = WORLDS.get(world.id)?.mine();
+        (*first, *count) = (mine.start, mine.end - mine.start);
+        Ok(())
+    })
+}
+
 /// Makes a stopped world usable again. None of its communicators may be in a call; handles from before are refused after it.
 #[unsafe(no_mangle)]
 pub extern "C" fn moe_world_recover(world: MoeWorld) -> MoeStatus {
@@ -359,7 +432,7 @@ pub unsafe extern "C" fn moe_communicator_create(
         let (options, out) = unsafe { (read("options", options)?, place("communicator", communicator)?) };
         let ranks = WORLDS.get(world.id)?;
         let end = match options.rank_count {
-            0 => ranks.exchange().ranks,
+            0 => ranks.mine().end,
             count => options.first_rank.saturating_add(count),
         };
         let deadline = (options.deadline_ns > 0).then(|| Duration::from_nanos(options.deadline_ns));
