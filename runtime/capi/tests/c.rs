@@ -35,6 +35,10 @@ fn run(command: &mut Command) -> String {
 
 /// A small layer in f32, whose combine weighs.
 fn bundle(folder: &Path) -> PathBuf {
+    bundle_for(folder, "throughput")
+}
+
+fn bundle_for(folder: &Path, mode: &str) -> PathBuf {
     let text = "model small {
             hidden 64
             experts 8
@@ -47,7 +51,8 @@ fn bundle(folder: &Path) -> PathBuf {
             gpu \"H800\" { target sm_90a   sms 132   memory 80 GB }
             nvlink 160 GB/s
         }
-        deploy tiny of small on node { ep 4   tokens 8 per gpu   sms 2 }";
+        deploy tiny of small on node { ep 4   tokens 8 per gpu   mode MODE   sms 2 }";
+    let text = &text.replace("MODE", mode);
     let path = folder.join("small.moeb");
     let compiled = compile(text, &Choice::default()).unwrap_or_else(|error| panic!("{error}"));
     compiled.bundle.write(&path).expect("written");
@@ -79,9 +84,11 @@ fn start(program: &Path) -> Command {
 #[test]
 fn a_layer_in_c_gives_its_closed_form() {
     let folder = tempfile::tempdir().expect("a folder");
-    let bundle = bundle(folder.path());
     let program = build("layer.c", folder.path());
-    assert_eq!(run(start(&program).arg(bundle)), "the layer is right\n");
+    for mode in ["throughput", "latency"] {
+        let bundle = bundle_for(folder.path(), mode);
+        assert_eq!(run(start(&program).arg(bundle)), "the layer is right\n", "{mode}");
+    }
 }
 
 /// Four processes of one rank, and two of two.

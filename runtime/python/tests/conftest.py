@@ -21,7 +21,7 @@ LAYERS = {
 }
 
 
-def text(layer: str, ranks: int) -> str:
+def text(layer: str, ranks: int, mode: str = "throughput") -> str:
     return f"""model small {{
     hidden {HIDDEN}
     experts {EXPERTS}
@@ -37,20 +37,20 @@ cluster node {{
     gpu "H800" {{ target sm_90a   sms 132   memory 80 GB }}
     nvlink 160 GB/s
 }}
-deploy tiny of small on node {{ ep {ranks}   tokens {MOST_TOKENS} per gpu   sms 2 }}
+deploy tiny of small on node {{ ep {ranks}   tokens {MOST_TOKENS} per gpu   mode {mode}   sms 2 }}
 """
 
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., moe.Bundle]:
     folder: Path = tmp_path_factory.mktemp("bundles")
-    known: dict[tuple[str, int], moe.Bundle] = {}
+    known: dict[tuple[str, int, str], moe.Bundle] = {}
 
-    def compiled(layer: str, ranks: int = RANKS) -> moe.Bundle:
-        if (layer, ranks) not in known:
-            path = folder / f"{layer.replace(' ', '_')}_{ranks}.moe"
-            path.write_text(text(LAYERS[layer], ranks))
-            known[layer, ranks] = moe.compile(path)
-        return known[layer, ranks]
+    def compiled(layer: str, ranks: int = RANKS, mode: str = "throughput") -> moe.Bundle:
+        if (layer, ranks, mode) not in known:
+            path = folder / f"{layer.replace(' ', '_')}_{ranks}_{mode}.moe"
+            path.write_text(text(LAYERS[layer], ranks, mode))
+            known[layer, ranks, mode] = moe.compile(path)
+        return known[layer, ranks, mode]
 
     return compiled

@@ -275,9 +275,10 @@ def test_arrays_of_other_libraries(bundle) -> None:
     np.testing.assert_array_equal(chosen.weights, comm.gate(logits, bias=bias).weights)
 
 
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
 @pytest.mark.parametrize("layer", ["weighted", "experts weigh", "by rank", "bf16"])
-def test_a_captured_layer_replayed_with_other_contents_gives_the_bits_of_fresh_calls(bundle, layer: str) -> None:
-    comm = moe.Communicator(bundle(layer), device="virtual")
+def test_a_captured_layer_replayed_with_other_contents_gives_the_bits_of_fresh_calls(bundle, layer: str, mode: str) -> None:
+    comm = moe.Communicator(bundle(layer, mode=mode), device="virtual")
     plan = comm.plan
     kind = np.uint16 if layer == "bf16" else np.float32
     x = [np.zeros((n, HIDDEN), kind) for n in TOKENS]
