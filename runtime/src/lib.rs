@@ -31,8 +31,6 @@ pub mod node;
 mod notice;
 mod own;
 #[cfg(any(feature = "cuda", feature = "virtual"))]
-pub mod share;
-#[cfg(any(feature = "cuda", feature = "virtual"))]
 mod socket;
 pub mod symmetric;
 pub mod tensor;

@@ -163,6 +163,7 @@ const COUNT: &str = "
     .reg .b32 %r<2>;
     .reg .b64 %rd<2>;
     ld.param.u64 %rd1, [out];
+    mov.u32 %r1, 0;
 again:
     st.global.u32 [%rd1], %r1;
     add.u32 %r1, %r1, 1;

@@ -9,7 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -88,8 +88,7 @@ def _named(comm: Communicator, parameters: Sequence[Tensor], tokens: Sequence[in
     return named
 
 
-@torch.library.custom_op("moe_runtime::gate", mutates_args=())
-def gate_op(logits: Tensor, parameters: Sequence[Tensor], tokens: Sequence[int], comm: int) -> tuple[Tensor, Tensor]:
+def _gate(logits: Tensor, parameters: Sequence[Tensor], tokens: Sequence[int], comm: int) -> tuple[Tensor, Tensor]:
     held = find(comm)
     _enter(held, logits)
     indices = logits.new_empty((logits.shape[0], held.plan.top_k), dtype=torch.int32)
@@ -97,6 +96,9 @@ def gate_op(logits: Tensor, parameters: Sequence[Tensor], tokens: Sequence[int],
     parts, picks, factors = _parts(logits, tokens), _parts(indices, tokens), _parts(weights, tokens)
     held.calls.gate(parts, _named(held, parameters, tokens), picks, factors)
     return _whole(indices, picks), _whole(weights, factors)
+
+
+gate_op = torch.library.custom_op("moe_runtime::gate", mutates_args=())(_gate)
 
 
 @gate_op.register_fake
@@ -168,8 +170,7 @@ def _like_arrived(x: Tensor, ranks: int, plan: Plan) -> tuple[Tensor, Tensor, Te
     return rows, x.new_empty(payload, dtype=torch.uint8), x.new_empty(scales, dtype=torch.uint8)
 
 
-@torch.library.custom_op("moe_runtime::dispatch", mutates_args=())
-def dispatch_op(
+def _dispatch(
     x: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Rows; where there are scales, bytes of payload and scales; weights of rows where the experts weigh; handle."""
@@ -186,6 +187,9 @@ def dispatch_op(
     return *_arrived(payload, scales, plan), of_rows, handle
 
 
+dispatch_op = torch.library.custom_op("moe_runtime::dispatch", mutates_args=())(_dispatch)
+
+
 @dispatch_op.register_fake
 def _(
     x: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
@@ -199,8 +203,7 @@ def _(
     )
 
 
-@torch.library.custom_op("moe_runtime::dispatch_cached", mutates_args=())
-def dispatch_cached_op(
+def _dispatch_cached(
     x: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows; where there are scales, bytes of payload and scales."""
@@ -211,6 +214,9 @@ def dispatch_cached_op(
     out = None if scales is None else _ranks(scales)
     held.calls.dispatch_cached(parts[0], parts[1], parts[2], _ranks(handle), _ranks(payload), out)
     return _arrived(payload, scales, held.plan)
+
+
+dispatch_cached_op = torch.library.custom_op("moe_runtime::dispatch_cached", mutates_args=())(_dispatch_cached)
 
 
 @dispatch_cached_op.register_fake
@@ -256,8 +262,7 @@ def _(of_rows: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens:
     return torch.empty_like(weights, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("moe_runtime::combine", mutates_args=())
-def combine_op(y: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int) -> Tensor:
+def _combine(y: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int) -> Tensor:
     held = find(comm)
     _enter(held, y)
     result = y.new_empty((indices.shape[0], held.plan.hidden))
@@ -265,6 +270,9 @@ def combine_op(y: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, toke
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
     held.calls.combine(_ranks(y), picks, factors, _ranks(handle), out)
     return _whole(result, out)
+
+
+combine_op = torch.library.custom_op("moe_runtime::combine", mutates_args=())(_combine)
 
 
 @combine_op.register_fake
@@ -373,6 +381,23 @@ def keep_calls(context: Any, op: Any, *arguments: Any, **options: Any) -> Any:
     return CheckpointPolicy.MUST_SAVE if op in kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
+def _modes() -> bool:
+    """Whether anything changes what operators do: a mode (of checkpointing, of fake tensors), a transform of ``torch.func``. Yes where this torch
+    does not say."""
+    try:
+        return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    except AttributeError:
+        return True
+
+
+def _call(op: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """An operator, or where nobody watches it the function that it is made of: half of a small call is what torch does around an operator."""
+    plain = all(type(each) is Tensor and not each.requires_grad for each in arguments if isinstance(each, Tensor))
+    if torch.compiler.is_compiling() or not plain or _modes():
+        return op(*arguments)
+    return function(*arguments)
+
+
 def _array(handle: Tensor, plan: Plan, name: str, dtype: torch.dtype) -> Tensor:
     """An array of the handle on each rank, copied: flat, ``[ranks, …]``."""
     start, end = plan.handle_places[name]
@@ -425,7 +450,7 @@ def gate(comm: Communicator, logits: Any, given: dict[str, Any]) -> Routing:
         if tensor.is_floating_point() == whole:
             raise refuse(parameter.name, f"it is of {tensor.dtype}; pass {'integers' if whole else 'floats'}")
         parameters.append(tensor.to(torch.int32 if whole else torch.float32).reshape(-1))
-    indices, weights = gate_op(_cast("logits", joined, "f32"), parameters, sizes, comm.number)
+    indices, weights = _call(gate_op, _gate, _cast("logits", joined, "f32"), parameters, sizes, comm.number)
     return Routing(_each(comm, indices, sizes), _each(comm, weights, sizes), ascending=True)
 
 
@@ -461,7 +486,7 @@ def dispatch(comm: Communicator, x: Any, routing: Routing) -> Rows:
     indices, weights, of_routing = _ascending(comm, routing)
     _same_sizes("x", sizes, of_routing)
     tokens = _cast("x", joined, plan.token_number)
-    rows, payload, scales, row_weights, handle = dispatch_op(tokens, indices, weights, sizes, comm.number)
+    rows, payload, scales, row_weights, handle = _call(dispatch_op, _dispatch, tokens, indices, weights, sizes, comm.number)
     offsets = _array(handle, plan, "expert_offsets", torch.int32)[:, 1:] if plan.by_expert else None
     picks = None
     if not plan.by_expert:
@@ -503,7 +528,7 @@ def dispatch_cached(comm: Communicator, x: Any, rows: Rows) -> Rows:
     joined, sizes = _joined(comm, "x", x, comm.plan.hidden)
     _same_sizes("x", sizes, of_routing)
     tokens = _cast("x", joined, comm.plan.token_number)
-    sent = dispatch_cached_op(tokens, handle, indices, weights, sizes, comm.number)
+    sent = _call(dispatch_cached_op, _dispatch_cached, tokens, handle, indices, weights, sizes, comm.number)
     return replace(rows, **_input(comm, *sent))
 
 
@@ -516,7 +541,7 @@ def combine(comm: Communicator, y: Any, rows: Rows) -> Any:
             shape = [plan.most_rows, plan.hidden]
             raise refuse("y", f"its shape is {list(tensor.shape)}; pass {shape}, a row for each of rows.x")
     joined = _cast("y", outputs[0][None] if comm.single else torch.stack(outputs), plan.output_number)
-    result = combine_op(joined, handle, indices, weights, sizes, comm.number)
+    result = _call(combine_op, _combine, joined, handle, indices, weights, sizes, comm.number)
     return _each(comm, result, sizes)
 
 

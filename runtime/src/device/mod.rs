@@ -13,6 +13,8 @@
 mod cuda;
 mod memory;
 mod occupancy;
+#[cfg(any(feature = "cuda", feature = "virtual"))]
+pub mod share;
 #[cfg(feature = "virtual")]
 mod virtual_device;
 

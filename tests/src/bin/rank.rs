@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use moe_bundle::Bundle;
 use moe_contract::RankId;
+use moe_runtime::device::share::{Share, Ticket};
 use moe_runtime::node::{Node, NodeDevice, NodeOptions, Stay};
-use moe_runtime::share::{Share, Ticket};
 use moe_runtime::{
     Bootstrap as _, Communicator, CudaDevice, CudaOptions, Device, DeviceError, Options, TcpBootstrap, Torchrun,
     VirtualOptions, World,

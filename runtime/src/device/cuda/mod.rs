@@ -30,7 +30,7 @@ use super::{
     Address, Device, DeviceError, EventId, FunctionId, GraphId, Launch, LaunchTime, Occupancy, Residency, StreamId,
     Value,
 };
-use crate::share::{Share, Ticket};
+use crate::device::share::{Share, Ticket};
 use gpu::Gpu;
 use order::{Clock, Order};
 use pool::Pool;

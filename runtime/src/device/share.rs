@@ -19,7 +19,7 @@ use moe_contract::RankId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
-use crate::device::DeviceError;
+use super::DeviceError;
 use crate::socket::{self, receive, send};
 
 /// What a process hands to others, and what it has of them.
