@@ -89,6 +89,20 @@ fn plain(command: &str) -> &str {
     command.split(" #").next().unwrap_or_default().trim()
 }
 
+/// Files whose name a page says behind the language of a block, such as "moe layer.moe".
+fn write_files(page: &str, folder: &Folder) {
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        let Some(name) = line.strip_prefix("```").and_then(|fence| fence.split_once(' ')).map(|(_, name)| name) else {
+            continue;
+        };
+        let content: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        if name.contains('.') {
+            std::fs::write(folder.path(name), content.join("\n") + "\n").expect("a file");
+        }
+    }
+}
+
 /// What a clone has that commands read.
 fn clone_into(folder: &Folder) {
     for part in ["README.md", "Makefile", "docs", "dsl-examples", "tests/data"] {
@@ -118,6 +132,7 @@ fn every_shown_command_works_as_it_is_written() {
     for (name, page) in pages() {
         let folder = Folder::new();
         clone_into(&folder);
+        write_files(&page, &folder);
         for command in blocks(&page).iter().filter(|block| !is_synopsis(block)).flat_map(|block| commands(&name, block))
         {
             let shown = plain(&command);
