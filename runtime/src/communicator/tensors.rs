@@ -57,7 +57,7 @@ impl Communicator {
             let mut values = vec![T::zeroed(); elements(part.rows)];
             for rows in written {
                 let place = elements(rows.start)..elements(rows.end);
-                values[place.clone()].copy_from_slice(&part.memory.read(place)?);
+                part.memory.read_into(place.start, &mut values[place])?;
             }
             Ok(values)
         };

@@ -191,15 +191,24 @@ impl Memory {
     /// # Panics
     /// When there are not so many.
     pub fn read<T: bytemuck::Pod>(&self, elements: Range<usize>) -> Result<Vec<T>, DeviceError> {
-        let start = (elements.start * size_of::<T>()) as u64;
         let mut read = vec![T::zeroed(); elements.len()];
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut read);
+        self.read_into(elements.start, &mut read)?;
+        Ok(read)
+    }
+
+    /// [`Memory::read`], of as many elements as there is room for, from one of them on.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn read_into<T: bytemuck::Pod>(&self, first: usize, into: &mut [T]) -> Result<(), DeviceError> {
+        let start = (first * size_of::<T>()) as u64;
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(into);
         let end = start + bytes.len() as u64;
         assert!(end <= self.bytes, "{} bytes from byte {start} of memory of {}", bytes.len(), self.bytes);
-        if !bytes.is_empty() {
-            self.device.read(self.rank, self.address.offset(start), bytes)?;
-        }
-        Ok(read)
+        if bytes.is_empty() { Ok(()) } else { self.device.read(self.rank, self.address.offset(start), bytes) }
     }
 }
 

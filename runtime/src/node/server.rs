@@ -260,8 +260,8 @@ impl Desk {
 }
 
 fn answer(device: &VirtualDevice, request: Request, staging: &mut Staging) -> Result<Reply, DeviceError> {
-    let room = |bytes: usize| match bytes <= staging::BYTES {
-        true => Ok(vec![0; bytes]),
+    let fits = |bytes: usize| match bytes <= staging::BYTES {
+        true => Ok(bytes),
         false => Err(DeviceError::Refused { problem: format!("{bytes} bytes at once") }),
     };
     Ok(match request {
@@ -288,20 +288,15 @@ fn answer(device: &VirtualDevice, request: Request, staging: &mut Staging) -> Re
             Reply::Done
         }
         Request::Write { rank, address, bytes } => {
-            let mut data = room(bytes)?;
-            staging.take(&mut data);
-            device.write(rank, address, &data)?;
+            device.write(rank, address, staging.bytes(fits(bytes)?))?;
             Reply::Done
         }
         Request::Read { rank, address, bytes } => {
-            let mut data = room(bytes)?;
-            device.read(rank, address, &mut data)?;
-            staging.put(&data);
+            device.read(rank, address, staging.bytes_mut(fits(bytes)?))?;
             Reply::Done
         }
         Request::Load { rank, bytes, name } => {
-            let mut text = room(bytes)?;
-            staging.take(&mut text);
+            let text = staging.bytes(fits(bytes)?).to_vec();
             let text = String::from_utf8(text).map_err(|_| DeviceError::Ptx { problem: "it is no text".into() })?;
             Reply::Function(device.load(rank, &text, &name)?)
         }

@@ -56,6 +56,20 @@ impl Staging {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.as_ptr(), bytes.len()) }
     }
 
+    /// The first bytes that are there, without a copy.
+    pub fn bytes(&self, count: usize) -> &[u8] {
+        assert!(count <= BYTES, "{count} bytes");
+        // SAFETY: within the mapping; the other side waits for an answer meanwhile. One that does not wait spoils its own numbers.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), count) }
+    }
+
+    /// [`Staging::bytes`], to be filled.
+    pub fn bytes_mut(&mut self, count: usize) -> &mut [u8] {
+        assert!(count <= BYTES, "{count} bytes");
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), count) }
+    }
+
     /// Takes bytes from there, from the beginning.
     pub fn take(&self, bytes: &mut [u8]) {
         assert!(bytes.len() <= BYTES, "{} bytes", bytes.len());
@@ -83,6 +97,8 @@ mod tests {
         let mut found = [0; 6];
         there.take(&mut found);
         assert_eq!(&found, b"tokens");
+        here.bytes_mut(2).copy_from_slice(b"no");
+        assert_eq!(there.bytes(6), b"nokens");
         assert!(ftruncate(&file, 0).is_err(), "an access behind the end would end the process");
         let open = memfd_create("open", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("made");
         ftruncate(&open, BYTES as u64).expect("long enough");
