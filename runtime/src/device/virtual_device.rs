@@ -93,6 +93,8 @@ struct State {
     given_up: BTreeMap<StreamId, DeviceError>,
     /// Nothing more comes from these, since when.
     gone: Option<(DeviceError, Instant)>,
+    /// All of them.
+    gone_ranks: BTreeSet<u32>,
 }
 
 /// A kernel on a rank. One that is loaded again is the same function.
@@ -127,6 +129,7 @@ impl VirtualDevice {
             waited_for: BTreeMap::new(),
             given_up: BTreeMap::new(),
             gone: None,
+            gone_ranks: BTreeSet::new(),
         };
         Ok(VirtualDevice { ranks, state: Mutex::new(state), occupancy: Occupancy::default(), news: Condvar::new() })
     }
@@ -144,8 +147,40 @@ impl VirtualDevice {
     /// Ranks from which nothing more comes, since the process that launched there has ended. Whoever waits for what they have not
     /// launched hears it soon, however patient.
     pub fn lose(&self, ranks: &[RankId], process: u32) {
-        self.state().gone.get_or_insert((DeviceError::Gone { ranks: ranks.to_vec(), process }, Instant::now()));
+        let mut state = self.state();
+        state.gone.get_or_insert((DeviceError::Gone { ranks: ranks.to_vec(), process }, Instant::now()));
+        state.gone_ranks.extend(ranks.iter().map(|rank| rank.0));
+        drop(state);
         self.news.notify_all();
+    }
+
+    fn settle(&self, streams: &[StreamId], patience: Duration) -> Result<(), DeviceError> {
+        let start = Instant::now();
+        let mut state = self.state();
+        loop {
+            state.take_given_up(streams)?;
+            if state.run(Cluster::advance)? {
+                self.news.notify_all();
+            }
+            if let Some(outcome) = state.outcome(streams, self.ranks) {
+                return outcome;
+            }
+            let mut left = patience.saturating_sub(start.elapsed());
+            if let Some((gone, since)) = &state.gone {
+                if left.is_zero() {
+                    return Err(gone.clone());
+                }
+                left = left.min(GRACE.saturating_sub(since.elapsed()).max(Duration::from_millis(20)));
+            } else if left.is_zero() || state.all_wait(self.ranks) {
+                let ran = state.run(Cluster::run).map(|_| ());
+                self.news.notify_all();
+                return ran;
+            }
+            state = self.news.wait_timeout(state, left).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            if let Some(outcome) = state.outcome(streams, self.ranks) {
+                return outcome;
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -191,15 +226,16 @@ impl State {
         known.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// What became of streams that somebody waits for: nothing yet, or all is well, or why they will not finish.
-    fn outcome(&mut self, streams: &[StreamId]) -> Option<Result<(), DeviceError>> {
+    /// What became of streams that somebody waits for: nothing yet, or all is well, or why they will not finish. Whoever is there and does not
+    /// wait may still launch what they need, which a rank that has gone in peace did before.
+    fn outcome(&mut self, streams: &[StreamId], ranks: u32) -> Option<Result<(), DeviceError>> {
         if let Err(error) = self.take_given_up(streams) {
             return Some(Err(error));
         }
         match self.are_idle(streams) {
             true => Some(Ok(())),
             false => match &self.gone {
-                Some((error, since)) if since.elapsed() >= GRACE => Some(Err(error.clone())),
+                Some((error, since)) if since.elapsed() >= GRACE && self.all_wait(ranks) => Some(Err(error.clone())),
                 Some(_) | None => None,
             },
         }
@@ -212,9 +248,11 @@ impl State {
     /// Whether whoever could launch something waits: then nothing comes any more, however long anybody waits.
     fn all_wait(&self, ranks: u32) -> bool {
         let waits = |stream: &StreamId| self.waited_for.contains_key(stream) && !self.are_idle(&[*stream]);
-        let of_ranks: BTreeSet<u32> =
-            self.streams.iter().filter_map(|&stream| Some(self.rank_of(stream).ok()?.0)).collect();
-        self.streams.iter().all(waits) && of_ranks.len() == ranks as usize
+        let rank = |stream: &StreamId| Some(self.rank_of(*stream).ok()?.0);
+        let of_ranks: BTreeSet<u32> = self.streams.iter().filter_map(rank).collect();
+        let here = |stream: &&StreamId| rank(stream).is_none_or(|rank| !self.gone_ranks.contains(&rank));
+        (0..ranks).all(|rank| of_ranks.contains(&rank) || self.gone_ranks.contains(&rank))
+            && self.streams.iter().filter(here).all(waits)
     }
 
     fn wait_for(&mut self, streams: &[StreamId]) {
@@ -463,34 +501,10 @@ impl Device for VirtualDevice {
     }
 
     fn synchronise(&self, streams: &[StreamId], patience: Duration) -> Result<(), DeviceError> {
-        let start = Instant::now();
-        let mut state = self.state();
-        loop {
-            state.take_given_up(streams)?;
-            if state.run(Cluster::advance)? {
-                self.news.notify_all();
-            }
-            if let Some(outcome) = state.outcome(streams) {
-                return outcome;
-            }
-            let mut left = patience.saturating_sub(start.elapsed());
-            if let Some((_, since)) = state.gone {
-                // It is not empty: what waits for those has been asked for above.
-                left = left.min(GRACE.saturating_sub(since.elapsed()).max(Duration::from_millis(1)));
-            }
-            state.wait_for(streams);
-            if left.is_zero() || state.all_wait(self.ranks) {
-                state.wait_no_more_for(streams);
-                let ran = state.run(Cluster::run).map(|_| ());
-                self.news.notify_all();
-                return ran;
-            }
-            state = self.news.wait_timeout(state, left).unwrap_or_else(std::sync::PoisonError::into_inner).0;
-            state.wait_no_more_for(streams);
-            if let Some(outcome) = state.outcome(streams) {
-                return outcome;
-            }
-        }
+        self.state().wait_for(streams);
+        let outcome = self.settle(streams, patience);
+        self.state().wait_no_more_for(streams);
+        outcome
     }
 
     fn abandon(&self) -> Result<(), DeviceError> {
