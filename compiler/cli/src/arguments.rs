@@ -104,6 +104,9 @@ pub struct Run {
     /// How the warps of virtual GPUs take turns
     #[arg(long, value_enum, default_value_t = Schedule::RoundRobin)]
     pub schedule: Schedule,
+    /// Judge memory order too: every access of virtual GPUs that nothing orders is an error, whatever came out
+    #[arg(long)]
+    pub judge: bool,
     /// No gradients: gate, dispatch and combine only
     #[arg(long)]
     pub forward_only: bool,

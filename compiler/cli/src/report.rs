@@ -43,9 +43,14 @@ pub struct Report {
     pub checks: Vec<Check>,
     /// What else is to be said of the comparison, a sentence each.
     pub remarks: Vec<String>,
+    /// Accesses that nothing orders, each in words; none if memory order was not judged.
+    pub memory_order: Option<Vec<String>>,
     /// Whether all of it holds.
     pub verified: bool,
 }
+
+/// Findings that the page shows.
+const MOST_SHOWN: usize = 20;
 
 /// How the kernels came to be.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -284,6 +289,14 @@ impl Report {
         page.gap();
         WHAT_IS_COMPARED.iter().for_each(|line| page.line(*line));
         self.remarks.iter().for_each(|remark| page.line(format!("note: {remark}")));
+        match self.memory_order.as_deref() {
+            None => {}
+            Some([]) => page.line("memory order: no finding"),
+            Some(found) => {
+                page.line(format!("memory order: {} findings", found.len()));
+                found.iter().take(MOST_SHOWN).for_each(|found| page.item(found));
+            }
+        }
         page.line(if self.verified { "verified" } else { "NOT VERIFIED: the run differs from the reference" });
     }
 }

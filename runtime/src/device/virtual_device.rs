@@ -144,6 +144,11 @@ impl VirtualDevice {
         }
     }
 
+    /// Shows every further access and ordering event of the kernels to an observer, such as [`moe_vgpu::Judge`].
+    pub fn observe(&self, observer: Box<dyn moe_vgpu::Observer + Send>) {
+        self.state().cluster.observe(observer);
+    }
+
     /// Ranks from which nothing more comes, since the process that launched there has ended. Whoever waits for what they have not
     /// launched hears it soon, however patient.
     pub fn lose(&self, ranks: &[RankId], process: u32) {

@@ -12,6 +12,7 @@ use moe_gate::ir::Gate;
 use moe_judge::Given;
 use moe_lower::{Choice, KernelUsage, Layer, LowerError, Stage, Timings, compile_spec};
 use moe_runtime::{Communicator, CudaDevice, CudaOptions, Device, Options, Policy, VirtualDevice, VirtualOptions};
+use moe_vgpu::Judge;
 use safetensors::Dtype;
 
 use crate::arguments::{DeviceName, ReportFormat, Run, Schedule};
@@ -63,6 +64,17 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let manifest = program.bundle.manifest();
     // Before anything large is made up: it says when memory is short.
     let Opened { device, virtual_gpus } = open(arguments, manifest)?;
+    let judge = match (&virtual_gpus, arguments.judge) {
+        (_, false) => None,
+        (Some(device), true) => {
+            let judge = Judge::default();
+            device.observe(Box::new(judge.clone()));
+            Some(judge)
+        }
+        (None, true) => {
+            return Err(Failure::Message("`--judge` judges what virtual GPUs do: leave out `--device cuda`".into()));
+        }
+    };
     let mut given = match &input {
         Some(file) => from_file(file, manifest)?,
         None => Given::synthetic(manifest, tokens(arguments, manifest)?, arguments.seed),
@@ -83,7 +95,8 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     };
     let work = virtual_gpus.map(|device| device.work());
     let work = work.map(|work| WorkReport { instructions: work.instructions, nanoseconds: work.nanoseconds });
-    let report = report(arguments, &program, device.description(), &given, &verified, work, seconds);
+    let mut report = report(arguments, &program, device.description(), &given, &verified, work, seconds);
+    report.memory_order = judge.map(|judge| judge.found().iter().map(ToString::to_string).collect());
     drop(progress);
     if let Some(path) = &arguments.picture {
         files::write(path, picture::of_run(&report, &verified).as_bytes())?;
@@ -95,7 +108,11 @@ pub fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         ReportFormat::Table => terminal.show(&report.page())?,
         ReportFormat::Json => terminal::print(&report.json())?,
     }
-    if report.verified { Ok(()) } else { Err(Failure::Message("the run differs from the reference".into())) }
+    match (report.verified, report.memory_order.as_ref().map_or(0, Vec::len)) {
+        (false, _) => Err(Failure::Message("the run differs from the reference".into())),
+        (true, 0) => Ok(()),
+        (true, found) => Err(Failure::Message(format!("{found} accesses that nothing orders"))),
+    }
 }
 
 /// Loads a bundle; the meaning of its gate is in the source that it carries.
@@ -279,6 +296,7 @@ fn report(
         links: links.collect(),
         work,
         seconds,
+        memory_order: None,
         verified: verified.verdict.holds(),
         checks: verified.verdict.checks.clone(),
         remarks: verified.verdict.remarks.iter().map(ToString::to_string).collect(),
