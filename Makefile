@@ -56,4 +56,4 @@ gpu: setup
 	cargo build --release -p moec
 	tests/gpu.sh target/release/moec
 	cargo test --release -p moe-tests --test communicator stopped
-	cargo test --release -p moe-tests --test processes -- --ignored on_one_gpu
+	cargo test --release -p moe-tests --test processes_on_gpu
