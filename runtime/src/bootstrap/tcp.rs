@@ -185,12 +185,15 @@ fn reach(
     loop {
         match TcpStream::connect(address) {
             Ok(mut stream) => {
-                stream.set_nodelay(true).map_err(failed("connect"))?;
                 let greeting = [&GREETING[..], &process.to_le_bytes(), &processes.to_le_bytes()].concat();
-                stream.write_all(&greeting).map_err(failed(format!("greet process 0 at {address}")))?;
-                return Ok(stream);
+                let greeted = stream.set_nodelay(true).and_then(|()| stream.write_all(&greeting));
+                // Whoever was there a moment ago is not any more.
+                return greeted.map(|()| stream).map_err(|_| BootstrapError::Gone { process: 0 });
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(BootstrapError::Gone { process: 0 });
+            }
             Err(error) => return Err(failed(format!("connect to process 0 at {address}"))(error)),
         }
         if Instant::now() >= until {
@@ -283,6 +286,20 @@ mod tests {
     fn address() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.local_addr().expect("it has one").to_string()
+    }
+
+    #[test]
+    fn a_process_0_that_hangs_up_is_named_whenever_it_does() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("it has one").to_string();
+        for _ in 0..50 {
+            std::thread::scope(|scope| {
+                scope.spawn(|| drop(listener.accept()));
+                let met = TcpBootstrap::meet(&address, 1, 2, Duration::from_secs(5));
+                let outcome = met.and_then(|bootstrap| bootstrap.all_gather(b"it").map(|_| ()));
+                assert_eq!(outcome, Err(BootstrapError::Gone { process: 0 }));
+            });
+        }
     }
 
     fn together<T: Send>(
