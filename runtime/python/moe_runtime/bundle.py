@@ -62,6 +62,13 @@ class Plan:
     handle_bytes: int
     handle_places: dict[str, tuple[int, int]]
 
+    def expect(self, what: str, layout: str, *, weighs: bool) -> None:
+        """Refuses a bundle with rows in another layout, or another combine, than whoever calls can use."""
+        named = {True: "weighted", False: "unweighted"}
+        if (self.layout, self.combine_weighs) != (layout, weighs):
+            found = f"its layout is {self.layout} and its combine {named[self.combine_weighs]}"
+            raise refuse(what, f"{found}; compile the bundle with `layout {layout}` and `reduce f32 {named[weighs]}`")
+
 
 class Bundle:
     """A bundle that was read.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .communicator import Communicator
-from .deep_ep.travel import PACKED, columns, local_rows, sized
+from .deep_ep.travel import PACKED, columns, local_rows, sized, waited
 from .errors import refuse
 from .routing import Routing, Rows
 
@@ -60,9 +60,7 @@ class _Ours:
     def __init__(self, comm: Communicator) -> None:
         super().__init__()
         plan = comm.plan
-        if plan.layout != self.layout or plan.combine_weighs != self.weighs:
-            wanted = f"`layout {self.layout}` and `reduce f32 {'weighted' if self.weighs else 'unweighted'}`"
-            raise refuse("comm", f"its layout is {plan.layout}; compile the bundle with {wanted}")
+        plan.expect("comm", self.layout, weighs=self.weighs)
         if not comm.single:
             raise refuse("comm", "a worker is one rank: pass a communicator of one")
         self.comm = comm
@@ -105,7 +103,7 @@ class Normal(_Ours):
     def dispatch(self, hidden_states: Tensor, topk_output: Any) -> Any:
         """Sends ``[tokens, hidden]`` and waits for the number of rows."""
         rows = self._send(hidden_states, topk_output)
-        given, *counts = torch.cat([rows.received.sum(0, keepdim=True, dtype=torch.int32), rows.counts[: self.local]]).tolist()
+        given, counts = waited(rows, self.local)
         picks, weights = local_rows(rows, given)
         scales = None if rows.scales is None else rows.scales[:given]
         whole = [-(-count // self.expert_alignment) * self.expert_alignment for count in counts]

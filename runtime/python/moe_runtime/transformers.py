@@ -32,9 +32,7 @@ def register(bundle: Bundle | str | PathLike[str], name: str = "moe_runtime", **
     """Makes a bundle known to transformers as an expert-parallel implementation. ``options`` are those of ``Communicator``."""
     read = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     plan = read.plan
-    if plan.layout != "expert_major" or not plan.combine_weighs:
-        combined = "weighs" if plan.combine_weighs else "does not weigh"
-        raise refuse("bundle", f"its layout is {plan.layout} and its combine {combined}; compile it with `layout expert_major` and `weighted`")
+    plan.expect("bundle", "expert_major", weighs=True)
     made: list[tuple[Any, Communicator]] = []
 
     def communicator(group: Any) -> Communicator:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .communicator import Communicator
-from .deep_ep.travel import local_rows, sized
+from .deep_ep.travel import local_rows, sized, waited
 from .errors import refuse
 from .routing import Routing, Rows
 
@@ -41,9 +41,7 @@ class _Ours:
     def __init__(self, comm: Communicator) -> None:
         super().__init__()
         plan = comm.plan
-        if plan.layout != self.layout or plan.combine_weighs != self.weighs:
-            wanted = f"`layout {self.layout}` and `reduce f32 {'weighted' if self.weighs else 'unweighted'}`"
-            raise refuse("comm", f"its layout is {plan.layout}; compile the bundle with {wanted}")
+        plan.expect("comm", self.layout, weighs=self.weighs)
         if not comm.single:
             raise refuse("comm", "a worker is one rank: pass a communicator of one")
         self.comm = comm
@@ -165,8 +163,8 @@ class Standard(_Ours):
     ) -> Prepared:
         """Sends ``a1`` ``[tokens, hidden]``, and waits for the number of rows. Experts of other ranks appear as one of them, with weight 0."""
         rows = self._send(a1, topk_weights, topk_ids, num_experts, apply_router_weight_on_input, quant_config, defer_input_quant)
-        numbers = torch.cat([rows.received.sum(0, keepdim=True, dtype=torch.int32), rows.counts[: self.local]]).tolist()
-        given, counts = numbers[0], torch.tensor(numbers[1:], dtype=torch.int32)
+        given, numbers = waited(rows, self.local)
+        counts = torch.tensor(numbers, dtype=torch.int32)
         picks, weights = local_rows(rows, given)
         elsewhere = num_experts - 1 if self.first == 0 else 0
         meta = self.theirs.ExpertTokensMetadata(expert_num_tokens=rows.counts[: self.local], expert_num_tokens_cpu=counts)

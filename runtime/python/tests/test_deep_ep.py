@@ -13,13 +13,12 @@ from typing import Any
 
 import moe_runtime as moe
 import pytest
+import torch
+from moe_runtime import deep_ep
+from moe_runtime.deep_ep import Buffer
 
 from conftest import EXPERTS, HIDDEN, PICKS, RANKS
 from test_processes import SECONDS, environment
-
-torch = pytest.importorskip("torch")
-from moe_runtime import deep_ep  # noqa: E402 (it needs torch)
-from moe_runtime.deep_ep import Buffer  # noqa: E402
 
 COUNTS = (3, 0, 5, 2)
 LOCAL = EXPERTS // RANKS
@@ -316,7 +315,8 @@ def test_a_handle_is_of_the_buffers_of_its_group(bundle) -> None:
 
 
 def test_what_is_installed(bundle) -> None:
-    with pytest.raises(moe.InvalidArgument, match="its layout is expert_major; compile it with `layout rank_major` and `reduce f32 unweighted`"):
+    wrong = "its layout is expert_major and its combine weighted; compile the bundle with `layout rank_major` and `reduce f32 unweighted`"
+    with pytest.raises(moe.InvalidArgument, match=wrong):
         deep_ep.install(bundle("weighted", 1))
     deep_ep.install(bundle("by rank"), device="virtual")
     import deep_ep as theirs

@@ -7,15 +7,13 @@ from typing import Any
 
 import moe_runtime as moe
 import pytest
+import torch
+from moe_runtime import deep_ep
+from moe_runtime.deep_ep import ElasticBuffer
 
 from conftest import EXPERTS, HIDDEN, MOST_TOKENS, PICKS, RANKS
-
-torch = pytest.importorskip("torch")
-from moe_runtime import deep_ep  # noqa: E402 (it needs torch)
-from moe_runtime.deep_ep import ElasticBuffer  # noqa: E402
-
-from test_deep_ep import LOCAL, Group, World, restored, together  # noqa: E402, F401 (a fixture)
-from test_low_latency import arriving  # noqa: E402
+from test_deep_ep import LOCAL, Group, World, restored, together  # noqa: F401 (a fixture)
+from test_low_latency import arriving
 
 ALIGN = 4
 

@@ -7,14 +7,12 @@ from typing import Any
 
 import moe_runtime as moe
 import pytest
+import torch
+from moe_runtime import deep_ep
+from moe_runtime.deep_ep import Buffer
 
 from conftest import EXPERTS, HIDDEN, MOST_TOKENS, PICKS, RANKS
-
-torch = pytest.importorskip("torch")
-from moe_runtime import deep_ep  # noqa: E402 (it needs torch)
-from moe_runtime.deep_ep import Buffer  # noqa: E402
-
-from test_deep_ep import COUNTS, LOCAL, Group, World, restored, together  # noqa: E402, F401 (a fixture)
+from test_deep_ep import COUNTS, LOCAL, Group, World, restored, together  # noqa: F401 (a fixture)
 
 EACH = RANKS * MOST_TOKENS
 """Rows of an expert."""

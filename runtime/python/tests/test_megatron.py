@@ -7,11 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from test_processes import SECONDS, environment
 
-pytest.importorskip("megatron.core")
 PROGRAM = Path(__file__).with_name("megatron_flex.py")
 RIGHT = ["plain", "other sizes", "a rank without tokens", "dropped picks"]
 WRONG = ["spoiled weights", "spoiled handle", "spoiled order"]

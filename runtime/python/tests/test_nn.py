@@ -7,13 +7,12 @@ from typing import Any
 
 import moe_runtime as moe
 import pytest
+import torch
+from moe_runtime import balance
+from moe_runtime.nn import MoE
+from moe_runtime.torch import expert_of_rows
 
 from conftest import EXPERTS, HIDDEN, PICKS, RANKS
-
-torch = pytest.importorskip("torch")
-from moe_runtime import balance  # noqa: E402
-from moe_runtime.nn import MoE  # noqa: E402
-from moe_runtime.torch import expert_of_rows  # noqa: E402
 
 INSIDE = 32
 
@@ -133,7 +132,8 @@ def test_counts_and_bias_follow_what_was_picked(bundle) -> None:
 
 
 def test_losses_are_those_of_transformers_and_reach_the_router(bundle) -> None:
-    load_balancing = pytest.importorskip("transformers.models.qwen3_moe.modeling_qwen3_moe").load_balancing_loss_func
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func as load_balancing
+
     torch.manual_seed(5)
     logits = torch.randn(40, EXPERTS, requires_grad=True)
     indices = logits.softmax(-1).topk(PICKS, dim=-1).indices

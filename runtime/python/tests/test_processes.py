@@ -9,11 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from conftest import RANKS
 
-pytest.importorskip("torch")
 PROGRAM = Path(__file__).with_name("processes.py")
 SECONDS = 240
 

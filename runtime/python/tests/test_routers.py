@@ -8,12 +8,10 @@ from typing import Any
 
 import moe_runtime as moe
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-from transformers import DeepseekV3Config, Qwen3MoeConfig  # noqa: E402
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter  # noqa: E402
-from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter  # noqa: E402
+import torch
+from transformers import DeepseekV3Config, Qwen3MoeConfig
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 HIDDEN, TOKENS = 64, 32
 EXAMPLES = Path(__file__).parents[3] / "dsl-examples"

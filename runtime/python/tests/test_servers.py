@@ -17,16 +17,14 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import moe_runtime as moe
+import moe_runtime.sglang
+import moe_runtime.vllm
 import pytest
+import torch
 
 from conftest import EXPERTS, HIDDEN, MOST_TOKENS, PICKS, RANKS
-
-torch = pytest.importorskip("torch")
-import moe_runtime.sglang  # noqa: E402 (they need torch)
-import moe_runtime.vllm  # noqa: E402
-
-from test_deep_ep import COUNTS, LOCAL, World, together  # noqa: E402
-from test_low_latency import EACH, arriving  # noqa: E402
+from test_deep_ep import COUNTS, LOCAL, World, together
+from test_low_latency import EACH, arriving
 
 
 def contract(package: str) -> dict[str, Any]:
@@ -238,7 +236,7 @@ def test_vllm_refused(bundle, monkeypatch, call: Callable[[Any], Any], message: 
 def test_sglang_refused(bundle, monkeypatch) -> None:
     theirs = stand_in("sglang", monkeypatch)
     make = moe_runtime.sglang.make_low_latency(theirs.BaseDispatcher)
-    with pytest.raises(moe.InvalidArgument, match="its layout is rank_major; compile the bundle with `layout batched` and `reduce f32 weighted`"):
+    with pytest.raises(moe.InvalidArgument, match="its layout is rank_major and its combine unweighted; compile the bundle with `layout batched` and `reduce f32 weighted`"):
         make(moe.Communicator(bundle("by rank", 1), device="virtual"))
     with pytest.raises(moe.InvalidArgument, match="a worker is one rank"):
         make(moe.Communicator(bundle("batched"), device="virtual"))

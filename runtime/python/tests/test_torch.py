@@ -8,11 +8,10 @@ from typing import Any
 
 import moe_runtime as moe
 import pytest
+import torch
+from moe_runtime.torch import keep_calls
 
 from conftest import EXPERTS, HIDDEN, LAYERS, PICKS, RANKS, text
-
-torch = pytest.importorskip("torch")
-from moe_runtime.torch import keep_calls  # noqa: E402
 
 TOKENS = 5
 COUNTS = (3, 0, 5, 1)

@@ -12,7 +12,6 @@ import pytest
 
 from test_processes import SECONDS, environment
 
-pytest.importorskip("transformers")
 PROGRAM = Path(__file__).with_name("transformers_ep.py")
 RANKS = 4
 

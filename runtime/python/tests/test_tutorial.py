@@ -8,9 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("torch")
 PAGE = Path(__file__).parents[3] / "docs" / "train.md"
 SECONDS = 240
 

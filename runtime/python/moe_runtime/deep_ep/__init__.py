@@ -48,9 +48,7 @@ def _read(what: str, given: World | Bundle | str | PathLike[str] | None, layout:
         return None
     read = given if isinstance(given, (World, Bundle)) else Bundle(fspath(given))
     plan = read.bundle.plan if isinstance(read, World) else read.plan
-    if plan.layout != layout or plan.combine_weighs != weighs:
-        combine = "weighted" if weighs else "unweighted"
-        raise refuse(what, f"its layout is {plan.layout}; compile it with `layout {layout}` and `reduce f32 {combine}`")
+    plan.expect(what, layout, weighs=weighs)
     return read
 
 

@@ -22,7 +22,7 @@ from .checks import HARMLESS, INTEGERS, matrix, same_device, unknown
 from .events import EventHandle, EventOverlap, after, before
 from .layers import Layer, Source, fits, hardware, source_of
 from .low_latency import LowLatency
-from .travel import Received, as_many, ascending, biased, local_rows, payload, routed, sized, split, tokens, weights_back
+from .travel import Received, as_many, ascending, biased, local_rows, payload, routed, sized, split, tokens, waited, weights_back
 
 
 class Config:
@@ -203,9 +203,8 @@ class Buffer(LowLatency):
         if num_worst_tokens > 0:
             given = num_worst_tokens
         else:
-            numbers = torch.cat([rows.received.sum(0, keepdim=True, dtype=torch.int32), rows.counts]).tolist()
-            given, local = numbers[0], comm.plan.last_experts[self.rank] - comm.plan.first_experts[self.rank]
-            counts = [-(-count // expert_alignment) * expert_alignment for count in numbers[1 : 1 + local]]
+            given, numbers = waited(rows, comm.plan.last_experts[self.rank] - comm.plan.first_experts[self.rank])
+            counts = [-(-count // expert_alignment) * expert_alignment for count in numbers]
         made = Handle(comm, rows, order, given, num_worst_tokens > 0)
         local_picks, local_weights = local_rows(rows, given)
         return (

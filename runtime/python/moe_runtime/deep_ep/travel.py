@@ -105,6 +105,12 @@ def columns(scales: Tensor, *, packed: bool) -> Tensor:
     return numbers.transpose(1, 2).contiguous().transpose(1, 2)
 
 
+def waited(rows: Rows, local: int) -> tuple[int, list[int]]:
+    """How many rows arrived, and those of each of so many local experts, on the host: it waits for the device, once."""
+    given, *counts = torch.cat([rows.received.sum(0, keepdim=True, dtype=torch.int32), rows.counts[:local]]).tolist()
+    return given, counts
+
+
 def local_rows(rows: Rows, given: int) -> tuple[Tensor, Tensor]:
     """Of so many rows by token, local experts i32 ``[given, top_k]``, −1 for others and for rows that did not arrive, and weights, 0 there."""
     picks, weights = sized(rows.picks, given), sized(rows.weights, given)
