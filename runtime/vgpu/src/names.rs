@@ -1,6 +1,6 @@
 //! Names of C++ in words of the source.
 
-/// The name of a function or variable as its source has it, without parameters; a name that is not mangled stays as it is.
+/// The name of a function or variable as its source has it, without its own parameters; a name that is not mangled stays as it is.
 pub fn demangled(name: &str) -> String {
     const LONGEST: usize = 4096;
     let options = cpp_demangle::DemangleOptions::new().no_params().no_return_type();
@@ -17,5 +17,10 @@ mod tests {
         assert_eq!(super::demangled("_Z3putPiS_"), "put");
         assert_eq!(super::demangled("dispatch_send"), "dispatch_send");
         assert_eq!(super::demangled("_Zwrong"), "_Zwrong");
+        let local = "_ZZN7deep_ep9intranode7combineI13__nv_bfloat16Li2EEEvPT_PfE16channel_tail_idx";
+        assert_eq!(
+            super::demangled(local),
+            "deep_ep::intranode::combine<__nv_bfloat16, 2>(__nv_bfloat16*, float*)::channel_tail_idx"
+        );
     }
 }

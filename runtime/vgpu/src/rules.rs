@@ -4,6 +4,8 @@
 
 use std::ops::RangeInclusive;
 
+use crate::names::demangled;
+
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rule {
@@ -51,7 +53,8 @@ impl Rule {
 }
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// It ends the run.
     #[default]
@@ -67,7 +70,7 @@ pub enum Severity {
 pub struct Waiver {
     /// Of these rules; of all if there are none.
     pub rules: Vec<Rule>,
-    /// Of this kernel; of all if it is not said.
+    /// Of this kernel, as PTX or as its source calls it, or of all kernels that are made from this template; of all if it is not said.
     pub kernel: Option<String>,
     /// At these lines of the PTX text; at all if it is not said.
     pub lines: Option<RangeInclusive<u32>>,
@@ -125,7 +128,7 @@ impl Rules {
         }
         let waived = self.waivers.iter().find(|waiver| {
             let here = |&(kernel, line): &(&str, u32)| {
-                waiver.kernel.as_ref().is_none_or(|name| *name == kernel)
+                waiver.kernel.as_ref().is_none_or(|name| is_called(kernel, name))
                     && waiver.lines.as_ref().is_none_or(|lines| lines.contains(&line))
             };
             (waiver.rules.is_empty() || waiver.rules.contains(&rule))
@@ -136,10 +139,21 @@ impl Rules {
     }
 }
 
-/// Whether a symbol, as reports write it (`` `name+8` of rank 1 ``), is that of a name or a place in it.
+/// Whether a kernel has this name, with or without the arguments of its template.
+fn is_called(kernel: &str, name: &str) -> bool {
+    let of_source = demangled(kernel);
+    kernel == name || of_source == name || of_source.split_once('<').is_some_and(|(template, _)| template == name)
+}
+
+/// Whether a symbol, as reports write it (`` `name+8` of rank 1 ``), is that of a name or a place in it, with or without what the name is in
+/// (`function(int)::name`).
 fn is_of(symbol: &str, name: &str) -> bool {
-    let symbol = symbol.trim_start_matches('`');
-    symbol.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', '-', '`', ' ']))
+    let whole = symbol.trim_start_matches('`');
+    let last = whole.rsplit_once("::").map_or(whole, |(_, last)| last);
+    let begins = |symbol: &str| {
+        symbol.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', '-', '`', ' ']))
+    };
+    begins(whole) || begins(last)
 }
 
 #[cfg(test)]
@@ -164,7 +178,25 @@ mod tests {
             "line 20 is of another one"
         );
         assert!(!accepts(Waiver { symbol: Some("fl".into()), ..waiver() }));
+        assert!(
+            is_of("k<2>(int)::tail+8", "tail") && is_of("k<2>(int)::tail", "k<2>(int)::tail") && !is_of("k::tail", "k")
+        );
         assert!(!accepts(Waiver { rules: vec![Rule::AbsentLane], ..waiver() }));
+    }
+
+    #[test]
+    fn a_kernel_has_its_name_in_ptx_in_the_source_and_of_its_template() {
+        let found = Found { sites: &[("_ZN6deepep8dispatchILi8EEEvPKfPf", 7)], symbol: None };
+        let accepts = |name: &str| {
+            let rules = Rules::default().waive(Waiver { kernel: Some(name.into()), ..waiver() });
+            rules.verdict(Rule::MemoryOrder, &found) == Verdict::Waived("known".into())
+        };
+        for name in ["_ZN6deepep8dispatchILi8EEEvPKfPf", "deepep::dispatch<8>", "deepep::dispatch"] {
+            assert!(accepts(name), "{name}");
+        }
+        for name in ["dispatch", "deepep::dispatch<4>", "deepep"] {
+            assert!(!accepts(name), "{name}");
+        }
     }
 
     #[test]

@@ -192,14 +192,21 @@ fn a_wait_for_all_but_the_latest_group() {
 
 #[test]
 fn a_cta_must_not_end_while_a_bulk_copy_reads_its_shared_memory() {
-    let body = push("").replace("cp.async.bulk.wait_group 0;", "");
+    let body = push("").replace("st.shared.u32 [%r2], 9;", "").replace("cp.async.bulk.wait_group 0;", "");
     let kernel = kernel("push", ".param .u64 target, .param .u64 flag", &body);
-    let mut cluster = regardless_of_copies(Policy::RoundRobin, 0);
-    let (target, flag) = (zeroed(&mut cluster, 0, 64, "target"), zeroed(&mut cluster, 0, 4, "flag"));
-    let stream = stream(&mut cluster, 0);
-    cluster.launch(stream, &kernel, Launch::linear(1, 1, vec![target.into(), flag.into()])).unwrap();
-    let report = cluster.run().unwrap_err().to_string();
+    let run = |mut cluster: Cluster| {
+        let (target, flag) = (zeroed(&mut cluster, 0, 64, "target"), zeroed(&mut cluster, 0, 4, "flag"));
+        let stream = stream(&mut cluster, 0);
+        cluster.launch(stream, &kernel, Launch::linear(1, 1, vec![target.into(), flag.into()])).unwrap();
+        cluster.run().map(|_| words(&mut cluster, target, 16)[15]).map_err(|error| error.to_string())
+    };
+    let report = run(cluster(1)).unwrap_err();
     assert!(report.contains("the CTA ends while asynchronous copies still use its shared memory"), "{report}");
+    assert_eq!(
+        run(regardless_of_copies(Policy::RoundRobin, 0)),
+        Ok(7),
+        "where it is accepted the copy is made all the same"
+    );
 }
 
 #[test]

@@ -27,6 +27,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::names::demangled;
 use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Operand, Statement, Variable, VariableSpace};
 use crate::ptx::{PtxError, ScalarType};
 use crate::semantics::lanes::{AluFn, Args};
@@ -394,7 +395,7 @@ impl<'m> Decoder<'m> {
             return self.fail("a kernel has at most 1 MiB of shared variables");
         }
         self.code.shared_static = (offset + variable.bytes) as u32;
-        self.code.shared_symbols.push((variable.name.clone(), offset as u32, variable.bytes as u32));
+        self.code.shared_symbols.push((demangled(&variable.name), offset as u32, variable.bytes as u32));
         let number = Some(self.code.shared_symbols.len()).filter(|number| *number <= op::MOST_NUMBERED).unwrap_or(0);
         Ok((number as u32) << op::VARIABLE_SHIFT | offset as u32)
     }

@@ -420,6 +420,26 @@ impl Machine {
         }
     }
 
+    /// Ends the copies that use the shared memory of a CTA that ends, where that is accepted.
+    pub(super) fn finish_copies(&mut self, warp: &Warp) -> Outcome<()> {
+        let oldest = |machine: &Machine| {
+            let of_cta = machine.transfers.iter().enumerate().filter(|(_, transfer)| transfer.cta == warp.cta);
+            of_cta.min_by_key(|(_, transfer)| transfer.issued).map(|(index, _)| index)
+        };
+        while let Some(mut transfer) = oldest(self).and_then(|index| self.transfers.remove(index)) {
+            let done = self.copy_step(&mut transfer);
+            match done.map_err(|(address, fault)| bad_access(transfer.thread.lane, address, transfer.bytes, fault))? {
+                false => self.transfers.push_front(transfer),
+                true => {
+                    if let Some(launch) = &mut self.launches[transfer.launch as usize] {
+                        launch.transfers -= 1;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// One step; true when the copy is done.
     fn copy_step(&mut self, transfer: &mut Transfer) -> Result<bool, (u64, MemoryFault)> {
         match transfer.work {

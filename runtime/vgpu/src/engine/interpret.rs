@@ -17,6 +17,7 @@ use crate::decode::op::{ClockKind, FenceKind, GUARD_NOT, KernelCode, NO_GUARD, O
 use crate::ids::RankId;
 use crate::memory::Scope;
 use crate::observer::{Event, Fence};
+use crate::rules::Rule;
 
 /// Virtual clock: cycles of a nanosecond.
 const CYCLES_PER_NANOSECOND: u64 = 2;
@@ -239,7 +240,7 @@ impl Machine {
                     }
                     match blocking {
                         Op::Exit => {
-                            self.exit_lanes(warp, code, mask)?;
+                            self.exit_lanes(warp, code, mask, pc)?;
                             return Ok(Stop::Gone);
                         }
                         Op::Call { target, return_row } => {
@@ -384,7 +385,7 @@ impl Machine {
         });
     }
 
-    fn exit_lanes(&mut self, warp: &mut Warp, code: &KernelCode, mask: u32) -> Outcome<()> {
+    fn exit_lanes(&mut self, warp: &mut Warp, code: &KernelCode, mask: u32, pc: u32) -> Outcome<()> {
         warp.live &= !mask;
         warp.effects += 1;
         if warp.live == 0
@@ -392,11 +393,10 @@ impl Machine {
             && cta.running == 1
             && cta.copies_pending > 0
         {
-            return undefined(
-                mask,
-                "the CTA ends while asynchronous copies still use its shared memory: wait for them (their group or \
-                 their mbarrier) before the last thread exits",
-            );
+            let text = "the CTA ends while asynchronous copies still use its shared memory: wait for them (their group or their \
+                        mbarrier) before the last thread exits";
+            self.find(warp, code, pc, mask.trailing_zeros(), Rule::CopyInFlight, None, text.into())?;
+            self.finish_copies(warp)?;
         }
         // Barriers and warp instructions do not wait for threads that are gone.
         self.barriers_after_exit(warp);

@@ -52,6 +52,7 @@ use crate::ids::{EventId, LaunchId, RankId, StreamId};
 use crate::memory::segment::Segment;
 use crate::memory::{Address, Memory};
 use crate::module::{Kernel, Module};
+use crate::names::demangled;
 use crate::observer::{Event, Observer, Observers};
 
 /// An element of a stream.
@@ -326,7 +327,7 @@ impl Machine {
                 self.unload_modules();
                 let addresses = start::place_variables(&mut self.memory, rank, &module.program)?;
                 for (variable, &address) in module.program.variables.iter().zip(&addresses) {
-                    self.tell_name(address, variable.bytes, &variable.name);
+                    self.tell_name(address, variable.bytes, &demangled(&variable.name));
                 }
                 let loaded = &mut self.loaded[rank.0 as usize];
                 loaded.push(Loaded { program: Arc::downgrade(&module.program), addresses });
@@ -365,7 +366,11 @@ impl Machine {
 
     pub fn variable(&self, rank: RankId, module: &Module, name: &str) -> Option<Address> {
         let loaded = self.loaded.get(rank.0 as usize)?.iter().find(|loaded| loaded.is_of(module))?;
-        let index = module.program.variables.iter().position(|variable| variable.name == name)?;
+        let index = module
+            .program
+            .variables
+            .iter()
+            .position(|variable| variable.name == name || demangled(&variable.name) == name)?;
         loaded.addresses.get(index).copied().filter(|address| address.0 != 0)
     }
 

@@ -15,6 +15,7 @@ use crate::error::ClusterError;
 use crate::ids::{LaunchId, RankId, StreamId, ThreadId};
 use crate::memory::segment::Segment;
 use crate::memory::{Address, Memory};
+use crate::names::demangled;
 use crate::observer::{Began, Event};
 use crate::ptx::ast::VariableSpace;
 use crate::rules::{Found, Rule, Rules, Severity, Verdict};
@@ -49,7 +50,7 @@ pub(super) fn place_variables(
             addresses.push(Address(0));
             continue;
         }
-        let made = memory.allocate(rank, variable.bytes, &variable.name, false);
+        let made = memory.allocate(rank, variable.bytes, &demangled(&variable.name), false);
         addresses.push(made.map_err(|reason| ClusterError::Allocation { name: variable.name.clone(), reason })?);
     }
     for (variable, address) in program.variables.iter().zip(&addresses) {

@@ -8,7 +8,11 @@
 mod run;
 mod value;
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+
+use crate::rules::Severity;
 
 pub use run::{Found, JobError, Outcome, RunOptions};
 pub use value::{Element, Number, Value};
@@ -36,6 +40,9 @@ pub struct Job {
     pub expectations: Vec<Expectation>,
     /// Every schedule must fail, with this text in what is said.
     pub fails: Option<String>,
+    /// How bad findings of a rule are, by its name.
+    #[serde(default, rename = "severity")]
+    pub severities: BTreeMap<String, Severity>,
     /// Findings that are accepted.
     #[serde(default, rename = "accept")]
     pub accepted: Vec<Accepted>,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::{Buffer, Content, Element, Expectation, Job, Number, Step, Value};
 use crate::module::Module;
 use crate::{
-    Address, Argument, Cluster, Config, Judge, Kernel, Launch, Policy, Printed, RankId, Refused, Rule, Rules, StreamId,
-    Waiver,
+    Address, Argument, Cluster, Config, Conflict, Judge, Kernel, Launch, Policy, Printed, RankId, Refused, Rule, Rules,
+    StreamId, Waiver,
 };
 
 /// Reads a file that a job names.
@@ -166,17 +166,20 @@ impl Job {
     }
 
     fn rules(&self) -> Result<Rules, JobError> {
+        let named = |name: &String| {
+            let all = Rule::ALL.map(Rule::name).join(", ");
+            Rule::ALL
+                .into_iter()
+                .find(|rule| rule.name() == name)
+                .ok_or(JobError(format!("`{name}` is no rule: there are {all}")))
+        };
         let mut rules = Rules::default();
+        for (name, severity) in &self.severities {
+            rules = rules.with(named(name)?, *severity);
+        }
         for accepted in &self.accepted {
-            let named = |name: &String| {
-                let all = Rule::ALL.map(Rule::name).join(", ");
-                Rule::ALL
-                    .into_iter()
-                    .find(|rule| rule.name() == name)
-                    .ok_or(JobError(format!("`{name}` is no rule: there are {all}")))
-            };
             rules = rules.waive(Waiver {
-                rules: accepted.rules.iter().map(named).collect::<Result<_, _>>()?,
+                rules: accepted.rules.iter().map(&named).collect::<Result<_, _>>()?,
                 kernel: accepted.kernel.clone(),
                 lines: accepted.lines.map(|[first, last]| first..=last),
                 symbol: accepted.symbol.clone(),
@@ -302,8 +305,7 @@ impl Ready<'_> {
         error = error.or_else(|| cluster.run().err());
         let mut wrong: Vec<String> = error.iter().map(ToString::to_string).collect();
         if judged {
-            let (found, accepted): (Vec<_>, Vec<_>) =
-                judge.found().into_iter().partition(|conflict| conflict.accepted.is_none());
+            let (found, accepted): (Vec<_>, Vec<_>) = judge.found().into_iter().partition(Conflict::is_error);
             wrong.extend(found.iter().map(ToString::to_string));
             note(&mut outcome.accepted, accepted.iter().map(ToString::to_string));
         }

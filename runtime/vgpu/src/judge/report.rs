@@ -5,6 +5,7 @@ use crate::ids::ThreadId;
 use crate::memory::{Proxy, Scope};
 use crate::names::demangled;
 use crate::observer::AccessKind;
+use crate::rules::Severity;
 
 /// Who made one of the accesses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,10 +172,19 @@ pub struct Conflict {
     pub second: Party,
     /// What is missing between them.
     pub missing: Missing,
+    /// An error or a warning.
+    pub severity: Severity,
     /// Why it is accepted, if it is.
     pub accepted: Option<String>,
     /// How often it was found at this pair of lines.
     pub times: u64,
+}
+
+impl Conflict {
+    /// Whether it is neither a warning nor accepted.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error && self.accepted.is_none()
+    }
 }
 
 impl std::fmt::Display for Party {
@@ -214,6 +224,8 @@ impl std::fmt::Display for Conflict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(reason) = &self.accepted {
             write!(f, "accepted ({reason}): ")?;
+        } else if self.severity == Severity::Warning {
+            write!(f, "warning: ")?;
         }
         write!(f, "{}: {}; {}; {}", self.place, self.first, self.second, self.missing)
     }

@@ -287,9 +287,6 @@ impl State {
             known.times += 1;
             return;
         }
-        if self.found.len() == MOST_FOUND {
-            return;
-        }
         let place = match place {
             Place::Device(address) => self.names.place(address),
             Place::Shared(cta, offset) => {
@@ -298,12 +295,17 @@ impl State {
             }
         };
         let sites = [(first.kernel.as_str(), first.line), (second.kernel.as_str(), second.line)];
-        let accepted = match self.rules.verdict(Rule::MemoryOrder, &Found { sites: &sites, symbol: Some(&place) }) {
-            Verdict::Waived(reason) => Some(reason),
-            Verdict::Is(Severity::Ignored) => return,
-            Verdict::Is(Severity::Error | Severity::Warning) => None,
+        let found = Found { sites: &sites, symbol: Some(&place) };
+        let (severity, accepted) = match self.rules.verdict(Rule::MemoryOrder, &found) {
+            Verdict::Waived(reason) => (self.rules.severity(Rule::MemoryOrder), Some(reason)),
+            Verdict::Is(severity) => (severity, None),
         };
-        self.found.push(Conflict { place, first, second, missing, accepted, times: 1 });
+        let conflict = Conflict { place, first, second, missing, severity, accepted, times: 1 };
+        // What is accepted must not hide what is not.
+        let alike = self.found.iter().filter(|other| other.is_error() == conflict.is_error()).count();
+        if severity != Severity::Ignored && alike < MOST_FOUND {
+            self.found.push(conflict);
+        }
     }
 
     fn word(&mut self, place: Place) -> &mut Word {
