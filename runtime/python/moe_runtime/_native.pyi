@@ -9,6 +9,9 @@ Handle = tuple[list[int], Given, Given]
 __version__: str
 
 def serve(name: str, patience: float) -> None: ...
+def ascend(
+    indices: tuple[int, int], weights: int, tokens: int, picks: int, into: tuple[int, int]
+) -> None: ...
 
 class NativeBundle:
     def __new__(cls, path: str | PathLike[str]) -> NativeBundle: ...

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from . import _native
 
 if TYPE_CHECKING:
     from ._native import Given, Handle, NativeSession
@@ -28,8 +29,18 @@ def address(array: Any) -> int:
 
 def given(number: str, arrays: Arrays) -> Given:
     """A tensor for the native module."""
-    width = prod(arrays[0].shape[1:]) * int(arrays[0].itemsize)
-    return number, width, [(address(array), int(array.shape[0])) for array in arrays]
+    width = arrays[0].itemsize
+    for extent in arrays[0].shape[1:]:
+        width *= extent
+    return number, width, [(address(array), array.shape[0]) for array in arrays]
+
+
+def ascend(indices: Any, weights: Any, picks: Any, factors: Any) -> None:
+    """Writes integers ``[tokens, top_k]`` as int32, ascending in each row with negative ones last, to ``picks``, and f32 in the same order to
+    ``factors``. All are contiguous, in the memory of this process."""
+    tokens, width = indices.shape
+    given, into = (address(indices), int(indices.itemsize)), (address(picks), address(factors))
+    _native.ascend(given, address(weights), tokens, width, into)
 
 
 Call = TypeVar("Call", bound=Callable[..., None])

@@ -6,15 +6,17 @@ numpy has no bf16 and no fp8: where a bundle has those, arrays are their bits, `
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .calls import Named
+from .calls import Named, ascend
 from .errors import refuse
 from .routing import Routing, Rows
 
 if TYPE_CHECKING:
+    from .bundle import Plan
     from .communicator import Communicator
 
 Array = np.ndarray[Any, Any]
@@ -113,11 +115,12 @@ def _ascending(comm: Communicator, routing: Routing) -> tuple[list[Array], list[
                 raise refuse("indices", "a replay reads them where they are: pass contiguous int32, ascending in each row, with ascending=True")
             indices.append(array)
             continue
-        if not routing.ascending:
-            order = np.argsort(np.where(array < 0, 2**31 - 1, array), axis=1, kind="stable")
-            array = np.take_along_axis(array, order, axis=1)
-            weights[rank] = np.ascontiguousarray(np.take_along_axis(weight, order, axis=1))
-        indices.append(np.ascontiguousarray(np.clip(array, -(2**31), 2**31 - 1), np.int32))
+        if routing.ascending:
+            indices.append(np.ascontiguousarray(np.clip(array, -(2**31), 2**31 - 1), np.int32))
+            continue
+        indices.append(np.empty(array.shape, np.int32))
+        weights[rank] = np.empty(array.shape, np.float32)
+        ascend(np.ascontiguousarray(array), weight, indices[rank], weights[rank])
     return indices, weights
 
 
@@ -138,30 +141,32 @@ def dispatch(comm: Communicator, x: Any, routing: Routing) -> Rows:
     payload, scales = _room(comm)
     comm.calls.dispatch(tokens, indices, weights, handle, payload, scales)
 
-    def array(name: str, of: Array, number: str, shape: tuple[int, ...]) -> Array:
-        start, end = plan.handle_places[name]
-        return of[start:end].view(TYPES[number][0]).reshape(shape)
-
-    def arrays(name: str, number: str, shape: tuple[int, ...], there: bool) -> Any:
-        return comm.one([array(name, each, number, shape) for each in handle]) if there else None
-
-    local, rows = plan.local_experts, plan.most_rows
-    offsets = arrays("expert_offsets", "i32", (local + 1,), plan.by_expert)
-    if offsets is not None:
-        offsets = offsets[1:] if comm.single else [each[1:] for each in offsets]
     return Rows(
         x=comm.one(payload),
         payload=comm.one(payload),
         scales=None if scales is None else comm.one(scales),
-        counts=arrays("expert_counts", "i32", (local,), True),
-        offsets=offsets,
-        weights=arrays("row_weights", "f32", (rows, plan.weights_per_row), not plan.combine_weighs),
-        received=arrays("received_counts", "i32", (plan.ranks,), True),
-        picks=arrays("row_picks", "i32", (rows, plan.top_k), not plan.by_expert),
+        weights=None if plan.combine_weighs else comm.one([_weights(each, plan) for each in handle]),
         handle=comm.one(handle),
         routing=Routing(comm.one(indices), comm.one(weights), ascending=True),
         tokens=tuple(each.shape[0] for each in tokens),
+        plan=plan,
+        numbers=_numbers,
     )
+
+
+def _weights(handle: Array, plan: Plan) -> Array:
+    """Weights of rows where the experts weigh, where they lie."""
+    start, end = plan.handle_places["row_weights"]
+    return handle[start:end].view(np.float32).reshape(plan.most_rows, plan.weights_per_row)
+
+
+def _numbers(rows: Rows, name: str, first: int, *shape: int) -> Any:
+    """Numbers of an array of the handle, from one of them on, where they lie."""
+    start = rows.plan.handle_places[name][0] // np.dtype(np.int32).itemsize + first
+    end = start + prod(shape)
+    handles = [rows.handle] if len(rows.tokens) == 1 else rows.handle
+    numbers = [handle.view(np.int32)[start:end].reshape(shape) for handle in handles]
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _open(comm: Communicator, rows: Rows) -> tuple[list[Array], list[Array], list[Array]]:

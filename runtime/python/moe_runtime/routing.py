@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from .bundle import Plan
 
 
 @dataclass
@@ -26,7 +29,8 @@ class Routing:
 class Rows:
     """Rows of a dispatch in front of the experts; of a communicator with several ranks each member is a list.
 
-    There is memory for all rows that can arrive; those behind the last expert's did not.
+    There is memory for all rows that can arrive; those behind the last expert's did not. ``counts``, ``offsets``, ``received`` and ``picks`` lie in the
+    handle, which combine reads: they are not to be written.
     """
 
     x: Any
@@ -35,21 +39,37 @@ class Rows:
     """``[N, hidden]`` as it travelled; the same as ``x`` where it has no scales."""
     scales: Any
     """``[N, hidden / block]``, or None."""
-    counts: Any
-    """i32 ``[local_experts]``: rows of each local expert, without padding."""
-    offsets: Any
-    """i32 ``[local_experts]``: where the rows of each local expert end, padding included: ``offs`` of
-    ``torch.nn.functional.grouped_mm``. None in layout ``rank_major``."""
     weights: Any
     """f32 ``[N, P]``: the weights of each row's picks, where the experts weigh; otherwise None. With torch, gradients reach the
     weights of the routing."""
-    received: Any
-    """i32 ``[ranks]``: tokens that came from each rank. In layout ``rank_major`` they are rows, which lie by rank and then by token."""
-    picks: Any
-    """i32 ``[N, top_k]``: local experts of each row, −1 for none. Only in layout ``rank_major``, otherwise None."""
     handle: Any
     """What combine and the gradients need: bytes, on the device."""
     routing: Routing
     """What was dispatched, with the experts of each row ascending."""
     tokens: tuple[int, ...]
     """Tokens of each rank."""
+    plan: Plan = field(repr=False)
+    """Of the bundle."""
+    numbers: Callable[..., Any] = field(repr=False)
+    """Gives i32 numbers of the handle: of these rows, by the name of their array, the place of the first in it, and their shape."""
+
+    @property
+    def counts(self) -> Any:
+        """i32 ``[local_experts]``: rows of each local expert, without padding."""
+        return self.numbers(self, "expert_counts", 0, self.plan.local_experts)
+
+    @property
+    def offsets(self) -> Any:
+        """i32 ``[local_experts]``: where the rows of each local expert end, padding included: ``offs`` of
+        ``torch.nn.functional.grouped_mm``. None in layout ``rank_major``."""
+        return self.numbers(self, "expert_offsets", 1, self.plan.local_experts) if self.plan.by_expert else None
+
+    @property
+    def received(self) -> Any:
+        """i32 ``[ranks]``: tokens that came from each rank. In layout ``rank_major`` they are rows, which lie by rank and then by token."""
+        return self.numbers(self, "received_counts", 0, self.plan.ranks)
+
+    @property
+    def picks(self) -> Any:
+        """i32 ``[N, top_k]``: local experts of each row, −1 for none. Only in layout ``rank_major``, otherwise None."""
+        return None if self.plan.by_expert else self.numbers(self, "row_picks", 0, self.plan.most_rows, self.plan.top_k)

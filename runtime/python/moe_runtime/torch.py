@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from .bundle import Plan
+from .calls import ascend
 from .communicator import find
 from .errors import InvalidArgument, refuse
 from .routing import Routing, Rows
@@ -56,15 +58,23 @@ def _parts(tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 def _ranks(tensor: Tensor) -> list[Tensor]:
     """``[ranks, …]`` as a tensor for each rank."""
     whole = tensor.contiguous()
-    return [whole[0]] if whole.shape[0] == 1 else list(whole)
+    return [whole[0]] if whole.shape[0] == 1 else list(whole.unbind())
 
 
-def _enter(comm: Communicator, tensor: Tensor) -> None:
-    """Looks at where a tensor is, and launches in the stream that the caller computes in."""
+def _handles(handle: Tensor) -> list[Tensor]:
+    """Where the handle of each rank begins."""
+    return [handle] if handle.shape[0] == 1 else list(handle.unbind())
+
+
+def _enter(comm: Communicator, tensor: Tensor, *others: Tensor) -> None:
+    """Looks at where the tensors of a call are, and launches in the stream that the caller computes in."""
     device = "cuda" if tensor.is_cuda else "virtual"
     if device != comm.world.device or (device == "virtual" and tensor.device.type != "cpu"):
         where = "GPUs: pass tensors of a GPU" if comm.world.device == "cuda" else "virtual GPUs: pass tensors of the CPU"
         raise refuse("tensors", f"they are on {tensor.device}, and the ranks of this communicator are {where}")
+    for other in others:
+        if other.device != tensor.device:
+            raise refuse("tensors", f"one is on {tensor.device} and another on {other.device}: pass all of a call on the same")
     if tensor.is_cuda:
         stream = int(torch.cuda.current_stream(tensor.device).cuda_stream)
         streams = [stream] * len(comm.ranks)
@@ -112,7 +122,7 @@ def gate_backward_op(
     logits: Tensor, of_weights: Tensor, parameters: Sequence[Tensor], tokens: Sequence[int], comm: int
 ) -> Tensor:
     held = find(comm)
-    _enter(held, logits)
+    _enter(held, logits, of_weights)
     result = torch.empty_like(logits, memory_format=torch.contiguous_format)
     out = _parts(result, tokens)
     held.calls.gate_backward(_parts(logits, tokens), _named(held, parameters, tokens), _parts(of_weights, tokens), out)
@@ -146,18 +156,27 @@ def _values(payload: Tensor, scales: Tensor, plan: Plan) -> Tensor:
 
 
 def _input_room(x: Tensor, ranks: int, plan: Plan) -> tuple[Tensor, Tensor | None]:
-    """Memory for the rows of every rank and, where there are some, for their scales."""
-    payload = _room(x, (ranks, plan.most_rows, plan.hidden), plan.input_number, plan)
+    """Memory for the rows of every rank and, where there are some, for their scales: ``[ranks · N, …]``."""
+    rows = ranks * plan.most_rows
+    payload = _room(x, (rows, plan.hidden), plan.input_number, plan)
     if plan.scale_number is None or plan.scale_block is None:
         return payload, None
-    return payload, _room(x, (ranks, plan.most_rows, plan.hidden // plan.scale_block), plan.scale_number, plan)
+    return payload, _room(x, (rows, plan.hidden // plan.scale_block), plan.scale_number, plan)
 
 
-def _arrived(payload: Tensor, scales: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows; where there are scales, bytes of payload and scales: an operator returns no tensor twice."""
+def _parts_of_room(payload: Tensor, scales: Tensor | None, ranks: int, plan: Plan) -> tuple[list[Tensor], list[Tensor] | None]:
+    each = [plan.most_rows] * ranks
+    return _parts(payload, each), None if scales is None else _parts(scales, each)
+
+
+def _of_operator(payload: Tensor, scales: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows; where there are scales, bytes of payload and scales: an operator returns no tensor twice. Each ``[ranks, N, …]``."""
     if scales is None:
-        return payload, payload.new_empty((0,), dtype=torch.uint8), payload.new_empty((0,), dtype=torch.uint8)
-    return _values(payload, scales, plan), _bytes(payload), _bytes(scales)
+        rows = payload.view(-1, plan.most_rows, plan.hidden)
+        return rows, payload.new_empty((0,), dtype=torch.uint8), payload.new_empty((0,), dtype=torch.uint8)
+    parts = (_values(payload, scales, plan), _bytes(payload), _bytes(scales))
+    rows, elements, factors = (part.view(-1, plan.most_rows, part.shape[-1]) for part in parts)
+    return rows, elements, factors
 
 
 def _like_arrived(x: Tensor, ranks: int, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,21 +189,33 @@ def _like_arrived(x: Tensor, ranks: int, plan: Plan) -> tuple[Tensor, Tensor, Te
     return rows, x.new_empty(payload, dtype=torch.uint8), x.new_empty(scales, dtype=torch.uint8)
 
 
+def _send(held: Communicator, x: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Payload and scales of every rank, and the handle."""
+    _enter(held, x, indices, weights)
+    plan, ranks = held.plan, len(tokens)
+    payload, scales = _input_room(x, ranks, plan)
+    handle = torch.zeros((ranks, plan.handle_bytes), dtype=torch.uint8, device=x.device)
+    picks, factors = _parts(indices, tokens), _parts(weights, tokens)
+    held.calls.dispatch(_parts(x, tokens), picks, factors, _handles(handle), *_parts_of_room(payload, scales, ranks, plan))
+    return payload, scales, handle
+
+
+def _row_weights(handle: Tensor, plan: Plan) -> Tensor:
+    """Weights of rows where the experts weigh, ``[ranks, N, P]``: copied, since gradients reach them."""
+    start, end = plan.handle_places["row_weights"]
+    weights = handle[:, start:end].clone(memory_format=torch.contiguous_format).view(torch.float32)
+    return weights.view(-1, plan.most_rows, plan.weights_per_row)
+
+
 def _dispatch(
     x: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Rows; where there are scales, bytes of payload and scales; weights of rows where the experts weigh; handle."""
     held = find(comm)
-    _enter(held, x)
-    plan, ranks = held.plan, len(tokens)
-    payload, scales = _input_room(x, ranks, plan)
-    handle = x.new_zeros((ranks, plan.handle_bytes), dtype=torch.uint8)
-    parts = [_parts(tensor, tokens) for tensor in (x, indices, weights)]
-    held.calls.dispatch(parts[0], parts[1], parts[2], _ranks(handle), _ranks(payload), None if scales is None else _ranks(scales))
-    of_rows = x.new_empty((0,), dtype=torch.float32)
-    if not plan.combine_weighs:
-        of_rows = _array(handle, plan, "row_weights", torch.float32).reshape(ranks, plan.most_rows, plan.weights_per_row)
-    return *_arrived(payload, scales, plan), of_rows, handle
+    plan = held.plan
+    payload, scales, handle = _send(held, x, indices, weights, tokens)
+    of_rows = x.new_empty((0,), dtype=torch.float32) if plan.combine_weighs else _row_weights(handle, plan)
+    return *_of_operator(payload, scales, plan), of_rows, handle
 
 
 dispatch_op = torch.library.custom_op("moe_runtime::dispatch", mutates_args=())(_dispatch)
@@ -203,17 +234,24 @@ def _(
     )
 
 
+def _send_again(
+    held: Communicator, x: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """Payload and scales of every rank."""
+    _enter(held, x, handle, indices, weights)
+    payload, scales = _input_room(x, len(tokens), held.plan)
+    picks, factors = _parts(indices, tokens), _parts(weights, tokens)
+    room = _parts_of_room(payload, scales, len(tokens), held.plan)
+    held.calls.dispatch_cached(_parts(x, tokens), picks, factors, _handles(handle), *room)
+    return payload, scales
+
+
 def _dispatch_cached(
     x: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows; where there are scales, bytes of payload and scales."""
     held = find(comm)
-    _enter(held, x)
-    payload, scales = _input_room(x, len(tokens), held.plan)
-    parts = [_parts(tensor, tokens) for tensor in (x, indices, weights)]
-    out = None if scales is None else _ranks(scales)
-    held.calls.dispatch_cached(parts[0], parts[1], parts[2], _ranks(handle), _ranks(payload), out)
-    return _arrived(payload, scales, held.plan)
+    return _of_operator(*_send_again(held, x, handle, indices, weights, tokens), held.plan)
 
 
 dispatch_cached_op = torch.library.custom_op("moe_runtime::dispatch_cached", mutates_args=())(_dispatch_cached)
@@ -231,11 +269,11 @@ def dispatch_backward_op(
     of_rows: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
 ) -> Tensor:
     held = find(comm)
-    _enter(held, of_rows)
+    _enter(held, of_rows, handle, indices, weights)
     result = of_rows.new_empty((indices.shape[0], held.plan.hidden))
     out = _parts(result, tokens)
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
-    held.calls.dispatch_backward(_ranks(of_rows), picks, factors, _ranks(handle), out)
+    held.calls.dispatch_backward(_ranks(of_rows), picks, factors, _handles(handle), out)
     return _whole(result, out)
 
 
@@ -249,11 +287,11 @@ def weights_backward_op(
     of_rows: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
 ) -> Tensor:
     held = find(comm)
-    _enter(held, of_rows)
+    _enter(held, of_rows, handle, indices, weights)
     result = torch.empty_like(weights, memory_format=torch.contiguous_format)
     out = _parts(result, tokens)
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
-    held.calls.weights_backward(_ranks(of_rows), picks, factors, _ranks(handle), out)
+    held.calls.weights_backward(_ranks(of_rows), picks, factors, _handles(handle), out)
     return _whole(result, out)
 
 
@@ -264,11 +302,11 @@ def _(of_rows: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens:
 
 def _combine(y: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int) -> Tensor:
     held = find(comm)
-    _enter(held, y)
+    _enter(held, y, handle, indices, weights)
     result = y.new_empty((indices.shape[0], held.plan.hidden))
     out = _parts(result, tokens)
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
-    held.calls.combine(_ranks(y), picks, factors, _ranks(handle), out)
+    held.calls.combine(_ranks(y), picks, factors, _handles(handle), out)
     return _whole(result, out)
 
 
@@ -285,14 +323,14 @@ def combine_backward_op(
     y: Tensor, of_combined: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int
 ) -> tuple[Tensor, Tensor]:
     held = find(comm)
-    _enter(held, y)
+    _enter(held, y, of_combined, handle, indices, weights)
     plan = held.plan
     of_y = _room(y, y.shape, plan.output_number, plan)
     of_weights = weights.new_empty(weights.shape if plan.combine_weighs else (0,))
     out = _parts(of_weights, tokens) if plan.combine_weighs else None
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
     held.calls.combine_backward(
-        _ranks(y), _parts(of_combined, tokens), picks, factors, _ranks(handle), _ranks(of_y), out
+        _ranks(y), _parts(of_combined, tokens), picks, factors, _handles(handle), _ranks(of_y), out
     )
     return of_y, of_weights if out is None else _whole(of_weights, out)
 
@@ -390,18 +428,28 @@ def _modes() -> bool:
         return True
 
 
+def _watched(*tensors: Tensor) -> bool:
+    """Whether anything looks at what is done to tensors: a compiler, gradients, a mode, a kind of tensor of its own. Where nothing does, a
+    call need not be an operator: half of a small call is what torch does around one."""
+    if torch.compiler.is_compiling():
+        return True
+    for tensor in tensors:
+        if type(tensor) is not Tensor or tensor.requires_grad:
+            return True
+    return _modes()
+
+
 def _call(op: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """An operator, or where nobody watches it the function that it is made of: half of a small call is what torch does around an operator."""
-    plain = all(type(each) is Tensor and not each.requires_grad for each in arguments if isinstance(each, Tensor))
-    if torch.compiler.is_compiling() or not plain or _modes():
-        return op(*arguments)
-    return function(*arguments)
+    """An operator, or where nobody watches it the function that it is made of."""
+    tensors = [each for each in arguments if isinstance(each, Tensor)]
+    return (op if _watched(*tensors) else function)(*arguments)
 
 
-def _array(handle: Tensor, plan: Plan, name: str, dtype: torch.dtype) -> Tensor:
-    """An array of the handle on each rank, copied: flat, ``[ranks, …]``."""
-    start, end = plan.handle_places[name]
-    return handle[:, start:end].clone(memory_format=torch.contiguous_format).view(dtype)
+def _numbers(rows: Rows, name: str, first: int, *shape: int) -> Any:
+    """Numbers of an array of the handle, from one of them on, as the caller gets them. Not copied: a graph that is replayed writes there again."""
+    start = rows.plan.handle_places[name][0] // torch.int32.itemsize + first
+    numbers = rows.handle.view(torch.int32).narrow(1, start, prod(shape))
+    return numbers.view(shape) if len(rows.tokens) == 1 else [each.view(shape) for each in numbers.unbind()]
 
 
 def _joined(comm: Communicator, what: str, value: Any, width: int) -> tuple[Tensor, list[int]]:
@@ -467,9 +515,14 @@ def _ascending(comm: Communicator, routing: Routing) -> tuple[Tensor, Tensor, li
         raise refuse("indices", f"they are of {indices.dtype}; pass torch.int32 or torch.int64")
     if not weights.is_floating_point():
         raise refuse("weights", f"they are of {weights.dtype}; pass floats")
-    weights = weights.to(torch.float32)
+    if weights.dtype != torch.float32:
+        weights = weights.to(torch.float32)
     if routing.ascending:
-        return indices.to(torch.int32), weights, sizes
+        return (indices if indices.dtype == torch.int32 else indices.to(torch.int32)), weights, sizes
+    if indices.is_cpu and weights.is_cpu and not _watched(indices, weights):
+        picks, factors = torch.empty(indices.shape, dtype=torch.int32), torch.empty(indices.shape)
+        ascend(indices.contiguous(), weights.contiguous(), picks, factors)
+        return picks, factors, sizes
     largest = 2**31 - 1
     order = torch.where(indices < 0, largest, indices).argsort(dim=-1, stable=True)
     picks = indices.gather(-1, order).clamp(-largest, largest).to(torch.int32)
@@ -486,31 +539,42 @@ def dispatch(comm: Communicator, x: Any, routing: Routing) -> Rows:
     indices, weights, of_routing = _ascending(comm, routing)
     _same_sizes("x", sizes, of_routing)
     tokens = _cast("x", joined, plan.token_number)
-    rows, payload, scales, row_weights, handle = _call(dispatch_op, _dispatch, tokens, indices, weights, sizes, comm.number)
-    offsets = _array(handle, plan, "expert_offsets", torch.int32)[:, 1:] if plan.by_expert else None
-    picks = None
-    if not plan.by_expert:
-        picks = _array(handle, plan, "row_picks", torch.int32).reshape(len(sizes), plan.most_rows, plan.top_k)
+    if _watched(tokens, indices, weights):
+        *arrived, row_weights, handle = dispatch_op(tokens, indices, weights, sizes, comm.number)
+        x, payload, scales = _as_members(comm, *arrived)
+    else:
+        elements, factors, handle = _send(comm, tokens, indices, weights, sizes)
+        x, payload, scales = _members(comm, elements, factors)
+        row_weights = None if plan.combine_weighs else _row_weights(handle, plan)
     return Rows(
-        **_input(comm, rows, payload, scales),
-        counts=_ranked(comm, _array(handle, plan, "expert_counts", torch.int32)),
-        offsets=None if offsets is None else _ranked(comm, offsets),
+        x=x,
+        payload=payload,
+        scales=scales,
         weights=None if plan.combine_weighs else _ranked(comm, row_weights),
-        received=_ranked(comm, _array(handle, plan, "received_counts", torch.int32)),
-        picks=None if picks is None else _ranked(comm, picks),
         handle=handle,
         routing=Routing(_each(comm, indices, sizes), _each(comm, weights, sizes), ascending=True),
         tokens=tuple(sizes),
+        plan=plan,
+        numbers=_numbers,
     )
 
 
-def _input(comm: Communicator, rows: Tensor, payload: Tensor, scales: Tensor) -> dict[str, Any]:
-    """The experts' input as members of ``Rows``."""
+def _members(comm: Communicator, payload: Tensor, scales: Tensor | None) -> tuple[Any, Any, Any]:
+    """The experts' input as ``x``, ``payload`` and ``scales`` of ``Rows``."""
+    each = [comm.plan.most_rows] * len(comm.ranks)
+    if scales is None:
+        x = _each(comm, payload, each)
+        return x, x, None
+    return _each(comm, _values(payload, scales, comm.plan), each), _each(comm, payload, each), _each(comm, scales, each)
+
+
+def _as_members(comm: Communicator, rows: Tensor, payload: Tensor, scales: Tensor) -> tuple[Any, Any, Any]:
+    """What an operator gave, as these."""
     plan, x = comm.plan, _ranked(comm, rows)
     if plan.scale_number is None:
-        return {"x": x, "payload": x, "scales": None}
+        return x, x, None
     numbers, factors = payload.view(TYPES[plan.input_number]), scales.view(TYPES[plan.scale_number])
-    return {"x": x, "payload": _ranked(comm, numbers), "scales": _ranked(comm, factors)}
+    return x, _ranked(comm, numbers), _ranked(comm, factors)
 
 
 def _open(comm: Communicator, rows: Any) -> tuple[Tensor, Tensor, Tensor, list[int]]:
@@ -528,8 +592,11 @@ def dispatch_cached(comm: Communicator, x: Any, rows: Rows) -> Rows:
     joined, sizes = _joined(comm, "x", x, comm.plan.hidden)
     _same_sizes("x", sizes, of_routing)
     tokens = _cast("x", joined, comm.plan.token_number)
-    sent = _call(dispatch_cached_op, _dispatch_cached, tokens, handle, indices, weights, sizes, comm.number)
-    return replace(rows, **_input(comm, *sent))
+    if _watched(tokens, handle, indices, weights):
+        members = _as_members(comm, *dispatch_cached_op(tokens, handle, indices, weights, sizes, comm.number))
+    else:
+        members = _members(comm, *_send_again(comm, tokens, handle, indices, weights, sizes))
+    return replace(rows, x=members[0], payload=members[1], scales=members[2])
 
 
 def combine(comm: Communicator, y: Any, rows: Rows) -> Any:

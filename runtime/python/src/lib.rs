@@ -4,6 +4,8 @@
 //! * the lock of the interpreter is released before anything that takes a lock or waits: other ranks may be threads of the same interpreter;
 //! * an error becomes an exception of `moe_runtime.errors`, made there; a panic becomes one too.
 
+mod picks;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -224,6 +226,35 @@ fn serve(py: Python<'_>, name: &str, patience: f64) -> PyResult<()> {
     served.map_err(|failure| raise(py, &failure))
 }
 
+/// Sorts picks: `indices` are integers of so many bytes at an address, `[tokens, picks]`, and `weights` f32; `into` is where they go.
+#[pyfunction]
+fn ascend(
+    py: Python<'_>,
+    indices: (u64, u64),
+    weights: u64,
+    tokens: usize,
+    picks: usize,
+    into: (u64, u64),
+) -> PyResult<()> {
+    let (address, bytes) = indices;
+    let count = tokens * picks;
+    if count == 0 {
+        return Ok(());
+    }
+    // SAFETY: the Python side passes addresses of contiguous arrays of these types and shapes, which it holds; the last two it has just made.
+    py.detach(|| unsafe {
+        let weights = picks::numbers::<f32>(weights, count);
+        let into = (picks::numbers_mut::<i32>(into.0, count), picks::numbers_mut::<f32>(into.1, count));
+        match bytes {
+            4 => picks::ascend(picks::numbers::<i32>(address, count), weights, picks, into),
+            8 => picks::ascend(picks::numbers::<i64>(address, count), weights, picks, into),
+            other => return Err(Failure::argument("indices", format!("integers of {other} bytes"))),
+        }
+        Ok(())
+    })
+    .map_err(|failure| raise(py, &failure))
+}
+
 /// Calls that were captured.
 #[pyclass(frozen, module = "moe_runtime._native")]
 struct NativeCapture(Recording);
@@ -429,6 +460,7 @@ impl NativeSession {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(serve, module)?)?;
+    module.add_function(wrap_pyfunction!(ascend, module)?)?;
     module.add_class::<NativeBundle>()?;
     module.add_class::<NativeWorld>()?;
     module.add_class::<NativeCapture>()?;

@@ -56,6 +56,10 @@ def megabytes() -> float:
     return pages * 4096 / 1e6
 
 
+def read(rows: moe.Rows) -> tuple[Any, Any]:
+    return rows.counts, rows.offsets
+
+
 def overhead(bundle: moe.Bundle) -> None:
     comm = moe.Communicator(bundle, device="virtual")
     timed = Timed(comm.calls.native)
@@ -68,6 +72,7 @@ def overhead(bundle: moe.Bundle) -> None:
         "gate": lambda: comm.gate(logits, bias=bias),
         "dispatch": lambda: comm.dispatch(x, routing),
         "dispatch, routing of the caller": lambda: comm.dispatch(x, own),
+        "dispatch whose counts and offsets are read": lambda: read(comm.dispatch(x, routing)),
         "combine": lambda: comm.combine(rows.x, rows),
     }
     for name, call in calls.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import moe_runtime as moe
 import pytest
 import torch
-from moe_runtime.torch import keep_calls
+from moe_runtime.torch import _ascending, expert_of_rows, keep_calls
 
 from conftest import EXPERTS, HIDDEN, LAYERS, PICKS, RANKS, text
 
@@ -308,6 +309,78 @@ def test_refused(comm, change: Any, message: str) -> None:
     x, indices, weights = change(*numbers(TOKENS))
     with pytest.raises(moe.InvalidArgument, match=message):
         held.dispatch(x, moe.Routing(indices, weights))
+
+
+@pytest.mark.parametrize("change", [lambda i, w: (i.to("meta"), w.to("meta")), lambda i, w: (i, w.to("meta"))])
+def test_tensors_of_one_call_on_several_devices_are_refused(comm, change: Any) -> None:
+    held = comm("weighted")
+    x, indices, weights = numbers(TOKENS)
+    with pytest.raises(moe.InvalidArgument, match="tensors: one is on cpu and another on meta"):
+        held.dispatch(x, moe.Routing(*change(indices.int().sort(dim=-1).values, weights), ascending=True))
+
+
+@pytest.mark.parametrize("ranks", [1, RANKS])
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_an_operator_gives_is_what_a_call_gives_that_nobody_watches(bundle, name: str, ranks: int) -> None:
+    held = moe.Communicator(bundle(name, ranks), device="virtual")
+    given = [numbers(count, seed) for seed, count in enumerate(COUNTS[:ranks])]
+    for _, indices, _ in given:
+        indices[:1, 1] = -1
+    number = torch.float32 if held.plan.token_number == "f32" else torch.bfloat16
+
+    def sent(*, watched: bool) -> tuple[moe.Rows, moe.Rows]:
+        xs = [x.to(number).requires_grad_(watched) for x, _, _ in given]
+        routing = moe.Routing(*(held.one([parts[place] for parts in given]) for place in (1, 2)))
+        rows = held.dispatch(held.one(xs), routing)
+        return rows, held.dispatch_cached(held.one([2 * x for x in xs]), rows)
+
+    def each(value: Any) -> list[Any]:
+        return [value] if held.single else value
+
+    def arrived(rows: moe.Rows, rank: int) -> Any:
+        if held.plan.by_expert:
+            of_rank = replace(rows, x=each(rows.x)[rank], handle=rows.handle[rank : rank + 1], tokens=rows.tokens[:1])
+            return expert_of_rows(of_rank)[1][:, 0]
+        return torch.arange(held.plan.most_rows) < each(rows.received)[rank].sum()
+
+    for plain, watched in zip(sent(watched=False), sent(watched=True)):
+        assert torch.equal(plain.handle, watched.handle) and plain.tokens == watched.tokens
+        assert sum(int(counts.sum()) for counts in each(plain.counts)) > 0
+        for member in ("counts", "offsets", "received", "picks"):
+            assert same(getattr(plain, member), getattr(watched, member)), member
+        assert same(plain.routing.indices, watched.routing.indices) and same(plain.routing.weights, watched.routing.weights)
+        for rank in held.ranks:
+            there = arrived(plain, rank)
+            for member in ("x", "payload", "scales", "weights"):
+                one, other = (getattr(rows, member) for rows in (plain, watched))
+                assert (one is None) == (other is None) and (one is None or same(each(one)[rank], each(other)[rank], there)), member
+
+
+def same(one: Any, other: Any, rows: Any = slice(None)) -> bool:
+    """Whether tensors, or lists of them, have the same bits in some rows."""
+    if isinstance(one, list):
+        return len(one) == len(other) and all(same(*pair, rows) for pair in zip(one, other))
+    if one is None or one.dtype != other.dtype or one.shape != other.shape:
+        return one is other
+    return torch.equal(one[rows].contiguous().view(torch.uint8), other[rows].contiguous().view(torch.uint8))
+
+
+@pytest.mark.parametrize("integers", [torch.int32, torch.int64])
+def test_picks_in_any_order_are_sorted_as_torch_sorts_them(comm, integers: Any) -> None:
+    held = comm("weighted")
+    generator = torch.Generator().manual_seed(11)
+    indices = torch.randint(-2, EXPERTS, (500, PICKS), generator=generator).to(integers)
+    if integers == torch.int64:
+        indices[::7, 1] += 2**40
+        indices[3::11, 2] -= 2**33
+    weights = torch.rand(500, PICKS, generator=generator)
+    watched = _ascending(held, moe.Routing(indices, weights.clone().requires_grad_()))
+    plain = _ascending(held, moe.Routing(indices.T.contiguous().T, weights))
+    order = [sorted(range(PICKS), key=lambda place: row[place] if row[place] >= 0 else 2**31 - 1) for row in indices.tolist()]
+    expected = weights.gather(1, torch.tensor(order))
+    for picks, factors, _ in (watched, plain):
+        assert picks.dtype == torch.int32 and torch.equal(factors, expected)
+        assert torch.equal(picks, indices.gather(1, torch.tensor(order)).clamp(-(2**31) + 1, 2**31 - 1).int())
 
 
 def test_tensors_that_are_not_contiguous_are_made_so(comm) -> None:
