@@ -305,6 +305,7 @@ impl State {
         let launch = moe_vgpu::Launch {
             grid: [launch.grid, 1, 1],
             block: [launch.block, 1, 1],
+            cluster: None,
             shared: launch.shared,
             arguments: arguments.collect(),
         };

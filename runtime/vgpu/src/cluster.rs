@@ -4,7 +4,7 @@
 //! failed run every call of `run` gives the same error until [`Cluster::abandon`].
 
 use crate::config::Config;
-use crate::decode::op::SHARED_BASE;
+use crate::decode::op::{MOST_IN_CLUSTER, SHARED_BASE};
 use crate::engine::print::Printed;
 use crate::engine::report::{Finding, Report, RunError};
 use crate::engine::{Command, Machine, Request};
@@ -15,6 +15,7 @@ use crate::memory::address::MAX_RANKS;
 use crate::memory::{Address, MemoryFault, Traffic};
 use crate::module::{Kernel, Module};
 use crate::observer::{AccessKind, Event, Observer};
+use crate::ptx::ast::ClusterLimits;
 
 const MAX_SMS: u32 = 1024;
 /// What a kernel may ask for in all, static and dynamic, on the GPUs that this cluster imitates.
@@ -279,8 +280,13 @@ impl Cluster {
             return Err(fail(format!("a CTA has at most {MAX_SHARED} bytes of shared memory, not {shared}")));
         }
         let parameters = launch.parameter_block(kernel)?.into();
+        let (cluster, explicit_cluster) = clusters(code.clusters, launch.grid, launch.cluster).map_err(fail)?;
         let ctas = launch.grid.iter().map(|extent| u64::from(*extent)).product::<u64>();
         let resident = self.residency(kernel, threads as u32, launch.shared);
+        let of_cluster = cluster.iter().product::<u32>();
+        if u64::from(of_cluster) > resident {
+            return Err(fail(format!("the {of_cluster} CTAs of a cluster run at once, the rank holds {resident}")));
+        }
         if manner == Manner::Cooperative && ctas > resident {
             let reason = format!("a cooperative launch runs all of its {ctas} CTAs at once, the rank holds {resident}");
             return Err(fail(reason));
@@ -296,7 +302,18 @@ impl Cluster {
         };
         let dependent = manner == Manner::Dependent;
         let (id, Launch { grid, block, shared, .. }) = (self.machine.next_launch(), launch);
-        let request = Request { id, kernel: kernel.clone(), grid, block, shared, parameters, dependent, workspace };
+        let request = Request {
+            id,
+            kernel: kernel.clone(),
+            grid,
+            block,
+            shared,
+            parameters,
+            dependent,
+            cluster,
+            explicit_cluster,
+            workspace,
+        };
         self.machine.push(stream, Command::Launch(Box::new(request)));
         Ok(id)
     }
@@ -393,6 +410,31 @@ impl Cluster {
     pub fn observe(&mut self, observer: Box<dyn Observer + Send>) {
         self.machine.observe(observer);
     }
+}
+
+/// CTAs of a cluster along each axis, and whether the launch or the kernel says it.
+fn clusters(limits: ClusterLimits, grid: [u32; 3], given: Option<[u32; 3]>) -> Result<([u32; 3], bool), String> {
+    if let (Some(required), Some(given)) = (limits.required, given)
+        && required != given
+    {
+        return Err(format!("its .reqnctapercluster is {required:?}, not {given:?}"));
+    }
+    let said = given.or(limits.required);
+    if limits.explicit && said.is_none() {
+        return Err("it is .explicitcluster, so that the launch has to say how large clusters are".into());
+    }
+    let cluster = said.unwrap_or([1; 3]);
+    let size = cluster.iter().map(|extent| u64::from(*extent)).product::<u64>();
+    if !(1..=u64::from(MOST_IN_CLUSTER)).contains(&size) {
+        return Err(format!("cluster {cluster:?}: a cluster has from 1 to {MOST_IN_CLUSTER} CTAs, not {size}"));
+    }
+    if let Some(most) = limits.most.filter(|most| size > u64::from(*most)) {
+        return Err(format!("its .maxclusterrank allows {most} CTAs in a cluster, not {size}"));
+    }
+    if (0..3).any(|axis| !grid[axis].is_multiple_of(cluster[axis])) {
+        return Err(format!("grid {grid:?} is not a multiple of cluster {cluster:?}"));
+    }
+    Ok((cluster, said.is_some()))
 }
 
 /// How a launch begins.

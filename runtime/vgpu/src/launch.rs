@@ -52,6 +52,8 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Dynamic shared memory in bytes.
     pub shared: u32,
+    /// CTAs of a cluster along x, y and z; as the kernel says if it is not said, and else one.
+    pub cluster: Option<[u32; 3]>,
     /// In order of the parameters.
     pub arguments: Vec<Argument>,
 }
@@ -59,7 +61,7 @@ pub struct Launch {
 impl Launch {
     /// A launch along x alone, without dynamic shared memory.
     pub fn linear(grid: u32, block: u32, arguments: Vec<Argument>) -> Launch {
-        Launch { grid: [grid, 1, 1], block: [block, 1, 1], shared: 0, arguments }
+        Launch { grid: [grid, 1, 1], block: [block, 1, 1], shared: 0, cluster: None, arguments }
     }
 
     /// The parameter block of a kernel.

@@ -75,6 +75,8 @@ pub struct Began {
     pub sources: Vec<(u32, String)>,
     /// CTAs along x, y and z.
     pub grid: [u32; 3],
+    /// CTAs of a cluster along x, y and z.
+    pub cluster: [u32; 3],
     /// Threads of a CTA.
     pub threads: u32,
     /// Variables in shared memory: name, offset and bytes.
@@ -91,7 +93,7 @@ pub enum MbarrierStep {
     /// It is made, or made invalid.
     Made,
     /// The thread arrives.
-    Arrived(Order),
+    Arrived(Order, Scope),
     /// A copy signals that it is done.
     Signalled(CopyId),
     /// All copies of the thread with groups of their own (`cp.async`) that were issued before this one are done.
@@ -99,7 +101,7 @@ pub enum MbarrierStep {
     /// The phase is complete: what arrived in it happens before what waits for it.
     PhaseComplete,
     /// A test has found a phase complete.
-    Passed(Order),
+    Passed(Order, Scope),
 }
 
 /// Other events that order accesses.
@@ -133,6 +135,25 @@ pub enum Event {
         thread: ThreadId,
         barrier: u32,
     },
+    /// The lanes arrive at the barrier of their cluster.
+    ClusterArrive {
+        /// Thread of the lowest lane.
+        thread: ThreadId,
+        /// Lanes that arrive.
+        lanes: u32,
+        releases: bool,
+    },
+    /// The barrier of a cluster completes: all of its threads have arrived.
+    ClusterComplete {
+        /// Any thread of the cluster.
+        thread: ThreadId,
+    },
+    /// The lanes have waited for it: what was released there happens before what they do next.
+    ClusterPassed {
+        /// Thread of the lowest lane.
+        thread: ThreadId,
+        lanes: u32,
+    },
     /// A warp barrier (or another instruction with a member mask) completes.
     WarpSync {
         /// Thread of the lowest lane.
@@ -146,7 +167,8 @@ pub enum Event {
     Mbarrier {
         /// The thread, or that of the copy.
         thread: ThreadId,
-        /// Where it is in the shared memory of the thread's CTA.
+        /// The CTA that has it, and where in its shared memory.
+        cta: u32,
         offset: u32,
         step: MbarrierStep,
         /// Line in the PTX text.
@@ -188,6 +210,11 @@ pub enum Event {
     LaunchBegins(Box<Began>),
     /// A CTA of a launch starts.
     CtaStart { thread: ThreadId },
+    /// A CTA has ended, and its shared memory is gone.
+    CtaEnd {
+        /// Any thread of it.
+        thread: ThreadId,
+    },
     /// The lanes wait for the end of the launches before theirs (`griddepcontrol.wait`).
     GridWait {
         /// Thread of the lowest lane.

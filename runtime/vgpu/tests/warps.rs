@@ -192,7 +192,7 @@ fn threads_number_in_three_dimensions() {
     let threads = 60;
     let out = zeroed(&mut cluster, 0, 24 * 60 * 4, "out");
     let stream = stream(&mut cluster, 0);
-    let launch = Launch { grid, block, shared: 0, arguments: vec![out.into()] };
+    let launch = Launch { grid, block, shared: 0, cluster: None, arguments: vec![out.into()] };
     cluster.launch(stream, &kernel, launch).unwrap();
     cluster.run().unwrap();
     let expected: Vec<u32> = (0..24 * threads).map(|at| ((at / threads) << 16) | (at % threads)).collect();

@@ -72,6 +72,7 @@ fn operands(op: &mut Op, each: Each<'_>) {
         | Op::CopyLocal { .. }
         | Op::Exit
         | Op::Trap
+        | Op::ClusterBarrier(_)
         | Op::Fence { .. }
         | Op::CommitBulk
         | Op::WaitBulk { .. }
@@ -115,6 +116,16 @@ fn operands(op: &mut Op, each: Each<'_>) {
             if let Some((reg, _)) = &mut op.mbarrier {
                 read(reg, each);
             }
+            op.multicast.iter_mut().chain(&mut op.byte_mask).for_each(|reg| read(reg, each));
+        }
+        Op::AsyncStore(op) => {
+            place(&mut op.place, each);
+            op.registers.iter_mut().flatten().for_each(|reg| read(reg, each));
+            op.mbarrier.iter_mut().for_each(|reg| read(reg, each));
+        }
+        Op::Fill(op) => {
+            place(&mut op.place, each);
+            read(&mut op.size, each);
         }
         Op::Copy(op) => {
             read(&mut op.target, each);

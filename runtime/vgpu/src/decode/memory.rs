@@ -22,6 +22,8 @@ impl Decoder<'_> {
     pub(super) fn memory(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         match opcode {
             "ld" | "ldu" => self.load(opcode, m, operands),
+            "st" | "red" if m.has("async") => self.async_store(opcode, m, operands),
+            "st" if m.has("bulk") => self.fill(m, operands),
             "st" => self.store(m, operands),
             "atom" | "red" => self.atomic(opcode, m, operands),
             "prefetch" | "prefetchu" => {
@@ -95,8 +97,8 @@ impl Decoder<'_> {
             None => Space::Generic,
             // Constant variables are device allocations that nobody can write.
             Some("global" | "const") => Space::Global,
-            // Every CTA is a cluster of its own.
-            Some("shared" | "shared::cta" | "shared::cluster") => Space::Shared,
+            Some("shared" | "shared::cta") => Space::Shared,
+            Some("shared::cluster") => Space::Cluster,
             Some("local") => Space::Local,
             Some(_) => Space::Param,
         })
@@ -122,7 +124,7 @@ impl Decoder<'_> {
         }
     }
 
-    fn vector_length(m: &mut Modifiers) -> usize {
+    pub(super) fn vector_length(m: &mut Modifiers) -> usize {
         match m.one_of(&["v2", "v4", "v8"]) {
             None => 1,
             Some("v2") => 2,
@@ -132,7 +134,7 @@ impl Decoder<'_> {
     }
 
     /// The registers of a scalar or of a `{a, b}` operand.
-    fn elements<'o>(&self, operand: &'o Operand, length: usize) -> Decoded<&'o [Operand]> {
+    pub(super) fn elements<'o>(&self, operand: &'o Operand, length: usize) -> Decoded<&'o [Operand]> {
         match operand {
             Operand::Vector(list) if list.len() == length && length > 1 => Ok(list),
             single if length == 1 && !matches!(single, Operand::Vector(_)) => Ok(std::slice::from_ref(single)),
@@ -140,7 +142,7 @@ impl Decoder<'_> {
         }
     }
 
-    fn element_of_access(&self, m: &mut Modifiers, length: usize) -> Decoded<ScalarType> {
+    pub(super) fn element_of_access(&self, m: &mut Modifiers, length: usize) -> Decoded<ScalarType> {
         use ScalarType::*;
         let element = self.need_element(m)?;
         let wide = length as u32 * element.bytes();
@@ -230,7 +232,7 @@ impl Decoder<'_> {
         }
         let scope = m.scope().unwrap_or(Scope::Gpu);
         let space = self.state_space(m)?;
-        if !matches!(space, Space::Generic | Space::Global | Space::Shared) {
+        if !matches!(space, Space::Generic | Space::Global | Space::Shared | Space::Cluster) {
             return self.fail("atomics work on global and shared memory");
         }
         let Some(kind) = atomic_kind(m) else { return self.fail("the operation is missing") };

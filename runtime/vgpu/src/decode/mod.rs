@@ -221,6 +221,7 @@ impl<'m> Decoder<'m> {
             local_bytes: 0,
             max_threads: function.max_threads,
             required_threads: function.required_threads,
+            clusters: function.clusters,
             return_sites: Vec::new(),
         };
         Decoder {

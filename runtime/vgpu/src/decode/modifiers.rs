@@ -25,6 +25,11 @@ impl<'a> Modifiers<'a> {
         false
     }
 
+    /// Whether a word is there that has not been taken.
+    pub fn has(&self, word: &str) -> bool {
+        self.words.iter().zip(&self.used).any(|(candidate, used)| !used && candidate == word)
+    }
+
     /// Takes the first of several words.
     pub fn one_of<'w>(&mut self, words: &[&'w str]) -> Option<&'w str> {
         for (index, candidate) in self.words.iter().enumerate() {

@@ -1,9 +1,9 @@
 //! Moves, comparisons, selections and conversions of addresses between state spaces.
 
 use super::modifiers::Modifiers;
-use super::op::{Constant, FALSE, Op, PREDICATE_FLAG, Reg};
+use super::op::{Constant, FALSE, Op, PREDICATE_FLAG, Reg, ScalarFn, ScalarOp, Special, mapped, unmapped};
 use super::{Decoded, Decoder};
-use crate::memory::address::PARAM_WINDOW;
+use crate::memory::address::{OWNER_MASK, PARAM_WINDOW};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
 use crate::semantics::convert::{bf16_to_f64, f16_to_f64};
@@ -140,7 +140,7 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    fn compare(&mut self, run: AluFn, p: u32, a: Reg, b: Reg) {
+    pub(super) fn compare(&mut self, run: AluFn, p: u32, a: Reg, b: Reg) {
         let args = Args { p, a: a.row, b: b.row, ..Args::default() };
         self.emit_alu(run, args, &[a.row, b.row], &[p | PREDICATE_FLAG]);
     }
@@ -276,6 +276,7 @@ impl Decoder<'_> {
 
     fn convert_address(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         let to_space = m.take("to");
+        let of_cluster = m.has("shared::cluster");
         let window = self.window(m)?;
         self.only_type(m, ScalarType::U64)?;
         self.expect_count(operands, 2)?;
@@ -283,6 +284,14 @@ impl Decoder<'_> {
         let target = self.target(&operands[0], 8)?;
         match window {
             None => self.copy_register(target, source),
+            Some(window) if to_space && of_cluster => {
+                let rank = self.constant(Constant::Special(Special::CtaRank), 4)?;
+                let run: ScalarFn = Box::new(|&[address, rank, window, _]| match owner_rank(address, rank, window) {
+                    Some(owner) if owner != rank as u32 => mapped(address as u32, owner).into(),
+                    _ => address.wrapping_sub(window),
+                });
+                self.emit(Op::Scalar(Box::new(ScalarOp { run, sources: vec![source, rank, window], target })));
+            }
             Some(window) => {
                 let run = if to_space {
                     binary!(u64, u64 => u64, u64::wrapping_sub)
@@ -297,6 +306,8 @@ impl Decoder<'_> {
 
     /// `isspacep.space p, a;`
     fn is_space(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        let of_cluster = m.has("shared::cluster");
+        let shared = of_cluster || m.has("shared") || m.has("shared::cta");
         let window = self.window(m)?;
         self.expect_count(operands, 2)?;
         let source = self.source(&operands[1], ScalarType::U64)?;
@@ -308,6 +319,18 @@ impl Decoder<'_> {
                 let args = Args { p, a: source.row, ..Args::default() };
                 self.emit_alu(run, args, &[source.row], &[p | PREDICATE_FLAG]);
             }
+            Some(window) if shared => {
+                let rank = self.constant(Constant::Special(Special::CtaRank), 4)?;
+                let size = self.constant(Constant::Special(Special::ClusterSize), 4)?;
+                let run: ScalarFn = Box::new(move |&[address, rank, window, size]| {
+                    let owner = owner_rank(address, rank, window).map(u64::from);
+                    owner.is_some_and(|owner| if of_cluster { owner < size } else { owner == rank }).into()
+                });
+                let target = self.temporary(4)?;
+                self.emit(Op::Scalar(Box::new(ScalarOp { run, sources: vec![source, rank, window, size], target })));
+                let zero = self.constant(Constant::Bits(0), 4)?;
+                self.compare(comparison!(u32, |a, b| a != b), p, target, zero);
+            }
             Some(window) => {
                 let run = comparison!(u64, |a, b| a >> 32 == b >> 32);
                 self.compare(run, p, source, window);
@@ -316,28 +339,54 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// `mapa` and `getctarank` in a cluster of one CTA.
+    /// `mapa` and `getctarank`.
     fn cluster_address(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
-        m.take("shared::cluster");
+        let generic = !m.take("shared::cluster");
         let element = self.need_element(m)?;
         if !matches!(element, ScalarType::U32 | ScalarType::U64) {
             return self.unsupported(element);
         }
-        if opcode == "mapa" {
-            self.expect_count(operands, 3)?;
-            let source = self.source(&operands[1], element)?;
-            self.source(&operands[2], ScalarType::U32)?;
-            let target = self.target(&operands[0], element.bytes())?;
-            self.copy_register(target, source);
-        } else {
-            self.expect_count(operands, 2)?;
-            self.source(&operands[1], element)?;
-            let rank = self.constant(Constant::Bits(0), 4)?;
-            let target = self.target(&operands[0], 4)?;
-            self.copy_register(target, rank);
+        if generic && element == ScalarType::U32 {
+            return self.fail("a generic address has 64 bits");
         }
+        let maps = opcode == "mapa";
+        self.expect_count(operands, if maps { 3 } else { 2 })?;
+        let source = self.source(&operands[1], element)?;
+        let (run, other): (ScalarFn, Reg) = if maps {
+            let run = |&[address, rank, _, _]: &[u64; 4]| {
+                address >> 32 << 32 | u64::from(mapped(address as u32, rank as u32))
+            };
+            (Box::new(run), self.source(&operands[2], ScalarType::U32)?)
+        } else {
+            let run: ScalarFn = if generic {
+                // What is in no CTA of the cluster has no rank.
+                Box::new(|&[address, rank, window, _]| {
+                    owner_rank(address, rank, window).unwrap_or(u32::MAX).into()
+                })
+            } else {
+                Box::new(|&[address, rank, _, _]| unmapped(address as u32).map_or(rank, |(rank, _)| rank.into()))
+            };
+            (run, self.constant(Constant::Special(Special::CtaRank), 4)?)
+        };
+        let target = self.target(&operands[0], if maps { element.bytes() } else { 4 })?;
+        let window = self.constant(Constant::SharedWindow, 8)?;
+        self.emit(Op::Scalar(Box::new(ScalarOp { run, sources: vec![source, other, window], target })));
         Ok(())
     }
+}
+
+/// The rank in its cluster of the CTA in whose shared memory a generic address is; `rank` is that of the CTA with the window. It may be
+/// beyond the cluster.
+fn owner_rank(address: u64, rank: u64, window: u64) -> Option<u32> {
+    if address >> 60 != window >> 60 {
+        return None;
+    }
+    if let Some((rank, _)) = unmapped(address as u32) {
+        return Some(rank);
+    }
+    // CTAs of a cluster have owners one after the other.
+    let behind = (address >> 32).wrapping_sub(window >> 32).wrapping_add(rank) as u32 & OWNER_MASK;
+    Some(behind)
 }
 
 /// Extracts part `index` of a value, both of the given widths.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::memory::order::{Order, Proxy, Scope};
 use crate::ptx::ScalarType;
-use crate::ptx::ast::VariableSpace;
+use crate::ptx::ast::{ClusterLimits, VariableSpace};
 use crate::semantics::lanes::{AluFn, Args};
 pub(crate) use crate::semantics::shuffle::{ShuffleMode, Sources};
 
@@ -41,7 +41,10 @@ pub(crate) struct ScalarOp {
 pub(crate) enum Space {
     Generic,
     Global,
+    /// Of the thread's CTA.
     Shared,
+    /// Of any CTA of its cluster.
+    Cluster,
     Local,
     Param,
 }
@@ -193,6 +196,17 @@ pub(crate) struct BarrierOp {
     pub predicate: Option<(u32, bool)>,
 }
 
+/// `barrier.cluster`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClusterBarrierOp {
+    /// It arrives, or else it waits.
+    pub arrives: bool,
+    /// An arrival that releases. What waits always acquires.
+    pub releases: bool,
+    /// All lanes of a warp have to execute the same one.
+    pub aligned: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClockKind {
     Clock,
@@ -238,15 +252,9 @@ pub(crate) struct MbarrierOp {
     pub scope: Scope,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BulkDirection {
-    GlobalToShared,
-    SharedToGlobal,
-    SharedToShared,
-}
-
 pub(crate) struct BulkOp {
-    pub direction: BulkDirection,
+    pub from: Space,
+    pub to: Space,
     pub target: Reg,
     pub target_offset: i64,
     pub source: Reg,
@@ -254,8 +262,32 @@ pub(crate) struct BulkOp {
     pub size: u32,
     /// Mbarrier address, or a bulk group.
     pub mbarrier: Option<(Reg, i64)>,
+    /// CTAs of the cluster that get it, a bit for each.
+    pub multicast: Option<Reg>,
+    /// Bytes of each 16 that are copied, a bit for each.
+    pub byte_mask: Option<Reg>,
     /// `cp.reduce.async.bulk`
     pub reduce: Option<(AtomicKind, ScalarType)>,
+}
+
+/// `st.async` and `red.async`
+pub(crate) struct AsyncStoreOp {
+    pub place: Place,
+    /// Bytes of one element.
+    pub bytes: u32,
+    pub registers: Elements,
+    pub reduce: Option<(AtomicKind, ScalarType)>,
+    /// Mbarrier that counts the bytes.
+    pub mbarrier: Option<Reg>,
+    pub mbarrier_offset: i64,
+    pub order: Order,
+    pub scope: Scope,
+}
+
+/// `st.bulk`
+pub(crate) struct FillOp {
+    pub place: Place,
+    pub size: Reg,
 }
 
 pub(crate) struct CopyOp {
@@ -343,6 +375,7 @@ pub(crate) enum Op {
         target: u32,
     },
     Barrier(Box<BarrierOp>),
+    ClusterBarrier(ClusterBarrierOp),
     Clock {
         target: Reg,
         kind: ClockKind,
@@ -356,6 +389,8 @@ pub(crate) enum Op {
     },
     Mbarrier(Box<MbarrierOp>),
     Bulk(Box<BulkOp>),
+    AsyncStore(Box<AsyncStoreOp>),
+    Fill(Box<FillOp>),
     CommitBulk,
     WaitBulk {
         groups: u32,
@@ -395,6 +430,17 @@ pub(crate) enum Special {
     LaneMaskGt,
     DynamicShared,
     TotalShared,
+    /// Of the cluster in the grid of clusters, by axis, and the extents of that.
+    ClusterId(u8),
+    ClusterCount(u8),
+    /// Of the CTA in its cluster, by axis, and the extents of that.
+    CtaInCluster(u8),
+    ClusterExtent(u8),
+    /// Number of the CTA in its cluster, and how many there are.
+    CtaRank,
+    ClusterSize,
+    /// Whether the launch or the kernel says how large clusters are.
+    ExplicitCluster,
     /// `%envreg1` and `%envreg2`: the high and the low half of the address of a cooperative launch's workspace, else 0.
     WorkspaceHigh,
     WorkspaceLow,
@@ -508,6 +554,7 @@ pub(crate) struct KernelCode {
     pub local_bytes: u32,
     pub max_threads: Option<u32>,
     pub required_threads: Option<[u32; 3]>,
+    pub clusters: ClusterLimits,
     /// Steps after a call, for the flow graph.
     pub return_sites: Vec<u32>,
 }
@@ -524,8 +571,40 @@ pub(crate) const SHARED_BASE: u32 = 1024;
 /// 1; the dynamic shared memory has the number behind the last variable. Number 0 is no variable's.
 pub(crate) const VARIABLE_SHIFT: u32 = 20;
 pub(crate) const OFFSET_MASK: u32 = (1 << VARIABLE_SHIFT) - 1;
-/// Further variables have no numbers, so that an address is never negative as a signed one.
-pub(crate) const MOST_NUMBERED: usize = 2046;
+/// Further variables have no numbers.
+pub(crate) const MOST_NUMBERED: usize = 1022;
+
+/// An address that `mapa` made, of a CTA of the cluster: `1 (2 bits) | rank of the CTA (4) | variable (6) | offset (20)`. It is positive
+/// as a signed one, as that of a variable is.
+const MAPPED: u32 = 1 << 30;
+const RANK_SHIFT: u32 = 26;
+const RANK_MASK: u32 = 15;
+const MAPPED_NUMBERS: u32 = 63;
+/// The most CTAs of a cluster.
+pub(crate) const MOST_IN_CLUSTER: u32 = RANK_MASK + 1;
+/// What `mapa` makes for a rank that no cluster has.
+pub(crate) const NO_RANK: u32 = 1 << 31;
+
+/// The address in the CTA with a rank that corresponds to one in shared memory.
+pub(crate) fn mapped(address: u32, rank: u32) -> u32 {
+    if rank > RANK_MASK {
+        return NO_RANK;
+    }
+    let number = match unmapped(address) {
+        Some((_, address)) => address >> VARIABLE_SHIFT,
+        None => address >> VARIABLE_SHIFT,
+    };
+    // Of later variables nothing is known but that they are in shared memory.
+    let number = if number > MAPPED_NUMBERS { 0 } else { number };
+    MAPPED | rank << RANK_SHIFT | number << VARIABLE_SHIFT | address & OFFSET_MASK
+}
+
+/// Rank of the CTA, and the address there, of what `mapa` made.
+#[inline]
+pub(crate) fn unmapped(address: u32) -> Option<(u32, u32)> {
+    let low = VARIABLE_SHIFT + MAPPED_NUMBERS.count_ones();
+    (address >> 30 == 1).then_some((address >> RANK_SHIFT & RANK_MASK, address & ((1 << low) - 1)))
+}
 
 impl KernelCode {
     /// The number of the dynamic shared memory in addresses.

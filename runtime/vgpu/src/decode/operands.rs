@@ -40,6 +40,13 @@ impl Decoder<'_> {
     /// A source predicate and whether it is negated.
     pub(super) fn source_predicate(&mut self, operand: &Operand) -> Decoded<(u32, bool)> {
         let (index, negated) = match operand {
+            Operand::Name(name) if name == "%is_explicit_cluster" => {
+                let value = self.constant(Constant::Special(Special::ExplicitCluster), 4)?;
+                let zero = self.constant(Constant::Bits(0), 4)?;
+                let p = self.new_predicate();
+                self.compare(comparison!(u32, |a, b| a != b), p, value, zero);
+                (p, false)
+            }
             Operand::Name(name) => (self.predicate_by_name(name)?, false),
             Operand::Not(name) => (self.predicate_by_name(name)?, true),
             Operand::Integer(0) => (FALSE, false),
@@ -222,7 +229,7 @@ impl Decoder<'_> {
         if let Some(Binding::Register(_, Some(reg))) = self.resolve(name)? {
             let fits = match reg.bytes {
                 8 => true,
-                4 => matches!(space, Space::Shared | Space::Local | Space::Param),
+                4 => matches!(space, Space::Shared | Space::Cluster | Space::Local | Space::Param),
                 _ => false,
             };
             if !fits {
@@ -259,6 +266,7 @@ impl Decoder<'_> {
         };
         match (space, found) {
             (Space::Param, Space::Local) => Ok(Space::Local),
+            (Space::Cluster, Space::Shared) => Ok(Space::Shared),
             _ if space == found => Ok(space),
             _ => self.fail(format!("`{name}` is in another state space than the instruction says")),
         }
@@ -273,8 +281,6 @@ pub(super) fn ones(bytes: u32) -> u128 {
 fn fixed_special(name: &str) -> Option<u128> {
     Some(match name {
         "WARP_SZ" => 32,
-        "%cluster_ctaid.x" | "%cluster_ctaid.y" | "%cluster_ctaid.z" | "%cluster_ctarank" | "%is_explicit_cluster" => 0,
-        "%cluster_nctaid.x" | "%cluster_nctaid.y" | "%cluster_nctaid.z" | "%cluster_nctarank" => 1,
         // Those that the driver does not set.
         "%envreg0" => 0,
         name if name
@@ -304,9 +310,10 @@ fn special(name: &str) -> Option<Special> {
             "%ntid" => Special::Ntid(axis),
             "%ctaid" => Special::Ctaid(axis),
             "%nctaid" => Special::Nctaid(axis),
-            // Without clusters, every CTA is a cluster of its own.
-            "%clusterid" => Special::Ctaid(axis),
-            "%nclusterid" => Special::Nctaid(axis),
+            "%clusterid" => Special::ClusterId(axis),
+            "%nclusterid" => Special::ClusterCount(axis),
+            "%cluster_ctaid" => Special::CtaInCluster(axis),
+            "%cluster_nctaid" => Special::ClusterExtent(axis),
             _ => return None,
         });
     }
@@ -322,6 +329,8 @@ fn special(name: &str) -> Option<Special> {
         "%lanemask_lt" => Special::LaneMaskLt,
         "%lanemask_ge" => Special::LaneMaskGe,
         "%lanemask_gt" => Special::LaneMaskGt,
+        "%cluster_ctarank" => Special::CtaRank,
+        "%cluster_nctarank" => Special::ClusterSize,
         "%dynamic_smem_size" => Special::DynamicShared,
         "%total_smem_size" => Special::TotalShared,
         "%envreg1" => Special::WorkspaceHigh,

@@ -59,7 +59,10 @@ impl Decoder<'_> {
             return Ok(());
         }
         if m.take("cluster") {
-            return self.fail("clusters of more than one CTA are not supported, and one CTA needs no cluster barrier");
+            if opcode == "bar" {
+                return self.fail("a cluster has a `barrier.cluster`");
+            }
+            return self.cluster_barrier(m, operands);
         }
         m.take("cta");
         let aligned = m.take("aligned") || opcode == "bar";
@@ -92,6 +95,27 @@ impl Decoder<'_> {
             _ => return self.unsupported(element),
         };
         self.emit(Op::Barrier(Box::new(BarrierOp { mode, aligned, number, count, predicate })));
+        Ok(())
+    }
+
+    /// `barrier.cluster.arrive{.release|.relaxed}{.aligned}`, `barrier.cluster.wait{.acquire}{.aligned}`
+    fn cluster_barrier(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        let Some(kind) = m.one_of(&["arrive", "wait"]) else { return self.fail("needs .arrive or .wait") };
+        let arrives = kind == "arrive";
+        let order = m.order();
+        let possible = match order {
+            None => true,
+            Some(Order::Release | Order::Relaxed) => arrives,
+            Some(Order::Acquire) => !arrives,
+            Some(Order::Weak | Order::Volatile | Order::AcqRel | Order::SeqCst) => false,
+        };
+        if !possible {
+            return self.fail("this memory order is not possible here");
+        }
+        let aligned = m.take("aligned");
+        self.expect_count(operands, 0)?;
+        let releases = order != Some(Order::Relaxed);
+        self.emit(Op::ClusterBarrier(ClusterBarrierOp { arrives, releases, aligned }));
         Ok(())
     }
 
@@ -219,12 +243,17 @@ impl Decoder<'_> {
             }
             (FenceKind::MbarrierInit, Scope::Cluster)
         } else if m.take("proxy") {
-            match m.one_of(&["alias", "async"]) {
+            match m.one_of(&["alias", "async", "async::generic"]) {
                 Some("alias") => (FenceKind::ProxyAlias, Scope::Sys),
+                Some("async::generic") => {
+                    self.restricted(m)?;
+                    (FenceKind::ProxyAsync(Some(Space::Shared)), Scope::Cta)
+                }
                 Some(_) => {
                     let space = match self.state_space(m)? {
                         Space::Generic => None,
-                        space @ (Space::Global | Space::Shared) => Some(space),
+                        Space::Global => Some(Space::Global),
+                        Space::Shared | Space::Cluster => Some(Space::Shared),
                         _ => return self.fail("only .global and .shared have an async proxy"),
                     };
                     (FenceKind::ProxyAsync(space), Scope::Cta)
@@ -232,6 +261,11 @@ impl Decoder<'_> {
                 None => return self.fail("needs .alias or .async"),
             }
         } else {
+            if m.has("sync_restrict::shared::cta") || m.has("sync_restrict::shared::cluster") {
+                let order = self.restricted(m)?;
+                self.emit(Op::Fence { kind: FenceKind::Memory(order), scope: Scope::Cluster });
+                return Ok(());
+            }
             let order = m.order().unwrap_or(Order::AcqRel);
             if !matches!(order, Order::SeqCst | Order::AcqRel | Order::Acquire | Order::Release) {
                 return self.fail("this memory order is not possible here");
@@ -241,6 +275,23 @@ impl Decoder<'_> {
         };
         self.emit(Op::Fence { kind, scope });
         Ok(())
+    }
+
+    /// `.acquire.sync_restrict::shared::cluster.cluster`, `.release.sync_restrict::shared::cta.cluster`
+    fn restricted(&mut self, m: &mut Modifiers) -> Decoded<Order> {
+        let order = m.order();
+        let space = m.one_of(&["sync_restrict::shared::cta", "sync_restrict::shared::cluster"]);
+        let order = match (order, space) {
+            (Some(Order::Acquire), Some("sync_restrict::shared::cluster")) => Order::Acquire,
+            (Some(Order::Release), Some("sync_restrict::shared::cta")) => Order::Release,
+            _ => return self.fail(
+                "needs .acquire with .sync_restrict::shared::cluster, or .release with .sync_restrict::shared::cta",
+            ),
+        };
+        if m.scope() != Some(Scope::Cluster) {
+            return self.fail("needs .cluster");
+        }
+        Ok(order)
     }
 
     fn membar(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
@@ -264,9 +315,18 @@ impl Decoder<'_> {
         let parity = m.take("parity");
         let order = m.order();
         let scope = m.scope();
-        let space @ (Space::Generic | Space::Shared) = self.state_space(m)? else {
+        let space @ (Space::Generic | Space::Shared | Space::Cluster) = self.state_space(m)? else {
             return self.fail("an mbarrier is in shared memory");
         };
+        if space == Space::Cluster && matches!(kind, "init" | "inval" | "test_wait" | "try_wait") {
+            return self.fail("this is done by threads of the CTA that has the mbarrier: needs .shared::cta");
+        }
+        if !matches!(scope, None | Some(Scope::Cta | Scope::Cluster)) {
+            return self.fail("the scope is .cta or .cluster");
+        }
+        if incomplete && (space == Space::Cluster || scope == Some(Scope::Cluster)) {
+            return self.fail("`.noComplete` is for .shared::cta and .cta");
+        }
         if kind != "expect_tx" && kind != "complete_tx" || order.is_none() {
             self.only_type(m, ScalarType::B64)?;
         } else {
@@ -356,6 +416,9 @@ impl Decoder<'_> {
         let (state, rest) = match operands {
             [Operand::Address(..), ..] => (None, operands),
             [Operand::Sink, rest @ ..] => (None, rest),
+            [_, ..] if space == Space::Cluster => {
+                return self.fail("an arrival in another CTA returns no state: the first operand is `_`");
+            }
             [state, rest @ ..] => (Some(self.target(state, 8)?), rest),
             [] => return self.fail("the address is missing"),
         };

@@ -16,11 +16,17 @@ pub(super) fn first_with(instruction: &Instruction) -> u32 {
     let any = |words: &[&str]| words.iter().any(|word| has(word));
     let of_opcode = match instruction.opcode.as_str() {
         "elect" | "griddepcontrol" | "setmaxnreg" => 90,
+        "cp" if has("cp_mask") => 100,
         "cp" if any(&["bulk", "reduce"]) => 90,
         "cp" | "redux" => 80,
         "mbarrier" if any(&["try_wait", "expect_tx", "complete_tx"]) => 90,
         "mbarrier" => 80,
         "fence" if any(&["proxy", "mbarrier_init", "acquire", "release"]) => 90,
+        "st" | "red" if has("async") && has("release") => 100,
+        "st" if has("bulk") => 100,
+        "mapa" | "getctarank" => 90,
+        "barrier" if has("cluster") => 90,
+        "st" | "red" if has("async") => 90,
         "ld" | "st" if has("v8") || has("v4") && any(&["b64", "u64", "s64", "f64"]) => 100,
         "red" | "atom" if any(&["bf16", "bf16x2"]) => 90,
         "atom" if has("b128") => 90,

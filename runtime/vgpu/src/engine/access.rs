@@ -5,14 +5,14 @@
 //! This is the way lane by lane, which finds the lane to blame. What is in order goes another way, see
 //! [`super::together`].
 
-use super::Machine;
-use super::probe::Watch;
+use super::probe::{Watch, Watched};
 use super::registers::extended;
 use super::together::device_space;
 use super::undefined::{Origin, bits_of, bytes_of};
-use super::warp::{Outcome, Warp, bad_access, copy_element, lanes, put_low_bytes};
-use crate::decode::op::{KernelCode, MemoryOp, OFFSET_MASK, Place, Reg, SHARED_BASE, Space, VARIABLE_SHIFT};
-use crate::memory::address::{Target, target};
+use super::{LaunchState, Machine};
+use super::warp::{Outcome, Warp, bad_access, copy_element, lanes, put_low_bytes, undefined};
+use crate::decode::op::{FillOp, KernelCode, MemoryOp, NO_RANK, OFFSET_MASK, unmapped, Place, Reg, SHARED_BASE, Space, VARIABLE_SHIFT};
+use crate::memory::address::{OWNER_MASK, Target, target};
 use crate::memory::segment::Segment;
 use crate::memory::{Address, MemoryFault, Order, Proxy, Scope};
 use crate::observer::{Access, AccessKind, Location};
@@ -22,7 +22,11 @@ use crate::rules::Rule;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Home {
     Device(u64),
-    Shared(u32),
+    /// Slot of the CTA, its own or another one of its cluster, and offset.
+    Shared {
+        cta: u32,
+        offset: u32,
+    },
     /// Offset in the warp's local memory.
     Local(u64),
     Param(u32),
@@ -42,6 +46,7 @@ fn space_name(space: Space) -> &'static str {
     match space {
         Space::Generic | Space::Global => "global",
         Space::Shared => "shared",
+        Space::Cluster => "shared::cluster",
         Space::Local => "local",
         Space::Param => "param",
     }
@@ -77,6 +82,15 @@ pub(super) fn shared_symbol(code: &KernelCode, offset: i64) -> String {
 }
 
 impl Machine {
+    /// The name of a place in the shared memory of a CTA, which is said if it is not `own`.
+    pub(super) fn shared_name(&self, own: u32, code: &KernelCode, cta: u32, offset: i64) -> String {
+        let symbol = shared_symbol(code, offset);
+        match &self.ctas[cta as usize] {
+            Some(other) if cta != own => format!("`{symbol}` of CTA {}", other.index),
+            _ => format!("`{symbol}`"),
+        }
+    }
+
     /// Checks everything of an access but initialisation.
     pub(super) fn resolve(
         &self,
@@ -91,12 +105,13 @@ impl Machine {
             Space::Global => self.device_home(warp, address, bytes, write)?,
             Space::Generic => match target(address) {
                 Target::Shared { owner, offset } if owner == warp.shared_owner() => {
-                    self.shared_home(warp, offset.into(), bytes)?
+                    self.shared_home(warp, offset.into(), bytes, true)?
                 }
+                Target::Shared { owner, offset } => self.owned_home(warp, owner, offset, bytes)?,
                 Target::Local { owner, offset } if owner == warp.local_owner(lane) => {
                     local_home(warp, offset.into(), bytes, lane)?
                 }
-                Target::Shared { .. } | Target::Local { .. } => return Err(MemoryFault::WrongOwner),
+                Target::Local { .. } => return Err(MemoryFault::WrongOwner),
                 Target::Param { offset } => param_home(warp, offset.into(), bytes, write)?,
                 Target::Device { .. } | Target::Nothing => self.device_home(warp, address, bytes, write)?,
             },
@@ -104,7 +119,8 @@ impl Machine {
                 let found = found_space(address).unwrap_or_default();
                 return Err(MemoryFault::WrongSpace { expected: space_name(space), found });
             }
-            Space::Shared => self.shared_home(warp, address, bytes)?,
+            Space::Shared => self.shared_home(warp, address, bytes, false)?,
+            Space::Cluster => self.shared_home(warp, address, bytes, true)?,
             Space::Local => local_home(warp, address, bytes, lane)?,
             Space::Param => param_home(warp, address, bytes, write)?,
         };
@@ -119,14 +135,68 @@ impl Machine {
         Ok(Home::Device(address))
     }
 
-    /// A place in shared memory, by an address that says which variable it belongs to.
-    pub(super) fn shared_home(&self, warp: &Warp, address: u64, bytes: u32) -> Result<Home, MemoryFault> {
-        let Some(cta) = &self.ctas[warp.cta as usize] else { return Err(MemoryFault::NotAnAddress) };
+    /// A place in shared memory, by an address that says which variable it belongs to; with `peers`, also of another CTA of the cluster.
+    pub(super) fn shared_home(
+        &self,
+        warp: &Warp,
+        address: u64,
+        bytes: u32,
+        peers: bool,
+    ) -> Result<Home, MemoryFault> {
+        if address >> 30 == 1 || address == NO_RANK.into() {
+            let Some((rank, address)) = unmapped(address as u32) else {
+                return Err(MemoryFault::BadObject("the address is that of a CTA that no cluster has".into()));
+            };
+            let slot = self.peer(warp, rank)?;
+            if slot != warp.cta && !peers {
+                return Err(MemoryFault::WrongSpace { expected: "shared::cta", found: "shared::cluster" });
+            }
+            return self.home_in(warp, slot, address.into(), bytes);
+        }
+        self.home_in(warp, warp.cta, address, bytes)
+    }
+
+    /// A place in shared memory by its window, which is not that of the warp's CTA.
+    #[cold]
+    fn owned_home(&self, warp: &Warp, owner: u32, offset: u32, bytes: u32) -> Result<Home, MemoryFault> {
+        let rank = self.ctas[warp.cta as usize].as_ref().map_or(0, |cta| cta.cluster_rank);
+        let behind = owner.wrapping_sub(warp.shared_owner()).wrapping_add(rank) & OWNER_MASK;
+        let size = self.launches[warp.launch as usize].as_ref().map_or(1, LaunchState::cluster_size);
+        if behind >= size {
+            return Err(MemoryFault::WrongOwner);
+        }
+        if unmapped(offset).is_some() {
+            return self.shared_home(warp, offset.into(), bytes, true);
+        }
+        self.home_in(warp, self.peer(warp, behind)?, offset.into(), bytes)
+    }
+
+    /// The slot of a CTA of the warp's cluster.
+    pub(super) fn peer(&self, warp: &Warp, rank: u32) -> Result<u32, MemoryFault> {
+        let cluster = self.ctas[warp.cta as usize].as_ref().map(|cta| cta.cluster);
+        let Some(Some(cluster)) = cluster.map(|cluster| &self.clusters[cluster as usize]) else {
+            return Err(MemoryFault::NotAnAddress);
+        };
+        match cluster.ctas.get(rank as usize) {
+            Some(Some(slot)) => Ok(*slot),
+            Some(None) => Err(MemoryFault::BadObject(format!(
+                "CTA {rank} of the cluster has ended, and its shared memory with it: it has to wait at a barrier.cluster until nobody \
+                 needs that"
+            ))),
+            None => Err(MemoryFault::BadObject(format!(
+                "there is no CTA {rank} in a cluster of {}, counted from 0",
+                cluster.ctas.len()
+            ))),
+        }
+    }
+
+    fn home_in(&self, warp: &Warp, slot: u32, address: u64, bytes: u32) -> Result<Home, MemoryFault> {
+        let Some(cta) = &self.ctas[slot as usize] else { return Err(MemoryFault::NotAnAddress) };
         let offset = address & u64::from(OFFSET_MASK);
         let number = (address >> VARIABLE_SHIFT) as usize;
         match cta.variables.get(number) {
             Some(&(start, end)) if offset >= u64::from(start) && offset + u64::from(bytes) <= u64::from(end) => {
-                Ok(Home::Shared(offset as u32))
+                Ok(Home::Shared { cta: slot, offset: offset as u32 })
             }
             Some(&(start, end)) => {
                 let symbol = match number.checked_sub(1).map(|index| warp.kernel.code().shared_symbols.get(index)) {
@@ -151,7 +221,7 @@ impl Machine {
             Home::Device(address) => {
                 self.memory.span(warp.rank, address, 0).map(|(segment, offset, _)| (segment, offset))
             }
-            Home::Shared(offset) => self.ctas[warp.cta as usize].as_ref().map(|cta| (&cta.shared, u64::from(offset))),
+            Home::Shared { cta, offset } => self.ctas[cta as usize].as_ref().map(|cta| (&cta.shared, u64::from(offset))),
             Home::Local(offset) => Some((&warp.local, offset)),
             Home::Param(_) => None,
         }
@@ -165,8 +235,8 @@ impl Machine {
                     bytes.for_each(|at| segment.make_undefined(offset + at));
                 }
             }
-            Home::Shared(offset) => {
-                if let Some(cta) = &mut self.ctas[warp.cta as usize] {
+            Home::Shared { cta, offset } => {
+                if let Some(cta) = &mut self.ctas[cta as usize] {
                     bytes.for_each(|at| cta.shared.make_undefined(u64::from(offset) + at));
                 }
             }
@@ -186,7 +256,7 @@ impl Machine {
         let (segment, offset) = match home {
             Home::Device(address) => return self.memory.read_device(Some(warp.rank), address, bytes.into()),
             Home::Param(offset) => return Ok(&warp.parameters[offset as usize..][..bytes as usize]),
-            Home::Shared(offset) => match &self.ctas[warp.cta as usize] {
+            Home::Shared { cta, offset } => match &self.ctas[cta as usize] {
                 Some(cta) => (&cta.shared, u64::from(offset)),
                 None => return Err(MemoryFault::NotAnAddress),
             },
@@ -196,7 +266,7 @@ impl Machine {
             && let Some(first) = segment.first_uninitialised(offset, bytes.into())
         {
             let symbol = match home {
-                Home::Shared(_) => format!("`{}`", shared_symbol(code, first.cast_signed())),
+                Home::Shared { cta, .. } => self.shared_name(warp.cta, code, cta, first.cast_signed()),
                 _ => format!("local memory+{}", first % u64::from(warp.local_bytes.max(1))),
             };
             return Err(MemoryFault::Uninitialised { symbol });
@@ -208,7 +278,9 @@ impl Machine {
     pub(super) fn show(&mut self, warp: &Warp, lane: u32, home: Home, bytes: u32, manner: Manner) {
         let location = match home {
             Home::Device(address) => Location::Device(Address(address)),
-            Home::Shared(offset) => Location::Shared(warp.cta_index, offset),
+            Home::Shared { cta, offset } => {
+                Location::Shared(self.ctas[cta as usize].as_ref().map_or(warp.cta_index, |cta| cta.index), offset)
+            }
             Home::Local(_) | Home::Param(_) => return,
         };
         let Manner { order, scope, proxy, kind, line } = manner;
@@ -220,12 +292,12 @@ impl Machine {
         if !warp.probe.recording {
             return;
         }
-        let (device, start) = match home {
-            Home::Device(address) => (true, address),
-            Home::Shared(offset) => (false, u64::from(offset)),
+        let (memory, start) = match home {
+            Home::Device(address) => (Watched::Device, address),
+            Home::Shared { cta, offset } => (Watched::Shared(cta), u64::from(offset)),
             Home::Local(_) | Home::Param(_) => return,
         };
-        warp.probe.read(Watch { device, start, bytes, element: bytes, pc, lane });
+        warp.probe.read(Watch { memory, start, bytes, element: bytes, pc, lane });
     }
 
     /// Loads of a warp of which everything is defined. Whether that has changed.
@@ -270,8 +342,8 @@ impl Machine {
             } else {
                 self.resolve(warp, op.place.space, address, size, lane, false).map_err(fail)?
             };
-            if let Home::Shared(offset) = home {
-                self.meet_copies(warp, code, pc, lane, (offset, size), false)?;
+            if let Home::Shared { cta, offset } = home {
+                self.meet_copies(warp, code, pc, lane, (cta, offset, size), false)?;
             }
             let mut element = [0; 32];
             let missing = match self.bytes_at(warp, code, home, size) {
@@ -381,8 +453,8 @@ impl Machine {
                 self.resolve(warp, op.place.space, address, size, lane, true)
                     .map_err(|fault| bad_access(lane, address, size, fault))?
             };
-            if let Home::Shared(offset) = home {
-                self.meet_copies(warp, code, pc, lane, (offset, size), true)?;
+            if let Home::Shared { cta, offset } = home {
+                self.meet_copies(warp, code, pc, lane, (cta, offset, size), true)?;
             }
             let mut element = [0; 32];
             for (part, reg) in element[..size as usize].chunks_exact_mut(op.bytes as usize).zip(op.registers.iter()) {
@@ -440,8 +512,8 @@ impl Machine {
             Home::Device(address) if warp.probe.checks_stores => {
                 warp.effects += u64::from(self.memory.store_changed(warp.rank, address, bytes)?);
             }
-            Home::Shared(offset) if warp.probe.checks_stores => {
-                if let Some(cta) = &mut self.ctas[warp.cta as usize] {
+            Home::Shared { cta, offset } if warp.probe.checks_stores => {
+                if let Some(cta) = &mut self.ctas[cta as usize] {
                     let changed = cta.shared.store_changed(offset.into(), bytes, &mut self.memory.woken);
                     warp.effects += u64::from(changed);
                 }
@@ -450,9 +522,9 @@ impl Machine {
                 warp.effects += 1;
                 copy_element(self.memory.write_device(Some(warp.rank), address, size)?, bytes);
             }
-            Home::Shared(offset) => {
+            Home::Shared { cta, offset } => {
                 warp.effects += 1;
-                if let Some(cta) = &mut self.ctas[warp.cta as usize] {
+                if let Some(cta) = &mut self.ctas[cta as usize] {
                     copy_element(cta.shared.span_mut(offset.into(), size, &mut self.memory.woken), bytes);
                 }
             }
@@ -464,6 +536,35 @@ impl Machine {
                 }
             }
             Home::Param(_) => return Err(MemoryFault::ReadOnly { symbol: "kernel parameters".into() }),
+        }
+        Ok(())
+    }
+
+    /// `st.bulk`: each lane fills a range of the CTA's shared memory with zeros.
+    pub(super) fn fill(&mut self, warp: &mut Warp, op: &FillOp, mask: u32, pc: u32, code: &KernelCode) -> Outcome<()> {
+        for lane in lanes(mask) {
+            let (address, size) = (warp.address(&op.place, lane), warp.value(op.size, lane) as u64);
+            if !size.is_multiple_of(8) || size > u64::from(u32::MAX) {
+                return undefined(1 << lane, format!("the size of a fill is a multiple of 8, not {size}"));
+            }
+            let fail = |fault| bad_access(lane, address, size as u32, fault);
+            // The address and its space first, then the range.
+            let first = self.resolve(warp, op.place.space, address, 8, lane, true).map_err(fail)?;
+            let Home::Shared { cta, .. } = first else {
+                return Err(fail(MemoryFault::WrongSpace { expected: "shared::cta", found: "another" }));
+            };
+            if cta != warp.cta {
+                return Err(fail(MemoryFault::WrongSpace { expected: "shared::cta", found: "shared::cluster" }));
+            }
+            let home = self.shared_home(warp, address & u64::from(u32::MAX), size as u32, true).map_err(fail)?;
+            let Home::Shared { offset, .. } = home else { return Err(fail(MemoryFault::NotAnAddress)) };
+            self.meet_copies(warp, code, pc, lane, (cta, offset, size as u32), true)?;
+            self.put(warp, home, &vec![0; size as usize]).map_err(fail)?;
+            if !self.observers.is_empty() {
+                let (order, scope, proxy) = (Order::Weak, Scope::Cta, Proxy::Generic);
+                let manner = Manner { order, scope, proxy, kind: AccessKind::Write, line: code.lines[pc as usize] };
+                self.show(warp, lane, home, size as u32, manner);
+            }
         }
         Ok(())
     }

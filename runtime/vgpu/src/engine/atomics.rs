@@ -1,7 +1,7 @@
 //! Atomics and reductions: one indivisible step per lane, in lane order.
 
 use super::Machine;
-use super::access::{Home, Manner, shared_symbol};
+use super::access::{Home, Manner};
 use super::arithmetic::{combine, combine_in_device};
 use super::warp::{Outcome, Warp, bad_access, lanes, put_low_bytes, zero_extended};
 use crate::decode::op::{AtomicKind, AtomicOp, KernelCode};
@@ -20,8 +20,8 @@ impl Machine {
         let bytes = op.element.bytes();
         for lane in lanes(mask) {
             let (address, home) = self.place_of(warp, &op.place, bytes, lane, true)?;
-            if let Home::Shared(offset) = home {
-                self.meet_copies(warp, code, pc, lane, (offset, bytes), true)?;
+            if let Home::Shared { cta, offset } = home {
+                self.meet_copies(warp, code, pc, lane, (cta, offset, bytes), true)?;
             }
             let operand = |index: usize| op.sources.get(index).map_or(0, |reg| warp.value(*reg, lane));
             let (b, c) = (operand(0), operand(1));
@@ -63,15 +63,14 @@ impl Machine {
         };
         let changed = match home {
             Home::Device(address) => self.memory.update_device(warp.rank, address, bytes.into(), apply)?,
-            Home::Shared(offset) => {
-                let Some(cta) = &mut self.ctas[warp.cta as usize] else { return Err(MemoryFault::NotAnAddress) };
+            Home::Shared { cta: slot, offset } => {
                 let offset = u64::from(offset);
-                if self.config.check_initialised
-                    && let Some(first) = cta.shared.first_uninitialised(offset, bytes.into())
-                {
-                    let symbol = format!("`{}`", shared_symbol(code, first.cast_signed()));
+                let checked = self.ctas[slot as usize].as_ref().filter(|_| self.config.check_initialised);
+                if let Some(first) = checked.and_then(|cta| cta.shared.first_uninitialised(offset, bytes.into())) {
+                    let symbol = self.shared_name(warp.cta, code, slot, first.cast_signed());
                     return Err(MemoryFault::Uninitialised { symbol });
                 }
+                let Some(cta) = &mut self.ctas[slot as usize] else { return Err(MemoryFault::NotAnAddress) };
                 cta.shared.update(offset, bytes.into(), &mut self.memory.woken, apply)
             }
             Home::Local(_) => return Err(MemoryFault::WrongSpace { expected: "global or .shared", found: "local" }),

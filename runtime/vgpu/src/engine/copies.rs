@@ -1,4 +1,4 @@
-//! Asynchronous copies: agents that read and write later, in any order that PTX allows.
+//! Asynchronous copies under way: agents that read and write later, in any order that PTX allows. [`super::issue`] sends them.
 //!
 //! Invariants: a bulk copy reads its source in one step and writes its target and signals in a later one; a small copy
 //! (`cp.async`) does both at once; a group of a thread is complete when everything committed to it is.
@@ -6,13 +6,12 @@
 use std::collections::VecDeque;
 
 use super::Machine;
-use super::access::{Home, shared_symbol};
+use super::access::shared_symbol;
 use super::arithmetic::{combine, combine_in_device};
-use super::flight::Issued;
 use super::report::{Fault, FaultKind, RunError};
-use super::warp::{Outcome, SplitState, Warp, bad_access, lanes, put_low_bytes, undefined, zero_extended};
+use super::warp::{SplitState, Warp, lanes, put_low_bytes, zero_extended};
 use crate::config::Policy;
-use crate::decode::op::{AtomicKind, BulkDirection, BulkOp, CopyOp, KernelCode, Place, Space};
+use crate::decode::op::{AtomicKind, KernelCode};
 use crate::ids::{CopyId, ThreadId};
 use crate::memory::{Address, MemoryFault, Order, Proxy, Scope};
 use crate::module::Kernel;
@@ -20,26 +19,26 @@ use crate::observer::{Access, AccessKind, Event, Location, MbarrierStep};
 use crate::ptx::ScalarType;
 
 /// Turns that a copy takes when copies finish in order.
-const LATENCY: u64 = 3;
+pub(super) const LATENCY: u64 = 3;
 
 /// Copies of one thread that have been committed together.
 #[derive(Debug, Default, Clone, Copy)]
-struct Group {
-    reads: u32,
-    writes: u32,
+pub(super) struct Group {
+    pub reads: u32,
+    pub writes: u32,
 }
 
 /// Groups of one thread: those committed and not complete, and the open one.
 #[derive(Debug, Default, Clone)]
-struct Groups {
+pub(super) struct Groups {
     committed: VecDeque<Group>,
-    open: Group,
+    pub open: Group,
     /// Number of the first group in `committed`.
     first: u64,
 }
 
 impl Groups {
-    fn open_number(&self) -> u64 {
+    pub fn open_number(&self) -> u64 {
         self.first + self.committed.len() as u64
     }
 
@@ -78,71 +77,81 @@ pub(crate) struct LaneCopies {
 }
 
 impl LaneCopies {
-    fn groups(&mut self, bulk: bool) -> &mut Groups {
+    pub(super) fn groups(&mut self, bulk: bool) -> &mut Groups {
         if bulk { &mut self.bulk } else { &mut self.small }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// Address.
     Device(u64),
-    /// Offset.
-    Shared(u32),
+    /// Slot of the CTA, and offset.
+    Shared {
+        cta: u32,
+        offset: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
+pub(super) enum Work {
     Bulk,
+    /// A value that the thread gave: `st.async`, `red.async`.
+    Store {
+        order: Order,
+        scope: Scope,
+    },
     /// Bytes copied; the rest of the target becomes zero.
     Small {
         copied: u32,
     },
     /// The arrival at an mbarrier when the thread's earlier small copies are done.
-    Arrive {
-        mbarrier: u32,
-    },
+    Arrive,
 }
 
 /// A copy under way.
 pub(crate) struct Transfer {
-    work: Work,
-    source: End,
-    target: End,
-    bytes: u32,
-    reduce: Option<(AtomicKind, ScalarType)>,
-    mbarrier: Option<u32>,
+    pub(super) work: Work,
+    pub(super) source: End,
+    pub(super) target: End,
+    pub(super) bytes: u32,
+    pub(super) reduce: Option<(AtomicKind, ScalarType)>,
+    /// Slot of its CTA, and offset.
+    pub(super) mbarrier: Option<(u32, u32)>,
+    /// Bytes of each 16 that are written, a bit for each.
+    pub(super) byte_mask: u16,
+    /// It is the first of those that read the same for several CTAs.
+    pub(super) counts: bool,
     /// Group number; none for copies that signal an mbarrier.
-    group: Option<u64>,
+    pub(super) group: Option<u64>,
     /// What has been read.
-    data: Option<Data>,
-    due: u64,
+    pub(super) data: Option<Data>,
+    pub(super) due: u64,
     /// Number in the order of issue.
-    issued: u64,
-    kernel: Kernel,
-    thread: ThreadId,
+    pub(super) issued: u64,
+    pub(super) kernel: Kernel,
+    pub(super) thread: ThreadId,
     /// Slot of the launch.
-    launch: u32,
-    warp_slot: u32,
-    warp_serial: u64,
-    cta: u32,
-    pc: u32,
+    pub(super) launch: u32,
+    pub(super) warp_slot: u32,
+    pub(super) warp_serial: u64,
+    pub(super) pc: u32,
 }
 
 /// Bytes that a copy has read, and which of them are undefined.
 #[derive(Debug, Default)]
-struct Data {
-    bytes: Vec<u8>,
-    undefined: Vec<u64>,
+pub(super) struct Data {
+    pub bytes: Vec<u8>,
+    pub undefined: Vec<u64>,
 }
 
 impl Transfer {
     /// Bytes that it reads.
-    fn source_bytes(&self) -> u32 {
+    pub(super) fn source_bytes(&self) -> u32 {
         match self.work {
             Work::Bulk => self.bytes,
             Work::Small { copied } => copied,
-            Work::Arrive { .. } => 0,
+            Work::Store { .. } | Work::Arrive => 0,
         }
     }
 
@@ -150,12 +159,12 @@ impl Transfer {
         self.kernel.code()
     }
 
-    fn line(&self) -> u32 {
+    pub(super) fn line(&self) -> u32 {
         self.code().lines[self.pc as usize]
     }
 }
 
-fn lane_copies(warp: &mut Warp) -> &mut [LaneCopies; 32] {
+pub(super) fn lane_copies(warp: &mut Warp) -> &mut [LaneCopies; 32] {
     warp.copies.get_or_insert_with(|| Box::new(std::array::from_fn(|_| LaneCopies::default())))
 }
 
@@ -187,166 +196,6 @@ impl Machine {
     pub(super) fn tell_wait(&mut self, warp: &Warp, mask: u32, bulk: bool, groups: u32, read: bool) {
         let thread = warp.thread(mask.trailing_zeros());
         self.observers.tell(|| Event::CopiesWaited { thread, lanes: mask, bulk, groups, read });
-    }
-
-    fn end(&self, warp: &Warp, space: Space, address: u64, bytes: u32, lane: u32, write: bool) -> Outcome<End> {
-        let fail = |fault| bad_access(lane, address, bytes, fault);
-        if space == Space::Shared {
-            self.resolve(warp, space, address, 1, lane, write).map_err(fail)?;
-            let Home::Shared(offset) = self.shared_home(warp, address, bytes).map_err(fail)? else {
-                return Err(fail(MemoryFault::NotAnAddress));
-            };
-            return Ok(End::Shared(offset));
-        }
-        self.memory.locate(Some(warp.rank), address, bytes.into(), write).map_err(fail)?;
-        Ok(End::Device(address))
-    }
-
-    pub(super) fn bulk_copy(&mut self, warp: &mut Warp, op: &BulkOp, mask: u32, pc: u32) -> Outcome<()> {
-        let (from, to) = match op.direction {
-            BulkDirection::GlobalToShared => (Space::Global, Space::Shared),
-            BulkDirection::SharedToGlobal => (Space::Shared, Space::Global),
-            BulkDirection::SharedToShared => (Space::Shared, Space::Shared),
-        };
-        for lane in lanes(mask) {
-            let bytes = warp.u32(op.size, lane);
-            if !bytes.is_multiple_of(16) {
-                return undefined(1 << lane, format!("the size of a bulk copy is a multiple of 16, not {bytes}"));
-            }
-            let source = (warp.value(op.source, lane) as u64).wrapping_add_signed(op.source_offset);
-            let target = (warp.value(op.target, lane) as u64).wrapping_add_signed(op.target_offset);
-            let source_end = self.end(warp, from, source, bytes, lane, false)?;
-            let target_end = self.end(warp, to, target, bytes, lane, true)?;
-            for address in [source, target] {
-                if !address.is_multiple_of(16) {
-                    return Err(bad_access(lane, address, bytes, MemoryFault::Misaligned { align: 16 }));
-                }
-            }
-            let mbarrier = match op.mbarrier {
-                None => None,
-                Some((reg, offset)) => {
-                    let address = (warp.value(reg, lane) as u64).wrapping_add_signed(offset);
-                    match self.resolve(warp, Space::Shared, address, 8, lane, true) {
-                        Ok(Home::Shared(offset)) => Some(offset),
-                        Ok(_) => return Err(bad_access(lane, address, 8, MemoryFault::NotAnAddress)),
-                        Err(fault) => return Err(bad_access(lane, address, 8, fault)),
-                    }
-                }
-            };
-            let transfer = Transfer {
-                work: Work::Bulk,
-                mbarrier,
-                reduce: op.reduce,
-                ..self.transfer(warp, source_end, target_end, bytes, lane, pc)
-            };
-            self.issue(warp, transfer, lane, mbarrier.is_none().then_some(true))?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn small_copy(&mut self, warp: &mut Warp, op: &CopyOp, mask: u32, pc: u32) -> Outcome<()> {
-        for lane in lanes(mask) {
-            let source = (warp.value(op.source, lane) as u64).wrapping_add_signed(op.source_offset);
-            let target = (warp.value(op.target, lane) as u64).wrapping_add_signed(op.target_offset);
-            let ignored = op.ignore.is_some_and(|predicate| warp.predicate(predicate) >> lane & 1 == 1);
-            let wanted = op.source_bytes.map_or(op.bytes, |row| warp.u32(row, lane));
-            if wanted > op.bytes {
-                return undefined(1 << lane, format!("{wanted} source bytes of a copy of {}", op.bytes));
-            }
-            let copied = if ignored { 0 } else { wanted };
-            let target_end = self.end(warp, Space::Shared, target, op.bytes, lane, true)?;
-            // Nothing is read, so the address may be anything.
-            let source_end =
-                if copied == 0 { End::Device(0) } else { self.end(warp, Space::Global, source, copied, lane, false)? };
-            for address in [source, target] {
-                if copied > 0 && !address.is_multiple_of(u64::from(op.bytes)) {
-                    let fault = MemoryFault::Misaligned { align: op.bytes };
-                    return Err(bad_access(lane, address, op.bytes, fault));
-                }
-            }
-            let transfer = Transfer {
-                work: Work::Small { copied },
-                ..self.transfer(warp, source_end, target_end, op.bytes, lane, pc)
-            };
-            self.issue(warp, transfer, lane, Some(false))?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn copy_arrive(
-        &mut self,
-        warp: &mut Warp,
-        place: &Place,
-        no_increment: bool,
-        mask: u32,
-        pc: u32,
-        code: &KernelCode,
-    ) -> Outcome<()> {
-        for lane in lanes(mask) {
-            let mbarrier = self.announce_arrival(warp, code, place, lane, !no_increment)?;
-            let end = End::Shared(mbarrier);
-            let transfer = Transfer { work: Work::Arrive { mbarrier }, ..self.transfer(warp, end, end, 0, lane, pc) };
-            self.issue(warp, transfer, lane, None)?;
-        }
-        Ok(())
-    }
-
-    fn transfer(&self, warp: &Warp, source: End, target: End, bytes: u32, lane: u32, pc: u32) -> Transfer {
-        Transfer {
-            work: Work::Bulk,
-            source,
-            target,
-            bytes,
-            reduce: None,
-            mbarrier: None,
-            group: None,
-            data: None,
-            due: self.turns + LATENCY,
-            issued: 0,
-            kernel: warp.kernel.clone(),
-            thread: warp.thread(lane),
-            launch: warp.launch,
-            warp_slot: warp.slot,
-            warp_serial: warp.serial,
-            cta: warp.cta,
-            pc,
-        }
-    }
-
-    /// Sends a copy on its way; `Some(bulk)` if it belongs to the thread's open group.
-    fn issue(&mut self, warp: &mut Warp, mut transfer: Transfer, lane: u32, group: Option<bool>) -> Outcome<()> {
-        warp.effects += 1;
-        self.copies_issued += 1;
-        transfer.issued = self.copies_issued;
-        if let Some(bulk) = group {
-            let groups = lane_copies(warp)[lane as usize].groups(bulk);
-            groups.open.reads += 1;
-            groups.open.writes += 1;
-            transfer.group = Some(groups.open_number());
-        }
-        if !matches!(transfer.work, Work::Arrive { .. }) {
-            let (thread, copy, line) = (transfer.thread, CopyId(transfer.issued), transfer.line());
-            let bulk = transfer.work == Work::Bulk;
-            self.observers.tell(|| Event::CopyIssued { thread, copy, bulk, grouped: group.is_some(), line });
-            let kernel = transfer.kernel.clone();
-            let reduces = transfer.reduce.is_some();
-            for (end, bytes, writes) in
-                [(transfer.source, transfer.source_bytes(), false), (transfer.target, transfer.bytes, true)]
-            {
-                if let End::Shared(start) = end {
-                    let issued = Issued { copy: transfer.issued, start, bytes, writes, reduces: writes && reduces };
-                    self.begin_flight(warp, kernel.code(), transfer.pc, lane, &issued)?;
-                }
-            }
-        }
-        if let Some(cta) = &mut self.ctas[warp.cta as usize] {
-            cta.copies_pending += 1;
-        }
-        if let Some(launch) = &mut self.launches[warp.launch as usize] {
-            launch.transfers += 1;
-        }
-        self.transfers.push_back(transfer);
-        Ok(())
     }
 
     /// Lets copies make progress as the policy says.
@@ -443,14 +292,17 @@ impl Machine {
     /// One step; true when the copy is done.
     fn copy_step(&mut self, transfer: &mut Transfer) -> Result<bool, (u64, MemoryFault)> {
         match transfer.work {
-            Work::Arrive { mbarrier } => {
+            Work::Arrive => {
                 if self.has_earlier_copies(transfer) {
                     return Ok(false);
                 }
-                let kernel = transfer.kernel.clone();
-                let completes = self.arrive_late(transfer.cta, kernel.code(), mbarrier);
-                let completes = completes.map_err(|fault| (mbarrier.into(), fault))?;
-                self.tell_signal(transfer, mbarrier, MbarrierStep::SmallCopiesDone(CopyId(transfer.issued)), completes);
+                if let End::Shared { cta, offset } = transfer.target {
+                    let kernel = transfer.kernel.clone();
+                    let completes = self.arrive_late(kernel.code(), (cta, offset));
+                    let completes = completes.map_err(|fault| (offset.into(), fault))?;
+                    let step = MbarrierStep::SmallCopiesDone(CopyId(transfer.issued));
+                    self.tell_signal(transfer, (cta, offset), step, completes);
+                }
             }
             Work::Small { copied } => {
                 let mut data = if copied > 0 { self.copy_read(transfer, copied)? } else { Data::default() };
@@ -459,14 +311,12 @@ impl Machine {
                 self.end_flight(transfer, transfer.target, true);
                 self.finish_part(transfer, false, true, true);
             }
-            Work::Bulk => match transfer.data.take() {
+            Work::Bulk | Work::Store { .. } => match transfer.data.take() {
                 None => {
                     transfer.data = Some(self.copy_read(transfer, transfer.bytes)?);
                     self.end_flight(transfer, transfer.source, false);
                     self.finish_part(transfer, true, true, false);
-                    if matches!(transfer.target, End::Device(_)) {
-                        self.release_shared(transfer);
-                    }
+                    self.release_shared(transfer.source);
                     return Ok(false);
                 }
                 Some(data) => {
@@ -474,8 +324,8 @@ impl Machine {
                     self.end_flight(transfer, transfer.target, true);
                     if let Some(mbarrier) = transfer.mbarrier {
                         let kernel = transfer.kernel.clone();
-                        let completes = self.complete_bytes(transfer.cta, kernel.code(), mbarrier, transfer.bytes);
-                        let completes = completes.map_err(|fault| (mbarrier.into(), fault))?;
+                        let completes = self.complete_bytes(kernel.code(), mbarrier, transfer.bytes);
+                        let completes = completes.map_err(|fault| (mbarrier.1.into(), fault))?;
                         let step = MbarrierStep::Signalled(CopyId(transfer.issued));
                         self.tell_signal(transfer, mbarrier, step, completes);
                     }
@@ -483,30 +333,33 @@ impl Machine {
                 }
             },
         }
-        if matches!(transfer.target, End::Shared(_)) {
-            self.release_shared(transfer);
-        }
+        self.release_shared(transfer.target);
         Ok(true)
     }
 
     fn end_flight(&mut self, transfer: &Transfer, end: End, writes: bool) {
-        if let (End::Shared(_), Some(cta)) = (end, &mut self.ctas[transfer.cta as usize]) {
+        if let End::Shared { cta, .. } = end
+            && let Some(cta) = &mut self.ctas[cta as usize]
+        {
             cta.flights.end(transfer.issued, writes, cta.shared.len());
         }
     }
 
-    fn tell_signal(&mut self, transfer: &Transfer, offset: u32, step: MbarrierStep, completes: bool) {
+    fn tell_signal(&mut self, transfer: &Transfer, (cta, offset): (u32, u32), step: MbarrierStep, completes: bool) {
         let (thread, line) = (transfer.thread, transfer.line());
-        self.observers.tell(|| Event::Mbarrier { thread, offset, step, line });
+        let cta = self.ctas[cta as usize].as_ref().map_or(thread.cta, |cta| cta.index);
+        self.observers.tell(|| Event::Mbarrier { thread, cta, offset, step, line });
         if completes {
             let step = MbarrierStep::PhaseComplete;
-            self.observers.tell(|| Event::Mbarrier { thread, offset, step, line });
+            self.observers.tell(|| Event::Mbarrier { thread, cta, offset, step, line });
         }
     }
 
-    /// A copy no longer uses its CTA's shared memory.
-    fn release_shared(&mut self, transfer: &Transfer) {
-        if let Some(cta) = &mut self.ctas[transfer.cta as usize] {
+    /// A copy no longer uses this end.
+    fn release_shared(&mut self, end: End) {
+        if let End::Shared { cta, .. } = end
+            && let Some(cta) = &mut self.ctas[cta as usize]
+        {
             cta.copies_pending -= 1;
         }
     }
@@ -524,24 +377,19 @@ impl Machine {
     fn copy_read(&mut self, transfer: &Transfer, bytes: u32) -> Result<Data, (u64, MemoryFault)> {
         self.show_copy(transfer, transfer.source, bytes, AccessKind::Read);
         let (by, size) = (transfer.thread.rank.0, u64::from(bytes));
-        let fault = |fault| match transfer.source {
-            End::Device(address) => (address, fault),
-            End::Shared(offset) => (offset.into(), fault),
-        };
-        let (segment, offset) = match transfer.source {
-            End::Device(address) => match self.memory.read_device(Some(by), address, size) {
-                Ok(read) => return Ok(Data { bytes: read.to_vec(), undefined: Vec::new() }),
-                Err(MemoryFault::Uninitialised { symbol }) if transfer.reduce.is_some() => {
-                    return Err((address, MemoryFault::Uninitialised { symbol }));
+        let (at, segment, offset) = match transfer.source {
+            End::Device(address) => {
+                let owner = self.memory.locate(Some(by), address, size, false).map_err(|fault| (address, fault))?.0;
+                if transfer.counts {
+                    self.memory.traffic.add_read(by, owner, size);
                 }
-                Err(MemoryFault::Uninitialised { .. }) => match self.memory.span(by, address, size) {
-                    Some((segment, offset, _)) => (segment, offset),
+                match self.memory.span(by, address, size) {
+                    Some((segment, offset, _)) => (address, segment, offset),
                     None => return Err((address, MemoryFault::NotAnAddress)),
-                },
-                Err(fault) => return Err((address, fault)),
-            },
-            End::Shared(offset) => match &self.ctas[transfer.cta as usize] {
-                Some(cta) => (&cta.shared, u64::from(offset)),
+                }
+            }
+            End::Shared { cta, offset } => match &self.ctas[cta as usize] {
+                Some(cta) => (offset.into(), &cta.shared, u64::from(offset)),
                 None => return Ok(Data { bytes: vec![0; bytes as usize], undefined: Vec::new() }),
             },
         };
@@ -549,8 +397,11 @@ impl Machine {
         {
             None => Vec::new(),
             Some(first) if transfer.reduce.is_some() => {
-                let symbol = format!("`{}`", shared_symbol(transfer.code(), first.cast_signed()));
-                return Err(fault(MemoryFault::Uninitialised { symbol }));
+                let symbol = match transfer.source {
+                    End::Device(address) => self.memory.symbol(address + (first - offset)),
+                    End::Shared { .. } => format!("`{}`", shared_symbol(transfer.code(), first.cast_signed())),
+                };
+                return Err((at, MemoryFault::Uninitialised { symbol }));
             }
             Some(_) => (0..size).filter(|at| segment.first_uninitialised(offset + at, 1).is_some()).collect(),
         };
@@ -563,6 +414,9 @@ impl Machine {
         if let Some((kind, element)) = transfer.reduce {
             return self.copy_reduce(transfer, data, kind, element);
         }
+        if transfer.byte_mask != u16::MAX {
+            return self.copy_masked(transfer, data, undefined);
+        }
         self.show_copy(transfer, transfer.target, transfer.bytes, AccessKind::Write);
         match transfer.target {
             End::Device(address) => {
@@ -572,11 +426,28 @@ impl Machine {
                     undefined.iter().for_each(|at| segment.make_undefined(offset + at));
                 }
             }
-            End::Shared(offset) => {
-                if let Some(cta) = &mut self.ctas[transfer.cta as usize] {
+            End::Shared { cta, offset } => {
+                if let Some(cta) = &mut self.ctas[cta as usize] {
                     cta.shared.span_mut(offset.into(), size, &mut self.memory.woken).copy_from_slice(data);
                     undefined.iter().for_each(|at| cta.shared.make_undefined(u64::from(offset) + at));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Byte by byte, those that the mask of the copy has.
+    fn copy_masked(&mut self, transfer: &Transfer, data: &[u8], undefined: &[u64]) -> Result<(), (u64, MemoryFault)> {
+        let End::Device(start) = transfer.target else { return Ok(()) };
+        let by = transfer.thread.rank.0;
+        for (at, byte) in (0u64..).zip(data).filter(|(at, _)| transfer.byte_mask >> (at % 16) & 1 == 1) {
+            let address = start + at;
+            self.show_copy(transfer, End::Device(address), 1, AccessKind::Write);
+            self.memory.write_device(Some(by), address, 1).map_err(|fault| (address, fault))?[0] = *byte;
+            if undefined.contains(&at)
+                && let Some((segment, _, offset, _)) = self.memory.span_mut(by, address, 0)
+            {
+                segment.make_undefined(offset);
             }
         }
         Ok(())
@@ -603,8 +474,8 @@ impl Machine {
                     let updated = self.memory.update_device(transfer.thread.rank.0, at, width as u64, change);
                     updated.map_err(|fault| (at, fault))?;
                 }
-                End::Shared(offset) => {
-                    if let Some(cta) = &mut self.ctas[transfer.cta as usize] {
+                End::Shared { cta, offset } => {
+                    if let Some(cta) = &mut self.ctas[cta as usize] {
                         let at = u64::from(offset) + (index * width) as u64;
                         cta.shared.update(at, width as u64, &mut self.memory.woken, change);
                     }
@@ -620,14 +491,22 @@ impl Machine {
         }
         let location = match end {
             End::Device(address) => Location::Device(Address(address)),
-            End::Shared(offset) => Location::Shared(transfer.thread.cta, offset),
+            End::Shared { cta, offset } => {
+                let index = self.ctas[cta as usize].as_ref().map_or(transfer.thread.cta, |cta| cta.index);
+                Location::Shared(index, offset)
+            }
+        };
+        let (order, scope) = match transfer.work {
+            Work::Store { order, scope } => (order, scope),
+            Work::Bulk if kind == AccessKind::Atomic => (Order::Relaxed, Scope::Gpu),
+            Work::Bulk | Work::Small { .. } | Work::Arrive => (Order::Weak, Scope::Gpu),
         };
         self.observers.access(&Access {
             thread: transfer.thread,
             location,
             bytes,
-            order: if kind == AccessKind::Atomic { Order::Relaxed } else { Order::Weak },
-            scope: Scope::Gpu,
+            order,
+            scope,
             proxy: if transfer.work == Work::Bulk { Proxy::Async } else { Proxy::Generic },
             kind,
             line: transfer.line(),

@@ -1,7 +1,6 @@
 //! Tells what everybody waits for. It only reads the machine's state, so that a report shows exactly what is there.
 
-use super::access::shared_symbol;
-use super::probe::Watch;
+use super::probe::{Watch, Watched};
 use super::report::{Deadlock, Limit, NotStarted, Polled, Running, WaitReason, Waiting};
 use super::warp::{SplitState, Warp};
 use super::{LaunchState, Machine};
@@ -80,6 +79,10 @@ impl Machine {
                     self.ctas[warp.cta as usize].as_ref().map_or((0, 0), |cta| cta.barriers.progress(number));
                 (pc.saturating_sub(1), WaitReason::Barrier { number, expected, arrived })
             }
+            SplitState::Cluster => {
+                let (expected, arrived, missing) = self.cluster_progress(warp.cta);
+                (pc.saturating_sub(1), WaitReason::Cluster { expected, arrived, missing })
+            }
             SplitState::BulkGroups { .. } | SplitState::CopyGroups { .. } => (pc.saturating_sub(1), WaitReason::Copies),
             SplitState::Watch(ticket) => {
                 let parked = warp.probe.parked.iter().find(|parked| parked.ticket == ticket);
@@ -102,13 +105,14 @@ impl Machine {
                     continue;
                 }
                 let at = read.start + u64::from(index * read.element);
-                let (symbol, found, writer) = if read.device {
-                    self.device_place(at, read.element)
-                } else {
-                    let found = self.ctas[warp.cta as usize]
-                        .as_ref()
-                        .map_or(0, |cta| value(cta.shared.span(at, read.element.into())));
-                    (format!("`{}`", shared_symbol(code, at.cast_signed())), found, None)
+                let (symbol, found, writer) = match read.memory {
+                    Watched::Device => self.device_place(at, read.element),
+                    Watched::Shared(cta) => {
+                        let found = self.ctas[cta as usize]
+                            .as_ref()
+                            .map_or(0, |cta| value(cta.shared.span(at, read.element.into())));
+                        (self.shared_name(warp.cta, code, cta, at.cast_signed()), found, None)
+                    }
                 };
                 let is_mbarrier = matches!(code.steps[read.pc as usize].op, Op::Mbarrier(_));
                 let mbarrier = is_mbarrier.then(|| super::mbarrier::in_words(found)).flatten();

@@ -94,6 +94,19 @@ fn fill_own_constants(file: &mut RegisterFile, warp: &Warp, state: &LaunchState)
                 [thread % x, thread / x % y, thread / x / y][axis as usize].into()
             }),
             Constant::Special(Special::Ctaid(axis)) => file.fill(reg, |_| cta[axis as usize].into()),
+            Constant::Special(Special::ClusterId(axis)) => {
+                let axis = axis as usize;
+                file.fill(reg, |_| (cta[axis] / state.cluster[axis]).into());
+            }
+            Constant::Special(Special::CtaInCluster(axis)) => {
+                let axis = axis as usize;
+                file.fill(reg, |_| (cta[axis] % state.cluster[axis]).into());
+            }
+            Constant::Special(Special::CtaRank) => {
+                let [i, j, k] = [0, 1, 2].map(|axis| cta[axis] % state.cluster[axis]);
+                let [width, height, _] = state.cluster;
+                file.fill(reg, |_| ((k * height + j) * width + i).into());
+            }
             Constant::Special(Special::WarpId) => file.fill(reg, |_| number.into()),
             Constant::Special(Special::SmId) => file.fill(reg, |_| warp.sm.into()),
             Constant::SharedWindow => {

@@ -4,7 +4,6 @@
 //! copies a granule holds bytes, so that an access far from all of them costs no search.
 
 use super::Machine;
-use super::access::shared_symbol;
 use super::warp::{Outcome, Warp};
 use crate::decode::op::KernelCode;
 use crate::rules::Rule;
@@ -83,6 +82,8 @@ impl Flights {
 /// The end of a copy that is to be issued.
 pub(super) struct Issued {
     pub copy: u64,
+    /// Slot of the CTA.
+    pub cta: u32,
     pub start: u32,
     pub bytes: u32,
     pub writes: bool,
@@ -98,15 +99,15 @@ impl Machine {
         code: &KernelCode,
         pc: u32,
         lane: u32,
-        (start, bytes): (u32, u32),
+        (slot, start, bytes): (u32, u32, u32),
         write: bool,
     ) -> Outcome<()> {
-        let Some(cta) = &self.ctas[warp.cta as usize] else { return Ok(()) };
+        let Some(cta) = &self.ctas[slot as usize] else { return Ok(()) };
         if !cta.flights.may_meet(start.into(), bytes.into(), write) {
             return Ok(());
         }
         match cta.flights.met(start, start + bytes, write, false) {
-            Some(flight) => self.met_copy(warp, code, pc, lane, start, write, flight, ""),
+            Some(flight) => self.met_copy(warp, code, pc, lane, (slot, start), write, flight, ""),
             None => Ok(()),
         }
     }
@@ -119,12 +120,12 @@ impl Machine {
         code: &KernelCode,
         pc: u32,
         lane: u32,
-        start: u32,
+        (slot, start): (u32, u32),
         write: bool,
         flight: Flight,
         by: &str,
     ) -> Outcome<()> {
-        let symbol = format!("`{}`", shared_symbol(code, start.max(flight.start).into()));
+        let symbol = self.shared_name(warp.cta, code, slot, start.max(flight.start).into());
         let (does, line) = (if write { "written" } else { "read" }, flight.line);
         let text = if flight.writes {
             format!(
@@ -147,14 +148,14 @@ impl Machine {
         lane: u32,
         issued: &Issued,
     ) -> Outcome<()> {
-        let Issued { copy, start, bytes, writes, reduces } = *issued;
-        let Some(cta) = &self.ctas[warp.cta as usize] else { return Ok(()) };
+        let Issued { copy, cta: slot, start, bytes, writes, reduces } = *issued;
+        let Some(cta) = &self.ctas[slot as usize] else { return Ok(()) };
         if cta.flights.may_meet(start.into(), bytes.into(), writes)
             && let Some(flight) = cta.flights.met(start, start + bytes, writes, reduces)
         {
-            self.met_copy(warp, code, pc, lane, start, writes, flight, " by a copy")?;
+            self.met_copy(warp, code, pc, lane, (slot, start), writes, flight, " by a copy")?;
         }
-        if let Some(cta) = &mut self.ctas[warp.cta as usize] {
+        if let Some(cta) = &mut self.ctas[slot as usize] {
             let line = code.lines[pc as usize];
             let shared = cta.shared.len();
             cta.flights.begin(Flight { copy, start, end: start + bytes, writes, reduces, line }, shared);

@@ -222,6 +222,8 @@ impl Machine {
                     return Err(Box::new(Trouble { lane: mask.trailing_zeros(), kind: FaultKind::Trap }));
                 }
                 Op::Bulk(op) => self.bulk_copy(warp, op, mask, pc)?,
+                Op::AsyncStore(op) => self.async_store(warp, op, mask, pc)?,
+                Op::Fill(op) => self.fill(warp, op, mask, pc, code)?,
                 Op::CommitBulk => self.commit(warp, mask, true),
                 Op::Copy(op) => self.small_copy(warp, op, mask, pc)?,
                 Op::CommitCopies => self.commit(warp, mask, false),
@@ -305,6 +307,13 @@ impl Machine {
                                 return Ok(Stop::Wait(state));
                             }
                         }
+                        Op::ClusterBarrier(op) => {
+                            let wait = self.cluster_barrier(warp, *op, pc, mask)?;
+                            split.pc += 1;
+                            if let Some(state) = wait {
+                                return Ok(Stop::Wait(state));
+                            }
+                        }
                         Op::Sleep { nanoseconds } => {
                             let longest = lanes(mask).map(|lane| warp.u32(*nanoseconds, lane)).max().unwrap_or(0);
                             split.pc += 1;
@@ -349,10 +358,10 @@ impl Machine {
             }
             other => {
                 if let Some(armed) = other {
-                    self.forget_watches(warp.cta, armed.ticket, &armed.reads);
+                    self.forget_watches(armed.ticket, &armed.reads);
                 }
                 let ticket = self.new_ticket(warp.slot);
-                self.watch(warp.cta, ticket, &park.reads);
+                self.watch(ticket, &park.reads);
                 let watched = Armed { ticket, own: park.reads.len(), reads: park.reads };
                 if !park.alone {
                     warp.probe.armed = Some(watched);
@@ -400,6 +409,7 @@ impl Machine {
         }
         // Barriers and warp instructions do not wait for threads that are gone.
         self.barriers_after_exit(warp);
+        self.cluster_after_exit(warp);
         self.collectives_after_exit(warp, code);
         Ok(())
     }

@@ -84,9 +84,13 @@ impl Machine {
         for lane in lanes(mask) {
             let (address, home) = self.place_of(warp, &op.place, 8, lane, true)?;
             let fail = |fault| bad_access(lane, address, 8, fault);
-            let Home::Shared(offset) = home else {
+            let Home::Shared { cta, offset } = home else {
                 return Err(fail(MemoryFault::WrongSpace { expected: "shared", found: "global" }));
             };
+            if cta != warp.cta && !reaches_peers(&op.kind) {
+                return Err(fail(MemoryFault::WrongSpace { expected: "shared::cta", found: "shared::cluster" }));
+            }
+            let at = (cta, offset);
             let word = |row: u32| warp.u32(row, lane);
             let mut completes = false;
             match op.kind {
@@ -100,13 +104,13 @@ impl Machine {
                     self.put(warp, home, &state.to_bits().to_le_bytes()).map_err(fail)?;
                 }
                 MbarrierKind::Invalidate => {
-                    self.change(warp, code, offset, |_| Ok(())).map_err(fail)?;
+                    self.change(warp, code, at, |_| Ok(())).map_err(fail)?;
                     self.put(warp, home, &[0; 8]).map_err(fail)?;
                 }
                 MbarrierKind::Arrive { count, expect, drop, state, complete } => {
                     let count = count.map_or(1, word);
                     let expect = expect.map_or(0, word);
-                    let changed = self.change(warp, code, offset, |state| {
+                    let changed = self.change(warp, code, at, |state| {
                         state.expect(expect.into())?;
                         state.arrive(count)?;
                         if drop {
@@ -125,16 +129,16 @@ impl Machine {
                 }
                 MbarrierKind::ExpectTransactions { bytes } => {
                     let bytes = word(bytes);
-                    let changed = self.change(warp, code, offset, |state| state.expect(bytes.into()));
+                    let changed = self.change(warp, code, at, |state| state.expect(bytes.into()));
                     (_, completes) = changed.map_err(fail)?;
                 }
                 MbarrierKind::CompleteTransactions { bytes } => {
                     let bytes = word(bytes);
-                    let changed = self.change(warp, code, offset, |state| state.expect(-i64::from(bytes)));
+                    let changed = self.change(warp, code, at, |state| state.expect(-i64::from(bytes)));
                     (_, completes) = changed.map_err(fail)?;
                 }
                 MbarrierKind::Test { state, parity, target } => {
-                    let bits = self.read_mbarrier(warp, code, offset).map_err(fail)?;
+                    let bits = self.read_mbarrier(warp, code, at).map_err(fail)?;
                     let phase = match (state, parity) {
                         (Some(token), _) => {
                             let token = warp.value(token, lane) as u64;
@@ -159,9 +163,9 @@ impl Machine {
                     }
                     MbarrierKind::Test { target, .. } => {
                         let done = warp.predicate(target) >> lane & 1 == 1;
-                        (AccessKind::Read, done.then_some(MbarrierStep::Passed(op.order)))
+                        (AccessKind::Read, done.then_some(MbarrierStep::Passed(op.order, op.scope)))
                     }
-                    MbarrierKind::Arrive { .. } => (AccessKind::Atomic, Some(MbarrierStep::Arrived(op.order))),
+                    MbarrierKind::Arrive { .. } => (AccessKind::Atomic, Some(MbarrierStep::Arrived(op.order, op.scope))),
                     MbarrierKind::ExpectTransactions { .. } | MbarrierKind::CompleteTransactions { .. } => {
                         (AccessKind::Atomic, None)
                     }
@@ -169,49 +173,56 @@ impl Machine {
                 let (order, scope, line) = (op.order, op.scope, code.lines[pc as usize]);
                 self.show(warp, lane, home, 8, Manner { order, scope, proxy: Proxy::Generic, kind, line });
                 let thread = warp.thread(lane);
+                let cta = self.ctas[cta as usize].as_ref().map_or(warp.cta_index, |cta| cta.index);
                 if let Some(step) = step {
-                    self.observers.tell(|| Event::Mbarrier { thread, offset, step, line });
+                    self.observers.tell(|| Event::Mbarrier { thread, cta, offset, step, line });
                 }
                 if completes {
                     let step = MbarrierStep::PhaseComplete;
-                    self.observers.tell(|| Event::Mbarrier { thread, offset, step, line });
+                    self.observers.tell(|| Event::Mbarrier { thread, cta, offset, step, line });
                 }
             }
         }
         Ok(())
     }
 
-    fn read_mbarrier(&mut self, warp: &Warp, code: &KernelCode, offset: u32) -> Result<State, MemoryFault> {
-        let bytes = self.bytes_at(warp, code, Home::Shared(offset), 8)?;
+    fn read_mbarrier(
+        &mut self,
+        warp: &Warp,
+        code: &KernelCode,
+        (cta, offset): (u32, u32),
+    ) -> Result<State, MemoryFault> {
+        let bytes = self.bytes_at(warp, code, Home::Shared { cta, offset }, 8)?;
         let bits = bytes.first_chunk().copied().map_or(0, u64::from_le_bytes);
-        State::from_bits(bits).ok_or_else(|| not_an_mbarrier(code, offset))
+        State::from_bits(bits).ok_or_else(|| not_an_mbarrier(self.shared_name(warp.cta, code, cta, offset.into())))
     }
 
-    /// Changes an mbarrier of a warp's CTA; its bits before, and whether that completes a phase.
+    /// Changes an mbarrier for a warp; its bits before, and whether that completes a phase.
     fn change(
         &mut self,
         warp: &mut Warp,
         code: &KernelCode,
-        offset: u32,
+        (cta, offset): (u32, u32),
         change: impl FnOnce(&mut State) -> Result<(), String>,
     ) -> Result<(u64, bool), MemoryFault> {
         warp.effects += 1;
-        self.bytes_at(warp, code, Home::Shared(offset), 8)?;
-        self.change_mbarrier(warp.cta, code, offset, change)
+        self.bytes_at(warp, code, Home::Shared { cta, offset }, 8)?;
+        self.change_mbarrier(code, (cta, offset), change)
     }
 
     /// Changes an mbarrier of a CTA; its bits before, and whether that completes a phase.
     pub(super) fn change_mbarrier(
         &mut self,
-        cta: u32,
         code: &KernelCode,
-        offset: u32,
+        (slot, offset): (u32, u32),
         change: impl FnOnce(&mut State) -> Result<(), String>,
     ) -> Result<(u64, bool), MemoryFault> {
-        let Some(cta) = &mut self.ctas[cta as usize] else { return Err(MemoryFault::NotAnAddress) };
+        let Some(cta) = &mut self.ctas[slot as usize] else { return Err(MemoryFault::NotAnAddress) };
         let bytes = cta.shared.span(offset.into(), 8);
         let bits = bytes.first_chunk().copied().map_or(0, u64::from_le_bytes);
-        let Some(mut state) = State::from_bits(bits) else { return Err(not_an_mbarrier(code, offset)) };
+        let Some(mut state) = State::from_bits(bits) else {
+            return Err(not_an_mbarrier(format!("`{}`", shared_symbol(code, offset.into()))));
+        };
         change(&mut state).map_err(MemoryFault::BadObject)?;
         let completes = state.complete_if_done();
         let target = cta.shared.span_mut(offset.into(), 8, &mut self.memory.woken);
@@ -222,17 +233,16 @@ impl Machine {
     /// Bytes of an asynchronous copy have arrived. Whether that completes a phase.
     pub(super) fn complete_bytes(
         &mut self,
-        cta: u32,
         code: &KernelCode,
-        offset: u32,
+        at: (u32, u32),
         bytes: u32,
     ) -> Result<bool, MemoryFault> {
-        self.change_mbarrier(cta, code, offset, |state| state.expect(-i64::from(bytes))).map(|(_, completes)| completes)
+        self.change_mbarrier(code, at, |state| state.expect(-i64::from(bytes))).map(|(_, completes)| completes)
     }
 
     /// The arrival of a thread's small copies. Whether that completes a phase.
-    pub(super) fn arrive_late(&mut self, cta: u32, code: &KernelCode, offset: u32) -> Result<bool, MemoryFault> {
-        self.change_mbarrier(cta, code, offset, |state| state.arrive(1)).map(|(_, completes)| completes)
+    pub(super) fn arrive_late(&mut self, code: &KernelCode, at: (u32, u32)) -> Result<bool, MemoryFault> {
+        self.change_mbarrier(code, at, |state| state.arrive(1)).map(|(_, completes)| completes)
     }
 
     /// `cp.async.mbarrier.arrive`: announces the arrival that follows when the thread's copies are done.
@@ -243,18 +253,30 @@ impl Machine {
         place: &Place,
         lane: u32,
         increment: bool,
-    ) -> Outcome<u32> {
+    ) -> Outcome<(u32, u32)> {
         let (address, home) = self.place_of(warp, place, 8, lane, true)?;
         let fail = |fault| bad_access(lane, address, 8, fault);
-        let Home::Shared(offset) = home else {
+        let Home::Shared { cta, offset } = home else {
             return Err(fail(MemoryFault::WrongSpace { expected: "shared", found: "global" }));
         };
-        let announced = self.change(warp, code, offset, |state| {
+        if cta != warp.cta {
+            return Err(fail(MemoryFault::WrongSpace { expected: "shared::cta", found: "shared::cluster" }));
+        }
+        let announced = self.change(warp, code, (cta, offset), |state| {
             state.pending += u32::from(increment);
             if state.pending > MOST_COUNT { Err("too many pending arrivals".into()) } else { Ok(()) }
         });
         announced.map_err(|fault| -> Box<Trouble> { fail(fault) })?;
-        Ok(offset)
+        Ok((cta, offset))
+    }
+}
+
+/// Whether threads of other CTAs of the cluster may do it.
+fn reaches_peers(kind: &MbarrierKind) -> bool {
+    match kind {
+        MbarrierKind::Init { .. } | MbarrierKind::Invalidate | MbarrierKind::Test { .. } => false,
+        MbarrierKind::Arrive { state, complete, .. } => state.is_none() && *complete,
+        MbarrierKind::ExpectTransactions { .. } | MbarrierKind::CompleteTransactions { .. } => true,
     }
 }
 
@@ -273,8 +295,8 @@ pub(super) fn in_words(bits: u64) -> Option<String> {
     })
 }
 
-fn not_an_mbarrier(code: &KernelCode, offset: u32) -> MemoryFault {
-    MemoryFault::BadObject(format!("`{}` is not an initialised mbarrier", shared_symbol(code, offset.into())))
+fn not_an_mbarrier(name: String) -> MemoryFault {
+    MemoryFault::BadObject(format!("{name} is not an initialised mbarrier"))
 }
 
 #[cfg(test)]

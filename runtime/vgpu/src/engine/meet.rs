@@ -8,7 +8,7 @@
 //! The others come to the next meeting and wait for that one. A part of a group may meet in between.
 
 use super::Machine;
-use super::probe::{Armed, Watch};
+use super::probe::{Armed, Watch, Watched};
 use super::warp::{Split, SplitState, Warp};
 use crate::semantics::lanes::Row;
 
@@ -199,7 +199,7 @@ impl Machine {
             let recorded = warp.probe.take_group();
             reads_clock |= recorded.clock;
             overflow |= recorded.overflow;
-            let device = recorded.reads.iter().any(|read| read.device);
+            let device = recorded.reads.iter().any(|read| read.memory == Watched::Device);
             if !recorded.reads.is_empty() && leader.is_none_or(|leader| device && !leader.0) {
                 leader = Some((device, warp.number));
             }
@@ -215,7 +215,7 @@ impl Machine {
             return None;
         }
         let slot = self.ctas[current.cta as usize].as_ref()?.warps[leader as usize];
-        let (cta, is_current) = (current.cta, leader == current.number);
+        let is_current = leader == current.number;
         let ticket = self.new_ticket(slot);
         let warp = if is_current { &mut *current } else { self.warps[slot as usize].as_deref_mut()? };
         let before = warp.probe.armed.take();
@@ -227,9 +227,9 @@ impl Machine {
             warp.probe.armed = Some(now.clone());
             group.armed = Some((leader, ticket));
             if let Some(before) = before {
-                self.forget_watches(cta, before.ticket, &before.reads);
+                self.forget_watches(before.ticket, &before.reads);
             }
-            self.watch(cta, ticket, &now.reads);
+            self.watch(ticket, &now.reads);
             self.each(current, group.warps, |warp| warp.probe.record_group());
             return None;
         }

@@ -10,6 +10,7 @@ mod addresses;
 mod arithmetic;
 mod atomics;
 mod barrier;
+mod clusters;
 mod collective;
 pub(crate) mod copies;
 mod diagnose;
@@ -17,6 +18,7 @@ mod diverge;
 mod file;
 mod flight;
 mod interpret;
+mod issue;
 mod mbarrier;
 mod meet;
 pub(crate) mod print;
@@ -35,6 +37,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use barrier::Barriers;
+use clusters::CtaCluster;
 use copies::Transfer;
 use file::RegisterFile;
 use flight::Flights;
@@ -74,6 +77,9 @@ pub(crate) struct Request {
     pub parameters: Arc<[u8]>,
     /// It need not wait for the end of the launch before it.
     pub dependent: bool,
+    /// CTAs of a cluster along x, y and z, and whether the launch or the kernel says it.
+    pub cluster: [u32; 3],
+    pub explicit_cluster: bool,
     /// Where the CTAs of a cooperative launch meet.
     pub workspace: Option<Address>,
 }
@@ -100,6 +106,8 @@ struct LaunchState {
     stream: StreamId,
     grid: [u32; 3],
     block: [u32; 3],
+    /// CTAs of a cluster along each axis.
+    cluster: [u32; 3],
     /// Bytes of a CTA's shared memory, counted from address 0.
     shared: u32,
     parameters: Arc<[u8]>,
@@ -124,6 +132,20 @@ impl LaunchState {
         let [x, y, _] = self.grid;
         [index % x, index / x % y, index / x / y]
     }
+
+    fn cluster_size(&self) -> u32 {
+        self.cluster.iter().product()
+    }
+
+    /// Linear index in the grid of the CTA with a rank in a cluster.
+    fn index_in_cluster(&self, cluster: u32, rank: u32) -> u32 {
+        let [x, y, z] = self.cluster;
+        let [width, height, _] = self.grid;
+        let [across, down] = [width / x, height / y];
+        let first = [cluster % across * x, cluster / across % down * y, cluster / across / down * z];
+        let [i, j, k] = [first[0] + rank % x, first[1] + rank / x % y, first[2] + rank / x / y];
+        (k * height + j) * width + i
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -144,6 +166,11 @@ pub(crate) struct Cta {
     launch: u32,
     rank: u32,
     sm: u32,
+    /// Linear index in the grid.
+    pub index: u32,
+    /// Slot of its cluster, and its rank in that.
+    pub cluster: u32,
+    pub cluster_rank: u32,
     pub shared: Segment,
     /// Where the variables in it begin and end, by the number that addresses have.
     pub variables: Arc<[(u32, u32)]>,
@@ -185,6 +212,8 @@ pub(crate) struct Machine {
     gpus: Vec<Gpu>,
     ctas: Vec<Option<Box<Cta>>>,
     free_ctas: Vec<u32>,
+    clusters: Vec<Option<Box<CtaCluster>>>,
+    free_clusters: Vec<u32>,
     warps: Vec<Option<Box<Warp>>>,
     free_warps: Vec<u32>,
     /// Warps that finished, kept for their memory.
@@ -248,6 +277,8 @@ impl Machine {
             gpus: (0..ranks).map(|_| gpu()).collect(),
             ctas: Vec::new(),
             free_ctas: Vec::new(),
+            clusters: Vec::new(),
+            free_clusters: Vec::new(),
             warps: Vec::new(),
             free_warps: Vec::new(),
             spare: Vec::new(),
@@ -420,6 +451,8 @@ impl Machine {
         self.free_launches.clear();
         self.ctas.clear();
         self.free_ctas.clear();
+        self.clusters.clear();
+        self.free_clusters.clear();
         self.warps.clear();
         self.free_warps.clear();
         self.ready.clear();

@@ -29,11 +29,18 @@ const FIRST_PATIENCE: u32 = 10;
 /// After the wait of 2^60 ns time does not change the loop's mind.
 const LAST_PATIENCE: u32 = 60;
 
+/// The memory that a location is in. Device memory first: that is what others write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Watched {
+    Device,
+    /// Shared memory of the CTA in this slot.
+    Shared(u32),
+}
+
 /// A location that a loop reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Watch {
-    /// Device memory, or shared memory of the CTA.
-    pub device: bool,
+    pub memory: Watched,
     /// Address or shared offset.
     pub start: u64,
     pub bytes: u32,
@@ -201,9 +208,8 @@ impl Probe {
 }
 
 impl Recorded {
-    /// Device memory first: that is what others write.
     fn sort(&mut self) {
-        self.reads.sort_unstable_by_key(|read| (!read.device, *read));
+        self.reads.sort_unstable();
     }
 
     fn add(&mut self, watch: Watch) {

@@ -250,6 +250,15 @@ pub enum WaitReason {
         /// Threads that have arrived.
         arrived: u32,
     },
+    /// The barrier of a cluster of CTAs.
+    Cluster {
+        /// Threads of the cluster that have not exited.
+        expected: u32,
+        /// Threads that have arrived.
+        arrived: u32,
+        /// CTAs of the grid of which some have not.
+        missing: Vec<u32>,
+    },
     /// Asynchronous copies.
     Copies,
     /// A turn: it could go on (only in a report of the instruction limit).
@@ -282,6 +291,17 @@ impl std::fmt::Display for WaitReason {
             ),
             WaitReason::Barrier { number, expected, arrived } => {
                 write!(f, "waits at barrier {number}: {arrived} of {expected} threads have arrived")
+            }
+            WaitReason::Cluster { expected, arrived, missing } => {
+                const SHOWN: usize = 16;
+                let ctas: Vec<String> = missing.iter().take(SHOWN).map(u32::to_string).collect();
+                write!(f, "waits at the barrier of its cluster: {arrived} of {expected} threads have arrived")?;
+                match missing.len() {
+                    0 => Ok(()),
+                    1 => write!(f, ", not all of CTA {}", ctas[0]),
+                    count if count > SHOWN => write!(f, ", not all of CTAs {} and more", ctas.join(", ")),
+                    _ => write!(f, ", not all of CTAs {}", ctas.join(", ")),
+                }
             }
             WaitReason::Copies => f.write_str("waits for asynchronous copies"),
             WaitReason::Turn => f.write_str("goes on"),

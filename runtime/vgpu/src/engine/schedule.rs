@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use super::probe::Watch;
+use super::probe::{Watch, Watched};
 use super::report::RunError;
 use super::warp::SplitState;
 use super::{INSTRUCTIONS_PER_NANOSECOND, Machine};
@@ -163,32 +163,36 @@ impl Machine {
     }
 
     /// Lets a ticket's split be woken by writes to these locations.
-    pub(super) fn watch(&mut self, cta: u32, ticket: u64, reads: &[Watch]) {
+    pub(super) fn watch(&mut self, ticket: u64, reads: &[Watch]) {
         for read in reads {
             let waiter = |start: u64| Waiter { start, end: start + u64::from(read.bytes), ticket };
-            if read.device {
-                if let Ok((rank, slot, offset)) = self.memory.locate(None, read.start, 0, false)
-                    && let Some(found) = self.memory.allocation_mut(rank, slot)
-                {
-                    found.segment.waiters.push(waiter(offset));
+            match read.memory {
+                Watched::Device => {
+                    if let Ok((rank, slot, offset)) = self.memory.locate(None, read.start, 0, false)
+                        && let Some(found) = self.memory.allocation_mut(rank, slot)
+                    {
+                        found.segment.waiters.push(waiter(offset));
+                    }
                 }
-            } else if let Some(cta) = &mut self.ctas[cta as usize] {
-                cta.shared.waiters.push(waiter(read.start));
+                Watched::Shared(cta) => {
+                    if let Some(cta) = &mut self.ctas[cta as usize] {
+                        cta.shared.waiters.push(waiter(read.start));
+                    }
+                }
             }
         }
     }
 
-    pub(super) fn forget_watches(&mut self, cta: u32, ticket: u64, reads: &[Watch]) {
+    pub(super) fn forget_watches(&mut self, ticket: u64, reads: &[Watch]) {
         for read in reads {
-            if read.device {
-                if let Ok((rank, slot, _)) = self.memory.locate(None, read.start, 0, false)
-                    && let Some(found) = self.memory.allocation_mut(rank, slot)
-                {
-                    found.segment.waiters.retain(|waiter| waiter.ticket != ticket);
+            let waiters = match read.memory {
+                Watched::Device => {
+                    let Ok((rank, slot, _)) = self.memory.locate(None, read.start, 0, false) else { continue };
+                    self.memory.allocation_mut(rank, slot).map(|found| &mut found.segment.waiters)
                 }
-            } else if let Some(cta) = &mut self.ctas[cta as usize] {
-                cta.shared.waiters.retain(|waiter| waiter.ticket != ticket);
-            }
+                Watched::Shared(cta) => self.ctas[cta as usize].as_mut().map(|cta| &mut cta.shared.waiters),
+            };
+            waiters.into_iter().for_each(|waiters| waiters.retain(|waiter| waiter.ticket != ticket));
         }
     }
 
@@ -204,16 +208,14 @@ impl Machine {
         let Some(Some(warp)) = self.warps.get_mut(slot as usize) else { return };
         let Some(split) = warp.splits.iter_mut().find(|split| holds_ticket(split.state, ticket)) else {
             if let Some(armed) = warp.probe.armed.take_if(|armed| armed.ticket == ticket) {
-                let cta = warp.cta;
-                self.forget_watches(cta, ticket, &armed.reads);
+                self.forget_watches(ticket, &armed.reads);
             }
             return;
         };
         split.state = SplitState::Ready;
-        let cta = warp.cta;
         if let Some(at) = warp.probe.parked.iter().position(|parked| parked.ticket == ticket) {
             let parked = warp.probe.parked.swap_remove(at);
-            self.forget_watches(cta, ticket, &parked.reads);
+            self.forget_watches(ticket, &parked.reads);
         }
         self.enqueue(slot);
     }

@@ -13,6 +13,7 @@ use crate::config::Policy;
 use crate::decode::op::{Constant, KernelCode, MOST_NUMBERED, Program, SHARED_BASE, Special, TRUE, VARIABLE_SHIFT};
 use crate::error::ClusterError;
 use crate::ids::{LaunchId, RankId, StreamId, ThreadId};
+use crate::memory::address::OWNER_MASK;
 use crate::memory::segment::Segment;
 use crate::memory::{Address, Memory};
 use crate::names::demangled;
@@ -29,6 +30,35 @@ pub(crate) fn ctas_per_sm(threads: u32, shared: u32) -> u32 {
     let by_threads = EMPTY_SM.threads / threads.clamp(1, EMPTY_SM.threads).next_multiple_of(32);
     let by_shared = EMPTY_SM.shared / shared.max(1);
     by_threads.min(by_shared).min(EMPTY_SM.ctas)
+}
+
+impl Sm {
+    fn take(&mut self, threads: u32, shared: u32) {
+        self.threads -= threads;
+        self.shared -= shared;
+        self.ctas -= 1;
+    }
+
+    fn give_back(&mut self, threads: u32, shared: u32) {
+        self.threads += threads;
+        self.shared += shared;
+        self.ctas += 1;
+    }
+}
+
+/// The emptiest SM with room, as hardware spreads CTAs; among equals the first.
+fn emptiest(sms: &[Sm], threads: u32, shared: u32) -> Option<usize> {
+    let mut best: Option<usize> = None;
+    for (index, sm) in sms.iter().enumerate() {
+        let fits = sm.threads >= threads && sm.shared >= shared && sm.ctas > 0;
+        if fits && best.is_none_or(|best| sm.threads > sms[best].threads) {
+            best = Some(index);
+            if sm.threads == EMPTY_SM.threads {
+                break;
+            }
+        }
+    }
+    best
 }
 
 impl KernelCode {
@@ -89,7 +119,18 @@ fn variables(code: &KernelCode, shared: u32, rules: &Rules) -> Arc<[(u32, u32)]>
 impl Machine {
     /// Begins a launch, whose stream is busy with it from now on.
     pub(super) fn begin(&mut self, stream: StreamId, rank: RankId, request: Request) {
-        let Request { id, kernel, grid, block, shared: dynamic_shared, parameters, dependent, workspace } = request;
+        let Request {
+            id,
+            kernel,
+            grid,
+            block,
+            shared: dynamic_shared,
+            parameters,
+            dependent,
+            cluster,
+            explicit_cluster,
+            workspace,
+        } = request;
         // The variables were placed when the launch was queued, and stay as long as the kernel is there.
         let globals = self.load_module(rank, &kernel.module).map(<[Address]>::to_vec).unwrap_or_default();
         let code = kernel.code();
@@ -109,6 +150,10 @@ impl Machine {
                 Constant::Special(special) => match special {
                     Special::Ntid(axis) => block[axis as usize].into(),
                     Special::Nctaid(axis) => grid[axis as usize].into(),
+                    Special::ClusterCount(axis) => (grid[axis as usize] / cluster[axis as usize]).into(),
+                    Special::ClusterExtent(axis) => cluster[axis as usize].into(),
+                    Special::ClusterSize => cluster.iter().product::<u32>().into(),
+                    Special::ExplicitCluster => explicit_cluster.into(),
                     Special::WarpCount => 64,
                     Special::SmCount => self.config.sms.into(),
                     Special::GridId => id.0.into(),
@@ -140,7 +185,13 @@ impl Machine {
                         template.fill(reg, |lane| 0xffff_ffff & !((1 << lane) - 1));
                         continue;
                     }
-                    Special::Tid(_) | Special::Ctaid(_) | Special::WarpId | Special::SmId => continue,
+                    Special::Tid(_)
+                    | Special::Ctaid(_)
+                    | Special::ClusterId(_)
+                    | Special::CtaInCluster(_)
+                    | Special::CtaRank
+                    | Special::WarpId
+                    | Special::SmId => continue,
                 },
                 Constant::SharedWindow | Constant::LocalWindow => continue,
             };
@@ -154,6 +205,7 @@ impl Machine {
                 kernel: code.name.clone(),
                 sources: code.source_of_lines(),
                 grid,
+                cluster,
                 threads: block.iter().product(),
                 shared: code.shared_symbols.clone(),
                 dynamic_shared: dynamic,
@@ -173,6 +225,7 @@ impl Machine {
             stream,
             grid,
             block,
+            cluster,
             shared,
             parameters,
             template,
@@ -187,7 +240,7 @@ impl Machine {
         self.start_ctas(rank.0);
     }
 
-    /// Starts CTAs of a rank, in order, as long as there is room.
+    /// Starts CTAs of a rank, in order, as long as there is room: those of a cluster together.
     pub(super) fn start_ctas(&mut self, rank: u32) {
         let mut position = 0;
         while let Some(&launch) = self.gpus[rank as usize].queue.get(position) {
@@ -196,26 +249,22 @@ impl Machine {
                 continue;
             };
             let (threads, shared) = (state.threads().next_multiple_of(32), state.shared);
+            let size = state.cluster_size();
             let mut remaining = state.ctas - state.started;
             while remaining > 0 {
                 let sms = &mut self.gpus[rank as usize].sms;
-                // The emptiest SM, as hardware spreads CTAs; among equals the first.
-                let mut best: Option<usize> = None;
-                for (index, sm) in sms.iter().enumerate() {
-                    let fits = sm.threads >= threads && sm.shared >= shared && sm.ctas > 0;
-                    if fits && best.is_none_or(|best| sm.threads > sms[best].threads) {
-                        best = Some(index);
-                        if sm.threads == EMPTY_SM.threads {
-                            break;
-                        }
-                    }
+                let mut places = Vec::with_capacity(size as usize);
+                for _ in 0..size {
+                    let Some(index) = emptiest(sms, threads, shared) else { break };
+                    sms[index].take(threads, shared);
+                    places.push(index as u32);
                 }
-                let Some(index) = best else { break };
-                sms[index].threads -= threads;
-                sms[index].shared -= shared;
-                sms[index].ctas -= 1;
-                self.start_cta(launch, index as u32);
-                remaining -= 1;
+                if places.len() < size as usize {
+                    places.iter().for_each(|sm| sms[*sm as usize].give_back(threads, shared));
+                    break;
+                }
+                self.start_cluster(launch, &places);
+                remaining -= size;
             }
             if remaining == 0 {
                 self.gpus[rank as usize].queue.remove(position);
@@ -226,9 +275,19 @@ impl Machine {
         }
     }
 
-    fn start_cta(&mut self, launch: u32, sm: u32) {
+    /// Starts the next cluster of a launch, a CTA on each of these SMs.
+    fn start_cluster(&mut self, launch: u32, sms: &[u32]) {
+        let Some(state) = &self.launches[launch as usize] else { return };
+        let number = state.started / state.cluster_size();
+        let indices: Vec<u32> = (0..).zip(sms).map(|(rank, _)| state.index_in_cluster(number, rank)).collect();
+        let slot = self.new_cluster(sms.len(), state.threads().div_ceil(32));
+        for ((rank, &sm), index) in (0..).zip(sms).zip(indices) {
+            self.start_cta(launch, index, sm, (slot, rank));
+        }
+    }
+
+    fn start_cta(&mut self, launch: u32, index: u32, sm: u32, (cluster, cluster_rank): (u32, u32)) {
         let Some(state) = &mut self.launches[launch as usize] else { return };
-        let index = state.started;
         state.started += 1;
         let state = &*state;
         let serial = self.cta_serial;
@@ -264,6 +323,9 @@ impl Machine {
             launch,
             rank: state.rank,
             sm,
+            index,
+            cluster,
+            cluster_rank,
             shared: Segment::new(state.shared as usize),
             variables: Arc::clone(&state.variables),
             barriers: Barriers::new(count),
@@ -277,6 +339,9 @@ impl Machine {
             self.ctas.push(None);
         }
         self.ctas[cta_slot as usize] = Some(cta);
+        if let Some(cluster) = &mut self.clusters[cluster as usize] {
+            cluster.ctas[cluster_rank as usize] = Some(cta_slot);
+        }
         let thread = ThreadId { rank: RankId(state.rank), launch: state.id, cta: index, warp: 0, lane: 0 };
         self.observers.tell(|| Event::CtaStart { thread });
     }
@@ -288,7 +353,7 @@ impl Machine {
         self.free_warps.push(warp.slot);
         warp.copies = None;
         if let Some(armed) = warp.probe.armed.take() {
-            self.forget_watches(cta_slot, armed.ticket, &armed.reads);
+            self.forget_watches(armed.ticket, &armed.reads);
         }
         self.take_file(&mut warp);
         self.spare.push(warp);
@@ -298,14 +363,17 @@ impl Machine {
             return;
         }
         let (launch, rank, sm) = (cta.launch, cta.rank, cta.sm);
+        let (cluster, cluster_rank, index) = (cta.cluster, cta.cluster_rank, cta.index);
+        // Who waits for a write to its shared memory reads again, which is an error now.
+        self.memory.woken.extend(cta.shared.waiters.drain(..).map(|waiter| waiter.ticket));
         self.ctas[cta_slot as usize] = None;
+        self.leave_cluster(cluster, cluster_rank);
         self.free_ctas.push(cta_slot);
         self.finished_ctas += 1;
         let Some(state) = &mut self.launches[launch as usize] else { return };
-        let free = &mut self.gpus[rank as usize].sms[sm as usize];
-        free.threads += state.threads().next_multiple_of(32);
-        free.shared += state.shared;
-        free.ctas += 1;
+        let thread = ThreadId { rank: RankId(rank), launch: state.id, cta: index, warp: 0, lane: 0 };
+        self.observers.tell(|| Event::CtaEnd { thread });
+        self.gpus[rank as usize].sms[sm as usize].give_back(state.threads().next_multiple_of(32), state.shared);
         state.finished += 1;
         self.finish_launch(launch);
         self.start_ctas(rank);
@@ -401,11 +469,11 @@ fn make_warp(
 
 /// Owners in generic addresses: numbers that do not come again for 2^18 CTAs.
 fn shared_owner(serial: u64) -> u64 {
-    serial & 0x0fff_ffff
+    serial & u64::from(OWNER_MASK)
 }
 
 fn local_owner(serial: u64, thread: u32) -> u64 {
-    (serial << 10 | u64::from(thread)) & 0x0fff_ffff
+    (serial << 10 | u64::from(thread)) & u64::from(OWNER_MASK)
 }
 
 impl Warp {

@@ -6,7 +6,7 @@
 
 use super::Machine;
 use super::addresses::Addresses;
-use super::probe::Watch;
+use super::probe::{Watch, Watched};
 use super::registers::{MOST, broadcast, collect, distribute};
 use super::warp::{Warp, copy_element, lanes};
 use crate::decode::op::{MemoryOp, OFFSET_MASK, Space, VARIABLE_SHIFT};
@@ -250,16 +250,16 @@ fn load_parameter(warp: &mut Warp, op: &MemoryOp, mask: u32) -> bool {
 /// Writes down what a polling loop reads; `shared` is where the range begins in shared memory, if it is there.
 #[cold]
 fn note(warp: &mut Warp, op: &MemoryOp, mask: u32, span: Span, shared: Option<u64>, pc: u32) {
-    let (element, device) = (op.size(), shared.is_none());
+    let (element, memory) = (op.size(), shared.map_or(Watched::Device, |_| Watched::Shared(warp.cta)));
     let begin = shared.unwrap_or(span.start);
     if span.pattern != Pattern::Scattered && mask == u32::MAX {
         let bytes = span.bytes as u32;
-        warp.probe.read(Watch { device, start: begin, bytes, element, pc, lane: 0 });
+        warp.probe.read(Watch { memory, start: begin, bytes, element, pc, lane: 0 });
         return;
     }
     for lane in lanes(mask) {
         let start = begin + (warp.address(&op.place, lane) - span.start);
-        warp.probe.read(Watch { device, start, bytes: element, element, pc, lane });
+        warp.probe.read(Watch { memory, start, bytes: element, element, pc, lane });
     }
 }
 

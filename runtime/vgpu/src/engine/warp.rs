@@ -34,6 +34,8 @@ pub(crate) enum SplitState {
     Members(u32),
     /// At a CTA barrier.
     Barrier(u32),
+    /// At the barrier of its cluster.
+    Cluster,
     /// A loop that goes on when a watched location changes: the ticket of the watch.
     Watch(u64),
     Sleep(u64),

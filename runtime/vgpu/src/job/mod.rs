@@ -124,6 +124,8 @@ pub struct Step {
     /// Dynamic shared memory in bytes.
     #[serde(default)]
     pub shared: u32,
+    /// CTAs of a cluster.
+    pub cluster: Option<Vec<u32>>,
     #[serde(default)]
     pub args: Vec<Value>,
     /// All CTAs run at once.

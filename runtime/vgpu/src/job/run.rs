@@ -346,6 +346,7 @@ impl Ready<'_> {
                     grid: extents(&step.grid, "grid")?,
                     block: extents(&step.block, "block")?,
                     shared: step.shared,
+                    cluster: step.cluster.as_deref().map(|given| extents(given, "cluster")).transpose()?,
                     arguments: arguments(&kernel, &step.args, places)?,
                 };
                 let launched = match (step.cooperative, step.dependent) {

@@ -167,6 +167,11 @@ impl Clock {
             || position.is_some_and(|(stream, number)| self.streams.get(&stream).is_some_and(|last| *last >= number))
     }
 
+    /// Whether anything that a CTA did is known.
+    pub fn knows_of(&self, cta: CtaNumber) -> bool {
+        self.cta(cta).is_some()
+    }
+
     pub fn add(&mut self, cta: CtaNumber, warp: u16, lanes: Lanes, time: Time) {
         self.cta_mut(cta).warp_mut(warp).add(lanes, time);
     }

@@ -16,6 +16,10 @@ pub enum Agent {
     Thread(ThreadId),
     /// An asynchronous copy that a thread issued.
     Copy(ThreadId),
+    /// The start of the CTA of a thread, and its end.
+    Start(ThreadId),
+    #[allow(missing_docs, reason = "it is said above")]
+    End(ThreadId),
 }
 
 /// One of the accesses.
@@ -44,6 +48,8 @@ pub enum Apart {
     Lanes,
     /// Warps of a CTA.
     Warps,
+    /// CTAs of a cluster.
+    Cluster,
     /// CTAs of a rank, or launches of one.
     Ctas,
     /// Ranks, or a rank and the host.
@@ -74,6 +80,10 @@ pub enum Missing {
     Coherence,
     /// Nobody has waited for a copy.
     CopyWait { issued: u32, bulk: bool, grouped: bool, read: bool },
+    /// Shared memory of a CTA is accessed that may not have started.
+    CtaStart,
+    /// A CTA ends that does not know of an access to its shared memory.
+    CtaEnd,
     /// A launch that need not wait for the one before it has not.
     GridWait,
 }
@@ -87,6 +97,11 @@ impl std::fmt::Display for Missing {
             Missing::Everything(Apart::Warps) => {
                 write!(f, "nothing orders the warps of a CTA: a barrier has to stand between")
             }
+            Missing::Everything(Apart::Cluster) => write!(
+                f,
+                "nothing orders them: a barrier.cluster has to stand between, or a release of scope .cluster or wider, and an acquire of what \
+                 it writes"
+            ),
             Missing::Everything(Apart::Ctas) => write!(
                 f,
                 "nothing orders them: a release of scope .gpu or wider has to follow the first, and an acquire of what it writes to come \
@@ -153,6 +168,14 @@ impl std::fmt::Display for Missing {
                 };
                 write!(f, "the copy issued in line {issued} may be under way still: {how} has to come before")
             }
+            Missing::CtaStart => write!(
+                f,
+                "the CTA may not have started: a barrier.cluster has to come before the access, or another message from its threads"
+            ),
+            Missing::CtaEnd => write!(
+                f,
+                "the CTA may end before: between the access and its end a barrier.cluster has to stand, or another message to its threads"
+            ),
             Missing::GridWait => write!(
                 f,
                 "the launch need not wait for the one before it in its stream: griddepcontrol.wait has to come before the second"
@@ -201,6 +224,11 @@ impl std::fmt::Display for Party {
         };
         match &self.agent {
             Agent::Host => return write!(f, "the host {what} it"),
+            Agent::Start(who) | Agent::End(who) => {
+                let (ThreadId { rank, launch, cta, .. }, kernel) = (who, demangled(&self.kernel));
+                let does = if matches!(self.agent, Agent::Start(_)) { "starts" } else { "ends" };
+                return write!(f, "CTA {cta} of {rank}, `{kernel}` (launch {}), {does}", launch.0);
+            }
             Agent::Thread(who) => thread(f, who)?,
             Agent::Copy(who) => {
                 write!(f, "a copy of ")?;

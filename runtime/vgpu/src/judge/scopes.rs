@@ -10,12 +10,16 @@ use super::clock::CtaNumber;
 pub(super) struct Site {
     pub rank: Option<RankId>,
     pub cta: CtaNumber,
+    /// Number of its cluster among all.
+    pub cluster: u64,
 }
 
 /// The narrowest scope with which each of two threads includes the other.
 pub(super) fn needed(a: Site, b: Site) -> Scope {
     if a.cta == b.cta {
         Scope::Cta
+    } else if a.rank.is_some() && a.cluster == b.cluster {
+        Scope::Cluster
     } else if a.rank.is_some() && a.rank == b.rank {
         Scope::Gpu
     } else {

@@ -144,6 +144,21 @@ impl Granule {
 pub(super) struct Shadow(HashMap<u64, Granule, BuildHasherDefault<Spread>>);
 
 impl Shadow {
+    /// Every access that is kept.
+    pub fn each(&self, mut see: impl FnMut(u64, &Mark)) {
+        for (granule, found) in &self.0 {
+            for (mask, cell) in &found.parts {
+                let at = granule * GRANULE + u64::from(mask.trailing_zeros());
+                cell.written.iter().for_each(|mark| see(at, mark));
+                for reads in &cell.read {
+                    for lane in (0..32u8).filter(|lane| reads.lanes >> lane & 1 == 1) {
+                        see(at, &Mark { thread: Thread { lane, ..reads.mark.thread }, ..reads.mark });
+                    }
+                }
+            }
+        }
+    }
+
     /// An access, and the place and mark of each earlier one that has a byte in common and of which one writes.
     pub fn access(&mut self, start: u64, bytes: u64, new: &Mark, mut earlier: impl FnMut(u64, &Mark)) {
         let end = start + bytes;

@@ -11,7 +11,7 @@ use super::report::{Agent, Apart, Conflict, Missing, Party};
 use super::scopes::{Site, needed};
 use super::shadow::{Mark, Shadow};
 use super::words::{Head, Last, Word};
-use super::world::{Cta, Launch, Stream};
+use super::world::{Cluster, Cta, Launch, Mbarrier, Stream};
 use crate::ids::{CopyId, EventId, LaunchId, StreamId, ThreadId};
 use crate::memory::{Address, Order, Proxy, Scope};
 use crate::observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep};
@@ -27,6 +27,7 @@ pub(super) struct State {
     launch_of: HashMap<LaunchId, usize>,
     ctas: Vec<Cta>,
     cta_of: HashMap<(LaunchId, u32), CtaNumber>,
+    clusters: HashMap<u64, Cluster>,
     streams: HashMap<StreamId, Stream>,
     events: HashMap<EventId, Knowledge>,
     /// What the host knows; its own time is that of the first CTA.
@@ -48,6 +49,7 @@ impl Default for State {
             launch_of: HashMap::new(),
             ctas: vec![Cta { now: 1, ..Cta::default() }],
             cta_of: HashMap::new(),
+            clusters: HashMap::new(),
             streams: HashMap::new(),
             events: HashMap::new(),
             host: Knowledge::default(),
@@ -83,6 +85,7 @@ impl State {
                 kernel: String::new(),
                 sources: Vec::new(),
                 grid: [1; 3],
+                cluster: [1; 3],
                 threads: 1024,
                 shared: Vec::new(),
                 dynamic_shared: u32::MAX,
@@ -92,7 +95,9 @@ impl State {
         let number = CtaNumber(self.ctas.len() as u32);
         let found = &mut self.launches[launch];
         found.ctas.push(number);
-        self.ctas.push(Cta::new(launch, thread.cta, thread.rank, found.began.threads, &found.base));
+        let cta = Cta::new(launch, thread.cta, thread.rank, found.began.threads, &found.base);
+        let cluster = (launch as u64) << 32 | u64::from(cluster_of(&found.began, thread.cta));
+        self.ctas.push(Cta { cluster, ..cta });
         self.cta_of.insert((thread.launch, thread.cta), number);
         number
     }
@@ -106,7 +111,8 @@ impl State {
     }
 
     fn site(&self, thread: Thread) -> Site {
-        Site { rank: self.at(thread.cta).rank, cta: thread.cta }
+        let cta = self.at(thread.cta);
+        Site { rank: cta.rank, cta: thread.cta, cluster: cta.cluster }
     }
 
     fn position(&self, cta: CtaNumber) -> Option<Position> {
@@ -148,26 +154,49 @@ impl State {
                 self.judge_device(address, bytes, &mark, &view);
                 Place::Device(address)
             }
-            Location::Shared(_, offset) => {
+            Location::Shared(index, offset) => {
+                let cta = self.cta(ThreadId { cta: index, ..access.thread });
                 let mut shadow = std::mem::take(&mut self.at_mut(cta).shadow);
                 let mut found = Vec::new();
                 shadow.access(offset.into(), bytes, &mark, |at, earlier| {
+                    if self.is_of_mbarrier(cta, offset, earlier, &mark) {
+                        return;
+                    }
                     found.extend(self.missing(earlier, &mark, &view, true).map(|missing| (at, *earlier, missing)));
                 });
                 self.at_mut(cta).shadow = shadow;
+                if cta != mark.thread.cta && !self.has_started(cta, &view) {
+                    found.push((offset.into(), self.edge(cta), Missing::CtaStart));
+                }
                 for (at, earlier, missing) in found {
                     self.tell(Place::Shared(cta, at as u32), &earlier, &mark, missing);
                 }
                 Place::Shared(cta, offset)
             }
         };
-        match (strong, access.copy) {
-            (Some(scope), None) if access.proxy == Proxy::Generic => {
+        match (strong, access.order) {
+            (Some(scope), order)
+                if access.proxy == Proxy::Generic && (access.copy.is_none() || order == Order::Release) =>
+            {
                 self.synchronise(place, &mark, access.order, scope, &view);
             }
             _ if mark.writes() => self.forget_word(place),
             _ => {}
         }
+    }
+
+    /// Whether two accesses are operations of an mbarrier, which are indivisible whatever their scope; or the second meets the
+    /// initialisation, which was told to the cluster by a fence and the cluster's barrier.
+    fn is_of_mbarrier(&self, cta: CtaNumber, offset: u32, first: &Mark, second: &Mark) -> bool {
+        let Some(mbarrier) = self.at(cta).mbarriers.get(&offset) else { return false };
+        if first.strong.is_some() && second.strong.is_some() {
+            return true;
+        }
+        let Some(cluster) = self.clusters.get(&self.at(cta).cluster) else { return false };
+        first.thread.cta == cta
+            && first.kind == AccessKind::Write
+            && second.strong.is_some()
+            && mbarrier.fenced.is_some_and(|before| cluster.completions > before)
     }
 
     fn judge_device(&mut self, address: u64, bytes: u64, mark: &Mark, view: &View) {
@@ -253,6 +282,8 @@ impl State {
         }
         Missing::Everything(if first.thread.cta == second.thread.cta {
             if first.thread.warp == second.thread.warp { Apart::Lanes } else { Apart::Warps }
+        } else if a.rank.is_some() && a.cluster == b.cluster {
+            Apart::Cluster
         } else if a.rank == b.rank {
             Apart::Ctas
         } else {
@@ -277,7 +308,12 @@ impl State {
     }
 
     fn tell(&mut self, place: Place, first: &Mark, second: &Mark, missing: Missing) {
-        let (first, second) = (self.party(first), self.party(second));
+        let (mut first, mut second) = (self.party(first), self.party(second));
+        match (&missing, &mut first.agent, &mut second.agent) {
+            (Missing::CtaStart, Agent::Thread(thread), _) => first.agent = Agent::Start(*thread),
+            (Missing::CtaEnd, _, Agent::Thread(thread)) => second.agent = Agent::End(*thread),
+            _ => {}
+        }
         let same = |a: &Party, b: &Party| (&a.kernel, a.line, a.kind) == (&b.kernel, b.line, b.kind);
         let known = self
             .found
@@ -291,7 +327,8 @@ impl State {
             Place::Device(address) => self.names.place(address),
             Place::Shared(cta, offset) => {
                 let launch = &self.launches[self.at(cta).launch].began;
-                names::shared(&launch.shared, launch.dynamic_shared, offset)
+                let name = names::shared(&launch.shared, launch.dynamic_shared, offset);
+                if launch.cluster == [1; 3] { name } else { format!("{name} of CTA {}", self.at(cta).index) }
             }
         };
         let sites = [(first.kernel.as_str(), first.line), (second.kernel.as_str(), second.line)];
@@ -344,8 +381,9 @@ impl State {
                 word.heads.clear();
             }
             // What has been acquired just now is released too.
-            let view = if mark.kind == AccessKind::Atomic { &self.view(thread) } else { view };
-            let time = self.at(thread.cta).now;
+            let reads = mark.kind == AccessKind::Atomic && mark.copy.is_none();
+            let view = if reads { &self.view(thread) } else { view };
+            let time = self.at(thread.cta).now.min(view.until);
             let head = |knowledge: &Knowledge, time, scope, released| Head {
                 knowledge: knowledge.clone(),
                 own: thread,
@@ -382,7 +420,12 @@ impl State {
 
     fn read_head(&mut self, head: &Head, last: Option<Last>, chained: bool, mark: &Mark, scope: Scope, acquires: bool) {
         let thread = mark.thread;
-        let needed = needed(head.site, self.site(thread)).max(if head.mixed { Scope::Gpu } else { Scope::Cta });
+        let least = match (head.mixed, head.scope) {
+            (true, Scope::Cluster) => Scope::Cluster,
+            (true, Scope::Cta | Scope::Gpu | Scope::Sys) => Scope::Gpu,
+            (false, _) => Scope::Cta,
+        };
+        let needed = needed(head.site, self.site(thread)).max(least);
         let line = mark.line;
         let missing = if !head.released {
             Some(Missing::Release { line: head.line })
@@ -463,7 +506,25 @@ impl State {
                 self.at_mut(number).meet(number, &[(thread.warp as u16, *lanes)], None);
             }
             Event::WarpSync { orders_memory: false, .. } => {}
-            Event::Mbarrier { thread, offset, step, .. } => self.mbarrier(*thread, *offset, *step),
+            Event::ClusterArrive { thread, lanes, releases } => self.cluster_arrive(*thread, *lanes, *releases),
+            Event::ClusterComplete { thread } => {
+                let number = self.cta(*thread);
+                let cluster = self.clusters.entry(self.at(number).cluster).or_default();
+                cluster.complete = std::mem::take(&mut cluster.arrived);
+                cluster.completions += 1;
+            }
+            Event::ClusterPassed { thread, lanes } => {
+                let number = self.cta(*thread);
+                let cluster = self.clusters.get(&self.at(number).cluster);
+                let known = cluster.map(|cluster| cluster.complete.clone()).unwrap_or_default();
+                if let Some(warp) = self.at_mut(number).warps.get_mut(thread.warp as usize) {
+                    warp.update(*lanes, |state| state.knowledge.join(&known));
+                }
+            }
+            Event::CtaEnd { thread } => self.cta_ends(*thread),
+            Event::Mbarrier { thread, cta, offset, step, line } => {
+                self.mbarrier(*thread, *cta, *offset, *step, *line);
+            }
             Event::CopyIssued { thread, copy, bulk, grouped, line } => {
                 let cta = self.cta(*thread);
                 let thread = Cta::thread(cta, thread.warp, thread.lane);
@@ -562,46 +623,136 @@ impl State {
                     }
                 });
             }
-            Fence::MbarrierInit | Fence::ProxyAlias => {}
+            Fence::MbarrierInit => self.fence_initialisation(number),
+            Fence::ProxyAlias => {}
         }
     }
 
-    fn mbarrier(&mut self, thread: ThreadId, offset: u32, step: MbarrierStep) {
+    /// What was initialised in a CTA is told with its next arrival at the barrier of the cluster, even one that does not release.
+    fn fence_initialisation(&mut self, number: CtaNumber) {
+        let completions = self.clusters.get(&self.at(number).cluster).map_or(0, |cluster| cluster.completions);
+        for mbarrier in self.at_mut(number).mbarriers.values_mut() {
+            mbarrier.fenced.get_or_insert(completions);
+        }
+    }
+
+    fn cluster_arrive(&mut self, thread: ThreadId, lanes: u32, releases: bool) {
         let number = self.cta(thread);
-        let thread = Cta::thread(number, thread.warp, thread.lane);
+        let warp = thread.warp as u16;
+        let cta = self.at_mut(number);
+        let (cluster, threads, now) = (cta.cluster, cta.threads, cta.tick());
+        let mut told = Knowledge::default();
+        for state in cta.warps.get(warp as usize).into_iter().flat_map(|found| found.states(lanes)) {
+            told.join(&state.knowledge);
+        }
+        Arc::make_mut(&mut told.all).add(number, warp, super::lanes::lanes_of(warp, threads, lanes), now);
+        if releases {
+            self.clusters.entry(cluster).or_default().arrived.join(&told);
+        }
+    }
+
+    /// Whether a thread knows that a CTA of its cluster has started: from a thread of that, or from the cluster's barrier.
+    fn has_started(&self, cta: CtaNumber, view: &View) -> bool {
+        let cluster = self.clusters.get(&self.at(cta).cluster);
+        cluster.is_some_and(|cluster| cluster.completions > 0) || view.knowledge.all.knows_of(cta)
+    }
+
+    /// The start or the end of a CTA, as an access to its shared memory.
+    fn edge(&self, cta: CtaNumber) -> Mark {
+        let thread = Thread { cta, warp: 0, lane: 0 };
+        let (time, kind) = (self.at(cta).now, AccessKind::Write);
+        Mark { thread, time, line: 0, kind, strong: None, proxy: Proxy::Generic, copy: None }
+    }
+
+    /// The end of a CTA comes behind every access to its shared memory.
+    fn cta_ends(&mut self, thread: ThreadId) {
+        let number = self.cta(thread);
+        let cta = self.at(number);
+        if self.launches[cta.launch].began.cluster == [1; 3] {
+            return;
+        }
+        let mut knowledge = Knowledge::default();
+        for state in cta.warps.iter().flat_map(|warp| warp.states(u32::MAX)) {
+            knowledge.join(&state.knowledge);
+        }
+        let own = Cta::thread(number, thread.warp, thread.lane);
+        let view = View { knowledge, own, until: Time::MAX };
+        let end = self.edge(number);
+        let mut found: Vec<(u64, Mark)> = Vec::new();
+        cta.shadow.each(|at, mark| {
+            if mark.thread.cta != number
+                && self.missing(mark, &end, &view, true).is_some()
+                && !found.iter().any(|(_, other)| (other.line, other.kind) == (mark.line, mark.kind))
+            {
+                found.push((at, *mark));
+            }
+        });
+        for (at, mark) in found {
+            self.tell(Place::Shared(number, at as u32), &mark, &end, Missing::CtaEnd);
+        }
+    }
+
+    fn mbarrier(&mut self, thread: ThreadId, cta: u32, offset: u32, step: MbarrierStep, line: u32) {
+        let own = self.cta(thread);
+        let number = self.cta(ThreadId { cta, ..thread });
+        let thread = Cta::thread(own, thread.warp, thread.lane);
         let cta = self.at_mut(number);
         let barrier = cta.mbarrier(offset).number;
         match step {
             MbarrierStep::Made => {
-                let barrier = cta.mbarrier(offset);
-                (barrier.arrived, barrier.complete) = (None, Knowledge::default());
+                let number = cta.mbarrier(offset).number;
+                *cta.mbarrier(offset) = Mbarrier { number, ..Mbarrier::default() };
             }
-            MbarrierStep::Arrived(Order::Release | Order::AcqRel | Order::SeqCst) => {
-                let until = cta.tick();
+            MbarrierStep::Arrived(Order::Release | Order::AcqRel | Order::SeqCst, scope) => {
+                let until = self.at_mut(own).tick();
                 let view = View { until, ..self.view(thread) };
+                let needed = needed(self.site(thread), self.site(Thread { cta: number, ..thread }));
                 let barrier = self.at_mut(number).mbarrier(offset);
-                view.tell(barrier.arrived.get_or_insert_default());
+                if own == number {
+                    view.tell(barrier.arrived.get_or_insert_default());
+                } else if scope >= needed {
+                    view.tell(barrier.remote.get_or_insert_default());
+                } else {
+                    barrier.narrow.push(Failed { view, missing: Missing::ReleaseScope { line, scope, needed } });
+                }
             }
-            MbarrierStep::Arrived(_) => {}
+            MbarrierStep::Arrived(..) => {}
             MbarrierStep::Signalled(copy) => self.signal(number, offset, barrier, &[copy]),
             MbarrierStep::SmallCopiesDone(last) => {
                 let copies: Vec<CopyId> =
-                    cta.groups.all(thread, false).into_iter().filter(|copy| *copy < last).collect();
+                    self.at(own).groups.all(thread, false).into_iter().filter(|copy| *copy < last).collect();
                 self.signal(number, offset, barrier, &copies);
             }
             MbarrierStep::PhaseComplete => {
                 let barrier = cta.mbarrier(offset);
                 if let Some(arrived) = barrier.arrived.take() {
-                    barrier.complete.join(&arrived);
+                    barrier.complete.all.join(&arrived);
                 }
+                if let Some(remote) = barrier.remote.take() {
+                    barrier.complete.remote.get_or_insert_default().join(&remote);
+                }
+                barrier.complete.narrow = std::mem::take(&mut barrier.narrow);
             }
-            MbarrierStep::Passed(Order::Acquire | Order::AcqRel | Order::SeqCst) => {
-                let complete = cta.mbarrier(offset).complete.clone();
+            MbarrierStep::Passed(Order::Acquire | Order::AcqRel | Order::SeqCst, scope) => {
+                let mut complete = cta.mbarrier(offset).complete.clone();
+                if let Some(remote) = &complete.remote {
+                    if scope >= Scope::Cluster {
+                        complete.all.join(remote);
+                    } else {
+                        let missing = Missing::AcquireScope { line, scope, needed: Scope::Cluster };
+                        let end = Thread { cta: number, warp: barrier, lane: 0 };
+                        let view = View { knowledge: remote.clone(), own: end, until: 0 };
+                        complete.narrow.push(Failed { view, missing });
+                    }
+                }
                 if let Some(warp) = cta.warps.get_mut(thread.warp as usize) {
-                    warp.update(1 << thread.lane, |state| state.knowledge.join(&complete));
+                    warp.update(1 << thread.lane, |state| {
+                        state.knowledge.join(&complete.all);
+                        complete.narrow.iter().for_each(|failed| state.fail(failed.clone()));
+                    });
                 }
             }
-            MbarrierStep::Passed(_) => {}
+            MbarrierStep::Passed(..) => {}
         }
     }
 
@@ -661,6 +812,13 @@ impl State {
         Arc::make_mut(&mut end.all).complete(position, belongs);
         self.streams.entry(position.0).or_default().end = Knowledge::through_every_proxy(end.all);
     }
+}
+
+/// The number of the cluster that a CTA is in.
+fn cluster_of(began: &Began, cta: u32) -> u32 {
+    let ([x, y, _], [i, j, k]) = (began.grid, began.cluster);
+    let at = [cta % x / i, cta / x % y / j, cta / x / y / k];
+    (at[2] * (y / j) + at[1]) * (x / i) + at[0]
 }
 
 const SCOPES: [Scope; 4] = [Scope::Cta, Scope::Cluster, Scope::Gpu, Scope::Sys];

@@ -28,7 +28,11 @@ impl Head {
 
     fn takes_in(&self, other: &Head) -> bool {
         (self.scope, self.released) == (other.scope, other.released)
-            && if self.scope == Scope::Cta { self.site == other.site } else { self.site.rank == other.site.rank }
+            && match self.scope {
+                Scope::Cta => self.site == other.site,
+                Scope::Cluster => self.site.cluster == other.site.cluster,
+                Scope::Gpu | Scope::Sys => self.site.rank == other.site.rank,
+            }
     }
 }
 

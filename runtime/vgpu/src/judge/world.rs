@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::clock::{CtaNumber, FIRST_MBARRIER, Knowledge, Position, Thread, Time};
 use super::copies::AllGroups;
-use super::lanes::{Warp, lanes_of};
+use super::lanes::{Failed, Warp, lanes_of};
 use super::shadow::Shadow;
 use super::words::Word;
 use crate::ids::RankId;
@@ -46,8 +46,34 @@ pub(super) struct Mbarrier {
     pub number: u16,
     /// What the arrivals of this phase know.
     pub arrived: Option<Knowledge>,
+    /// What those of other CTAs of the cluster know.
+    pub remote: Option<Knowledge>,
+    /// What others know whose release does not reach the CTA.
+    pub narrow: Vec<Failed>,
     /// What is known when the last phase is complete.
+    pub complete: Complete,
+    /// Completions of the cluster's barrier before the last fence.mbarrier_init behind its initialisation.
+    pub fenced: Option<u64>,
+}
+
+/// What is known when a phase is complete.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Complete {
+    pub all: Knowledge,
+    /// Known to those who acquire with the scope of the cluster.
+    pub remote: Option<Knowledge>,
+    pub narrow: Vec<Failed>,
+}
+
+/// A cluster of CTAs.
+#[derive(Debug, Default)]
+pub(super) struct Cluster {
+    /// What those know who have arrived at its barrier.
+    pub arrived: Knowledge,
+    /// What is known when it is complete.
     pub complete: Knowledge,
+    /// How often it was.
+    pub completions: u64,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +90,8 @@ pub(super) struct Cta {
     pub barriers: BTreeMap<u32, Gathering>,
     pub mbarriers: BTreeMap<u32, Mbarrier>,
     pub groups: AllGroups,
+    /// Number of its cluster among all.
+    pub cluster: u64,
 }
 
 impl Cta {

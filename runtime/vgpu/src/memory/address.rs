@@ -32,6 +32,8 @@ const RANK_SHIFT: u32 = 52;
 pub(crate) const SLOT_START: u64 = 1 << 32;
 pub(crate) const SLOT_END: u64 = SLOT_START + MAX_ALLOCATION_BYTES;
 const WINDOW: u64 = 1 << 62;
+/// Owners of windows.
+pub(crate) const OWNER_MASK: u32 = 0x0fff_ffff;
 
 pub(crate) const SHARED_WINDOW: u64 = WINDOW;
 pub(crate) const LOCAL_WINDOW: u64 = WINDOW | 1 << 60;
@@ -68,7 +70,7 @@ pub(crate) fn target(address: u64) -> Target {
             Target::Device { rank: rank - 1, slot, position: address & ((1 << PLACE_BITS) - 1) }
         }
         1 => {
-            let owner = (address >> 32) as u32 & 0x0fff_ffff;
+            let owner = (address >> 32) as u32 & OWNER_MASK;
             let offset = address as u32;
             match address >> 60 & 3 {
                 0 => Target::Shared { owner, offset },

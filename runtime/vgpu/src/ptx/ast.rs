@@ -75,10 +75,23 @@ pub struct Function {
     pub max_threads: Option<u32>,
     /// `.reqntid`, missing extents are 1.
     pub required_threads: Option<[u32; 3]>,
+    /// What the header says of clusters.
+    pub clusters: ClusterLimits,
     /// Body; `None` for a prototype.
     pub body: Option<Vec<Statement>>,
     /// Line of the header.
     pub line: u32,
+}
+
+/// Which clusters of CTAs a kernel may be launched in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClusterLimits {
+    /// `.reqnctapercluster`, missing extents are 1.
+    pub required: Option<[u32; 3]>,
+    /// `.explicitcluster`: the launch, or `.reqnctapercluster`, says it.
+    pub explicit: bool,
+    /// `.maxclusterrank`
+    pub most: Option<u32>,
 }
 
 /// A formal parameter: in parameter space, or (device functions only) a register.

@@ -3,7 +3,7 @@
 use super::PtxError;
 use super::ScalarType;
 use super::ast::{
-    Function, FunctionParameter, Initial, Instruction, Module, Operand, Statement, Variable, VariableSpace,
+    ClusterLimits, Function, FunctionParameter, Initial, Instruction, Module, Operand, Statement, Variable, VariableSpace,
 };
 use super::lexer::{Token, tokens};
 
@@ -381,6 +381,7 @@ impl<'a> Parser<'a, '_> {
         let name = self.word("a function name")?.to_owned();
         let parameters = if self.peek() == Some(Token::Punct('(')) { self.formals()? } else { Vec::new() };
         let (mut max_threads, mut required_threads) = (None, None);
+        let mut clusters = ClusterLimits::default();
         loop {
             match self.peek() {
                 Some(Token::Dot("maxntid")) => {
@@ -392,17 +393,23 @@ impl<'a> Parser<'a, '_> {
                     self.at += 1;
                     required_threads = Some(self.extents()?);
                 }
-                Some(Token::Dot("minnctapersm" | "maxnreg" | "maxnctapersm" | "maxclusterrank")) => {
+                Some(Token::Dot("maxclusterrank")) => {
+                    self.at += 1;
+                    clusters.most = Some(self.unsigned32("a number of CTAs")?);
+                }
+                Some(Token::Dot("minnctapersm" | "maxnreg" | "maxnctapersm")) => {
                     self.at += 1;
                     self.unsigned32("a limit")?;
                 }
                 Some(Token::Dot("reqnctapercluster")) => {
                     self.at += 1;
-                    if self.extents()? != [1, 1, 1] {
-                        return self.error("clusters of more than one CTA are not supported");
-                    }
+                    clusters.required = Some(self.extents()?);
                 }
-                Some(Token::Dot("explicitcluster" | "noreturn")) => self.at += 1,
+                Some(Token::Dot("explicitcluster")) => {
+                    self.at += 1;
+                    clusters.explicit = true;
+                }
+                Some(Token::Dot("noreturn")) => self.at += 1,
                 Some(Token::Dot("pragma")) => self.pragma()?,
                 Some(Token::Dot("loc" | "file")) => self.debug_directive()?,
                 _ => break,
@@ -417,7 +424,7 @@ impl<'a> Parser<'a, '_> {
         if entry && body.is_none() {
             return self.error(format!("kernel `{name}` has no body"));
         }
-        Ok(Function { entry, name, returns, parameters, max_threads, required_threads, body, line })
+        Ok(Function { entry, name, returns, parameters, max_threads, required_threads, clusters, body, line })
     }
 
     fn extents(&mut self) -> Result_<[u32; 3]> {
