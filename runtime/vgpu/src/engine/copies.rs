@@ -9,7 +9,7 @@ use super::Machine;
 use super::access::shared_symbol;
 use super::arithmetic::{combine, combine_in_device};
 use super::report::{Fault, FaultKind, RunError};
-use super::warp::{SplitState, Warp, lanes, put_low_bytes, zero_extended};
+use super::warp::{Outcome, SplitState, Warp, bad_access, lanes, put_low_bytes, zero_extended};
 use crate::config::Policy;
 use crate::decode::op::{AtomicKind, KernelCode};
 use crate::ids::{CopyId, ThreadId};
@@ -271,8 +271,10 @@ impl Machine {
 
     /// Ends the copies that use the shared memory of a CTA that ends, where that is accepted.
     pub(super) fn finish_copies(&mut self, warp: &Warp) -> Outcome<()> {
+        let is_here = |end: End| matches!(end, End::Shared { cta, .. } if cta == warp.cta);
+        let uses = |transfer: &Transfer| is_here(transfer.source) || is_here(transfer.target);
         let oldest = |machine: &Machine| {
-            let of_cta = machine.transfers.iter().enumerate().filter(|(_, transfer)| transfer.cta == warp.cta);
+            let of_cta = machine.transfers.iter().enumerate().filter(|(_, transfer)| uses(transfer));
             of_cta.min_by_key(|(_, transfer)| transfer.issued).map(|(index, _)| index)
         };
         while let Some(mut transfer) = oldest(self).and_then(|index| self.transfers.remove(index)) {
