@@ -34,7 +34,9 @@ fn launched(text: &str, ctas: u32, threads: u32, policy: Policy, seed: u64) -> (
 }
 
 fn schedules() -> impl Iterator<Item = (Policy, u64)> {
-    POLICIES.into_iter().flat_map(|policy| (0..if policy == Policy::RoundRobin { 1 } else { 12 }).map(move |seed| (policy, seed)))
+    POLICIES
+        .into_iter()
+        .flat_map(|policy| (0..if policy == Policy::RoundRobin { 1 } else { 12 }).map(move |seed| (policy, seed)))
 }
 
 /// The first words of `out` after two clusters have run, under every schedule the same, with nothing to say.
@@ -81,8 +83,20 @@ fn changed(text: &str, wrong: &str, right: &str) -> String {
 #[test]
 fn every_cta_knows_its_place() {
     const REGISTERS: [&str; 14] = [
-        "%ctaid.x", "%ctaid.y", "%clusterid.x", "%clusterid.y", "%clusterid.z", "%nclusterid.x", "%nclusterid.y", "%nclusterid.z",
-        "%cluster_ctaid.x", "%cluster_ctaid.y", "%cluster_nctaid.x", "%cluster_nctaid.y", "%cluster_ctarank", "%cluster_nctarank",
+        "%ctaid.x",
+        "%ctaid.y",
+        "%clusterid.x",
+        "%clusterid.y",
+        "%clusterid.z",
+        "%nclusterid.x",
+        "%nclusterid.y",
+        "%nclusterid.z",
+        "%cluster_ctaid.x",
+        "%cluster_ctaid.y",
+        "%cluster_nctaid.x",
+        "%cluster_nctaid.y",
+        "%cluster_ctarank",
+        "%cluster_nctarank",
     ];
     let mut body = String::from(
         ".reg .pred %p<2>;\n.reg .b32 %r<8>;\n.reg .b64 %d<4>;\nld.param.u64 %d0, [out];\nmov.u32 %r0, %ctaid.y;\nmov.u32 %r1, %nctaid.x;\n\
@@ -91,7 +105,9 @@ fn every_cta_knows_its_place() {
     for (index, register) in REGISTERS.iter().enumerate() {
         body.push_str(&format!("mov.u32 %r4, {register};\nst.global.u32 [%d0+{}], %r4;\n", 4 * index));
     }
-    body.push_str("mov.pred %p0, %is_explicit_cluster;\nselp.u32 %r5, 1, 0, %p0;\nst.global.u32 [%d0+56], %r5;\nret;\n");
+    body.push_str(
+        "mov.pred %p0, %is_explicit_cluster;\nselp.u32 %r5, 1, 0, %p0;\nst.global.u32 [%d0+56], %r5;\nret;\n",
+    );
     let text = format!(
         ".version 8.6\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 out) .reqnctapercluster 2, 3, 1\n{{\n{body}}}\n"
     );
@@ -106,8 +122,7 @@ fn every_cta_knows_its_place() {
     for y in 0..6 {
         for x in 0..4 {
             let at = (y * 4 + x) as usize * 16;
-            let expected =
-                [x, y, x / 2, y / 3, 0, 2, 2, 1, x % 2, y % 3, 2, 3, y % 3 * 2 + x % 2, 6, 1];
+            let expected = [x, y, x / 2, y / 3, 0, 2, 2, 1, x % 2, y % 3, 2, 3, y % 3 * 2 + x % 2, 6, 1];
             assert_eq!(found[at..at + 15], expected, "CTA ({x}, {y})");
         }
     }
@@ -167,7 +182,11 @@ fn a_ring_that_is_wrong_is_told() {
       schedule: round-robin, seed 0
     ");
     // One CTA that does not come.
-    let absent = changed(RING, "barrier.cluster.arrive.release.aligned;", "setp.eq.u32 %p1, %rank, 2;\n@%p1 bar.sync 1, 128;\nbarrier.cluster.arrive.release.aligned;");
+    let absent = changed(
+        RING,
+        "barrier.cluster.arrive.release.aligned;",
+        "setp.eq.u32 %p1, %rank, 2;\n@%p1 bar.sync 1, 128;\nbarrier.cluster.arrive.release.aligned;",
+    );
     assert_snapshot!(error(&absent, 4, 64), @r"
     deadlock: everything waits, and nothing is under way that could end it
       rank 0, kernel `k`, CTA 0, warp 0, lanes 0-31, line 30: barrier.cluster.wait.acquire.aligned
@@ -214,7 +233,11 @@ st.global.u32 [%d1], %r3;";
 fn a_cta_outlives_those_who_read_its_memory() {
     assert_eq!(right(BROADCAST, 4, 1, 8), [3; 8]);
     let at = BROADCAST.rfind("barrier.cluster.arrive").unwrap();
-    let short = format!("{}{}", &BROADCAST[..at], &BROADCAST[at..].replace("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;\n", ""));
+    let short = format!(
+        "{}{}",
+        &BROADCAST[..at],
+        &BROADCAST[at..].replace("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;\n", "")
+    );
     let found = judged(&short, 4, 1);
     assert_eq!(found[0].0, Missing::CtaEnd);
     assert_snapshot!(found[0].1, @"`tile` of CTA 7: rank 0, `k` (launch 0), CTA 6, warp 0, lane 0 reads it in line 23; CTA 7 of rank 0, `k` (launch 0), ends; the CTA may end before: between the access and its end a barrier.cluster has to stand, or another message to its threads");
@@ -296,10 +319,13 @@ fn generic_addresses_reach_other_ctas() {
     let told = |other: u32| other * 16 + 2 + 4;
     let of = |rank: u32| [1 - rank, told(1 - rank), told(1 - rank), told(rank)];
     // What is added to a tile comes from the other CTA, which asked about this one.
-    let expected: Vec<u32> = [0, 1, 0, 1].into_iter().flat_map(|rank| {
-        let [other, ..] = of(rank);
-        [other, told(other), told(other), told(rank)]
-    }).collect();
+    let expected: Vec<u32> = [0, 1, 0, 1]
+        .into_iter()
+        .flat_map(|rank| {
+            let [other, ..] = of(rank);
+            [other, told(other), told(other), told(rank)]
+        })
+        .collect();
     assert_eq!(found, expected);
 }
 
@@ -346,7 +372,10 @@ fn an_mbarrier_gathers_a_cluster() {
     let expected: Vec<u32> = (0..2).flat_map(|_| (0..32).map(|t| 3 * t + 3)).collect();
     assert_eq!(right(GATHER, 3, 32, 64), expected);
     let narrow = judged(&changed(GATHER, "arrive.release.cluster.shared", "arrive.release.cta.shared"), 3, 32);
-    assert!(matches!(narrow[0].0, Missing::ReleaseScope { scope: Scope::Cta, needed: Scope::Cluster, .. }), "{narrow:#?}");
+    assert!(
+        matches!(narrow[0].0, Missing::ReleaseScope { scope: Scope::Cta, needed: Scope::Cluster, .. }),
+        "{narrow:#?}"
+    );
     assert_snapshot!(narrow[0].1, @"`tile` of CTA 1: rank 0, `k` (launch 0), CTA 1, warp 0, lane 0 writes it in line 29; rank 0, `k` (launch 0), CTA 0, warp 0, lane 0 reads it in line 40; the release in line 31 is .cta, the reader is in the same cluster: needs .cluster");
     let narrow = judged(&changed(GATHER, "acquire.cluster.shared::cta", "acquire.cta.shared::cta"), 3, 32);
     assert!(matches!(narrow[0].0, Missing::AcquireScope { scope: Scope::Cta, needed: Scope::Cluster, .. }));
@@ -464,7 +493,8 @@ fn tiles_are_pushed_to_another_cta() {
     let from_other = |change: fn(u32) -> u32| -> Vec<u32> {
         (0..4).flat_map(|cta| (0..16).map(move |t| change((cta % 2 ^ 1) * 16 + t))).collect()
     };
-    let copy = "@%p1 cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r7+512], [%tile], 64, [%r8];";
+    let copy =
+        "@%p1 cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r7+512], [%tile], 64, [%r8];";
     assert_eq!(right(&pushed(copy, 64), 2, 16, 64), from_other(|value| value));
     let words = "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r9+512], %r5, [%r8];";
     assert_eq!(right(&pushed(words, 64), 2, 16, 64), from_other(|value| value));
@@ -497,7 +527,11 @@ fn tiles_are_pushed_to_another_cta() {
     assert_eq!(unfenced[0].0, Missing::ProxyFence { shared: true });
     // The last barrier is missing: a CTA may end while words come.
     let at = pushed(words, 64).rfind("barrier.cluster.arrive").unwrap();
-    let unready = changed(&pushed(words, 64)[..at], "wait:\nmbarrier.try_wait.parity.shared::cta.b64 %p4, [%gate], 0;\n@!%p4 bra wait;\n", "");
+    let unready = changed(
+        &pushed(words, 64)[..at],
+        "wait:\nmbarrier.try_wait.parity.shared::cta.b64 %p4, [%gate], 0;\n@!%p4 bra wait;\n",
+        "",
+    );
     assert!(error(&unready, 2, 16).contains("of the cluster has ended"), "{}", error(&unready, 2, 16));
 }
 

@@ -142,9 +142,8 @@ impl Decoder<'_> {
         let count = 3 + usize::from(signals);
         self.expect_count(operands, count + usize::from(multicast) + usize::from(policy) + usize::from(masked))?;
         let mut more = operands[count..].iter();
-        let mut next = |decoder: &mut Self, element| {
-            more.next().map(|operand| decoder.source(operand, element)).transpose()
-        };
+        let mut next =
+            |decoder: &mut Self, element| more.next().map(|operand| decoder.source(operand, element)).transpose();
         let multicast = if multicast { next(self, ScalarType::B16)? } else { None };
         if policy {
             next(self, ScalarType::B64)?;

@@ -360,9 +360,7 @@ impl Decoder<'_> {
         } else {
             let run: ScalarFn = if generic {
                 // What is in no CTA of the cluster has no rank.
-                Box::new(|&[address, rank, window, _]| {
-                    owner_rank(address, rank, window).unwrap_or(u32::MAX).into()
-                })
+                Box::new(|&[address, rank, window, _]| owner_rank(address, rank, window).unwrap_or(u32::MAX).into())
             } else {
                 Box::new(|&[address, rank, _, _]| unmapped(address as u32).map_or(rank, |(rank, _)| rank.into()))
             };

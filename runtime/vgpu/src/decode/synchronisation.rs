@@ -281,13 +281,14 @@ impl Decoder<'_> {
     fn restricted(&mut self, m: &mut Modifiers) -> Decoded<Order> {
         let order = m.order();
         let space = m.one_of(&["sync_restrict::shared::cta", "sync_restrict::shared::cluster"]);
-        let order = match (order, space) {
-            (Some(Order::Acquire), Some("sync_restrict::shared::cluster")) => Order::Acquire,
-            (Some(Order::Release), Some("sync_restrict::shared::cta")) => Order::Release,
-            _ => return self.fail(
-                "needs .acquire with .sync_restrict::shared::cluster, or .release with .sync_restrict::shared::cta",
-            ),
-        };
+        let order =
+            match (order, space) {
+                (Some(Order::Acquire), Some("sync_restrict::shared::cluster")) => Order::Acquire,
+                (Some(Order::Release), Some("sync_restrict::shared::cta")) => Order::Release,
+                _ => return self.fail(
+                    "needs .acquire with .sync_restrict::shared::cluster, or .release with .sync_restrict::shared::cta",
+                ),
+            };
         if m.scope() != Some(Scope::Cluster) {
             return self.fail("needs .cluster");
         }

@@ -9,9 +9,11 @@ use super::probe::{Watch, Watched};
 use super::registers::extended;
 use super::together::device_space;
 use super::undefined::{Origin, bits_of, bytes_of};
-use super::{LaunchState, Machine};
 use super::warp::{Outcome, Warp, bad_access, copy_element, lanes, put_low_bytes, undefined};
-use crate::decode::op::{FillOp, KernelCode, MemoryOp, NO_RANK, OFFSET_MASK, unmapped, Place, Reg, SHARED_BASE, Space, VARIABLE_SHIFT};
+use super::{LaunchState, Machine};
+use crate::decode::op::{
+    FillOp, KernelCode, MemoryOp, NO_RANK, OFFSET_MASK, Place, Reg, SHARED_BASE, Space, VARIABLE_SHIFT, unmapped,
+};
 use crate::memory::address::{OWNER_MASK, Target, target};
 use crate::memory::segment::Segment;
 use crate::memory::{Address, MemoryFault, Order, Proxy, Scope};
@@ -136,13 +138,7 @@ impl Machine {
     }
 
     /// A place in shared memory, by an address that says which variable it belongs to; with `peers`, also of another CTA of the cluster.
-    pub(super) fn shared_home(
-        &self,
-        warp: &Warp,
-        address: u64,
-        bytes: u32,
-        peers: bool,
-    ) -> Result<Home, MemoryFault> {
+    pub(super) fn shared_home(&self, warp: &Warp, address: u64, bytes: u32, peers: bool) -> Result<Home, MemoryFault> {
         if address >> 30 == 1 || address == NO_RANK.into() {
             let Some((rank, address)) = unmapped(address as u32) else {
                 return Err(MemoryFault::BadObject("the address is that of a CTA that no cluster has".into()));
@@ -221,7 +217,9 @@ impl Machine {
             Home::Device(address) => {
                 self.memory.span(warp.rank, address, 0).map(|(segment, offset, _)| (segment, offset))
             }
-            Home::Shared { cta, offset } => self.ctas[cta as usize].as_ref().map(|cta| (&cta.shared, u64::from(offset))),
+            Home::Shared { cta, offset } => {
+                self.ctas[cta as usize].as_ref().map(|cta| (&cta.shared, u64::from(offset)))
+            }
             Home::Local(offset) => Some((&warp.local, offset)),
             Home::Param(_) => None,
         }

@@ -87,10 +87,7 @@ pub(super) enum End {
     /// Address.
     Device(u64),
     /// Slot of the CTA, and offset.
-    Shared {
-        cta: u32,
-        offset: u32,
-    },
+    Shared { cta: u32, offset: u32 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -133,7 +133,12 @@ impl Machine {
                 Home::Device(address) if op.mbarrier.is_none() => End::Device(address),
                 Home::Device(_) | Home::Shared { .. } | Home::Local(_) | Home::Param(_) => {
                     let expected = if op.mbarrier.is_some() { "shared::cluster" } else { "global" };
-                    return Err(bad_access(lane, address, bytes, MemoryFault::WrongSpace { expected, found: "another" }));
+                    return Err(bad_access(
+                        lane,
+                        address,
+                        bytes,
+                        MemoryFault::WrongSpace { expected, found: "another" },
+                    ));
                 }
             };
             let mbarrier = match op.mbarrier {
@@ -208,15 +213,7 @@ impl Machine {
         Ok(())
     }
 
-    pub(super) fn transfer(
-        &self,
-        warp: &Warp,
-        source: End,
-        target: End,
-        bytes: u32,
-        lane: u32,
-        pc: u32,
-    ) -> Transfer {
+    pub(super) fn transfer(&self, warp: &Warp, source: End, target: End, bytes: u32, lane: u32, pc: u32) -> Transfer {
         Transfer {
             work: Work::Bulk,
             source,

@@ -165,7 +165,9 @@ impl Machine {
                         let done = warp.predicate(target) >> lane & 1 == 1;
                         (AccessKind::Read, done.then_some(MbarrierStep::Passed(op.order, op.scope)))
                     }
-                    MbarrierKind::Arrive { .. } => (AccessKind::Atomic, Some(MbarrierStep::Arrived(op.order, op.scope))),
+                    MbarrierKind::Arrive { .. } => {
+                        (AccessKind::Atomic, Some(MbarrierStep::Arrived(op.order, op.scope)))
+                    }
                     MbarrierKind::ExpectTransactions { .. } | MbarrierKind::CompleteTransactions { .. } => {
                         (AccessKind::Atomic, None)
                     }

@@ -3,7 +3,8 @@
 use super::PtxError;
 use super::ScalarType;
 use super::ast::{
-    ClusterLimits, Function, FunctionParameter, Initial, Instruction, Module, Operand, Statement, Variable, VariableSpace,
+    ClusterLimits, Function, FunctionParameter, Initial, Instruction, Module, Operand, Statement, Variable,
+    VariableSpace,
 };
 use super::lexer::{Token, tokens};
 
