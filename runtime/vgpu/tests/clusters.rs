@@ -491,7 +491,7 @@ st.global.u32 [%d2], %r10;
 #[test]
 fn tiles_are_pushed_to_another_cta() {
     let from_other = |change: fn(u32) -> u32| -> Vec<u32> {
-        (0..4).flat_map(|cta| (0..16).map(move |t| change((cta % 2 ^ 1) * 16 + t))).collect()
+        (0..4).flat_map(|cta| (0..16).map(move |t| change((1 - cta % 2) * 16 + t))).collect()
     };
     let copy =
         "@%p1 cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r7+512], [%tile], 64, [%r8];";

@@ -52,7 +52,7 @@ pub(super) struct Mbarrier {
     pub narrow: Vec<Failed>,
     /// What is known when the last phase is complete.
     pub complete: Complete,
-    /// Completions of the cluster's barrier before the last fence.mbarrier_init behind its initialisation.
+    /// Completions of the cluster's barrier before the last `fence.mbarrier_init` behind its initialisation.
     pub fenced: Option<u64>,
 }
 
