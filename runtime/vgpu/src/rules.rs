@@ -24,11 +24,15 @@ pub enum Rule {
     CopyInFlight,
     /// A [`crate::Judge`] finds accesses that nothing orders.
     MemoryOrder,
+    /// A [`crate::Judge`] finds accesses in order that the letter of the PTX model wants a proxy fence between, where most kernels go
+    /// without and are right on hardware that is known: what threads have read is overwritten by a bulk copy, and what a bulk copy of another
+    /// CTA wrote is copied on. It is ignored unless it is asked for.
+    StrictProxies,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 7] = [
+    pub const ALL: [Rule; 8] = [
         Rule::Uninitialised,
         Rule::UnwrittenRegister,
         Rule::AbsentLane,
@@ -36,6 +40,7 @@ impl Rule {
         Rule::LeavesVariable,
         Rule::CopyInFlight,
         Rule::MemoryOrder,
+        Rule::StrictProxies,
     ];
 
     /// As a job file writes it.
@@ -48,6 +53,7 @@ impl Rule {
             Rule::LeavesVariable => "leaves-variable",
             Rule::CopyInFlight => "copy-in-flight",
             Rule::MemoryOrder => "memory-order",
+            Rule::StrictProxies => "strict-proxies",
         }
     }
 }
@@ -101,7 +107,7 @@ pub(crate) struct Found<'f> {
 }
 
 impl Rules {
-    /// Findings of a rule are as bad as this; they are errors unless it is said.
+    /// Findings of a rule are as bad as this; they are errors unless it is said, but for [`Rule::StrictProxies`].
     #[must_use]
     pub fn with(mut self, rule: Rule, severity: Severity) -> Rules {
         self.severities.retain(|(other, _)| *other != rule);
@@ -118,7 +124,8 @@ impl Rules {
 
     /// How bad findings of a rule are.
     pub fn severity(&self, rule: Rule) -> Severity {
-        self.severities.iter().find(|(other, _)| *other == rule).map(|(_, severity)| *severity).unwrap_or_default()
+        let said = self.severities.iter().find(|(other, _)| *other == rule).map(|(_, severity)| *severity);
+        said.unwrap_or(if rule == Rule::StrictProxies { Severity::Ignored } else { Severity::Error })
     }
 
     pub(crate) fn verdict(&self, rule: Rule, found: &Found<'_>) -> Verdict {

@@ -29,13 +29,17 @@ fn judged(ranks: u32, run: impl Fn(&mut Cluster)) -> Vec<(Missing, String)> {
 
 /// With so many seeds of each policy.
 fn judged_under(seeds: &[u64], ranks: u32, run: impl Fn(&mut Cluster)) -> Vec<(Missing, String)> {
+    judged_with(&Rules::default(), seeds, ranks, run)
+}
+
+fn judged_with(rules: &Rules, seeds: &[u64], ranks: u32, run: impl Fn(&mut Cluster)) -> Vec<(Missing, String)> {
     let mut all: Option<Vec<(Missing, String)>> = None;
     for (policy, &seeds) in POLICIES.into_iter().zip(seeds) {
         for seed in 0..seeds {
             // What the executor finds by itself is left to the judge.
-            let rules = Rules::default().with(Rule::CopyInFlight, Severity::Ignored);
-            let mut cluster = Cluster::new(Config { ranks, policy, seed, rules, ..Config::default() }).unwrap();
-            let judge = Judge::default();
+            let silent = Rules::default().with(Rule::CopyInFlight, Severity::Ignored);
+            let mut cluster = Cluster::new(Config { ranks, policy, seed, rules: silent, ..Config::default() }).unwrap();
+            let judge = Judge::new(rules.clone());
             cluster.observe(Box::new(judge.clone()));
             run(&mut cluster);
             cluster.run().unwrap_or_else(|error| panic!("{error}"));

@@ -5,7 +5,7 @@ use crate::ids::ThreadId;
 use crate::memory::{Proxy, Scope};
 use crate::names::demangled;
 use crate::observer::AccessKind;
-use crate::rules::Severity;
+use crate::rules::{Rule, Severity};
 
 /// Who made one of the accesses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,8 @@ pub enum Missing {
     FenceScope { line: u32, scope: Scope, needed: Scope },
     /// They are in order, but through different proxies.
     ProxyFence { shared: bool },
+    /// So they are, in a way that only the letter of the model minds, see [`Rule::StrictProxies`].
+    StrictProxyFence { shared: bool },
     /// Memory that somebody writes is read through the non-coherent proxy.
     Coherence,
     /// Nobody has waited for a copy.
@@ -155,6 +157,13 @@ impl std::fmt::Display for Missing {
                     "they are in order, but a fence.proxy.async.{space} has to stand between, as the copy is of another proxy"
                 )
             }
+            Missing::StrictProxyFence { shared } => {
+                let space = if *shared { "shared::cta" } else { "global" };
+                write!(
+                    f,
+                    "they are in order, but the PTX model wants a fence.proxy.async.{space} between, as the copy is of another proxy"
+                )
+            }
             Missing::Coherence => write!(
                 f,
                 "ld.global.nc is only for what nobody writes from the beginning of the kernel to its end: needs an ordinary load"
@@ -201,6 +210,12 @@ pub struct Conflict {
     pub accepted: Option<String>,
     /// How often it was found at this pair of lines.
     pub times: u64,
+}
+
+impl Missing {
+    pub(super) fn rule(&self) -> Rule {
+        if matches!(self, Missing::StrictProxyFence { .. }) { Rule::StrictProxies } else { Rule::MemoryOrder }
+    }
 }
 
 impl Conflict {

@@ -214,7 +214,7 @@ impl State {
     /// What is missing between two accesses, the second with this knowledge; none if they are in order.
     fn missing(&self, first: &Mark, second: &Mark, view: &View, shared: bool) -> Option<Missing> {
         if let Some(copy) = first.copy {
-            return self.missing_behind_copy(copy, first, second, view);
+            return self.missing_behind_copy(copy, first, second, view, shared);
         }
         let position = self.position(first.thread.cta);
         if !view.knows(first.thread, first.time, position) {
@@ -226,10 +226,11 @@ impl State {
                 _ => Some(self.explain(first, second)),
             };
         }
-        if second.proxy == Proxy::Async && first.proxy == Proxy::Generic && first.writes() {
+        if second.proxy == Proxy::Async && first.proxy == Proxy::Generic && (first.writes() || self.is_strict()) {
             let seen = if shared { &view.knowledge.shared } else { &view.knowledge.global };
             if !seen.knows(first.thread, first.time, position) {
-                return Some(Missing::ProxyFence { shared });
+                let strict = Missing::StrictProxyFence { shared };
+                return Some(if first.writes() { Missing::ProxyFence { shared } } else { strict });
             }
         }
         let base = (second.thread.cta != HOST).then(|| &self.launches[self.at(second.thread.cta).launch].base.all);
@@ -242,15 +243,35 @@ impl State {
         None
     }
 
-    fn missing_behind_copy(&self, number: CopyId, first: &Mark, second: &Mark, view: &View) -> Option<Missing> {
+    /// Whether [`Rule::StrictProxies`] is asked for.
+    fn is_strict(&self) -> bool {
+        self.rules.severity(Rule::StrictProxies) != Severity::Ignored
+    }
+
+    fn missing_behind_copy(
+        &self,
+        number: CopyId,
+        first: &Mark,
+        second: &Mark,
+        view: &View,
+        shared: bool,
+    ) -> Option<Missing> {
         if second.copy == Some(number) {
             return None;
         }
         let copy = self.copies.get(&number)?;
         let mut ends = copy.ends(!first.writes());
         let over = view.knowledge.all.knows(first.thread, Time::MAX, self.position(first.thread.cta));
-        if over || ends.any(|(thread, time)| view.knows(thread, time, None)) {
+        if over {
             return None;
+        }
+        if let Some((thread, time)) = ends.find(|(thread, time)| view.knows(*thread, *time, None)) {
+            let seen = if shared { &view.knowledge.shared } else { &view.knowledge.global };
+            let fenced = second.proxy != Proxy::Async
+                || first.thread.cta == second.thread.cta
+                || !self.is_strict()
+                || seen.knows(thread, time, None);
+            return (!fenced).then_some(Missing::StrictProxyFence { shared });
         }
         match (first.strong, second.strong) {
             (Some(a), Some(b)) if a.min(b) >= needed(self.site(first.thread), self.site(second.thread)) => None,
@@ -333,8 +354,9 @@ impl State {
         };
         let sites = [(first.kernel.as_str(), first.line), (second.kernel.as_str(), second.line)];
         let found = Found { sites: &sites, symbol: Some(&place) };
-        let (severity, accepted) = match self.rules.verdict(Rule::MemoryOrder, &found) {
-            Verdict::Waived(reason) => (self.rules.severity(Rule::MemoryOrder), Some(reason)),
+        let rule = missing.rule();
+        let (severity, accepted) = match self.rules.verdict(rule, &found) {
+            Verdict::Waived(reason) => (self.rules.severity(rule), Some(reason)),
             Verdict::Is(severity) => (severity, None),
         };
         let conflict = Conflict { place, first, second, missing, severity, accepted, times: 1 };

@@ -3,7 +3,8 @@
 //! | published as | here | what was missing |
 //! |---|---|---|
 //! | DeepEP #136 | `nc_load_of_fresh_data` | coherent loads of what a peer writes meanwhile |
-//! | DeepEP #621, #642 | `no_proxy_fence` | a proxy fence before a bulk store |
+//! | DeepEP #621 | `copied_on_without_proxy_fence` | a proxy fence before a bulk load of what a bulk store of a peer wrote |
+//! | DeepEP #642 | `stage_reused_without_proxy_fence` | a proxy fence between reads of a stage and the bulk load that fills it again |
 //! | DeepEP #651 | `barrier_of_one_level` | a barrier that joins both levels |
 //! | DeepEP #657 | `bulk_source_overwritten` | a wait before the source of a bulk store is written again |
 //! | DeepEP #715 | `barrier_without_release` | a release of the system's scope before a network barrier |
@@ -12,7 +13,8 @@
 //! | TensorRT-LLM #14608 | `armed_after_the_copy` | bytes told to a barrier before its copy is issued |
 //! | rings of several projects | `head_without_release` | a release where a slot is given back |
 //!
-//! The first, second and fourth are in `judge.rs`. Nothing of the projects' text is here, and nothing was run on hardware.
+//! `nc_load_of_fresh_data` and `bulk_source_overwritten` are in `judge.rs`. The second and third are found where [`Rule::StrictProxies`] is asked
+//! for: without these fences many kernels are right. Nothing of the projects' text is here, and nothing was run on hardware.
 
 use super::*;
 
@@ -32,6 +34,46 @@ fn put_and_get_with(module: &Module, ctas: u32, threads: u32, counter: bool) -> 
         let arguments = arguments.into_iter().map(Into::into).collect();
         cluster.launch(stream, &module.kernel("put").unwrap(), Launch::linear(ctas, threads, arguments)).unwrap();
     })
+}
+
+/// What is missing by the letter of the model alone.
+fn strictly_missing(run: impl Fn(&mut Cluster)) -> Vec<Missing> {
+    let strict = Rules::default().with(Rule::StrictProxies, Severity::Error);
+    assert_eq!(judged(2, &run), [], "it is not looked for unless it is asked for");
+    judged_with(&strict, &[1, 8, 8], 2, run).into_iter().map(|(missing, _)| missing).collect()
+}
+
+#[test]
+fn a_stage_that_is_filled_again_without_a_proxy_fence() {
+    let text = include_str!("published/stage_reused_without_proxy_fence.ptx");
+    let run = |fence: &str| {
+        let module = mended(text, &[("// here", fence)]);
+        strictly_missing(move |cluster| {
+            let [from] = zeros(cluster, 0, ["from"]);
+            launch(cluster, 0, &module, "k", 64, &[from]);
+        })
+    };
+    let shared = Missing::StrictProxyFence { shared: true };
+    assert_eq!(run(""), [shared.clone()]);
+    assert_eq!(run("fence.proxy.async.global;"), [shared]);
+    assert_eq!(run("fence.proxy.async.shared::cta;"), []);
+}
+
+#[test]
+fn a_row_that_is_copied_on_without_a_proxy_fence() {
+    let text = include_str!("published/copied_on_without_proxy_fence.ptx");
+    let run = |fence: &str| {
+        let module = mended(text, &[("// here", fence)]);
+        strictly_missing(move |cluster| {
+            let [data, flag, out] = zeros(cluster, 1, ["data", "flag", "out"]);
+            launch(cluster, 1, &module, "get", 1, &[data, flag, out]);
+            launch(cluster, 0, &module, "put", 1, &[data, flag]);
+        })
+    };
+    let global = Missing::StrictProxyFence { shared: false };
+    assert_eq!(run(""), [global.clone()]);
+    assert_eq!(run("fence.proxy.async.shared::cta;"), [global]);
+    assert_eq!(run("fence.proxy.async.global;"), []);
 }
 
 #[test]
