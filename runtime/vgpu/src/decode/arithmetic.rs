@@ -401,7 +401,15 @@ impl Decoder<'_> {
                 self.alu(run, target, &[source]);
                 return Ok(());
             }
-            ("fns", B32) => return self.fail("`fns` is not supported"),
+            ("fns", B32) => {
+                self.expect_count(operands, 4)?;
+                let sources = operands[1..].iter().zip([B32, B32, S32]);
+                let sources = sources.map(|(operand, element)| self.source(operand, element)).collect::<Decoded<Vec<_>>>()?;
+                let target = self.target(&operands[0], 4)?;
+                let run: ScalarFn = Box::new(|s| fns(s[0] as u32, s[1] as u32, s[2] as u32 as i32).into());
+                self.scalar(run, target, sources);
+                return Ok(());
+            }
             _ => return self.unsupported(element),
         };
         let (d, s) = self.uniform_operands(operands, element, count)?;
@@ -418,6 +426,10 @@ impl Decoder<'_> {
             _ => return self.unsupported(element),
         };
         let shift = if part == "hi" { 16 } else { 0 };
+        let sat = opcode == "mad24" && m.take("sat");
+        if sat && !(signed && part == "hi") {
+            return self.fail("`.sat` needs .hi and .s32");
+        }
         let (d, s) = self.uniform_operands(operands, element, if opcode == "mad24" { 3 } else { 2 })?;
         self.scalar(
             Box::new(move |s| {
@@ -426,7 +438,8 @@ impl Decoder<'_> {
                 } else {
                     ((s[0] & 0xff_ffff) * (s[1] & 0xff_ffff)).cast_signed()
                 };
-                ((product >> shift) as u64).wrapping_add(s[2])
+                let part = (product >> shift) as u32;
+                if sat { part.cast_signed().saturating_add(s[2] as i32).cast_unsigned().into() } else { u64::from(part).wrapping_add(s[2]) }
             }),
             d,
             s,
@@ -459,14 +472,40 @@ impl Decoder<'_> {
             if m.element() != Some(B32) {
                 return self.fail("needs .b32");
             }
-            self.expect_count(operands, 5)?;
+            let combine = m.one_of(&["or", "and"]);
+            self.expect_count(operands, if combine.is_some() { 6 } else { 5 })?;
             let Operand::Integer(table @ 0..=255) = operands[4] else {
                 return self.fail("the truth table is a literal from 0 to 255");
             };
-            let (d, s) = self.uniform_operands(&operands[..4], B32, 3)?;
+            let (result, predicate) = match (&operands[0], combine) {
+                (Operand::Pair(result, predicate), Some(_)) => (&**result, Some(self.target_predicate(predicate)?)),
+                (result, None) => (result, None),
+                _ => return self.fail("expected `register|predicate`"),
+            };
+            let other = match operands.get(5) {
+                Some(operand) => self.plain_predicate(operand)?,
+                None => super::op::FALSE,
+            };
+            let s = operands[1..4].iter().map(|operand| self.source(operand, B32)).collect::<Decoded<Vec<_>>>()?;
+            let d = self.target(result, 4)?;
             let (run, table): (AluFn, u32) = (truth_table!(), table as u32);
             let args = Args { d: d.row, a: s[0].row, b: s[1].row, c: s[2].row, p: table, ..Args::default() };
-            self.emit_alu(run, args, &[s[0].row, s[1].row, s[2].row], &[d.row]);
+            // The predicate that is written may be the guard, and the result one of the sources.
+            let some = predicate.map(|_| self.temporary(4)).transpose()?;
+            if let Some(some) = some {
+                let args = Args { d: some.row, ..args };
+                self.emit_alu(run, args, &[s[0].row, s[1].row, s[2].row], &[some.row]);
+                self.copy_register(d, some);
+            } else {
+                self.emit_alu(run, args, &[s[0].row, s[1].row, s[2].row], &[d.row]);
+            }
+            if let (Some(p), Some(some)) = (predicate, some) {
+                let found = self.new_predicate();
+                let args = Args { a: some.row, p: found, ..Args::default() };
+                self.emit_alu(predicate_test!(u32, |a| a != 0), args, &[some.row], &[found | PREDICATE_FLAG]);
+                let run = if combine == Some("or") { predicate_logic!(|a, b| a | b) } else { predicate_logic!(|a, b| a & b) };
+                self.predicate_logic(run, p, found, other);
+            }
             return Ok(());
         }
         if opcode == "shf" {

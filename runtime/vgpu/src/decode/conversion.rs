@@ -55,7 +55,7 @@ impl Decoder<'_> {
         };
         let to = self.need_element(m)?;
         let from = self.need_element(m)?;
-        let pair = |element| matches!(element, F16x2 | Bf16x2 | E4m3x2 | E5m2x2 | E2m1x2 | Ue8m0x2);
+        let pair = |element: ScalarType| matches!(element, F16x2 | Bf16x2) || element.is_narrow_pair();
         if pair(to) || pair(from) || to == Tf32 {
             return self.packed_conversion(to, from, options, operands);
         }
@@ -74,6 +74,7 @@ impl Decoder<'_> {
             if options.mode.is_some() || options.integral.is_some() || options.ftz {
                 return self.fail("an integer conversion takes no rounding mode");
             }
+            self.check_conversion(to, from, options)?;
             match hot(source.bytes, from, to, target.bytes).filter(|_| !options.sat) {
                 Some(run) => self.alu(run, target, &[source]),
                 None => {
@@ -115,6 +116,7 @@ impl Decoder<'_> {
             let Some(round) = integral.filter(|_| mode.is_none()) else {
                 return self.fail("a conversion to an integer needs .rni, .rzi, .rmi or .rpi");
             };
+            self.check_conversion(to, from, options)?;
             let wide = from == F64 || to.bytes() == 8;
             let (bits, signed) = (to.bytes() * 8, to.is_signed());
             // A cast truncates, clamps, and makes zero of a NaN, as PTX does.
@@ -129,20 +131,16 @@ impl Decoder<'_> {
                 extend(value_of(value, to), to)
             })));
         }
-        let narrowing = if from.is_float() {
-            to.bytes() < from.bytes() || (to != from && to.bytes() == from.bytes())
-        } else {
-            true
-        };
-        if narrowing && (mode.is_none() || integral.is_some()) {
+        if mode.is_none() && needs_mode(to, from) {
             return self.fail("needs a rounding mode: .rn, .rz, .rm or .rp");
         }
-        if !narrowing && mode.is_some() {
+        if mode.is_some() && !needs_mode(to, from) && from != Bf16 && (to, from) != (Bf16, F16) {
             return self.fail("an exact conversion takes no rounding mode");
         }
         if integral.is_some() && to != from {
             return self.fail("an integer rounding mode is not possible here");
         }
+        self.check_conversion(to, from, options)?;
         let plain = !ftz && !sat && integral.is_none() && mode.is_none_or(|mode| mode == Rounding::Nearest);
         let unmodified = !options.satfinite && !options.relu;
         let fast: Option<AluFn> = match (to, from) {
@@ -186,6 +184,10 @@ impl Decoder<'_> {
         })))
     }
 
+    fn check_conversion(&self, to: ScalarType, from: ScalarType, options: Options) -> Decoded<()> {
+        if exists(to, from, options) { Ok(()) } else { self.fail("a modifier is not possible with these types") }
+    }
+
     /// Conversions to or from pairs of narrow floats, and to tf32. The first source is the upper half.
     fn packed_conversion(
         &mut self,
@@ -202,12 +204,12 @@ impl Decoder<'_> {
         let mode = options.mode;
         let nearest = mode == Some(Rounding::Nearest);
         let exact_modes = matches!(mode, Some(Rounding::Nearest | Rounding::Zero));
-        let small = matches!(to, E4m3x2 | E5m2x2 | E2m1x2);
         let possible = match (to, from) {
             (F16x2 | Bf16x2, F32) => exact_modes,
             (Tf32, F32) => exact_modes || mode == Some(Rounding::NearestAway) && !options.relu,
-            (E4m3x2 | E5m2x2, F32 | F16x2) | (E2m1x2, F32) => nearest && options.satfinite,
-            (F16x2, E4m3x2 | E5m2x2 | E2m1x2) => nearest && !options.satfinite,
+            (E4m3x2 | E5m2x2 | E2m1x2 | E2m3x2 | E3m2x2, F32 | F16x2 | Bf16x2) => nearest && options.satfinite,
+            (F16x2, E4m3x2 | E5m2x2 | E2m1x2 | E2m3x2 | E3m2x2) => nearest && !options.satfinite,
+            (Bf16x2, E4m3x2 | E5m2x2 | E2m1x2 | E2m3x2 | E3m2x2) => nearest,
             (Ue8m0x2, F32 | Bf16x2) => matches!(mode, Some(Rounding::Zero | Rounding::Up)) && !options.relu,
             (Bf16x2, Ue8m0x2) => nearest && !options.satfinite && !options.relu,
             _ => return self.fail("this conversion does not exist"),
@@ -222,6 +224,8 @@ impl Decoder<'_> {
             E4m3x2 => |x, n| u64::from(to_e4m3(x, n)),
             E5m2x2 => |x, n| u64::from(to_e5m2(x, n)),
             E2m1x2 => |x, n| u64::from(to_e2m1(x, n)),
+            E2m3x2 => |x, n| u64::from(to_e2m3(x, n)),
+            E3m2x2 => |x, n| u64::from(to_e3m2(x, n)),
             _ => |x, n| u64::from(to_ue8m0(x, n.mode == Rounding::Up)),
         };
         let width = to.bytes() * 4;
@@ -258,13 +262,14 @@ impl Decoder<'_> {
             self.scalar(run, target, sources);
             return Ok(());
         }
-        debug_assert!(small || matches!(to, F16x2 | Bf16x2 | Ue8m0x2));
         let decode: fn(u64) -> f64 = match from {
             F16x2 => |bits| f16_to_f64(bits as u16),
             Bf16x2 => |bits| bf16_to_f64(bits as u16),
             E4m3x2 => |bits| e4m3_to_f64(bits as u8),
             E5m2x2 => |bits| e5m2_to_f64(bits as u8),
             E2m1x2 => |bits| e2m1_to_f64(bits as u8 & 0xf),
+            E2m3x2 => |bits| e2m3_to_f64(bits as u8),
+            E3m2x2 => |bits| e3m2_to_f64(bits as u8),
             _ => |bits| ue8m0_to_f64(bits as u8),
         };
         let half = from.bytes() * 4;
@@ -279,32 +284,73 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// `cvt.pack.sat.{u16,s16}.s32 d, a, b;` and `cvt.pack.sat.{u8,s8}.s32.b32 d, a, b, c;`
+    /// `cvt.pack.sat.{u16,s16}.s32 d, a, b;` and, of 8, 4 or 2 bits, `cvt.pack.sat.u8.s32.b32 d, a, b, c;`
     fn pack_conversion(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
-        use ScalarType::*;
+        const TYPES: [&str; 8] = ["u16", "s16", "u8", "s8", "u4", "s4", "u2", "s2"];
         if !m.take("sat") {
             return self.fail("needs .sat");
         }
-        let to = self.need_element(m)?;
-        self.only_type(m, S32)?;
-        let bytes = matches!(to, U8 | S8);
-        if bytes {
-            self.only_type(m, B32)?;
-        } else if !matches!(to, U16 | S16) {
-            return self.unsupported(to);
+        let Some(to) = m.one_of(&TYPES) else { return self.fail("needs a type of 2, 4, 8 or 16 bits") };
+        self.only_type(m, ScalarType::S32)?;
+        // The name of each of these types is its sign and its width.
+        let (signed, width) = (to.starts_with('s'), to[1..].parse::<u32>().unwrap_or(8));
+        let third = width < 16;
+        if third {
+            self.only_type(m, ScalarType::B32)?;
         }
-        let width = to.bytes() * 8;
-        let (target, sources) = self.uniform_operands(operands, S32, if bytes { 3 } else { 2 })?;
+        let (target, sources) = self.uniform_operands(operands, ScalarType::S32, if third { 3 } else { 2 })?;
         let run: ScalarFn = Box::new(move |s| {
-            let part = |bits: u64| {
-                let value = clamp(i128::from(bits as u32 as i32), to);
-                value.cast_unsigned() as u64 & ((1 << width) - 1)
-            };
-            let rest = if bytes { s[2] << (2 * width) } else { 0 };
+            let (least, most) =
+                if signed { (-(1i64 << (width - 1)), (1i64 << (width - 1)) - 1) } else { (0, (1i64 << width) - 1) };
+            let part = |bits: u64| i64::from(bits as u32 as i32).clamp(least, most).cast_unsigned() & ((1 << width) - 1);
+            let rest = if third { s[2] << (2 * width) } else { 0 };
             (part(s[0]) << width | part(s[1]) | rest) & 0xffff_ffff
         });
         self.scalar(run, target, sources);
         Ok(())
+    }
+}
+
+/// Whether a result is rounded in a mode that has to be stated.
+fn needs_mode(to: ScalarType, from: ScalarType) -> bool {
+    use ScalarType::*;
+    match (to, from) {
+        (Bf16, F16) | (_, Bf16) => false,
+        (_, F16 | F32 | F64) => to.bytes() < from.bytes(),
+        _ => true,
+    }
+}
+
+/// Whether PTX has a conversion between single values with these modifiers.
+fn exists(to: ScalarType, from: ScalarType, options: Options) -> bool {
+    use ScalarType::*;
+    let Options { mode, integral, ftz, sat, satfinite, relu } = options;
+    let no_narrow = !satfinite && !relu;
+    let loses = from.is_signed() && !to.is_signed()
+        || to.bytes() < from.bytes()
+        || to.bytes() == from.bytes() && to.is_signed() != from.is_signed();
+    if mode == Some(Rounding::NearestAway) || from == Tf32 {
+        return false;
+    }
+    match (to, from) {
+        (Bf16, Bf16) => mode.is_none() && !ftz && !sat && no_narrow,
+        (F32, Bf16) => !sat && no_narrow,
+        (F64 | F16, Bf16) | (Bf16, F16) => !ftz && !sat && no_narrow,
+        (F16, F32) => {
+            let finite_modes = matches!(mode, Some(Rounding::Nearest | Rounding::Zero));
+            no_narrow || finite_modes && !ftz && !sat
+        }
+        (Bf16, F32) => {
+            let finite_modes = matches!(mode, Some(Rounding::Nearest | Rounding::Zero));
+            !sat && (no_narrow || finite_modes && !ftz)
+        }
+        (Bf16, F64) => !ftz && !sat && no_narrow,
+        (Bf16, _) => !ftz && !sat && no_narrow && from.bytes() > 1,
+        (F32, _) | (_, F32) => no_narrow,
+        (F16 | F64, _) => no_narrow && !ftz,
+        (_, F16 | F64) => no_narrow && !ftz,
+        (_, Bf16) => no_narrow && !ftz && !sat && integral.is_some() && to.bytes() > 1,
+        _ => no_narrow && !ftz && (loses || !sat),
     }
 }
 

@@ -95,7 +95,7 @@ fn operands(op: &mut Op, each: Each<'_>) {
         Op::Atomic(op) => {
             place(&mut op.place, each);
             op.sources.iter_mut().for_each(|reg| read(reg, each));
-            write(&mut op.target, each);
+            op.targets.iter_mut().for_each(|reg| write(reg, each));
         }
         Op::BranchIndexed { index, .. } => each(Operand::Read(index)),
         Op::Call { return_row, .. } => each(Operand::Write(return_row)),

@@ -238,9 +238,14 @@ impl Decoder<'_> {
         let Some(kind) = atomic_kind(m) else { return self.fail("the operation is missing") };
         let no_flush = m.take("noftz");
         let policy = m.cache_hints();
+        let length = Self::vector_length(m);
         let element = self.need_element(m)?;
-        if !atomic_type(kind, element, read) {
+        let known = if length == 1 { atomic_type(kind, element, read) } else { vector_atomic(kind, element, length) };
+        if !known {
             return self.unsupported(element);
+        }
+        if length > 1 && !matches!(space, Space::Generic | Space::Global) {
+            return self.fail("atomics on vectors work on global memory");
         }
         let half = matches!(element, ScalarType::F16 | ScalarType::F16x2 | ScalarType::Bf16 | ScalarType::Bf16x2);
         if no_flush != half {
@@ -254,16 +259,23 @@ impl Decoder<'_> {
             self.source(&operands[count], ScalarType::B64)?;
         }
         let place = self.place(&operands[first], space)?;
-        let sources = operands[first + 1..count]
-            .iter()
-            .map(|operand| self.source(operand, element))
-            .collect::<Decoded<Vec<Reg>>>()?;
-        let target = match operands.first() {
-            Some(Operand::Sink) => None,
-            Some(operand) if read => Some(self.target(operand, element.bytes())?),
-            _ => None,
-        };
-        self.emit(Op::Atomic(Box::new(AtomicOp { place, kind, element, target, sources, order, scope })));
+        let mut sources: Vec<Reg> = Vec::new();
+        for operand in &operands[first + 1..count] {
+            for part in self.elements(operand, length)? {
+                sources.push(self.source(part, element)?);
+            }
+        }
+        let mut targets = vec![None; length];
+        if read && operands[0] != Operand::Sink {
+            for (target, part) in targets.iter_mut().zip(self.elements(&operands[0], length)?) {
+                *target = match part {
+                    Operand::Sink => None,
+                    part => Some(self.target(part, element.bytes())?),
+                };
+            }
+        }
+        let targets = Elements::new(&targets);
+        self.emit(Op::Atomic(Box::new(AtomicOp { place, kind, element, targets, sources, order, scope })));
         Ok(())
     }
 }
@@ -300,4 +312,16 @@ fn atomic_type(kind: AtomicKind, element: ScalarType, read: bool) -> bool {
         Exchange => read && matches!(element, B32 | B64 | B128),
         CompareSwap => read && matches!(element, B16 | B32 | B64 | B128),
     }
+}
+
+/// The same for vectors, of at most 16 bytes.
+fn vector_atomic(kind: AtomicKind, element: ScalarType, length: usize) -> bool {
+    use AtomicKind::*;
+    use ScalarType::*;
+    let floats = match element {
+        F32 => kind == Add,
+        F16 | Bf16 | F16x2 | Bf16x2 => matches!(kind, Add | Min | Max),
+        _ => false,
+    };
+    floats && length as u32 * element.bytes() <= 16
 }

@@ -616,9 +616,8 @@ impl<'m> Decoder<'m> {
                 predicate | if *negated { op::GUARD_NOT } else { 0 }
             }
         };
-        let first = target::first_with(instruction);
-        if let Some(given) = target::of_module(self.module).filter(|given| *given < first) {
-            return self.fail(format!("needs sm_{first}, and the .target of the module is sm_{given}"));
+        if let Some(reason) = target::refusal(self.module, instruction) {
+            return self.fail(reason);
         }
         let mut modifiers = Modifiers::new(&instruction.modifiers);
         let operands = instruction.operands.as_slice();

@@ -164,6 +164,9 @@ impl Decoder<'_> {
             _ => None,
         };
         let Some(run) = comparator(comparison, element, ftz, 0) else { return self.unsupported(element) };
+        if matches!(element, ScalarType::F16 | ScalarType::Bf16) && second.is_some() {
+            return self.fail("a comparison of this type has one predicate");
+        }
         if halves && second.is_none() {
             return self.fail("a packed comparison needs two predicates");
         }
@@ -205,39 +208,70 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// `set.cmp{.bool}.dtype.stype d, a, b{, {!}c};`: all ones or 1.0 where true.
+    /// `set.cmp{.bool}.dtype.stype d, a, b{, {!}c};`: all ones or 1.0 where true, in each half of a packed value.
     fn set(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        use ScalarType::*;
         let Some(comparison) = m.one_of(&COMPARISONS) else { return self.fail("the comparison is missing") };
         let combine = m.one_of(&["and", "or", "xor"]);
         let ftz = m.take("ftz");
         let result = self.need_element(m)?;
         let element = self.need_element(m)?;
+        let packed = matches!(element, F16x2 | Bf16x2);
+        let possible = match element {
+            F16 => matches!(result, U16 | S16 | U32 | S32 | F16 | Bf16),
+            Bf16 => matches!(result, U16 | S16 | U32 | S32 | Bf16),
+            F16x2 | Bf16x2 => matches!(result, U32 | S32) || result == element,
+            _ => matches!(result, U32 | S32 | F16 | Bf16 | F32),
+        };
+        if !possible {
+            return self.unsupported(result);
+        }
         let yes = match result {
-            ScalarType::U32 | ScalarType::S32 => 0xffff_ffff,
-            ScalarType::F32 => 0x3f80_0000,
-            _ => return self.unsupported(result),
+            F32 => 0x3f80_0000,
+            F16 | F16x2 => 0x3c00,
+            Bf16 | Bf16x2 => 0x3f80,
+            U32 | S32 if !packed => 0xffff_ffff,
+            _ => 0xffff,
         };
         self.expect_count(operands, if combine.is_some() { 4 } else { 3 })?;
         let a = self.source(&operands[1], element)?;
         let b = self.source(&operands[2], element)?;
-        let Some(run) = comparator(comparison, element, ftz, 0) else { return self.unsupported(element) };
-        if matches!(element, ScalarType::F16x2 | ScalarType::Bf16x2) {
-            return self.unsupported(element);
+        let other = match (combine, operands.get(3)) {
+            (Some(combine), Some(operand)) => Some((combine, self.plain_predicate(operand)?)),
+            _ => None,
+        };
+        let mut halves = Vec::new();
+        for half in 0..if packed { 2 } else { 1 } {
+            let Some(run) = comparator(comparison, element, ftz, half) else { return self.unsupported(element) };
+            let p = self.new_predicate();
+            self.compare(run, p, a, b);
+            if let Some((combine, other)) = other {
+                let run = match combine {
+                    "and" => predicate_logic!(|a, b| a & b),
+                    "or" => predicate_logic!(|a, b| a | b),
+                    _ => predicate_logic!(|a, b| a ^ b),
+                };
+                self.predicate_logic(run, p, p, other);
+            }
+            let bytes = result.bytes();
+            let part =
+                (self.constant(Constant::Bits(yes << (16 * half)), bytes)?, self.constant(Constant::Bits(0), bytes)?, p);
+            halves.push(part);
         }
-        let p = self.new_predicate();
-        self.compare(run, p, a, b);
-        if let (Some(combine), Some(operand)) = (combine, operands.get(3)) {
-            let other = self.plain_predicate(operand)?;
-            let run = match combine {
-                "and" => predicate_logic!(|a, b| a & b),
-                "or" => predicate_logic!(|a, b| a | b),
-                _ => predicate_logic!(|a, b| a ^ b),
-            };
-            self.predicate_logic(run, p, p, other);
+        let target = self.target(&operands[0], result.bytes())?;
+        match halves[..] {
+            [(yes, no, p), (high, _, q)] => {
+                let (low, upper) = (self.temporary(4)?, self.temporary(4)?);
+                self.select(low, yes, no, p)?;
+                self.select(upper, high, no, q)?;
+                self.alu(binary!(u32, u32 => u32, |a, b| a | b), target, &[low, upper]);
+                Ok(())
+            }
+            _ => {
+                let (yes, no, p) = halves[0];
+                self.select(target, yes, no, p)
+            }
         }
-        let (yes, no) = (self.constant(Constant::Bits(yes), 4)?, self.constant(Constant::Bits(0), 4)?);
-        let target = self.target(&operands[0], 4)?;
-        self.select(target, yes, no, p)
     }
 
     /// `slct.dtype.ctype d, a, b, c;`: a where c ≥ 0.
@@ -451,13 +485,18 @@ macro_rules! float_comparator {
     };
 }
 
+/// The value of an f16 whose subnormals count as zero.
+fn flushed_f16(bits: u16) -> f64 {
+    f16_to_f64(if bits & 0x7c00 == 0 { bits & 0x8000 } else { bits })
+}
+
 /// The comparison as a handler; `half` picks the half of a packed type.
 #[allow(clippy::neg_cmp_op_on_partial_ord, clippy::nonminimal_bool, reason = "unordered comparisons are negated ones")]
 fn comparator(name: &str, element: ScalarType, ftz: bool, half: u32) -> Option<AluFn> {
     use ScalarType::*;
     let unsigned_only = matches!(name, "lo" | "ls" | "hi" | "hs");
     let equality = matches!(name, "eq" | "ne");
-    if ftz && element != F32 {
+    if ftz && !matches!(element, F32 | F16 | F16x2) {
         return None;
     }
     Some(match element {
@@ -473,6 +512,9 @@ fn comparator(name: &str, element: ScalarType, ftz: bool, half: u32) -> Option<A
         F32 if ftz => float_comparator!(name, f32, flush),
         F32 => float_comparator!(name, f32, std::convert::identity),
         F64 => float_comparator!(name, f64, std::convert::identity),
+        F16 if ftz => float_comparator!(name, u16, flushed_f16),
+        F16x2 if ftz && half == 0 => float_comparator!(name, u32, |a: u32| flushed_f16(a as u16)),
+        F16x2 if ftz => float_comparator!(name, u32, |a: u32| flushed_f16((a >> 16) as u16)),
         F16 => float_comparator!(name, u16, f16_to_f64),
         Bf16 => float_comparator!(name, u16, bf16_to_f64),
         F16x2 if half == 0 => float_comparator!(name, u32, |a: u32| f16_to_f64(a as u16)),

@@ -125,8 +125,9 @@ pub(crate) struct AtomicOp {
     pub place: Place,
     pub kind: AtomicKind,
     pub element: ScalarType,
-    pub target: Option<Reg>,
-    /// Operands per vector element: `b`, and `c` of a compare-and-swap.
+    /// Where the old values go, one per element.
+    pub targets: Elements,
+    /// `b` of each element, or `b` and `c` of a compare-and-swap.
     pub sources: Vec<Reg>,
     pub order: Order,
     pub scope: Scope,

@@ -1,4 +1,4 @@
-//! Atomics and reductions: one indivisible step per lane, in lane order.
+//! Atomics and reductions: one indivisible step per lane, in lane order. Of a vector each element is atomic by itself.
 
 use super::Machine;
 use super::access::{Home, Manner};
@@ -18,30 +18,44 @@ impl Machine {
         code: &KernelCode,
     ) -> Outcome<()> {
         let bytes = op.element.bytes();
+        let elements = op.targets.len() as u32;
         for lane in lanes(mask) {
-            let (address, home) = self.place_of(warp, &op.place, bytes, lane, true)?;
+            let (address, home) = self.place_of(warp, &op.place, bytes * elements, lane, true)?;
             if let Home::Shared { cta, offset } = home {
                 self.meet_copies(warp, code, pc, lane, (cta, offset, bytes), true)?;
             }
-            let operand = |index: usize| op.sources.get(index).map_or(0, |reg| warp.value(*reg, lane));
-            let (b, c) = (operand(0), operand(1));
-            let combine = if matches!(home, Home::Device(_)) { combine_in_device } else { combine };
-            let old = self
-                .update(warp, code, home, bytes, |old| combine(op.kind, op.element, old, b, c))
-                .map_err(|fault| bad_access(lane, address, bytes, fault))?;
-            if let Some(target) = op.target {
-                warp.set_value(target, lane, old);
+            if elements > 1 && !matches!(home, Home::Device(_)) {
+                let fault = MemoryFault::WrongSpace { expected: "global", found: "shared" };
+                return Err(bad_access(lane, address, bytes * elements, fault));
             }
-            self.note_read(warp, home, bytes, pc, lane);
-            if !self.observers.is_empty() {
-                // A compare-and-swap that fails writes nothing, so that nothing is released.
-                let differ = (old ^ b) << (128 - 8 * bytes) != 0;
-                let failed = op.kind == AtomicKind::CompareSwap && differ;
-                let (kind, order) =
-                    if failed { (AccessKind::Read, of_reading(op.order)) } else { (AccessKind::Atomic, op.order) };
-                let manner =
-                    Manner { order, scope: op.scope, proxy: Proxy::Generic, kind, line: code.lines[pc as usize] };
-                self.show(warp, lane, home, bytes, manner);
+            // What the instruction reads, before it writes its first register.
+            let values: [u128; 8] =
+                std::array::from_fn(|index| op.sources.get(index).map_or(0, |reg| warp.value(*reg, lane)));
+            for (element, target) in (0..elements).zip(op.targets.iter()) {
+                let home = match home {
+                    Home::Device(address) => Home::Device(address + u64::from(element * bytes)),
+                    Home::Shared { .. } | Home::Local(_) | Home::Param(_) => home,
+                };
+                // A vector has no compare-and-swap, which alone has a second operand.
+                let (b, c) = (values[element as usize], values[1]);
+                let combine = if matches!(home, Home::Device(_)) { combine_in_device } else { combine };
+                let old = self
+                    .update(warp, code, home, bytes, |old| combine(op.kind, op.element, old, b, c))
+                    .map_err(|fault| bad_access(lane, address, bytes * elements, fault))?;
+                if let Some(target) = *target {
+                    warp.set_value(target, lane, old);
+                }
+                self.note_read(warp, home, bytes, pc, lane);
+                if !self.observers.is_empty() {
+                    // A compare-and-swap that fails writes nothing, so that nothing is released.
+                    let differ = (old ^ b) << (128 - 8 * bytes) != 0;
+                    let failed = op.kind == AtomicKind::CompareSwap && differ;
+                    let (kind, order) =
+                        if failed { (AccessKind::Read, of_reading(op.order)) } else { (AccessKind::Atomic, op.order) };
+                    let manner =
+                        Manner { order, scope: op.scope, proxy: Proxy::Generic, kind, line: code.lines[pc as usize] };
+                    self.show(warp, lane, home, bytes, manner);
+                }
             }
         }
         Ok(())

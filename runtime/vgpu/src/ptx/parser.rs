@@ -529,7 +529,7 @@ impl<'a> Parser<'a, '_> {
             return self.error(format!("expected a register type, found {}", self.found()));
         };
         let element = match ScalarType::from_name(word) {
-            Some(element) if !matches!(element, ScalarType::E4m3x2 | ScalarType::E5m2x2) => element,
+            Some(element) if !element.is_narrow_pair() && !matches!(element, ScalarType::Tf32 | ScalarType::F32x2) => element,
             _ => return self.error(format!("`.{word}` is not a register type")),
         };
         self.at += 1;
@@ -613,8 +613,10 @@ impl<'a> Parser<'a, '_> {
             Token::Word(word) => {
                 self.at += 1;
                 let mut name = word.to_owned();
-                // `%tid.x` and its like are one name.
-                if let Some(Token::Dot(component @ ("x" | "y" | "z" | "w"))) = self.peek() {
+                // `%tid.x` and the parts of a register that video instructions take are one name.
+                if let Some(Token::Dot(component @ ("x" | "y" | "z" | "w" | "b0" | "b1" | "b2" | "b3" | "h0" | "h1"))) =
+                    self.peek()
+                {
                     self.at += 1;
                     name.push('.');
                     name.push_str(component);

@@ -23,11 +23,14 @@ pub enum ScalarType {
     Bf16,
     Bf16x2,
     F32,
+    F32x2,
     F64,
     Tf32,
     E4m3x2,
     E5m2x2,
     E2m1x2,
+    E2m3x2,
+    E3m2x2,
     Ue8m0x2,
 }
 
@@ -55,11 +58,14 @@ impl ScalarType {
             "bf16" => Bf16,
             "bf16x2" => Bf16x2,
             "f32" => F32,
+            "f32x2" => F32x2,
             "f64" => F64,
             "tf32" => Tf32,
             "e4m3x2" => E4m3x2,
             "e5m2x2" => E5m2x2,
             "e2m1x2" => E2m1x2,
+            "e2m3x2" => E2m3x2,
+            "e3m2x2" => E3m2x2,
             "ue8m0x2" => Ue8m0x2,
             _ => return None,
         })
@@ -71,9 +77,9 @@ impl ScalarType {
         match self {
             Pred => 0,
             B8 | U8 | S8 | E2m1x2 => 1,
-            B16 | U16 | S16 | F16 | Bf16 | E4m3x2 | E5m2x2 | Ue8m0x2 => 2,
+            B16 | U16 | S16 | F16 | Bf16 | E4m3x2 | E5m2x2 | E2m3x2 | E3m2x2 | Ue8m0x2 => 2,
             B32 | U32 | S32 | F32 | F16x2 | Bf16x2 | Tf32 => 4,
-            B64 | U64 | S64 | F64 => 8,
+            B64 | U64 | S64 | F32x2 | F64 => 8,
             B128 => 16,
         }
     }
@@ -87,6 +93,12 @@ impl ScalarType {
     /// Floating-point types, packed ones included.
     pub fn is_float(self) -> bool {
         use ScalarType::*;
-        matches!(self, F16 | F16x2 | Bf16 | Bf16x2 | F32 | F64 | Tf32 | E4m3x2 | E5m2x2 | E2m1x2 | Ue8m0x2)
+        matches!(self, F16 | F16x2 | Bf16 | Bf16x2 | F32 | F32x2 | F64 | Tf32) || self.is_narrow_pair()
+    }
+
+    /// Pairs of floats of at most 8 bits, which only conversions know: no register has such a type.
+    pub fn is_narrow_pair(self) -> bool {
+        use ScalarType::*;
+        matches!(self, E4m3x2 | E5m2x2 | E2m1x2 | E2m3x2 | E3m2x2 | Ue8m0x2)
     }
 }

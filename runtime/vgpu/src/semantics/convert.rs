@@ -1,6 +1,6 @@
 //! Conversions between formats, as bits. Narrow floats travel through f64, which holds all of them exactly.
 
-use super::float::{BF16, E2M1, E4M3, E5M2, F16, Format, Rounding, TF32, round};
+use super::float::{BF16, E2M1, E2M3, E3M2, E4M3, E5M2, F16, Format, Rounding, TF32, round};
 
 /// f16 bits → value.
 pub fn f16_to_f64(bits: u16) -> f64 {
@@ -33,6 +33,25 @@ pub fn e4m3_to_f64(bits: u8) -> f64 {
 pub fn e2m1_to_f64(bits: u8) -> f64 {
     let value = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][usize::from(bits & 7)];
     if bits & 8 != 0 { -value } else { value }
+}
+
+/// e2m3 bits (low six) → value; there are no infinities and no NaN.
+pub fn e2m3_to_f64(bits: u8) -> f64 {
+    expand_finite(bits, 3, 1)
+}
+
+/// e3m2 bits (low six) → value; there are no infinities and no NaN.
+pub fn e3m2_to_f64(bits: u8) -> f64 {
+    expand_finite(bits, 2, 3)
+}
+
+/// Six bits of a format that is finite throughout.
+fn expand_finite(bits: u8, mantissa: u32, bias: i32) -> f64 {
+    let fraction = f64::from(bits & ((1 << mantissa) - 1)) / f64::from(1u32 << mantissa);
+    let exponent = i32::from((bits & 0x1f) >> mantissa);
+    let value =
+        if exponent == 0 { fraction * 2f64.powi(1 - bias) } else { (1.0 + fraction) * 2f64.powi(exponent - bias) };
+    if bits & 0x20 != 0 { -value } else { value }
 }
 
 /// Expands an IEEE-like format with infinities.
@@ -149,6 +168,31 @@ pub fn to_e2m1(x: f64, options: Narrow) -> u8 {
     sign | code
 }
 
+/// Value → e2m3 bits, the upper two zero; NaN becomes the largest value.
+pub fn to_e2m3(x: f64, options: Narrow) -> u8 {
+    encode_finite(x, E2M3, 3, 1, options)
+}
+
+/// Value → e3m2 bits, the upper two zero; NaN becomes the largest value.
+pub fn to_e3m2(x: f64, options: Narrow) -> u8 {
+    encode_finite(x, E3M2, 2, 3, options)
+}
+
+fn encode_finite(x: f64, format: Format, mantissa: u32, bias: i32, options: Narrow) -> u8 {
+    let value = if x.is_nan() { f64::MAX } else { x };
+    let value = prepare(value, format, Narrow { finite: true, ..options });
+    let sign = u8::from(value.is_sign_negative()) << 5;
+    // In units of the least value, all of whose multiples below the first power of two are there.
+    let steps = value.abs() * 2f64.powi(bias - 1 + mantissa.cast_signed());
+    let implicit = 1u32 << mantissa;
+    let steps = steps as u32;
+    if steps < implicit {
+        return sign | steps as u8;
+    }
+    let exponent = steps.ilog2() - mantissa;
+    sign | ((exponent + 1) << mantissa | (steps >> exponent) & (implicit - 1)) as u8
+}
+
 /// Value → ue8m0 bits, rounding the exponent up (`.rp`) or towards zero (`.rz`); the sign is dropped.
 pub fn to_ue8m0(x: f64, up: bool) -> u8 {
     if x.is_nan() {
@@ -224,6 +268,14 @@ mod tests {
         assert_eq!(to_e4m3(0.001953125, NEAREST), 0x01);
         assert_eq!(to_e5m2(57344.0, NEAREST), 0x7b);
         assert_eq!(to_e2m1(-6.0, NEAREST), 0xf);
+        assert_eq!(to_e2m3(7.5, NEAREST), 0x1f);
+        assert_eq!(to_e2m3(-0.125, NEAREST), 0x21);
+        assert_eq!(to_e2m3(1.0625, NEAREST), 0x08);
+        assert_eq!(to_e2m3(1e9, NEAREST), 0x1f);
+        assert_eq!(to_e3m2(28.0, NEAREST), 0x1f);
+        assert_eq!(to_e3m2(-0.0625, NEAREST), 0x21);
+        assert_eq!(to_e3m2(0.25, NEAREST), 0x04);
+        assert_eq!(to_e3m2(f64::NAN, NEAREST), 0x1f);
         assert_eq!(to_ue8m0(1.5, true), 128);
         assert_eq!(to_ue8m0(1.5, false), 127);
     }
@@ -248,6 +300,10 @@ mod tests {
             let value = e5m2_to_f64(bits);
             if value.is_finite() {
                 assert_eq!(to_e5m2(value, NEAREST), bits);
+            }
+            if bits < 64 {
+                assert_eq!(to_e2m3(e2m3_to_f64(bits), NEAREST), bits);
+                assert_eq!(to_e3m2(e3m2_to_f64(bits), NEAREST), bits);
             }
         }
     }

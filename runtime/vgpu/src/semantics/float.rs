@@ -32,6 +32,8 @@ pub const F16: Format = Format { mantissa: 10, least: -14, largest: 65504.0 };
 pub const BF16: Format = Format { mantissa: 7, least: -126, largest: 3.389_531_389_251_535_5e38 };
 pub const E4M3: Format = Format { mantissa: 3, least: -6, largest: 448.0 };
 pub const E5M2: Format = Format { mantissa: 2, least: -14, largest: 57344.0 };
+pub const E2M3: Format = Format { mantissa: 3, least: 0, largest: 7.5 };
+pub const E3M2: Format = Format { mantissa: 2, least: -2, largest: 28.0 };
 pub const E2M1: Format = Format { mantissa: 1, least: 0, largest: 6.0 };
 
 pub const NAN32: u32 = 0x7fff_ffff;

@@ -124,6 +124,19 @@ pub fn prmt_mode_selector(mode: &str, selector: u32) -> Option<u32> {
     Some(table[selector as usize & 3])
 }
 
+/// `fns`: the place of the bit set that is the `count`-th from `base` on, upwards or, for a negative count, downwards; all ones if there is
+/// none. A count of zero asks whether the bit at `base` itself is set.
+pub fn fns(mask: u32, base: u32, count: i32) -> u32 {
+    let set = |at: &u32| mask >> at & 1 == 1;
+    let nth = count.unsigned_abs().saturating_sub(1) as usize;
+    let found = match count {
+        0 => Some(base).filter(|at| *at < 32 && set(at)),
+        1.. => (base..32).filter(set).nth(nth),
+        _ => (0..=base.min(31)).rev().filter(|_| base < 32).filter(set).nth(nth),
+    };
+    found.unwrap_or(u32::MAX)
+}
+
 /// `lop3` with the truth table `lut`.
 pub fn lop3(a: u32, b: u32, c: u32, lut: u32) -> u32 {
     let mut out = 0;
@@ -222,6 +235,19 @@ mod tests {
         assert_eq!(shf_left(0x8000_0000, 0x0000_0001, 1), 0x0000_0003);
         assert_eq!(shf_right(0x0000_0003, 0x0000_0001, 1), 0x8000_0001);
         assert_eq!(dp4a(0x0102_03ff, 0x0101_0101, 10, true, true), 15);
+    }
+
+    #[test]
+    fn the_nth_set_bit_is_counted_from_its_base() {
+        assert_eq!(fns(0b1011_0100, 0, 1), 2);
+        assert_eq!(fns(0b1011_0100, 3, 2), 5);
+        assert_eq!(fns(0b1011_0100, 2, 1), 2);
+        assert_eq!(fns(0b1011_0100, 6, -1), 5);
+        assert_eq!(fns(0b1011_0100, 31, -4), 2);
+        assert_eq!(fns(0b1011_0100, 31, -5), u32::MAX);
+        assert_eq!(fns(0b1011_0100, 4, 0), 4);
+        assert_eq!(fns(0b1011_0100, 3, 0), u32::MAX);
+        assert_eq!(fns(u32::MAX, 32, 1), u32::MAX);
     }
 
     #[test]

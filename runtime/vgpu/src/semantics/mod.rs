@@ -4,6 +4,7 @@
 
 pub(crate) mod approximate;
 pub(crate) mod convert;
+pub(crate) mod double;
 pub(crate) mod float;
 pub(crate) mod integer;
 #[macro_use]

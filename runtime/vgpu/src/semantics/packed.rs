@@ -57,6 +57,15 @@ pub fn fma_relu<H: Half>(a: u16, b: u16, c: u16) -> u16 {
     H::narrow(add_odd(H::expand(a) * H::expand(b), H::expand(c)), Narrow { relu: true, ..NEAREST })
 }
 
+pub fn fma_rounded<H: Half>(a: u16, b: u16, c: u16, mode: Rounding, relu: bool) -> u16 {
+    let (product, c) = (H::expand(a) * H::expand(b), H::expand(c));
+    let sum = add_odd(product, c);
+    if sum == 0.0 && mode == Rounding::Down && !relu && (product.is_sign_negative() || c.is_sign_negative()) {
+        return 0x8000;
+    }
+    H::narrow(sum, Narrow { mode, finite: false, relu })
+}
+
 pub fn min<H: Half>(a: u16, b: u16) -> u16 {
     H::narrow(super::float::min(H::expand(a), H::expand(b)), NEAREST)
 }

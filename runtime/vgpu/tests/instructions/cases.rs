@@ -84,7 +84,7 @@ impl Case {
 
 /// A kernel `cases(.param .u64 out)` that runs all cases one after the other.
 pub fn kernel(cases: &[Case]) -> String {
-    let mut text = String::from(".version 8.6\n.target sm_90a\n.address_size 64\n");
+    let mut text = String::from(".version 9.2\n.target sm_100a\n.address_size 64\n");
     text.push_str(".visible .entry cases(.param .u64 out)\n{\n.reg .b64 %out;\nld.param.u64 %out, [out];\n");
     let mut offset = 0;
     for case in cases {

@@ -16,8 +16,8 @@ use super::{cases, statements};
 
 /// Module-level text that the cases share.
 pub const HEADER: &str = "\
-.version 9.1
-.target sm_90a
+.version 9.2
+.target sm_100a
 .address_size 64
 .const .align 8 .b8 table[16] = {240, 241, 242, 243, 244, 245, 246, 247, 248, 249, 250, 251, 252, 253, 254, 255};
 .func (.param .b32 back) combined(.param .b32 given, .param .b64 more)

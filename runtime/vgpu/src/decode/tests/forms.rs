@@ -204,7 +204,7 @@ fn memory_forms_keep_order_scope_and_width() {
     let Op::Atomic(atomic) = first("atom.global.add.u32 %r1, [%d1], 1;") else { panic!() };
     assert_eq!((atomic.order, atomic.scope), (Order::Relaxed, Scope::Gpu));
     let Op::Atomic(atomic) = first("red.release.sys.global.add.u64 [%d1], %d2;") else { panic!() };
-    assert_eq!((atomic.order, atomic.scope, atomic.target), (Order::Release, Scope::Sys, None));
+    assert_eq!((atomic.order, atomic.scope, &atomic.targets[..]), (Order::Release, Scope::Sys, &[None][..]));
 }
 
 /// NVIDIA's assembler agrees that what this test writes is PTX.

@@ -1,0 +1,190 @@
+//! Which instructions, modifiers and types there are, on which GPU and since which version of PTX, as NVIDIA's assembler has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::supported;
+
+/// Instructions of every family, one a line. Those that no chip has are to be refused everywhere.
+const FORMS: &str = include_str!("targets.txt");
+
+const CHIPS: [&str; 13] = [
+    "sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_100a", "sm_100f", "sm_103a", "sm_110a",
+    "sm_120", "sm_121a",
+];
+const VERSIONS: [&str; 22] = [
+    "6.4", "6.5", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "8.0", "8.1", "8.2", "8.3", "8.4",
+    "8.6", "8.7", "8.8", "9.0", "9.1", "9.2",
+];
+
+const REGISTERS: &str = "\
+.reg .pred %p<4>;
+.reg .b8 %b<4>;
+.reg .b16 %h<12>;
+.reg .b32 %r<40>;
+.reg .b32 %f<12>;
+.reg .b64 %d<16>;
+.reg .b64 %g<8>;
+";
+/// Registers of 128 bits are newer than others.
+const WIDE: &str = ".reg .b128 %q<4>;\n";
+
+fn header(chip: &str, version: &str) -> String {
+    format!(".version {version}\n.target {chip}\n.address_size 64\n")
+}
+
+fn forms() -> Vec<&'static str> {
+    FORMS.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+}
+
+fn registers(form: &str) -> String {
+    format!("{REGISTERS}{}", if form.contains("%q") { WIDE } else { "" })
+}
+
+/// The forms that we refuse, each in a kernel of its own. Not too many kernels are in one module: what is said of a line is looked up from
+/// the beginning.
+fn refused_here(forms: &[&str], chip: &str, version: &str) -> BTreeSet<usize> {
+    let numbered: Vec<(usize, &&str)> = forms.iter().enumerate().collect();
+    let kernel = |(number, form): &(usize, &&str)| {
+        format!(".visible .entry k{number}(.param .u64 out)\n{{\n{}{form}\nret;\n}}\n", registers(form))
+    };
+    let of_some = |forms: &[(usize, &&str)]| -> Vec<usize> {
+        let kernels: String = forms.iter().map(kernel).collect();
+        let module = supported(&format!("{}{kernels}", header(chip, version)));
+        let (_, refused) = module.unwrap_or_else(|error| panic!("{error}"));
+        refused.iter().map(|refused| refused.kernel[1..].parse().expect("the number of a form")).collect()
+    };
+    numbered.chunks(50).flat_map(of_some).collect()
+}
+
+/// The forms that the assembler refuses; none if it does not know the chip in this version. What it cannot even read ends what it says, and
+/// is left out of the next attempt.
+fn refused_there(forms: &[&str], chip: &str, version: &str) -> Option<BTreeSet<usize>> {
+    let mut left: Vec<usize> = (0..forms.len()).collect();
+    let mut refused = BTreeSet::new();
+    loop {
+        let block = |form: usize| {
+            let wide = if forms[form].contains("%q") { WIDE.trim_end() } else { "" };
+            format!("{{ {wide} {} }}\n", forms[form])
+        };
+        let body: String = left.iter().map(|form| block(*form)).collect();
+        let start = format!("{}.visible .entry k(.param .u64 out)\n{{\n{REGISTERS}", header(chip, version));
+        let (success, said) = super::assembler("targets", &format!("{start}{body}ret;\n}}\n"), chip);
+        if success {
+            return Some(refused);
+        }
+        let above = start.lines().count();
+        let mut last = BTreeSet::new();
+        for line in said.lines() {
+            let Some((_, rest)) = line.split_once(", line ") else { continue };
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            let number: usize = rest[..digits].parse().expect("a line");
+            let Some(form) = number.checked_sub(above + 1).and_then(|at| left.get(at)) else { return None };
+            refused.insert(*form);
+            if rest.contains("fatal") || rest.contains("yntax") {
+                last.insert(*form);
+            }
+        }
+        if last.is_empty() {
+            assert!(!refused.is_empty(), "{chip}, {version}: {said}");
+            return Some(refused);
+        }
+        left.retain(|form| !last.contains(form));
+    }
+}
+
+#[test]
+fn every_form_is_refused_before_the_chip_and_the_version_that_have_it() {
+    let forms = forms();
+    let (mut differ, mut compared) = (BTreeMap::<String, Vec<String>>::new(), 0);
+    for chip in CHIPS {
+        for version in VERSIONS {
+            if refused_there(&[], chip, version).is_none() {
+                continue;
+            }
+            let Some(there) = refused_there(&forms, chip, version) else { continue };
+            let here = refused_here(&forms, chip, version);
+            compared += forms.len();
+            for form in there.symmetric_difference(&here) {
+                let who = if here.contains(form) { "only here" } else { "only by ptxas" };
+                differ.entry(format!("{}, refused {who}", forms[*form])).or_default().push(format!("{chip} {version}"));
+            }
+        }
+    }
+    let differ: Vec<String> = differ
+        .into_iter()
+        .map(|(form, places)| format!("{form} in {} places: {}", places.len(), places[..places.len().min(4)].join(", ")))
+        .collect();
+    assert!(differ.is_empty(), "{} of {} forms differ:\n{}", differ.len(), forms.len(), differ.join("\n"));
+    assert!(compared > 10_000, "{compared}");
+}
+
+/// What to combine: opcode, operands, and the forms of registers by type.
+#[test]
+fn floating_point_takes_the_modifiers_that_the_assembler_takes() {
+    const OPCODES: [(&str, usize); 20] = [
+        ("add", 2), ("sub", 2), ("mul", 2), ("fma", 3), ("mad", 3), ("div", 2), ("rcp", 1), ("sqrt", 1), ("rsqrt", 1),
+        ("sin", 1), ("cos", 1), ("lg2", 1), ("ex2", 1), ("tanh", 1), ("abs", 1), ("neg", 1), ("min", 2), ("max", 2),
+        ("max", 3), ("copysign", 2),
+    ];
+    const TYPES: [(&str, &str); 7] = [
+        ("f32", "%f"), ("f64", "%g"), ("f16", "%h"), ("bf16", "%h"), ("f16x2", "%r"), ("bf16x2", "%r"), ("f32x2", "%d"),
+    ];
+    const MODES: [&str; 7] = ["", ".rn", ".rz", ".rm", ".rp", ".approx", ".full"];
+    const FLAGS: [&str; 6] = [".ftz", ".sat", ".NaN", ".xorsign", ".abs", ".relu"];
+    let mut forms = Vec::new();
+    for (opcode, count) in OPCODES {
+        for (element, register) in TYPES {
+            for mode in MODES {
+                for flags in 0..1u32 << FLAGS.len() {
+                    let flags: String = (0..FLAGS.len()).filter(|at| flags >> at & 1 == 1).map(|at| FLAGS[at]).collect();
+                    let operands: Vec<String> = (0..=count).map(|at| format!("{register}{at}")).collect();
+                    forms.push(format!("{opcode}{mode}{flags}.{element} {};", operands.join(", ")));
+                }
+            }
+        }
+    }
+    let differ: Vec<String> = differences(&forms)
+        .into_iter()
+        // The assembler takes a word there that PTX does not have and that changes nothing.
+        .filter(|form| !form.starts_with("rcp.r") || !form.contains("ftz.f64"))
+        .collect();
+    assert!(differ.is_empty(), "{} differ; refused only\n{}", differ.len(), differ[..differ.len().min(200)].join("\n"));
+}
+
+#[test]
+fn conversions_take_the_modifiers_that_the_assembler_takes() {
+    const TYPES: [(&str, &str); 21] = [
+        ("f32", "%f"), ("f64", "%g"), ("f16", "%h"), ("bf16", "%h"), ("f16x2", "%r"), ("bf16x2", "%r"), ("tf32", "%r"),
+        ("e4m3x2", "%h"), ("e5m2x2", "%h"), ("e2m1x2", "%b"), ("e2m3x2", "%h"), ("e3m2x2", "%h"), ("ue8m0x2", "%h"),
+        ("u8", "%r"), ("s8", "%r"), ("u16", "%h"), ("s16", "%h"), ("u32", "%r"), ("s32", "%r"), ("u64", "%d"), ("s64", "%d"),
+    ];
+    const MODES: [&str; 10] = ["", ".rn", ".rz", ".rm", ".rp", ".rna", ".rni", ".rzi", ".rmi", ".rpi"];
+    const FLAGS: [&str; 4] = [".ftz", ".sat", ".satfinite", ".relu"];
+    let mut forms = Vec::new();
+    for (to, target) in TYPES {
+        for (from, source) in TYPES {
+            let two = to.ends_with("x2") && from == "f32";
+            let operands = if two { format!("{source}1, {source}2") } else { format!("{source}1") };
+            for mode in MODES {
+                for flags in 0..1u32 << FLAGS.len() {
+                    let flags: String = (0..FLAGS.len()).filter(|at| flags >> at & 1 == 1).map(|at| FLAGS[at]).collect();
+                    forms.push(format!("cvt{mode}{flags}.{to}.{from} {target}0, {operands};"));
+                }
+            }
+        }
+    }
+    let differ = differences(&forms);
+    assert!(differ.is_empty(), "{} differ; refused only\n{}", differ.len(), differ[..differ.len().min(200)].join("\n"));
+}
+
+/// What is refused by one side only.
+fn differences(forms: &[String]) -> Vec<String> {
+    let of_some = |forms: &[String]| {
+        let forms: Vec<&str> = forms.iter().map(String::as_str).collect();
+        let there = refused_there(&forms, "sm_100a", "9.2").expect("a chip that the assembler knows");
+        let here = refused_here(&forms, "sm_100a", "9.2");
+        let of = |form: &usize| format!("{}, {}", forms[*form], if here.contains(form) { "here" } else { "by ptxas" });
+        there.symmetric_difference(&here).map(of).collect::<Vec<_>>()
+    };
+    forms.chunks(4000).flat_map(of_some).collect()
+}
