@@ -404,7 +404,8 @@ impl Decoder<'_> {
             ("fns", B32) => {
                 self.expect_count(operands, 4)?;
                 let sources = operands[1..].iter().zip([B32, B32, S32]);
-                let sources = sources.map(|(operand, element)| self.source(operand, element)).collect::<Decoded<Vec<_>>>()?;
+                let sources =
+                    sources.map(|(operand, element)| self.source(operand, element)).collect::<Decoded<Vec<_>>>()?;
                 let target = self.target(&operands[0], 4)?;
                 let run: ScalarFn = Box::new(|s| fns(s[0] as u32, s[1] as u32, s[2] as u32 as i32).into());
                 self.scalar(run, target, sources);
@@ -439,7 +440,11 @@ impl Decoder<'_> {
                     ((s[0] & 0xff_ffff) * (s[1] & 0xff_ffff)).cast_signed()
                 };
                 let part = (product >> shift) as u32;
-                if sat { part.cast_signed().saturating_add(s[2] as i32).cast_unsigned().into() } else { u64::from(part).wrapping_add(s[2]) }
+                if sat {
+                    part.cast_signed().saturating_add(s[2] as i32).cast_unsigned().into()
+                } else {
+                    u64::from(part).wrapping_add(s[2])
+                }
             }),
             d,
             s,
@@ -503,7 +508,8 @@ impl Decoder<'_> {
                 let found = self.new_predicate();
                 let args = Args { a: some.row, p: found, ..Args::default() };
                 self.emit_alu(predicate_test!(u32, |a| a != 0), args, &[some.row], &[found | PREDICATE_FLAG]);
-                let run = if combine == Some("or") { predicate_logic!(|a, b| a | b) } else { predicate_logic!(|a, b| a & b) };
+                let run =
+                    if combine == Some("or") { predicate_logic!(|a, b| a | b) } else { predicate_logic!(|a, b| a & b) };
                 self.predicate_logic(run, p, found, other);
             }
             return Ok(());

@@ -302,7 +302,8 @@ impl Decoder<'_> {
         let run: ScalarFn = Box::new(move |s| {
             let (least, most) =
                 if signed { (-(1i64 << (width - 1)), (1i64 << (width - 1)) - 1) } else { (0, (1i64 << width) - 1) };
-            let part = |bits: u64| i64::from(bits as u32 as i32).clamp(least, most).cast_unsigned() & ((1 << width) - 1);
+            let part =
+                |bits: u64| i64::from(bits as u32 as i32).clamp(least, most).cast_unsigned() & ((1 << width) - 1);
             let rest = if third { s[2] << (2 * width) } else { 0 };
             (part(s[0]) << width | part(s[1]) | rest) & 0xffff_ffff
         });

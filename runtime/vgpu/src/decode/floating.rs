@@ -5,12 +5,12 @@ use super::op::{PREDICATE_FLAG, ScalarFn};
 use super::{Decoded, Decoder};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
-use crate::semantics::{approximate, double, narrow};
 use crate::semantics::float::{
     self, Rounding, add_odd, canonical, canonical64, div_odd, flush, fma_odd, saturate, sqrt_odd, to_f32,
 };
 use crate::semantics::lanes::{AluFn, Args};
 use crate::semantics::packed;
+use crate::semantics::{approximate, double, narrow};
 
 /// Rounding modes of an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -254,8 +254,11 @@ impl Decoder<'_> {
                 self.predicate_logic(run, p, p, other);
             }
             let bytes = result.bytes();
-            let part =
-                (self.constant(Constant::Bits(yes << (16 * half)), bytes)?, self.constant(Constant::Bits(0), bytes)?, p);
+            let part = (
+                self.constant(Constant::Bits(yes << (16 * half)), bytes)?,
+                self.constant(Constant::Bits(0), bytes)?,
+                p,
+            );
             halves.push(part);
         }
         let target = self.target(&operands[0], result.bytes())?;

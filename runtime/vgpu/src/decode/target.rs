@@ -72,8 +72,12 @@ pub(super) fn refusal(module: &Module, instruction: &Instruction) -> Option<Stri
         }
     }
     let (major, minor) = needs.version;
-    (module.version < needs.version)
-        .then(|| format!("needs PTX {major}.{minor}, and the .version of the module is {}.{}", module.version.0, module.version.1))
+    (module.version < needs.version).then(|| {
+        format!(
+            "needs PTX {major}.{minor}, and the .version of the module is {}.{}",
+            module.version.0, module.version.1
+        )
+    })
 }
 
 fn needs(instruction: &Instruction, chip: u32) -> Needs {
@@ -228,7 +232,8 @@ fn synchronisation(needs: &mut Needs, instruction: &Instruction, words: Words) {
         }
         "cp" if words.has("cp_mask") => needs.at_least(100, (8, 6)),
         "cp" if words.any(&["bulk", "reduce"]) => {
-            let to_shared = words.0.iter().find(|word| ["global", "shared::cta", "shared::cluster"].contains(&word.as_str()));
+            let to_shared =
+                words.0.iter().find(|word| ["global", "shared::cta", "shared::cluster"].contains(&word.as_str()));
             needs.at_least(90, if to_shared.is_some_and(|word| word == "shared::cta") { (8, 6) } else { (8, 0) });
         }
         "cp" | "redux" => needs.at_least(80, (7, 0)),
@@ -236,7 +241,9 @@ fn synchronisation(needs: &mut Needs, instruction: &Instruction, words: Words) {
             needs.at_least(80, (7, 0));
             if words.any(&["expect_tx", "complete_tx"]) {
                 needs.at_least(90, (8, 0));
-            } else if words.has("try_wait") || words.has("arrive") && instruction.operands.len() == 3 && !words.has("noComplete") {
+            } else if words.has("try_wait")
+                || words.has("arrive") && instruction.operands.len() == 3 && !words.has("noComplete")
+            {
                 needs.at_least(90, (7, 8));
             } else if words.has("parity") {
                 needs.at_least(80, (7, 1));

@@ -529,7 +529,9 @@ impl<'a> Parser<'a, '_> {
             return self.error(format!("expected a register type, found {}", self.found()));
         };
         let element = match ScalarType::from_name(word) {
-            Some(element) if !element.is_narrow_pair() && !matches!(element, ScalarType::Tf32 | ScalarType::F32x2) => element,
+            Some(element) if !element.is_narrow_pair() && !matches!(element, ScalarType::Tf32 | ScalarType::F32x2) => {
+                element
+            }
             _ => return self.error(format!("`.{word}` is not a register type")),
         };
         self.at += 1;

@@ -112,7 +112,9 @@ fn every_form_is_refused_before_the_chip_and_the_version_that_have_it() {
     }
     let differ: Vec<String> = differ
         .into_iter()
-        .map(|(form, places)| format!("{form} in {} places: {}", places.len(), places[..places.len().min(4)].join(", ")))
+        .map(|(form, places)| {
+            format!("{form} in {} places: {}", places.len(), places[..places.len().min(4)].join(", "))
+        })
         .collect();
     assert!(differ.is_empty(), "{} of {} forms differ:\n{}", differ.len(), forms.len(), differ.join("\n"));
     assert!(compared > 10_000, "{compared}");
@@ -122,12 +124,35 @@ fn every_form_is_refused_before_the_chip_and_the_version_that_have_it() {
 #[test]
 fn floating_point_takes_the_modifiers_that_the_assembler_takes() {
     const OPCODES: [(&str, usize); 20] = [
-        ("add", 2), ("sub", 2), ("mul", 2), ("fma", 3), ("mad", 3), ("div", 2), ("rcp", 1), ("sqrt", 1), ("rsqrt", 1),
-        ("sin", 1), ("cos", 1), ("lg2", 1), ("ex2", 1), ("tanh", 1), ("abs", 1), ("neg", 1), ("min", 2), ("max", 2),
-        ("max", 3), ("copysign", 2),
+        ("add", 2),
+        ("sub", 2),
+        ("mul", 2),
+        ("fma", 3),
+        ("mad", 3),
+        ("div", 2),
+        ("rcp", 1),
+        ("sqrt", 1),
+        ("rsqrt", 1),
+        ("sin", 1),
+        ("cos", 1),
+        ("lg2", 1),
+        ("ex2", 1),
+        ("tanh", 1),
+        ("abs", 1),
+        ("neg", 1),
+        ("min", 2),
+        ("max", 2),
+        ("max", 3),
+        ("copysign", 2),
     ];
     const TYPES: [(&str, &str); 7] = [
-        ("f32", "%f"), ("f64", "%g"), ("f16", "%h"), ("bf16", "%h"), ("f16x2", "%r"), ("bf16x2", "%r"), ("f32x2", "%d"),
+        ("f32", "%f"),
+        ("f64", "%g"),
+        ("f16", "%h"),
+        ("bf16", "%h"),
+        ("f16x2", "%r"),
+        ("bf16x2", "%r"),
+        ("f32x2", "%d"),
     ];
     const MODES: [&str; 7] = ["", ".rn", ".rz", ".rm", ".rp", ".approx", ".full"];
     const FLAGS: [&str; 6] = [".ftz", ".sat", ".NaN", ".xorsign", ".abs", ".relu"];
@@ -136,7 +161,8 @@ fn floating_point_takes_the_modifiers_that_the_assembler_takes() {
         for (element, register) in TYPES {
             for mode in MODES {
                 for flags in 0..1u32 << FLAGS.len() {
-                    let flags: String = (0..FLAGS.len()).filter(|at| flags >> at & 1 == 1).map(|at| FLAGS[at]).collect();
+                    let flags: String =
+                        (0..FLAGS.len()).filter(|at| flags >> at & 1 == 1).map(|at| FLAGS[at]).collect();
                     let operands: Vec<String> = (0..=count).map(|at| format!("{register}{at}")).collect();
                     forms.push(format!("{opcode}{mode}{flags}.{element} {};", operands.join(", ")));
                 }
@@ -154,9 +180,27 @@ fn floating_point_takes_the_modifiers_that_the_assembler_takes() {
 #[test]
 fn conversions_take_the_modifiers_that_the_assembler_takes() {
     const TYPES: [(&str, &str); 21] = [
-        ("f32", "%f"), ("f64", "%g"), ("f16", "%h"), ("bf16", "%h"), ("f16x2", "%r"), ("bf16x2", "%r"), ("tf32", "%r"),
-        ("e4m3x2", "%h"), ("e5m2x2", "%h"), ("e2m1x2", "%b"), ("e2m3x2", "%h"), ("e3m2x2", "%h"), ("ue8m0x2", "%h"),
-        ("u8", "%r"), ("s8", "%r"), ("u16", "%h"), ("s16", "%h"), ("u32", "%r"), ("s32", "%r"), ("u64", "%d"), ("s64", "%d"),
+        ("f32", "%f"),
+        ("f64", "%g"),
+        ("f16", "%h"),
+        ("bf16", "%h"),
+        ("f16x2", "%r"),
+        ("bf16x2", "%r"),
+        ("tf32", "%r"),
+        ("e4m3x2", "%h"),
+        ("e5m2x2", "%h"),
+        ("e2m1x2", "%b"),
+        ("e2m3x2", "%h"),
+        ("e3m2x2", "%h"),
+        ("ue8m0x2", "%h"),
+        ("u8", "%r"),
+        ("s8", "%r"),
+        ("u16", "%h"),
+        ("s16", "%h"),
+        ("u32", "%r"),
+        ("s32", "%r"),
+        ("u64", "%d"),
+        ("s64", "%d"),
     ];
     const MODES: [&str; 10] = ["", ".rn", ".rz", ".rm", ".rp", ".rna", ".rni", ".rzi", ".rmi", ".rpi"];
     const FLAGS: [&str; 4] = [".ftz", ".sat", ".satfinite", ".relu"];
@@ -167,7 +211,8 @@ fn conversions_take_the_modifiers_that_the_assembler_takes() {
             let operands = if two { format!("{source}1, {source}2") } else { format!("{source}1") };
             for mode in MODES {
                 for flags in 0..1u32 << FLAGS.len() {
-                    let flags: String = (0..FLAGS.len()).filter(|at| flags >> at & 1 == 1).map(|at| FLAGS[at]).collect();
+                    let flags: String =
+                        (0..FLAGS.len()).filter(|at| flags >> at & 1 == 1).map(|at| FLAGS[at]).collect();
                     forms.push(format!("cvt{mode}{flags}.{to}.{from} {target}0, {operands};"));
                 }
             }
