@@ -78,7 +78,7 @@ fn refused_there(forms: &[&str], chip: &str, version: &str) -> Option<BTreeSet<u
             let Some((_, rest)) = line.split_once(", line ") else { continue };
             let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
             let number: usize = rest[..digits].parse().expect("a line");
-            let Some(form) = number.checked_sub(above + 1).and_then(|at| left.get(at)) else { return None };
+            let form = number.checked_sub(above + 1).and_then(|at| left.get(at))?;
             refused.insert(*form);
             if rest.contains("fatal") || rest.contains("yntax") {
                 last.insert(*form);
