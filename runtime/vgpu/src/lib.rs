@@ -12,6 +12,7 @@
 //!   places is written. If everything is parked, [`RunError::Deadlock`] says who waits for which place, and what is there.
 //! * **Time** is virtual: `%globaltimer` and `%clock64` advance with the work done, and jump when everybody waits, so that a
 //!   deadline of ten seconds passes in microseconds.
+//! * **Clusters** of CTAs ([`Launch::cluster`]) reach each other's shared memory; tensors are copied by their [maps](TensorMap).
 //! * **Copies** (`cp.async`, `cp.async.bulk`) are agents of their own that read and write later, in any permitted order.
 //! * **Accesses** all go through one place, where bytes are counted per pair of ranks ([`Cluster::traffic`]) and an
 //!   [`Observer`] sees them with order, scope and proxy. In this mode memory is sequentially consistent: a missing fence is
@@ -135,6 +136,7 @@ pub use error::ClusterError;
 pub use ids::{CopyId, EventId, LaunchId, RankId, StreamId, ThreadId};
 pub use judge::{Agent, Apart, Conflict, Judge, Missing, Party};
 pub use launch::{Argument, Launch};
+pub use memory::tensor::{OutOfBounds, Swizzle, TensorElement, TensorMap, TensorMapError};
 pub use memory::{Address, MemoryFault, Order, Proxy, Scope, Traffic};
 pub use module::{Kernel, Module};
 pub use names::demangled;

@@ -53,6 +53,8 @@ pub enum Fence {
     MbarrierInit,
     /// Accesses through different virtual addresses of one location.
     ProxyAlias,
+    /// Changes of tensor maps, before others look at them; with `acquire`, what others changed, before the thread looks at it.
+    TensorMap { acquire: bool },
     /// Accesses of the generic and the async proxy.
     ProxyAsync {
         /// To global memory.

@@ -155,6 +155,7 @@ impl Observer for Seen {
         thing += match access.proxy {
             Proxy::Generic => "",
             Proxy::Async => " async",
+            Proxy::TensorMap => " map",
             Proxy::NonCoherent => " nc",
         };
         self.note(access.line, thing);
@@ -167,6 +168,7 @@ impl Observer for Seen {
             Fence::Memory(order) => format!("fence {}.{scope}", order_name(*order)),
             Fence::MbarrierInit => format!("fence mbarrier_init.{scope}"),
             Fence::ProxyAlias => "fence proxy.alias".into(),
+            Fence::TensorMap { acquire } => format!("fence proxy.tensormap {acquire}"),
             Fence::ProxyAsync { global: true, shared: true } => "fence proxy.async".into(),
             Fence::ProxyAsync { global, .. } => {
                 format!("fence proxy.async.{}", if *global { "global" } else { "shared" })

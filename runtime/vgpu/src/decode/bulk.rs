@@ -15,6 +15,9 @@ impl Decoder<'_> {
             return self.fail("needs .async");
         }
         let bulk = m.take("bulk");
+        if bulk && m.has("tensor") {
+            return self.tensor_copy(reduce, m, operands);
+        }
         if reduce && !bulk {
             return self.fail("needs .bulk");
         }
@@ -69,7 +72,7 @@ impl Decoder<'_> {
     }
 
     /// Base register and offset of an address operand.
-    fn base(&mut self, operand: &Operand, space: Space) -> Decoded<(Reg, i64)> {
+    pub(super) fn base(&mut self, operand: &Operand, space: Space) -> Decoded<(Reg, i64)> {
         let place = self.place(operand, space)?;
         let Some(base) = place.base else { return self.fail("an absolute address is not possible here") };
         Ok((base, place.offset))
@@ -276,7 +279,7 @@ impl Decoder<'_> {
 }
 
 /// The table of `cp.reduce.async.bulk`.
-fn reduction(kind: AtomicKind, element: ScalarType, to_global: bool) -> bool {
+pub(crate) fn reduction(kind: AtomicKind, element: ScalarType, to_global: bool) -> bool {
     use AtomicKind::*;
     use ScalarType::*;
     match kind {

@@ -123,6 +123,26 @@ fn operands(op: &mut Op, each: Each<'_>) {
             op.registers.iter_mut().flatten().for_each(|reg| read(reg, each));
             op.mbarrier.iter_mut().for_each(|reg| read(reg, each));
         }
+        Op::Tensor(op) => {
+            read(&mut op.map, each);
+            read(&mut op.shared, each);
+            op.coordinates.iter_mut().chain(&mut op.multicast).for_each(|reg| read(reg, each));
+            if let Some((reg, _)) = &mut op.mbarrier {
+                read(reg, each);
+            }
+        }
+        Op::Map(op) => match &mut **op {
+            MapOp::Replace { place: at, value, .. } => {
+                place(at, each);
+                read(value, each);
+            }
+            MapOp::Acquire { place: at, .. } => place(at, each),
+            MapOp::CopyAndRelease { target, source, members, .. } => {
+                place(target, each);
+                place(source, each);
+                each(Operand::Read(members));
+            }
+        },
         Op::Fill(op) => {
             place(&mut op.place, each);
             read(&mut op.size, each);

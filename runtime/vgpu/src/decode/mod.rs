@@ -5,7 +5,7 @@
 //! While a kernel is decoded every register has a row of its own; at the end those share rows that can, see [`rows`].
 
 mod arithmetic;
-mod bulk;
+pub(crate) mod bulk;
 mod comparison;
 mod control;
 mod conversion;
@@ -22,6 +22,7 @@ mod order;
 mod rows;
 mod synchronisation;
 mod target;
+mod tensor;
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;

@@ -271,6 +271,48 @@ pub(crate) struct BulkOp {
     pub reduce: Option<(AtomicKind, ScalarType)>,
 }
 
+/// `cp.async.bulk.tensor` and `cp.reduce.async.bulk.tensor`
+pub(crate) struct TensorOp {
+    pub map: Reg,
+    pub map_offset: i64,
+    pub coordinates: Vec<Reg>,
+    /// From global to shared memory.
+    pub loads: bool,
+    /// The space of the address in shared memory.
+    pub space: Space,
+    pub shared: Reg,
+    pub shared_offset: i64,
+    pub mbarrier: Option<(Reg, i64)>,
+    pub multicast: Option<Reg>,
+    pub reduce: Option<AtomicKind>,
+}
+
+/// A field of a tensor map, those of a dimension by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MapField {
+    Address,
+    Rank,
+    BoxDim(u8),
+    GlobalDim(u8),
+    GlobalStride(u8),
+    ElementStride(u8),
+    Element,
+    Interleave,
+    Swizzle,
+    Atomicity,
+    Fill,
+}
+
+/// What is done to a tensor map in memory.
+pub(crate) enum MapOp {
+    /// `tensormap.replace`
+    Replace { place: Place, field: MapField, value: Reg },
+    /// `fence.proxy.tensormap::generic.acquire`
+    Acquire { place: Place, scope: Scope },
+    /// `tensormap.cp_fenceproxy`, by whole warps.
+    CopyAndRelease { target: Place, source: Place, scope: Scope, members: u32 },
+}
+
 /// `st.async` and `red.async`
 pub(crate) struct AsyncStoreOp {
     pub place: Place,
@@ -312,6 +354,8 @@ pub(crate) enum FenceKind {
     MbarrierInit,
     /// `fence.proxy.alias`
     ProxyAlias,
+    /// `fence.proxy.tensormap::generic.release`
+    TensorMap,
     /// `fence.proxy.async`, of all spaces or of one.
     ProxyAsync(Option<Space>),
 }
@@ -391,6 +435,8 @@ pub(crate) enum Op {
     Mbarrier(Box<MbarrierOp>),
     Bulk(Box<BulkOp>),
     AsyncStore(Box<AsyncStoreOp>),
+    Tensor(Box<TensorOp>),
+    Map(Box<MapOp>),
     Fill(Box<FillOp>),
     CommitBulk,
     WaitBulk {

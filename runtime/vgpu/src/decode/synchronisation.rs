@@ -11,7 +11,7 @@ use crate::semantics::shuffle;
 
 /// Instructions that are decoded here.
 pub(super) const OPCODES: &[&str] =
-    &["bar", "barrier", "shfl", "vote", "match", "redux", "elect", "activemask", "fence", "membar", "mbarrier", "cp"];
+    &["bar", "barrier", "shfl", "vote", "match", "redux", "elect", "activemask", "fence", "membar", "mbarrier", "cp", "tensormap"];
 
 impl Decoder<'_> {
     pub(super) fn synchronisation(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
@@ -32,6 +32,7 @@ impl Decoder<'_> {
             "fence" => self.fence(m, operands),
             "membar" => self.membar(m, operands),
             "mbarrier" => self.mbarrier(m, operands),
+            "tensormap" => self.tensor_map(m, operands),
             _ => self.copy(m, operands),
         }
     }
@@ -236,13 +237,16 @@ impl Decoder<'_> {
     }
 
     fn fence(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
-        self.expect_count(operands, 0)?;
+        self.expect_count(operands, if m.has("tensormap::generic") && m.has("acquire") { 2 } else { 0 })?;
         let (kind, scope) = if m.take("mbarrier_init") {
             if m.order() != Some(Order::Release) || m.scope() != Some(Scope::Cluster) {
                 return self.fail("needs .release.cluster");
             }
             (FenceKind::MbarrierInit, Scope::Cluster)
         } else if m.take("proxy") {
+            if m.take("tensormap::generic") {
+                return self.map_fence(m, operands);
+            }
             match m.one_of(&["alias", "async", "async::generic"]) {
                 Some("alias") => (FenceKind::ProxyAlias, Scope::Sys),
                 Some("async::generic") => {

@@ -153,6 +153,8 @@ fn arithmetic(needs: &mut Needs, instruction: &Instruction, words: Words) {
         "bar" if words.has("cta") => needs.at_least(70, (7, 8)),
         "cvta" if words.any(&["param", "param::entry"]) => needs.at_least(70, (7, 7)),
         "mapa" | "getctarank" => needs.at_least(90, (7, 8)),
+        "tensormap" if words.has("replace") => needs.lettered(90, (8, 3)),
+        "tensormap" => needs.at_least(90, (8, 3)),
         "alloca" | "stacksave" | "stackrestore" => needs.at_least(70, (7, 3)),
         _ => {}
     }
@@ -253,6 +255,8 @@ fn synchronisation(needs: &mut Needs, instruction: &Instruction, words: Words) {
             }
         }
         "fence" if words.has("alias") => needs.at_least(70, (7, 5)),
+        "fence" if words.has("tensormap::generic") => needs.at_least(90, (8, 3)),
+        "fence" if words.has("async::generic") => needs.at_least(90, (8, 6)),
         "fence" if words.any(&["proxy", "mbarrier_init"]) => needs.at_least(90, (8, 0)),
         "fence" if words.any(&["acquire", "release"]) => needs.at_least(90, (8, 6)),
         "barrier" if words.has("cluster") => needs.at_least(90, if ordered { (8, 0) } else { (7, 8) }),

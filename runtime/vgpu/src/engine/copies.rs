@@ -4,6 +4,7 @@
 //! (`cp.async`) does both at once; a group of a thread is complete when everything committed to it is.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::Machine;
 use super::access::shared_symbol;
@@ -13,6 +14,7 @@ use super::warp::{Outcome, SplitState, Warp, bad_access, lanes, put_low_bytes, z
 use crate::config::Policy;
 use crate::decode::op::{AtomicKind, KernelCode};
 use crate::ids::{CopyId, ThreadId};
+use crate::memory::tensor::Piece;
 use crate::memory::{Address, MemoryFault, Order, Proxy, Scope};
 use crate::module::Kernel;
 use crate::observer::{Access, AccessKind, Event, Location, MbarrierStep};
@@ -115,6 +117,8 @@ pub(crate) struct Transfer {
     pub(super) reduce: Option<(AtomicKind, ScalarType)>,
     /// Slot of its CTA, and offset.
     pub(super) mbarrier: Option<(u32, u32)>,
+    /// Where the bytes of a tensor are, of whose tile the other end is the image.
+    pub(super) tensor: Option<Arc<Tile>>,
     /// Bytes of each 16 that are written, a bit for each.
     pub(super) byte_mask: u16,
     /// It is the first of those that read the same for several CTAs.
@@ -133,6 +137,14 @@ pub(crate) struct Transfer {
     pub(super) warp_slot: u32,
     pub(super) warp_serial: u64,
     pub(super) pc: u32,
+}
+
+/// A tile of a tensor.
+#[derive(Debug)]
+pub(super) struct Tile {
+    pub pieces: Vec<Piece>,
+    /// What is beyond the edges of the tensor.
+    pub empty: Vec<u8>,
 }
 
 /// Bytes that a copy has read, and which of them are undefined.
@@ -374,6 +386,9 @@ impl Machine {
 
     /// Reads the source. Bytes that nobody wrote are copied as undefined ones; a reduction uses them.
     fn copy_read(&mut self, transfer: &Transfer, bytes: u32) -> Result<Data, (u64, MemoryFault)> {
+        if let (Some(tile), End::Device(_)) = (&transfer.tensor, transfer.source) {
+            return self.read_tile(transfer, tile);
+        }
         self.show_copy(transfer, transfer.source, bytes, AccessKind::Read);
         let (by, size) = (transfer.thread.rank.0, u64::from(bytes));
         let (at, segment, offset) = match transfer.source {
@@ -410,8 +425,11 @@ impl Machine {
     fn copy_write(&mut self, transfer: &Transfer, data: &Data) -> Result<(), (u64, MemoryFault)> {
         let Data { bytes: data, undefined } = data;
         let size = data.len() as u64;
+        if let (Some(tile), End::Device(_)) = (&transfer.tensor, transfer.target) {
+            return self.write_tile(transfer, tile, data, undefined);
+        }
         if let Some((kind, element)) = transfer.reduce {
-            return self.copy_reduce(transfer, data, kind, element);
+            return self.copy_reduce(transfer, transfer.target, data, kind, element);
         }
         if transfer.byte_mask != u16::MAX {
             return self.copy_masked(transfer, data, undefined);
@@ -431,6 +449,54 @@ impl Machine {
                     undefined.iter().for_each(|at| cta.shared.make_undefined(u64::from(offset) + at));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Reads the pieces of a tile into its image.
+    fn read_tile(&mut self, transfer: &Transfer, tile: &Tile) -> Result<Data, (u64, MemoryFault)> {
+        let by = transfer.thread.rank.0;
+        let mut data = Data { bytes: tile.empty.clone(), undefined: Vec::new() };
+        for piece in &tile.pieces {
+            let (address, size) = (piece.address, u64::from(piece.bytes));
+            self.show_copy(transfer, End::Device(address), piece.bytes, AccessKind::Read);
+            let owner = self.memory.locate(Some(by), address, size, false).map_err(|fault| (address, fault))?.0;
+            if transfer.counts {
+                self.memory.traffic.add_read(by, owner, size);
+            }
+            let Some((segment, offset, _)) = self.memory.span(by, address, size) else { continue };
+            data.bytes[piece.place as usize..][..size as usize].copy_from_slice(segment.span(offset, size));
+            if self.config.check_initialised && segment.first_uninitialised(offset, size).is_some() {
+                let missing = (0..size).filter(|at| segment.first_uninitialised(offset + at, 1).is_some());
+                data.undefined.extend(missing.map(|at| u64::from(piece.place) + at));
+            }
+        }
+        Ok(data)
+    }
+
+    /// Writes the pieces of a tile from its image, or reduces them.
+    fn write_tile(
+        &mut self,
+        transfer: &Transfer,
+        tile: &Tile,
+        data: &[u8],
+        undefined: &[u64],
+    ) -> Result<(), (u64, MemoryFault)> {
+        let by = transfer.thread.rank.0;
+        for piece in &tile.pieces {
+            let part = &data[piece.place as usize..][..piece.bytes as usize];
+            let target = End::Device(piece.address);
+            if let Some((kind, element)) = transfer.reduce {
+                self.copy_reduce(transfer, target, part, kind, element)?;
+                continue;
+            }
+            self.show_copy(transfer, target, piece.bytes, AccessKind::Write);
+            let bytes = self.memory.write_device(Some(by), piece.address, piece.bytes.into());
+            bytes.map_err(|fault| (piece.address, fault))?.copy_from_slice(part);
+            let Some((segment, _, offset, _)) = self.memory.span_mut(by, piece.address, 0) else { continue };
+            let places = u64::from(piece.place)..u64::from(piece.place + piece.bytes);
+            let here = undefined.iter().filter(|at| places.contains(at));
+            here.for_each(|at| segment.make_undefined(offset + at - places.start));
         }
         Ok(())
     }
@@ -456,18 +522,19 @@ impl Machine {
     fn copy_reduce(
         &mut self,
         transfer: &Transfer,
+        target: End,
         data: &[u8],
         kind: AtomicKind,
         element: ScalarType,
     ) -> Result<(), (u64, MemoryFault)> {
         let width = element.bytes() as usize;
-        self.show_copy(transfer, transfer.target, transfer.bytes, AccessKind::Atomic);
+        self.show_copy(transfer, target, data.len() as u32, AccessKind::Atomic);
         for (index, part) in data.chunks_exact(width).enumerate() {
-            let combine = if matches!(transfer.target, End::Device(_)) { combine_in_device } else { combine };
+            let combine = if matches!(target, End::Device(_)) { combine_in_device } else { combine };
             let change = |old: &[u8], new: &mut [u8]| {
                 put_low_bytes(new, combine(kind, element, zero_extended(old), zero_extended(part), 0));
             };
-            match transfer.target {
+            match target {
                 End::Device(address) => {
                     let at = address + (index * width) as u64;
                     let updated = self.memory.update_device(transfer.thread.rank.0, at, width as u64, change);

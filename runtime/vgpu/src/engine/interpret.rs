@@ -223,6 +223,8 @@ impl Machine {
                 }
                 Op::Bulk(op) => self.bulk_copy(warp, op, mask, pc)?,
                 Op::AsyncStore(op) => self.async_store(warp, op, mask, pc)?,
+                Op::Tensor(op) => self.tensor_copy(warp, op, mask, pc, code)?,
+                Op::Map(op) => self.tensor_map(warp, op, mask, pc, code)?,
                 Op::Fill(op) => self.fill(warp, op, mask, pc, code)?,
                 Op::CommitBulk => self.commit(warp, mask, true),
                 Op::Copy(op) => self.small_copy(warp, op, mask, pc)?,
@@ -386,6 +388,7 @@ impl Machine {
                 FenceKind::Memory(order) => Fence::Memory(order),
                 FenceKind::MbarrierInit => Fence::MbarrierInit,
                 FenceKind::ProxyAlias => Fence::ProxyAlias,
+                FenceKind::TensorMap => Fence::TensorMap { acquire: false },
                 FenceKind::ProxyAsync(space) => {
                     Fence::ProxyAsync { global: space != Some(Space::Shared), shared: space != Some(Space::Global) }
                 }

@@ -221,6 +221,7 @@ impl Machine {
             bytes,
             reduce: None,
             mbarrier: None,
+            tensor: None,
             byte_mask: u16::MAX,
             counts: true,
             group: None,

@@ -28,6 +28,7 @@ pub(crate) mod report;
 mod schedule;
 mod start;
 mod system;
+mod tensor;
 mod together;
 mod undefined;
 pub(crate) mod warp;

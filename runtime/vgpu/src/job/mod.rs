@@ -92,6 +92,31 @@ pub struct Buffer {
     pub values: Option<Vec<Value>>,
     pub steps: Option<[Number; 2]>,
     pub file: Option<String>,
+    /// What a tensor map describes.
+    pub tensor: Option<Tensor>,
+}
+
+/// A tensor and the tile of it that a copy moves, see [`crate::TensorMap`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tensor {
+    /// The buffer that it is in, or a place there.
+    pub of: String,
+    #[serde(rename = "type")]
+    pub element: Element,
+    /// Elements along each dimension, the innermost first.
+    pub dims: Vec<u64>,
+    /// Bytes from one element to the next, from the second dimension on; as they are without gaps if it is not said.
+    pub strides: Option<Vec<u64>>,
+    /// Elements of a tile.
+    pub tile: Vec<u32>,
+    /// Of how many elements one is taken.
+    pub element_strides: Option<Vec<u32>>,
+    /// 32, 64 or 128 bytes.
+    pub swizzle: Option<u32>,
+    /// What is read beyond the edges is NaN.
+    #[serde(default)]
+    pub nan: bool,
 }
 
 /// What is in memory: one of these, or nothing.

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use super::{Buffer, Content, Element, Expectation, Job, Number, Step, Value};
+use super::{Buffer, Content, Element, Expectation, Job, Number, Step, Tensor, Value};
 use crate::module::Module;
 use crate::{
-    Address, Argument, Cluster, Config, Conflict, Judge, Kernel, Launch, Policy, Printed, RankId, Refused, Rule, Rules,
-    StreamId, Waiver,
+    Address, Argument, Cluster, Config, Conflict, Judge, Kernel, Launch, OutOfBounds, Policy, Printed, RankId, Refused,
+    Rule, Rules,
+    StreamId, Swizzle, TensorElement, TensorMap, Waiver,
 };
 
 /// Reads a file that a job names.
@@ -217,6 +218,7 @@ impl Ready<'_> {
                 fail(format!("buffer `{name}` has {count} elements, and there are {of_content} for it"))
             }
             (Some(count), _) => Ok(count),
+            (None, None) if buffer.tensor.is_some() => Ok(1),
             (None, Some(count)) => Ok(count),
             (None, None) => fail(format!("buffer `{name}` has no `count`")),
         }
@@ -286,6 +288,13 @@ impl Ready<'_> {
         }
         for buffer in &job.buffers {
             let of = format!("buffer `{}`", buffer.name);
+            if (buffer.element == Element::TensorMap) != buffer.tensor.is_some() {
+                return fail(format!("{of}: a `tensor` belongs to type `tensormap`, and that needs one"));
+            }
+            if let (Some(tensor), Some((at, _))) = (&buffer.tensor, places.get(&buffer.name)) {
+                let map = tensor_map(tensor, &places).map_err(|text| JobError(format!("{of}: {text}")))?;
+                cluster.write(*at, &map).map_err(said)?;
+            }
             let content = self.bytes(&buffer.content(), buffer.element, self.count(buffer)?, &places, &of)?;
             if let (Some(content), Some((at, _))) = (content, places.get(&buffer.name)) {
                 cluster.write(*at, &content).map_err(said)?;
@@ -347,7 +356,7 @@ impl Ready<'_> {
                     block: extents(&step.block, "block")?,
                     shared: step.shared,
                     cluster: step.cluster.as_deref().map(|given| extents(given, "cluster")).transpose()?,
-                    arguments: arguments(&kernel, &step.args, places)?,
+                    arguments: self.arguments(cluster, &kernel, &step.args, places)?,
                 };
                 let launched = match (step.cooperative, step.dependent) {
                     (true, true) => return fail("a launch is cooperative or dependent"),
@@ -372,6 +381,72 @@ impl Ready<'_> {
             (None, None, true) => Ok(true),
             _ => fail("a step has one of `launch`, `write` and `wait = true`"),
         }
+    }
+
+    /// The arguments of a launch. A number has the size of its parameter, and a tensor map goes by value where the parameter has its size.
+    fn arguments(
+        &self,
+        cluster: &mut Cluster,
+        kernel: &Kernel,
+        given: &[Value],
+        places: &Places,
+    ) -> Result<Vec<Argument>, JobError> {
+        let parameters = kernel.parameters();
+        if parameters.len() != given.len() {
+            let name = crate::demangled(kernel.name());
+            return fail(format!("kernel `{name}` takes {} arguments, here are {}", parameters.len(), given.len()));
+        }
+        let each = parameters.iter().zip(given).enumerate();
+        each.map(|(at, (parameter, value))| {
+            if let (Value::Place(name), Element::TensorMap) = (value, self.element_of(value))
+                && u64::from(parameter.bytes) == Element::TensorMap.bytes()
+                && let Some((at, _)) = places.get(name)
+            {
+                let mut map = vec![0; parameter.bytes as usize];
+                cluster.read(*at, &mut map).map_err(|error| JobError(error.to_string()))?;
+                return Ok(Argument::Bytes(map));
+            }
+            let element = match (value, parameter.bytes) {
+                (Value::Number(Number::Float(_)), 8) => Element::F64,
+                (Value::Number(Number::Float(_)), _) => Element::F32,
+                (Value::Number(Number::Integer(value)), 1) => {
+                    if *value < 0 {
+                        Element::I8
+                    } else {
+                        Element::U8
+                    }
+                }
+                (Value::Number(Number::Integer(value)), 2) => {
+                    if *value < 0 {
+                        Element::I16
+                    } else {
+                        Element::U16
+                    }
+                }
+                (Value::Number(Number::Integer(value)), 4) => {
+                    if *value < 0 {
+                        Element::I32
+                    } else {
+                        Element::U32
+                    }
+                }
+                (_, _) => Element::I64,
+            };
+            let mut bytes =
+                encoded(value, element, places).map_err(|error| JobError(format!("argument {}: {error}", at + 1)))?;
+            if matches!(value, Value::Struct(_)) && bytes.len() < parameter.bytes as usize {
+                // What is behind the last field.
+                bytes.resize(parameter.bytes as usize, 0);
+            }
+            Ok(Argument::Bytes(bytes))
+        })
+        .collect()
+    }
+
+    /// The type of what a value names, if it is a whole buffer.
+    fn element_of(&self, value: &Value) -> Element {
+        let named = |buffer: &&Buffer| matches!(value, Value::Place(name) if *name == buffer.name);
+        self.job.buffers.iter().find(named).map_or(Element::Pointer, |buffer| buffer.element)
     }
 
     fn kernel(&self, name: &str) -> Result<Kernel, JobError> {
@@ -447,62 +522,60 @@ fn extents(given: &[u32], what: &str) -> Result<[u32; 3], JobError> {
     Ok(extents)
 }
 
-/// The arguments of a launch. A number has the size of its parameter.
-fn arguments(kernel: &Kernel, given: &[Value], places: &Places) -> Result<Vec<Argument>, JobError> {
-    let parameters = kernel.parameters();
-    if parameters.len() != given.len() {
-        let name = crate::demangled(kernel.name());
-        return fail(format!("kernel `{name}` takes {} arguments, here are {}", parameters.len(), given.len()));
-    }
-    let each = parameters.iter().zip(given).enumerate();
-    each.map(|(at, (parameter, value))| {
-        let element = match (value, parameter.bytes) {
-            (Value::Number(Number::Float(_)), 8) => Element::F64,
-            (Value::Number(Number::Float(_)), _) => Element::F32,
-            (Value::Number(Number::Integer(value)), 1) => {
-                if *value < 0 {
-                    Element::I8
-                } else {
-                    Element::U8
-                }
-            }
-            (Value::Number(Number::Integer(value)), 2) => {
-                if *value < 0 {
-                    Element::I16
-                } else {
-                    Element::U16
-                }
-            }
-            (Value::Number(Number::Integer(value)), 4) => {
-                if *value < 0 {
-                    Element::I32
-                } else {
-                    Element::U32
-                }
-            }
-            (_, _) => Element::I64,
-        };
-        let mut bytes =
-            encoded(value, element, places).map_err(|error| JobError(format!("argument {}: {error}", at + 1)))?;
-        if matches!(value, Value::Struct(_)) && bytes.len() < parameter.bytes as usize {
-            // What is behind the last field.
-            bytes.resize(parameter.bytes as usize, 0);
+/// The bytes of a tensor map.
+fn tensor_map(tensor: &Tensor, places: &Places) -> Result<Vec<u8>, String> {
+    let element = match tensor.element {
+        Element::U8 => TensorElement::U8,
+        Element::U16 => TensorElement::U16,
+        Element::U32 => TensorElement::U32,
+        Element::I32 => TensorElement::S32,
+        Element::U64 => TensorElement::U64,
+        Element::I64 => TensorElement::S64,
+        Element::F16 => TensorElement::F16,
+        Element::Bf16 => TensorElement::Bf16,
+        Element::F32 => TensorElement::F32,
+        Element::F64 => TensorElement::F64,
+        Element::I8 | Element::I16 | Element::Pointer | Element::TensorMap => {
+            return Err("a tensor has no elements of this type".into());
         }
-        Ok(Argument::Bytes(bytes))
-    })
-    .collect()
+    };
+    let swizzle = match tensor.swizzle {
+        None | Some(0) => Swizzle::None,
+        Some(32) => Swizzle::Bytes32,
+        Some(64) => Swizzle::Bytes64,
+        Some(128) => Swizzle::Bytes128,
+        Some(other) => return Err(format!("`swizzle` is 0, 32, 64 or 128, not {other}")),
+    };
+    let dense = tensor.dims.iter().scan(tensor.element.bytes(), |bytes, dim| {
+        *bytes = bytes.saturating_mul(*dim);
+        Some(*bytes)
+    });
+    let dense = || dense.clone().take(tensor.dims.len().saturating_sub(1)).collect();
+    let map = TensorMap {
+        element,
+        address: place(&tensor.of, places)?,
+        dims: tensor.dims.clone(),
+        strides: tensor.strides.clone().unwrap_or_else(dense),
+        tile: tensor.tile.clone(),
+        element_strides: tensor.element_strides.clone().unwrap_or_else(|| vec![1; tensor.dims.len()]),
+        swizzle,
+        out_of_bounds: if tensor.nan { OutOfBounds::Nan } else { OutOfBounds::Zero },
+    };
+    map.encode().map(|bytes| bytes.to_vec()).map_err(|error| error.to_string())
+}
+
+/// A place in a buffer: its name, and bytes behind a `+`.
+fn place(text: &str, places: &Places) -> Result<Address, String> {
+    let (name, offset) = text.rsplit_once('+').unwrap_or((text, "0"));
+    let at = places.get(name).and_then(|(at, _)| Some(at.offset(offset.trim().parse().ok()?)));
+    at.ok_or_else(|| format!("`{text}` is no place in a buffer"))
 }
 
 fn encoded(value: &Value, element: Element, places: &Places) -> Result<Vec<u8>, String> {
     match value {
         Value::Number(number) => element.encode(*number),
         Value::Typed { element, value } => encoded(value, *element, places),
-        Value::Place(place) => {
-            let (name, offset) = place.rsplit_once('+').unwrap_or((place, "0"));
-            let at = places.get(name).and_then(|(at, _)| Some(at.offset(offset.trim().parse().ok()?)));
-            let at = at.ok_or_else(|| format!("`{place}` is no place in a buffer"))?;
-            Ok(at.0.to_le_bytes().to_vec())
-        }
+        Value::Place(text) => Ok(place(text, places)?.0.to_le_bytes().to_vec()),
         Value::Struct(fields) => {
             let mut bytes: Vec<u8> = Vec::new();
             for field in fields {

@@ -21,6 +21,8 @@ pub enum Element {
     F64,
     /// The address of a place in a buffer.
     Pointer,
+    /// A tensor map.
+    TensorMap,
 }
 
 /// A number in a job file.
@@ -58,6 +60,7 @@ impl Element {
             Element::U16 | Element::I16 | Element::F16 | Element::Bf16 => 2,
             Element::U32 | Element::I32 | Element::F32 => 4,
             Element::U64 | Element::I64 | Element::F64 | Element::Pointer => 8,
+            Element::TensorMap => 128,
         }
     }
 
@@ -80,6 +83,7 @@ impl Element {
             Element::I64 => Some((i64::MIN.into(), i64::MAX.into())),
             Element::U64 | Element::Pointer => Some((i64::MIN.into(), i64::MAX.into())),
             Element::F16 | Element::Bf16 | Element::F32 | Element::F64 => None,
+            Element::TensorMap => return Err("a tensor map is no number: give its `tensor`".into()),
         };
         Ok(match (range, number) {
             (Some((least, most)), Number::Integer(value)) if (least..=most).contains(&value.into()) => {
@@ -110,7 +114,7 @@ impl Element {
             Element::Bf16 => Some(half::bf16::from_bits(bits as u16).to_f64()),
             Element::F32 => Some(f32::from_bits(bits as u32).into()),
             Element::F64 => Some(f64::from_bits(bits)),
-            Element::Pointer => None,
+            Element::Pointer | Element::TensorMap => None,
         }
     }
 

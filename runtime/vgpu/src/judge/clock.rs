@@ -247,6 +247,8 @@ pub(super) struct Knowledge {
     pub all: Arc<Clock>,
     pub global: Arc<Clock>,
     pub shared: Arc<Clock>,
+    /// What copies of tensors may see of changes of their maps.
+    pub maps: Arc<Clock>,
 }
 
 impl Knowledge {
@@ -254,17 +256,19 @@ impl Knowledge {
         join(&mut self.all, &other.all);
         join(&mut self.global, &other.global);
         join(&mut self.shared, &other.shared);
+        join(&mut self.maps, &other.maps);
     }
 
     pub fn is(&self, other: &Knowledge) -> bool {
         Arc::ptr_eq(&self.all, &other.all)
             && Arc::ptr_eq(&self.global, &other.global)
             && Arc::ptr_eq(&self.shared, &other.shared)
+            && Arc::ptr_eq(&self.maps, &other.maps)
     }
 
     /// As between kernels, where no proxy needs a fence.
     pub fn through_every_proxy(all: Arc<Clock>) -> Knowledge {
-        Knowledge { global: Arc::clone(&all), shared: Arc::clone(&all), all }
+        Knowledge { global: Arc::clone(&all), shared: Arc::clone(&all), maps: Arc::clone(&all), all }
     }
 }
 

@@ -78,6 +78,8 @@ pub enum Missing {
     ProxyFence { shared: bool },
     /// So they are, in a way that only the letter of the model minds, see [`Rule::StrictProxies`].
     StrictProxyFence { shared: bool },
+    /// A tensor map is used that a kernel has changed.
+    TensorMapFence,
     /// Memory that somebody writes is read through the non-coherent proxy.
     Coherence,
     /// Nobody has waited for a copy.
@@ -164,6 +166,11 @@ impl std::fmt::Display for Missing {
                     "they are in order, but the PTX model wants a fence.proxy.async.{space} between, as the copy is of another proxy"
                 )
             }
+            Missing::TensorMapFence => write!(
+                f,
+                "they are in order, but a fence.proxy.tensormap::generic.acquire has to stand before the copy, as it looks at its map through \
+                 another proxy"
+            ),
             Missing::Coherence => write!(
                 f,
                 "ld.global.nc is only for what nobody writes from the beginning of the kernel to its end: needs an ordinary load"
@@ -256,6 +263,7 @@ impl std::fmt::Display for Party {
         }
         match (self.proxy, self.strong) {
             (Proxy::NonCoherent, _) => write!(f, " (non-coherent)"),
+            (Proxy::TensorMap, _) => write!(f, " (as a tensor map)"),
             (Proxy::Async, _) => write!(f, " (async proxy)"),
             (Proxy::Generic, Some(scope)) => write!(f, " (strong, {})", name(scope)),
             (Proxy::Generic, None) => Ok(()),

@@ -233,6 +233,12 @@ impl State {
                 return Some(if first.writes() { Missing::ProxyFence { shared } } else { strict });
             }
         }
+        if second.proxy == Proxy::TensorMap
+            && first.writes()
+            && !view.knowledge.maps.knows(first.thread, first.time, position)
+        {
+            return Some(Missing::TensorMapFence);
+        }
         let base = (second.thread.cta != HOST).then(|| &self.launches[self.at(second.thread.cta).launch].base.all);
         if second.proxy == Proxy::NonCoherent
             && first.writes()
@@ -645,6 +651,15 @@ impl State {
                     }
                 });
             }
+            // Both synchronise as fences do that have no other effect.
+            Fence::TensorMap { acquire } => warp.update(lanes, |state| {
+                state.fence(scope, now, line);
+                if acquire {
+                    let mut told = Arc::clone(&state.knowledge.all);
+                    Arc::make_mut(&mut told).add(number, thread.warp as u16, own, now);
+                    join(&mut state.knowledge.maps, &told);
+                }
+            }),
             Fence::MbarrierInit => self.fence_initialisation(number),
             Fence::ProxyAlias => {}
         }

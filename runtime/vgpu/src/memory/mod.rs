@@ -11,6 +11,7 @@ mod initialised;
 pub(crate) mod order;
 pub(crate) mod segment;
 mod slots;
+pub(crate) mod tensor;
 mod traffic;
 
 use std::collections::VecDeque;

@@ -30,6 +30,8 @@ pub enum Proxy {
     Generic,
     /// Bulk copies.
     Async,
+    /// Copies of tensors, which look at their maps.
+    TensorMap,
     /// Non-coherent loads (`ld.global.nc`).
     NonCoherent,
 }

@@ -166,6 +166,8 @@ pub enum Operand {
     Bits64(u64),
     /// `[base + offset]`; no base for an absolute address.
     Address(Option<String>, i64),
+    /// `[base + offset, {c0, c1, …}]`: a tensor map and coordinates.
+    Tensor(Box<Operand>, Vec<Operand>),
     /// `{a, b, …}`
     Vector(Vec<Operand>),
     /// `a|b`

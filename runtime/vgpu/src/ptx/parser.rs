@@ -691,8 +691,11 @@ impl<'a> Parser<'a, '_> {
                 }
             }
         };
-        if self.peek() == Some(Token::Punct(',')) {
-            return self.error("tensor coordinates are not supported");
+        if self.accept(',') {
+            self.expect('{')?;
+            let coordinates = self.list('}', 0)?;
+            self.expect(']')?;
+            return Ok(Operand::Tensor(Box::new(operand), coordinates));
         }
         self.expect(']')?;
         Ok(operand)

@@ -44,7 +44,7 @@ fn unknown_instructions_modifiers_and_names() {
         ("cvt.u32.f32 %r1, %r2;", "`cvt.u32.f32`: a conversion to an integer needs .rni, .rzi, .rmi or .rpi"),
         ("setp.eq.u32 %r1, %r2, %r3;", "`setp.eq.u32`: `%r1` is not a predicate"),
         ("@%r1 add.u32 %r1, %r2, %r3;", "`add.u32`: `%r1` is not a predicate"),
-        ("tex.2d.v4.f32.f32 {%r1, %r2, %r3, %r4}, [tex, {%r1, %r2}];", "tensor coordinates are not supported"),
+        ("tex.2d.v4.f32.f32 {%r1, %r2, %r3, %r4}, [tex, {%r1, %r2}];", "unknown instruction `tex`"),
         ("call foo, ();", "`call`: there is no function `foo` in this module"),
         ("mov.u32 %r1, 0x1ffffffff;", "`mov.u32`: literal 8589934591 does not fit in 32 bits"),
         ("atom.global.and.u32 %r1, [%d1], 1;", "`atom.global.and.u32`: type U32 is not supported for this instruction"),
