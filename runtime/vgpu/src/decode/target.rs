@@ -232,6 +232,7 @@ fn synchronisation(needs: &mut Needs, instruction: &Instruction, words: Words) {
             needs.at_least(100, (8, 6));
             needs.specific = Specific::Datacenter;
         }
+        "cp" if words.any(&["cta_group::1", "cta_group::2"]) => needs.lettered(100, (8, 6)),
         "cp" if words.has("cp_mask") => needs.at_least(100, (8, 6)),
         "cp" if words.any(&["bulk", "reduce"]) => {
             let to_shared =
