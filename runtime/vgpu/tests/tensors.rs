@@ -5,7 +5,8 @@ mod support;
 
 use insta::assert_snapshot;
 use moe_vgpu::{
-    Address, Argument, Cluster, Config, Judge, Launch, Missing, Module, OutOfBounds, Policy, RankId, Swizzle, TensorElement, TensorMap,
+    Address, Argument, Cluster, Config, Judge, Launch, Missing, Module, OutOfBounds, Policy, RankId, Swizzle,
+    TensorElement, TensorMap,
 };
 use support::{POLICIES, stream, zeroed};
 
@@ -75,7 +76,9 @@ fn prepared(text: &str, map: impl Fn(Address) -> TensorMap, policy: Policy, seed
 }
 
 fn schedules() -> impl Iterator<Item = (Policy, u64)> {
-    POLICIES.into_iter().flat_map(|policy| (0..if policy == Policy::RoundRobin { 1 } else { 4 }).map(move |seed| (policy, seed)))
+    POLICIES
+        .into_iter()
+        .flat_map(|policy| (0..if policy == Policy::RoundRobin { 1 } else { 4 }).map(move |seed| (policy, seed)))
 }
 
 /// The bytes of `out` after a run, the same under every schedule, of which the judge says nothing.
@@ -160,7 +163,10 @@ fn elements(map: &TensorMap, coordinates: &[i32]) -> Vec<(Option<usize>, usize)>
                     let place = i64::from(coordinates[axis]) + i64::from(offset);
                     let bytes = if axis == 0 { width as i64 } else { map.strides[axis - 1] as i64 };
                     let inside = place >= 0 && place < map.dims[axis] as i64;
-                    (at.filter(|_| inside).map(|at| at + (place * bytes) as usize), [path.clone(), vec![offset]].concat())
+                    (
+                        at.filter(|_| inside).map(|at| at + (place * bytes) as usize),
+                        [path.clone(), vec![offset]].concat(),
+                    )
                 })
             })
             .collect();
@@ -228,13 +234,27 @@ fn tiles_are_loaded_as_counted_out() {
         (Box::new(map(U32, &[20, 30], &[96], &[16, 9], &[1, 1], Swizzle::Bytes64, zero)), vec![4, -2]),
         (Box::new(map(F32, &[20, 30], &[96], &[8, 12], &[1, 1], Swizzle::Bytes32, nan)), vec![15, 25]),
         (Box::new(map(Bf16, &[16, 9, 11], &[32, 320], &[16, 4, 3], &[1, 1, 1], Swizzle::Bytes32, nan)), vec![-2, 7, 9]),
-        (Box::new(map(F64, &[8, 5, 4, 3], &[64, 320, 1280], &[4, 3, 2, 2], &[1, 1, 1, 1], none, zero)), vec![6, 3, -1, 2]),
         (
-            Box::new(map(U16, &[16, 4, 4, 3, 5], &[32, 144, 576, 1728], &[8, 3, 2, 2, 2], &[1, 1, 1, 1, 1], none, zero)),
+            Box::new(map(F64, &[8, 5, 4, 3], &[64, 320, 1280], &[4, 3, 2, 2], &[1, 1, 1, 1], none, zero)),
+            vec![6, 3, -1, 2],
+        ),
+        (
+            Box::new(map(
+                U16,
+                &[16, 4, 4, 3, 5],
+                &[32, 144, 576, 1728],
+                &[8, 3, 2, 2, 2],
+                &[1, 1, 1, 1, 1],
+                none,
+                zero,
+            )),
             vec![9, 2, 3, 2, -1],
         ),
         // Every second row, and every third plane.
-        (Box::new(map(U16, &[64, 16, 12], &[128, 2048], &[64, 7, 8], &[4, 2, 3], Swizzle::Bytes128, zero)), vec![0, 11, 2]),
+        (
+            Box::new(map(U16, &[64, 16, 12], &[128, 2048], &[64, 7, 8], &[4, 2, 3], Swizzle::Bytes128, zero)),
+            vec![0, 11, 2],
+        ),
         // All outside.
         (Box::new(map(F32, &[20, 30], &[96], &[8, 4], &[1, 1], none, nan)), vec![0, 30]),
     ];
@@ -345,7 +365,9 @@ fn tiles_are_stored_and_reduced_within_the_tensor() {
     for (coordinates, text_of) in [([3, 5], "3, 5"), ([-3, 20], "-3, 20"), ([16, -9], "16, -9")] {
         for (operation, element, combine) in [
             ("cp.async.bulk.tensor.2d.global.shared::cta", TensorElement::U32, (|_, new| new) as fn(u32, u32) -> u32),
-            ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile", TensorElement::U32, |old: u32, new| old.wrapping_add(new)),
+            ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile", TensorElement::U32, |old: u32, new| {
+                old.wrapping_add(new)
+            }),
             ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.max", TensorElement::S32, |old, new: u32| {
                 old.cast_signed().max(new.cast_signed()).cast_unsigned()
             }),
@@ -381,7 +403,8 @@ fn tiles_are_stored_and_reduced_within_the_tensor() {
       thread: (0, 0, 0)
       schedule: round-robin, seed 0
     ");
-    let unfenced = text(0, &stores("cp.async.bulk.tensor.2d.global.shared::cta", "0, 0")).replace("fence.proxy.async.shared::cta;\n", "");
+    let unfenced = text(0, &stores("cp.async.bulk.tensor.2d.global.shared::cta", "0, 0"))
+        .replace("fence.proxy.async.shared::cta;\n", "");
     assert_eq!(judged(&unfenced, out_map(TensorElement::U32))[0].0, Missing::ProxyFence { shared: true });
 }
 

@@ -10,8 +10,21 @@ use crate::ptx::ast::Operand;
 use crate::semantics::shuffle;
 
 /// Instructions that are decoded here.
-pub(super) const OPCODES: &[&str] =
-    &["bar", "barrier", "shfl", "vote", "match", "redux", "elect", "activemask", "fence", "membar", "mbarrier", "cp", "tensormap"];
+pub(super) const OPCODES: &[&str] = &[
+    "bar",
+    "barrier",
+    "shfl",
+    "vote",
+    "match",
+    "redux",
+    "elect",
+    "activemask",
+    "fence",
+    "membar",
+    "mbarrier",
+    "cp",
+    "tensormap",
+];
 
 impl Decoder<'_> {
     pub(super) fn synchronisation(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {

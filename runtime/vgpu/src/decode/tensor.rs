@@ -119,8 +119,17 @@ impl Decoder<'_> {
             return self.fail("needs .replace.tile or .cp_fenceproxy");
         }
         let fields = [
-            "global_address", "rank", "box_dim", "global_dim", "global_stride", "element_stride", "elemtype",
-            "interleave_layout", "swizzle_mode", "swizzle_atomicity", "fill_mode",
+            "global_address",
+            "rank",
+            "box_dim",
+            "global_dim",
+            "global_stride",
+            "element_stride",
+            "elemtype",
+            "interleave_layout",
+            "swizzle_mode",
+            "swizzle_atomicity",
+            "fill_mode",
         ];
         let Some(name) = m.one_of(&fields) else { return self.fail("the field is missing") };
         let space = self.state_space(m)?;
@@ -140,7 +149,8 @@ impl Decoder<'_> {
             _ if of_dimension => return self.fail("the dimension is a number from 0 to 4"),
             _ => 0,
         };
-        let literal = matches!(name, "elemtype" | "interleave_layout" | "swizzle_mode" | "swizzle_atomicity" | "fill_mode");
+        let literal =
+            matches!(name, "elemtype" | "interleave_layout" | "swizzle_mode" | "swizzle_atomicity" | "fill_mode");
         let value = &operands[operands.len() - 1];
         match value {
             Operand::Integer(0) => {}

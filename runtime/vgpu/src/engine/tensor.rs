@@ -58,7 +58,8 @@ impl Machine {
             let map = TensorMap::decode(bytes).map_err(|text| fail(MemoryFault::BadObject(text)))?;
             self.show_map(warp, lane, line, home, Proxy::TensorMap, AccessKind::Read);
             if map.dims.len() != op.coordinates.len() {
-                let text = format!("a tensor of {} dimensions and {} coordinates", map.dims.len(), op.coordinates.len());
+                let text =
+                    format!("a tensor of {} dimensions and {} coordinates", map.dims.len(), op.coordinates.len());
                 return undefined(1 << lane, text);
             }
             let reduce = match op.reduce {
@@ -146,7 +147,10 @@ impl Machine {
             }
             MapOp::CopyAndRelease { target, source, scope, .. } => {
                 if mask != warp.live {
-                    return undefined(mask, "all lanes of a warp have to execute this together, as it is .sync.aligned");
+                    return undefined(
+                        mask,
+                        "all lanes of a warp have to execute this together, as it is .sync.aligned",
+                    );
                 }
                 let lane = mask.trailing_zeros();
                 let (to, from) = (warp.address(target, lane), warp.address(source, lane));

@@ -243,7 +243,9 @@ impl Machine {
             Op::Load(_) => ("the address of a load", &[]),
             Op::Atomic(_) => ("an operand of an atomic", &[]),
             Op::Branch { .. } | Op::BranchIndexed { .. } => ("the target of a branch", &[]),
-            Op::Bulk(_) | Op::AsyncStore(_) | Op::Tensor(_) | Op::Map(_) | Op::Fill(_) | Op::Copy(_) => ("an operand of a copy", &[]),
+            Op::Bulk(_) | Op::AsyncStore(_) | Op::Tensor(_) | Op::Map(_) | Op::Fill(_) | Op::Copy(_) => {
+                ("an operand of a copy", &[])
+            }
             Op::Call { .. }
             | Op::System(_)
             | Op::Return { .. }

@@ -7,8 +7,7 @@ use super::{Buffer, Content, Element, Expectation, Job, Number, Step, Tensor, Va
 use crate::module::Module;
 use crate::{
     Address, Argument, Cluster, Config, Conflict, Judge, Kernel, Launch, OutOfBounds, Policy, Printed, RankId, Refused,
-    Rule, Rules,
-    StreamId, Swizzle, TensorElement, TensorMap, Waiver,
+    Rule, Rules, StreamId, Swizzle, TensorElement, TensorMap, Waiver,
 };
 
 /// Reads a file that a job names.

@@ -288,7 +288,8 @@ impl TensorMap {
             let address = address.wrapping_add_signed(first * width.cast_signed());
             let mut at = start * width;
             while at < end * width {
-                let next = if self.swizzle == Swizzle::None { end * width } else { ((at / 16 + 1) * 16).min(end * width) };
+                let next =
+                    if self.swizzle == Swizzle::None { end * width } else { ((at / 16 + 1) * 16).min(end * width) };
                 let in_tile = (row * row_bytes + at) as u32;
                 let place = self.swizzle.place(offset + in_tile) - offset;
                 pieces.push(Piece { address: address + at, place, bytes: (next - at) as u32 });
@@ -399,13 +400,25 @@ mod tests {
             change(&mut map);
             map.encode().unwrap_err().to_string()
         };
-        assert_eq!(refused(|map| map.tile[0] = 72), "a tensor map: a row of a tile has at most the 128 bytes of its swizzle, not 144");
-        assert_eq!(refused(|map| map.tile[0] = 63), "a tensor map: a row of a tile has a multiple of 16 bytes, not 126");
+        assert_eq!(
+            refused(|map| map.tile[0] = 72),
+            "a tensor map: a row of a tile has at most the 128 bytes of its swizzle, not 144"
+        );
+        assert_eq!(
+            refused(|map| map.tile[0] = 63),
+            "a tensor map: a row of a tile has a multiple of 16 bytes, not 126"
+        );
         assert_eq!(refused(|map| map.tile[1] = 257), "a tensor map: a dimension of a tile is from 1 to 256, not 257");
         assert_eq!(refused(|map| map.strides[1] = 1000), "a tensor map: a stride is a multiple of 16 bytes, not 1000");
         assert_eq!(refused(|map| map.element_strides[2] = 9), "a tensor map: an element stride is from 1 to 8, not 9");
-        assert_eq!(refused(|map| map.address = Address(8)), "a tensor map: the address of the tensor is a multiple of 16, not 0x0000000000000008");
-        assert_eq!(refused(|map| map.element = TensorElement::U16), "a tensor map: only floating-point elements can be NaN");
+        assert_eq!(
+            refused(|map| map.address = Address(8)),
+            "a tensor map: the address of the tensor is a multiple of 16, not 0x0000000000000008"
+        );
+        assert_eq!(
+            refused(|map| map.element = TensorElement::U16),
+            "a tensor map: only floating-point elements can be NaN"
+        );
         assert_eq!(refused(|map| map.strides.clear()), "a tensor map: 3 dimensions have 2 `strides`, here are 0");
         assert_eq!(refused(|map| map.dims.clear()), "a tensor map: a tensor has from 1 to 5 dimensions, not 0");
     }
