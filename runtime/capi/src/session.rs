@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * tensors lie where the ranks compute: on GPUs in the memory of the GPU, which is borrowed, and no call waits; on virtual GPUs in the
-//!   memory of this process, which is copied, and each call has finished when it returns;
+//!   memory of this process, which is copied unless a node has it too, and each call has finished when it returns;
 //! * everything that the caller says of a tensor is checked before anything is read or launched.
 
 use std::ops::Range;
@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moe_bundle::{Bundle, ParameterKind};
+use moe_contract::memory::WORD_BYTES;
 use moe_contract::{Buffer, Exchange, Number, RankId, Tensor};
 use moe_runtime::communicator::{CallerParameter, CombineGradient, Received, handle_bytes};
 use moe_runtime::device::{Address, Memory};
-use moe_runtime::node::{NodeDevice, NodeOptions};
+use moe_runtime::node::{HostMemory, NodeDevice, NodeOptions};
 use moe_runtime::tensor::Distributed;
 use moe_runtime::{
     Bootstrap, Capture, Communicator, CudaDevice, CudaOptions, Device, Error, GateParameters, Handle, Options,
@@ -22,7 +23,7 @@ use moe_runtime::{
 };
 
 use crate::failure::{Failure, Result};
-use crate::view::View;
+use crate::view::{Part, View};
 
 /// Reads a bundle.
 ///
@@ -64,6 +65,8 @@ pub struct Ranks {
     world: Arc<World>,
     /// Where there are GPUs.
     cuda: Option<Arc<CudaDevice>>,
+    /// Where ranks are virtual GPUs of a node.
+    node: Option<Arc<NodeDevice>>,
 }
 
 impl Ranks {
@@ -84,7 +87,7 @@ impl Ranks {
                 (Arc::<CudaDevice>::clone(&device), Some(device))
             }
         };
-        Ok(Ranks { world: World::new(device, bundle)?, cuda })
+        Ok(Ranks { world: World::new(device, bundle)?, cuda, node: None })
     }
 
     /// The ranks of this process, of a world whose others are in other processes: all of them call this together, each with its part.
@@ -92,16 +95,19 @@ impl Ranks {
     /// # Errors
     /// Who did not come; when the bundle does not fit, or is not the same everywhere.
     pub fn join(bundle: &Bundle, bootstrap: Arc<dyn Bootstrap>, membership: &Membership) -> Result<Ranks> {
-        let (device, cuda): (Arc<dyn Device>, _) = match membership {
-            Membership::Virtual(node) => (Arc::new(NodeDevice::attach(node).map_err(Error::from)?), None),
+        let (device, cuda, node): (Arc<dyn Device>, _, _) = match membership {
+            Membership::Virtual(node) => {
+                let device = Arc::new(NodeDevice::attach(node).map_err(Error::from)?);
+                (Arc::<NodeDevice>::clone(&device), None, Some(device))
+            }
             Membership::Cuda { mine, gpu } => {
                 let ranks = bundle.manifest().exchange.ranks;
                 let device = CudaDevice::of_process(ranks, mine.clone(), *gpu, &CudaOptions::default());
                 let device = Arc::new(device.map_err(Error::from)?);
-                (Arc::<CudaDevice>::clone(&device), Some(device))
+                (Arc::<CudaDevice>::clone(&device), Some(device), None)
             }
         };
-        Ok(Ranks { world: World::join(bootstrap, device, bundle)?, cuda })
+        Ok(Ranks { world: World::join(bootstrap, device, bundle)?, cuda, node })
     }
 
     /// Those of this process.
@@ -163,8 +169,8 @@ pub struct HandleView<'v> {
 pub struct OpenHandle {
     /// For the call.
     pub handle: Handle,
-    /// A copy of the caller's arrays, where ranks are virtual.
-    copies: Vec<Arc<Memory>>,
+    /// Copies of the caller's arrays, where ranks do not have those, and where these are.
+    copies: Vec<(Arc<Memory>, u64)>,
 }
 
 /// A communicator and what it needs to take tensors of the caller.
@@ -177,6 +183,8 @@ pub struct Session {
     moe: Communicator,
     /// Of a capture, while there is one.
     recorded: Option<Vec<Step>>,
+    /// Bytes of tensors and handles, so far.
+    copied: u64,
 }
 
 /// Calls that were captured, with what they take of the caller and give him.
@@ -202,7 +210,48 @@ impl Session {
     /// When there are no such ranks, or one has a communicator.
     pub fn new(ranks: &Ranks, those: Range<u32>, deadline: Option<Duration>) -> Result<Session> {
         let moe = Communicator::of_ranks(&ranks.world, those, Options { deadline })?;
-        Ok(Session { ranks: ranks.clone(), moe, recorded: None })
+        Ok(Session { ranks: ranks.clone(), moe, recorded: None, copied: 0 })
+    }
+
+    /// Memory of a rank that this process has too, where there is such memory: tensors that lie in it are not copied. What is there is undefined, or
+    /// zero if that is asked for. It may outlive the session and the world.
+    ///
+    /// # Errors
+    /// When the rank is not one of these, or there is not enough.
+    pub fn host_memory(&self, rank: RankId, bytes: u64, zero: bool) -> Result<Option<HostMemory>> {
+        if !self.moe.ranks().any(|own| own == rank) {
+            return Err(Failure::argument("rank", format!("{rank} is not one of this communicator")));
+        }
+        let Some(node) = &self.ranks.node else { return Ok(None) };
+        let mut memory = node.host_memory(rank, bytes).map_err(Error::from)?;
+        if zero {
+            memory.zero();
+        }
+        Ok(Some(memory))
+    }
+
+    /// Bytes of tensors and handles that have been copied between the caller and the ranks so far.
+    pub fn copied(&self) -> u64 {
+        self.copied
+    }
+
+    /// The same tensor where the ranks have it, if all of it lies in memory of [`Session::host_memory`].
+    fn in_place(&self, view: &View) -> Option<View> {
+        let part = |(rank, part): (RankId, &Part)| {
+            let address = self.address_of(rank, part.address, part.rows.checked_mul(view.row_bytes)?)?;
+            Some(Part { address: address.0, rows: part.rows })
+        };
+        let parts = self.moe.ranks().zip(&view.parts).map(part).collect::<Option<Vec<Part>>>()?;
+        Some(View { parts, ..view.clone() })
+    }
+
+    /// What bytes of this process are for a rank, if it has them.
+    fn address_of(&self, rank: RankId, host: u64, bytes: u64) -> Option<Address> {
+        let node = self.ranks.node.as_ref()?;
+        if bytes == 0 {
+            return Some(Address::NULL);
+        }
+        node.address_of(rank, host, bytes).filter(|address| address.0.is_multiple_of(WORD_BYTES))
     }
 
     /// From now on keeps calls for [`Session::replay`] in place of making them. Where tensors lie in the memory of this process, a replay takes
@@ -427,19 +476,25 @@ impl Session {
             let routing = self.routing(view.routing)?;
             let mut addresses: Vec<Address> = view.addresses.iter().map(|&address| Address(address)).collect();
             if self.on_host() {
-                for (rank, address) in self.moe.ranks().zip(&mut addresses) {
+                let ranks: Vec<RankId> = self.moe.ranks().collect();
+                for (rank, address) in ranks.into_iter().zip(&mut addresses) {
                     if address.0 == 0 {
                         return Err(Failure::argument("handle", format!("that of {rank} is at address 0")));
+                    }
+                    if let Some(there) = self.address_of(rank, address.0, bytes as u64) {
+                        *address = there;
+                        continue;
                     }
                     let memory = Memory::new(self.moe.device(), rank, bytes as u64, "handle").map_err(Error::from)?;
                     let there = std::slice::from_raw_parts(address.0 as *const u8, bytes);
                     memory.write(there).map_err(Error::from)?;
-                    let (memory, of_caller) = (Arc::new(memory), address.0);
-                    *address = memory.address();
+                    self.copied += bytes as u64;
+                    let copy = (Arc::new(memory), address.0);
+                    *address = copy.0.address();
                     if let Some(step) = self.step() {
-                        step.handle.push((Arc::clone(&memory), of_caller));
+                        step.handle.push(copy.clone());
                     }
-                    copies.push(memory);
+                    copies.push(copy);
                 }
             }
             let handle = self.moe.borrow_handle(&routing, &rows, &addresses)?;
@@ -466,7 +521,8 @@ impl Session {
                 step.fills_handle = true;
                 return Ok(());
             }
-            copies.iter().zip(view.addresses).try_for_each(|(memory, &address)| copy_out(memory, address))
+            self.copied += copies.iter().map(|(memory, _)| memory.bytes()).sum::<u64>();
+            copies.iter().try_for_each(|(memory, address)| copy_out(memory, *address))
         }
     }
 
@@ -636,7 +692,11 @@ impl Session {
         unsafe {
             match self.on_host() {
                 true => {
-                    self.check(kind, view)?;
+                    let number = self.check(kind, view)?;
+                    if let Some(there) = self.in_place(view) {
+                        return Ok(self.moe.borrow(kind, &there.borrowed(number))?);
+                    }
+                    self.copied += view.total();
                     let tensor = self.moe.upload::<u8>(kind, &view.bytes())?;
                     if let Some(step) = self.step() {
                         step.taken.push((tensor.clone(), view.clone()));
@@ -651,8 +711,12 @@ impl Session {
     /// A tensor that a call writes.
     unsafe fn output(&mut self, kind: Tensor, view: &View) -> Result<Distributed> {
         if self.on_host() {
-            self.check(kind, view)?;
-            return Ok(self.moe.allocate(kind, &view.rows())?);
+            let number = self.check(kind, view)?;
+            return match self.in_place(view) {
+                // SAFETY: as the caller promises; the memory is there as long as what is in it.
+                Some(there) => Ok(unsafe { self.moe.borrow(kind, &there.borrowed(number)) }?),
+                None => Ok(self.moe.allocate(kind, &view.rows())?),
+            };
         }
         // SAFETY: as the caller promises.
         unsafe { self.borrow(kind, view) }
@@ -674,11 +738,17 @@ impl Session {
         if !self.on_host() {
             return Ok(());
         }
+        let copied = results.iter().filter(|(_, view)| self.in_place(view).is_none());
+        let copied: Vec<(&Distributed, &View)> = copied.copied().collect();
         if let Some(step) = self.recorded.as_mut().and_then(|steps| steps.last_mut()) {
-            step.given.extend(results.iter().map(|&(result, view)| (result.clone(), view.clone())));
+            step.given.extend(copied.into_iter().map(|(result, view)| (result.clone(), view.clone())));
             return Ok(());
         }
-        for (result, view) in results {
+        if copied.len() < results.len() {
+            self.moe.synchronise()?;
+        }
+        for (result, view) in copied {
+            self.copied += view.total();
             let bytes: Vec<Vec<u8>> = self.moe.download(result)?;
             // SAFETY: as the caller promises.
             unsafe { view.fill(&bytes) };
@@ -709,6 +779,7 @@ impl Session {
             let kind = kinds.iter().find(|parameter| parameter.name == *name).map(|parameter| parameter.kind);
             // SAFETY: as the caller promises.
             let of_ranks = unsafe { view.bytes() };
+            self.copied += view.total();
             let first = of_ranks.first().copied().unwrap_or_default();
             parameters = match (view.number, kind) {
                 (Number::I32, Some(ParameterKind::TokenId)) => {

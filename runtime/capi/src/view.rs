@@ -82,6 +82,11 @@ impl View {
         self.parts.iter().map(|part| part.rows).collect()
     }
 
+    /// Bytes of all ranks.
+    pub(crate) fn total(&self) -> u64 {
+        self.rows().iter().sum::<u64>() * self.row_bytes
+    }
+
     /// As the runtime borrows it, the type being that of the tensor.
     pub(crate) fn borrowed(&self, number: Number) -> Vec<CallerPart> {
         let part = |part: &Part| CallerPart { address: Address(part.address), rows: part.rows, number };

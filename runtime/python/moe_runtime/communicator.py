@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,8 @@ class World:
             self.native, self.device = _make(self.bundle, device, seed)
         else:
             self.native, self.mine, self.device = join(self.bundle, group, ranks, device, deadline)
+        self.has_node = group is not None and self.device == "virtual"
+        """Whether the ranks are in another process than their tensors."""
 
     def recover(self) -> None:
         """Makes all ranks usable again after an error, when no communicator is in a call; all processes do so together. Earlier ``Rows`` must
@@ -168,6 +171,33 @@ class Communicator:
         """Gradients of the weights ``[tokens, top_k]`` where the experts weigh, given those of ``rows.weights``. With torch, ``backward``
         does this."""
         return host.weights_backward(self, of_row_weights, rows)
+
+    def empty(self, shape: Sequence[int], dtype: Any, *, rank: int | None = None) -> Any:
+        """A tensor of a rank, not initialised, that no call needs to copy: in several processes on virtual GPUs it lies in memory that the node has
+        too, as what calls return does; on a GPU, and in one process, it is an ordinary one.
+
+        ``dtype``: of torch, for a tensor, or of numpy, for an array. ``rank``: the one whose calls use it, where there are several. It may outlive
+        the communicator.
+        """
+        if rank is None:
+            if not self.single:
+                raise refuse("rank", f"this communicator has several: pass one of {self.ranks.start} to {self.ranks.stop - 1}")
+            rank = self.ranks.start
+        if rank not in self.ranks:
+            raise refuse("rank", f"{rank} is none of this communicator's: pass one of {self.ranks.start} to {self.ranks.stop - 1}")
+        if any(extent < 0 for extent in shape):
+            raise refuse("shape", f"it is {list(shape)}: pass extents that are not negative")
+        if type(dtype).__module__ == "torch":
+            from . import torch  # noqa: PLC0415 (only who has torch imports it)
+
+            return torch.empty(self, rank, tuple(shape), dtype)
+        if self.world.device != "virtual":
+            raise refuse("dtype", "tensors of a GPU are torch's: pass a dtype of torch")
+        return host.empty(self, rank, tuple(shape), dtype, zero=False)
+
+    def copied(self) -> int:
+        """Bytes of tensors that calls of this communicator have copied between this process and virtual GPUs so far. On GPUs nothing is."""
+        return self.calls.native.copied()
 
     def capture(self) -> Capture:
         """A context whose calls are kept in place of being made, over numpy arrays on virtual GPUs (torch's memory is

@@ -5,6 +5,7 @@ numpy has no bf16 and no fp8: where a bundle has those, arrays are their bits, `
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from .calls import Named, ascend
 from .errors import refuse
+from .memory import take
 from .routing import Routing, Rows
 
 if TYPE_CHECKING:
@@ -32,8 +34,16 @@ TYPES: dict[str, tuple[str, ...]] = {
 """What numpy calls a number: the first is what calls give."""
 
 
-def empty(shape: tuple[int, ...], number: str) -> Array:
-    return np.zeros(shape, TYPES[number][0])
+def empty(comm: Communicator, rank: int, shape: tuple[int, ...], dtype: Any, *, zero: bool = True) -> Array:
+    """An array of a rank, of which nothing is copied if that can be."""
+    number = np.dtype(dtype)
+    found = take(comm, rank, prod(shape) * number.itemsize, zero=zero)
+    return np.zeros(shape, number) if found is None else found.view(number).reshape(shape)
+
+
+def _results(comm: Communicator, number: str, shapes: Iterable[tuple[int, ...]]) -> list[Array]:
+    """Arrays for what a call gives, one for each rank."""
+    return [empty(comm, rank, shape, TYPES[number][0]) for rank, shape in zip(comm.ranks, shapes)]
 
 
 def array_of(what: str, value: Any) -> Array:
@@ -86,8 +96,8 @@ def _parameters(comm: Communicator, given: dict[str, Any]) -> Named:
 def gate(comm: Communicator, logits: Any, given: dict[str, Any]) -> Routing:
     plan = comm.plan
     numbers = _each(comm, "logits", logits, "f32", plan.gate_width)
-    indices = [empty((each.shape[0], plan.top_k), "i32") for each in numbers]
-    weights = [empty((each.shape[0], plan.top_k), "f32") for each in numbers]
+    shapes = [(each.shape[0], plan.top_k) for each in numbers]
+    indices, weights = _results(comm, "i32", shapes), _results(comm, "f32", shapes)
     comm.calls.gate(numbers, _parameters(comm, given), indices, weights)
     return Routing(comm.one(indices), comm.one(weights), ascending=True)
 
@@ -95,7 +105,7 @@ def gate(comm: Communicator, logits: Any, given: dict[str, Any]) -> Routing:
 def gate_backward(comm: Communicator, logits: Any, of_weights: Any, given: dict[str, Any]) -> Any:
     numbers = _each(comm, "logits", logits, "f32", comm.plan.gate_width)
     gradients = _each(comm, "of_weights", of_weights, "f32", comm.plan.top_k)
-    result = [empty(each.shape, "f32") for each in numbers]
+    result = _results(comm, "f32", [each.shape for each in numbers])
     comm.calls.gate_backward(numbers, _parameters(comm, given), gradients, result)
     return comm.one(result)
 
@@ -110,16 +120,16 @@ def _ascending(comm: Communicator, routing: Routing) -> tuple[list[Array], list[
             raise refuse("indices", f"they are of {array.dtype.name}; pass int32 or int64")
         if array.shape != weight.shape:
             raise refuse("indices", f"their shape is {list(array.shape)}, that of the weights {list(weight.shape)}; pass the same")
-        if comm.capturing is not None:
-            if not routing.ascending or array.dtype.name != "int32" or not array.flags.c_contiguous:
-                raise refuse("indices", "a replay reads them where they are: pass contiguous int32, ascending in each row, with ascending=True")
+        if routing.ascending and array.dtype.name == "int32" and array.flags.c_contiguous:
             indices.append(array)
             continue
+        if comm.capturing is not None:
+            raise refuse("indices", "a replay reads them where they are: pass contiguous int32, ascending in each row, with ascending=True")
         if routing.ascending:
             indices.append(np.ascontiguousarray(np.clip(array, -(2**31), 2**31 - 1), np.int32))
             continue
-        indices.append(np.empty(array.shape, np.int32))
-        weights[rank] = np.empty(array.shape, np.float32)
+        indices.append(empty(comm, comm.ranks[rank], array.shape, np.int32, zero=False))
+        weights[rank] = empty(comm, comm.ranks[rank], array.shape, np.float32, zero=False)
         ascend(np.ascontiguousarray(array), weight, indices[rank], weights[rank])
     return indices, weights
 
@@ -127,17 +137,17 @@ def _ascending(comm: Communicator, routing: Routing) -> tuple[list[Array], list[
 def _room(comm: Communicator) -> tuple[list[Array], list[Array] | None]:
     """Memory for the rows of every rank and, where there are some, for their scales."""
     plan = comm.plan
-    payload = [empty((plan.most_rows, plan.hidden), plan.input_number) for _ in comm.ranks]
+    payload = _results(comm, plan.input_number, [(plan.most_rows, plan.hidden)] * len(comm.ranks))
     if plan.scale_number is None or plan.scale_block is None:
         return payload, None
-    return payload, [empty((plan.most_rows, plan.hidden // plan.scale_block), plan.scale_number) for _ in comm.ranks]
+    return payload, _results(comm, plan.scale_number, [(plan.most_rows, plan.hidden // plan.scale_block)] * len(comm.ranks))
 
 
 def dispatch(comm: Communicator, x: Any, routing: Routing) -> Rows:
     plan = comm.plan
     tokens = _each(comm, "x", x, plan.token_number, plan.hidden)
     indices, weights = _ascending(comm, routing)
-    handle = [empty((plan.handle_bytes,), "ue8m0") for _ in tokens]
+    handle = _results(comm, "ue8m0", [(plan.handle_bytes,)] * len(tokens))
     payload, scales = _room(comm)
     comm.calls.dispatch(tokens, indices, weights, handle, payload, scales)
 
@@ -195,7 +205,7 @@ def combine(comm: Communicator, y: Any, rows: Rows) -> Any:
     plan = comm.plan
     indices, weights, handle = _open(comm, rows)
     output = _each(comm, "y", y, plan.output_number, plan.hidden)
-    result = [empty((tokens, plan.hidden), plan.output_number) for tokens in rows.tokens]
+    result = _results(comm, plan.output_number, [(tokens, plan.hidden) for tokens in rows.tokens])
     comm.calls.combine(output, indices, weights, handle, result)
     return comm.one(result)
 
@@ -204,7 +214,7 @@ def dispatch_backward(comm: Communicator, of_rows: Any, rows: Rows) -> Any:
     plan = comm.plan
     indices, weights, handle = _open(comm, rows)
     given = _each(comm, "of_rows", of_rows, plan.output_number, plan.hidden)
-    result = [empty((tokens, plan.hidden), plan.output_number) for tokens in rows.tokens]
+    result = _results(comm, plan.output_number, [(tokens, plan.hidden) for tokens in rows.tokens])
     comm.calls.dispatch_backward(given, indices, weights, handle, result)
     return comm.one(result)
 
@@ -214,8 +224,8 @@ def combine_backward(comm: Communicator, y: Any, of_combined: Any, rows: Rows) -
     indices, weights, handle = _open(comm, rows)
     output = _each(comm, "y", y, plan.output_number, plan.hidden)
     given = _each(comm, "of_combined", of_combined, plan.output_number, plan.hidden)
-    of_y = [empty(each.shape, plan.output_number) for each in output]
-    of_weights = [empty((tokens, plan.top_k), "f32") for tokens in rows.tokens] if plan.combine_weighs else None
+    of_y = _results(comm, plan.output_number, [each.shape for each in output])
+    of_weights = _results(comm, "f32", [(tokens, plan.top_k) for tokens in rows.tokens]) if plan.combine_weighs else None
     comm.calls.combine_backward(output, given, indices, weights, handle, of_y, of_weights)
     return comm.one(of_y), None if of_weights is None else comm.one(of_weights)
 
@@ -224,6 +234,6 @@ def weights_backward(comm: Communicator, of_row_weights: Any, rows: Rows) -> Any
     plan = comm.plan
     indices, weights, handle = _open(comm, rows)
     given = _each(comm, "of_row_weights", of_row_weights, "f32", plan.weights_per_row)
-    result = [empty((tokens, plan.top_k), "f32") for tokens in rows.tokens]
+    result = _results(comm, "f32", [(tokens, plan.top_k) for tokens in rows.tokens])
     comm.calls.weights_backward(given, indices, weights, handle, result)
     return comm.one(result)

@@ -21,6 +21,7 @@ from .bundle import Plan
 from .calls import ascend
 from .communicator import find
 from .errors import InvalidArgument, refuse
+from .memory import take
 from .routing import Routing, Rows
 
 if TYPE_CHECKING:
@@ -83,10 +84,29 @@ def _enter(comm: Communicator, tensor: Tensor, *others: Tensor) -> None:
             comm.streams = streams
 
 
-def _room(like: Tensor, shape: Sequence[int], number: str, plan: Plan) -> Tensor:
+def empty(comm: Communicator, rank: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """See ``Communicator.empty``."""
+    found = _taken(comm, rank, shape, dtype, zero=False)
+    return torch.empty(shape, dtype=dtype, device="cuda" if comm.world.device == "cuda" else "cpu") if found is None else found
+
+
+def _taken(comm: Communicator, rank: int, shape: Sequence[int], dtype: torch.dtype, *, zero: bool) -> Tensor | None:
+    found = take(comm, rank, prod(shape) * dtype.itemsize, zero=zero)
+    return None if found is None else torch.from_numpy(found).view(dtype).view(shape)
+
+
+def _new(comm: Communicator, like: Tensor, shape: Sequence[int], dtype: torch.dtype, *, zero: bool = False) -> Tensor:
+    """Memory for what a call gives. Of several ranks it is one tensor, which cannot lie in memory of each."""
+    if comm.world.has_node and comm.single:
+        found = _taken(comm, comm.ranks.start, shape, dtype, zero=zero)
+        if found is not None:
+            return found
+    return (torch.zeros if zero else torch.empty)(shape, dtype=dtype, device=like.device)
+
+
+def _room(comm: Communicator, like: Tensor, shape: Sequence[int], number: str) -> Tensor:
     """Memory for rows of the experts. In layout ``batched`` groups have rows that nobody writes and a matrix product reads."""
-    make = torch.zeros if plan.layout == "batched" else torch.empty
-    return make(list(shape), dtype=TYPES[number], device=like.device)
+    return _new(comm, like, shape, TYPES[number], zero=comm.plan.layout == "batched")
 
 
 def _named(comm: Communicator, parameters: Sequence[Tensor], tokens: Sequence[int]) -> list[tuple[str, str, list[Tensor]]]:
@@ -101,8 +121,8 @@ def _named(comm: Communicator, parameters: Sequence[Tensor], tokens: Sequence[in
 def _gate(logits: Tensor, parameters: Sequence[Tensor], tokens: Sequence[int], comm: int) -> tuple[Tensor, Tensor]:
     held = find(comm)
     _enter(held, logits)
-    indices = logits.new_empty((logits.shape[0], held.plan.top_k), dtype=torch.int32)
-    weights = logits.new_empty((logits.shape[0], held.plan.top_k))
+    shape = (logits.shape[0], held.plan.top_k)
+    indices, weights = _new(held, logits, shape, torch.int32), _new(held, logits, shape, torch.float32)
     parts, picks, factors = _parts(logits, tokens), _parts(indices, tokens), _parts(weights, tokens)
     held.calls.gate(parts, _named(held, parameters, tokens), picks, factors)
     return _whole(indices, picks), _whole(weights, factors)
@@ -123,7 +143,7 @@ def gate_backward_op(
 ) -> Tensor:
     held = find(comm)
     _enter(held, logits, of_weights)
-    result = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    result = _new(held, logits, logits.shape, torch.float32)
     out = _parts(result, tokens)
     held.calls.gate_backward(_parts(logits, tokens), _named(held, parameters, tokens), _parts(of_weights, tokens), out)
     return _whole(result, out)
@@ -155,13 +175,14 @@ def _values(payload: Tensor, scales: Tensor, plan: Plan) -> Tensor:
     return (payload.to(torch.float32) * factors).to(TYPES[plan.token_number])
 
 
-def _input_room(x: Tensor, ranks: int, plan: Plan) -> tuple[Tensor, Tensor | None]:
+def _input_room(comm: Communicator, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Memory for the rows of every rank and, where there are some, for their scales: ``[ranks · N, …]``."""
-    rows = ranks * plan.most_rows
-    payload = _room(x, (rows, plan.hidden), plan.input_number, plan)
+    plan = comm.plan
+    rows = len(comm.ranks) * plan.most_rows
+    payload = _room(comm, x, (rows, plan.hidden), plan.input_number)
     if plan.scale_number is None or plan.scale_block is None:
         return payload, None
-    return payload, _room(x, (rows, plan.hidden // plan.scale_block), plan.scale_number, plan)
+    return payload, _room(comm, x, (rows, plan.hidden // plan.scale_block), plan.scale_number)
 
 
 def _parts_of_room(payload: Tensor, scales: Tensor | None, ranks: int, plan: Plan) -> tuple[list[Tensor], list[Tensor] | None]:
@@ -193,8 +214,8 @@ def _send(held: Communicator, x: Tensor, indices: Tensor, weights: Tensor, token
     """Payload and scales of every rank, and the handle."""
     _enter(held, x, indices, weights)
     plan, ranks = held.plan, len(tokens)
-    payload, scales = _input_room(x, ranks, plan)
-    handle = torch.zeros((ranks, plan.handle_bytes), dtype=torch.uint8, device=x.device)
+    payload, scales = _input_room(held, x)
+    handle = _new(held, x, (ranks, plan.handle_bytes), torch.uint8, zero=True)
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
     held.calls.dispatch(_parts(x, tokens), picks, factors, _handles(handle), *_parts_of_room(payload, scales, ranks, plan))
     return payload, scales, handle
@@ -239,7 +260,7 @@ def _send_again(
 ) -> tuple[Tensor, Tensor | None]:
     """Payload and scales of every rank."""
     _enter(held, x, handle, indices, weights)
-    payload, scales = _input_room(x, len(tokens), held.plan)
+    payload, scales = _input_room(held, x)
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
     room = _parts_of_room(payload, scales, len(tokens), held.plan)
     held.calls.dispatch_cached(_parts(x, tokens), picks, factors, _handles(handle), *room)
@@ -270,7 +291,7 @@ def dispatch_backward_op(
 ) -> Tensor:
     held = find(comm)
     _enter(held, of_rows, handle, indices, weights)
-    result = of_rows.new_empty((indices.shape[0], held.plan.hidden))
+    result = _new(held, of_rows, (indices.shape[0], held.plan.hidden), of_rows.dtype)
     out = _parts(result, tokens)
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
     held.calls.dispatch_backward(_ranks(of_rows), picks, factors, _handles(handle), out)
@@ -288,7 +309,7 @@ def weights_backward_op(
 ) -> Tensor:
     held = find(comm)
     _enter(held, of_rows, handle, indices, weights)
-    result = torch.empty_like(weights, memory_format=torch.contiguous_format)
+    result = _new(held, weights, weights.shape, weights.dtype)
     out = _parts(result, tokens)
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
     held.calls.weights_backward(_ranks(of_rows), picks, factors, _handles(handle), out)
@@ -303,7 +324,7 @@ def _(of_rows: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens:
 def _combine(y: Tensor, handle: Tensor, indices: Tensor, weights: Tensor, tokens: Sequence[int], comm: int) -> Tensor:
     held = find(comm)
     _enter(held, y, handle, indices, weights)
-    result = y.new_empty((indices.shape[0], held.plan.hidden))
+    result = _new(held, y, (indices.shape[0], held.plan.hidden), y.dtype)
     out = _parts(result, tokens)
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
     held.calls.combine(_ranks(y), picks, factors, _handles(handle), out)
@@ -325,8 +346,8 @@ def combine_backward_op(
     held = find(comm)
     _enter(held, y, of_combined, handle, indices, weights)
     plan = held.plan
-    of_y = _room(y, y.shape, plan.output_number, plan)
-    of_weights = weights.new_empty(weights.shape if plan.combine_weighs else (0,))
+    of_y = _room(held, y, y.shape, plan.output_number)
+    of_weights = _new(held, weights, weights.shape if plan.combine_weighs else (0,), torch.float32)
     out = _parts(of_weights, tokens) if plan.combine_weighs else None
     picks, factors = _parts(indices, tokens), _parts(weights, tokens)
     held.calls.combine_backward(
@@ -520,7 +541,7 @@ def _ascending(comm: Communicator, routing: Routing) -> tuple[Tensor, Tensor, li
     if routing.ascending:
         return (indices if indices.dtype == torch.int32 else indices.to(torch.int32)), weights, sizes
     if indices.is_cpu and weights.is_cpu and not _watched(indices, weights):
-        picks, factors = torch.empty(indices.shape, dtype=torch.int32), torch.empty(indices.shape)
+        picks, factors = _new(comm, indices, indices.shape, torch.int32), _new(comm, indices, indices.shape, torch.float32)
         ascend(indices.contiguous(), weights.contiguous(), picks, factors)
         return picks, factors, sizes
     largest = 2**31 - 1

@@ -16,10 +16,11 @@ use moe_capi::view::NUMBERS;
 use moe_capi::{Failure, Hardware, Kind, Part, Ranks, Session, View, open_bundle};
 use moe_contract::{Call, Exchange, Flow, LinkBytes, RankId, Tensor};
 use moe_runtime::communicator::{handle_bytes, handle_places};
-use moe_runtime::node::{Node, NodeOptions, Stay};
+use moe_runtime::node::{HostMemory, Node, NodeOptions, Stay};
 use moe_runtime::{Bootstrap, BootstrapError, Error, VirtualOptions};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use serde_json::json;
 
 /// A tensor as Python passes it: name of the number, bytes of a row, and address and rows on each rank.
@@ -255,6 +256,24 @@ fn ascend(
     .map_err(|failure| raise(py, &failure))
 }
 
+/// Memory of a rank that this process has too: `numpy.asarray` makes an array of bytes of it, which keeps it.
+#[pyclass(frozen, module = "moe_runtime._native")]
+struct NativeMemory(HostMemory);
+
+#[pymethods]
+impl NativeMemory {
+    /// What numpy asks for.
+    #[getter]
+    fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let interface = PyDict::new(py);
+        interface.set_item("version", 3)?;
+        interface.set_item("typestr", "|u1")?;
+        interface.set_item("shape", (self.0.bytes(),))?;
+        interface.set_item("data", (self.0.base().as_ptr() as usize, false))?;
+        Ok(interface)
+    }
+}
+
 /// Calls that were captured.
 #[pyclass(frozen, module = "moe_runtime._native")]
 struct NativeCapture(Recording);
@@ -429,6 +448,26 @@ impl NativeSession {
         })
     }
 
+    /// Memory of a rank that this process has too, where there is such memory.
+    fn host_memory(&self, py: Python<'_>, rank: u32, bytes: u64, zero: bool) -> PyResult<Option<NativeMemory>> {
+        let mut memory = None;
+        self.call(py, |session| {
+            memory = session.host_memory(RankId(rank), bytes, zero)?;
+            Ok(())
+        })?;
+        Ok(memory.map(NativeMemory))
+    }
+
+    /// Bytes of tensors and handles that were copied so far.
+    fn copied(&self, py: Python<'_>) -> PyResult<u64> {
+        let mut copied = 0;
+        self.call(py, |session| {
+            copied = session.copied();
+            Ok(())
+        })?;
+        Ok(copied)
+    }
+
     fn barrier(&self, py: Python<'_>) -> PyResult<()> {
         self.call(py, Session::barrier)
     }
@@ -464,5 +503,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<NativeBundle>()?;
     module.add_class::<NativeWorld>()?;
     module.add_class::<NativeCapture>()?;
+    module.add_class::<NativeMemory>()?;
     module.add_class::<NativeSession>()
 }

@@ -188,6 +188,12 @@ impl VirtualDevice {
         }
     }
 
+    /// As [`Device::allocate`], over memory that somebody else has too.
+    pub(crate) fn allocate_over(&self, of: RankId, memory: moe_vgpu::Lent, name: &str) -> Result<Address, DeviceError> {
+        let allocated = self.state().cluster.allocate_over(rank(of), memory, name).map_err(refused)?;
+        Ok(Address(allocated.0))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic inside the virtual GPU leaves it in the middle of an instruction, which no later call can notice; the tables are whole.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

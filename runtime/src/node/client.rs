@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use moe_contract::{LinkBytes, RankId};
 
+use super::mapping::Mapping;
+use super::pool::{Block, HostMemory, Pool};
 use super::staging::{self, Staging};
 use super::wire::{After, Attach, PROTOCOL, Reply, Request};
 use crate::bootstrap::Torchrun;
@@ -79,6 +81,7 @@ pub struct NodeDevice {
     _attached: UnixStream,
     /// Connections that no call has.
     idle: Mutex<Vec<Connection>>,
+    pool: Pool,
     occupancy: Occupancy,
 }
 
@@ -144,6 +147,7 @@ impl NodeDevice {
                 session,
                 _attached: stream,
                 idle: Mutex::default(),
+                pool: Pool::default(),
                 occupancy: Occupancy::default(),
             }),
             Reply::Busy(error) => Err((error, true)),
@@ -155,6 +159,37 @@ impl NodeDevice {
     /// The process of the node.
     pub fn process(&self) -> u32 {
         self.process
+    }
+
+    /// Memory of a rank of this process that the process has too, for tensors that need not be copied. What was dropped serves again, with what
+    /// is in it; new memory is zero.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub fn host_memory(&self, rank: RankId, bytes: u64) -> Result<HostMemory, DeviceError> {
+        self.is_mine(rank)?;
+        if let Some(spare) = self.pool.take(rank, bytes) {
+            return Ok(spare);
+        }
+        let size = Pool::size(bytes);
+        for Block { rank: _, address, mapping } in self.pool.surplus(size) {
+            drop(mapping);
+            self.done(&Request::CloseImport { address })?;
+        }
+        let request = Request::AllocateMapped { rank, bytes: size as usize };
+        let (address, file) = self.with(|connection| {
+            Ok(match self.want(connection.ask(&request)?, is_address) {
+                Ok(address) => Ok((address, socket::receive_file(&connection.stream)?)),
+                Err(error) => Err(error),
+            })
+        })?;
+        let mapping = Mapping::open(&file, size as usize).map_err(|error| self.lost(&error))?;
+        Ok(self.pool.add(Block { rank, address, mapping }, bytes))
+    }
+
+    /// What bytes of this process are for a rank of it, if they lie in memory of [`NodeDevice::host_memory`] of that rank.
+    pub fn address_of(&self, rank: RankId, host: u64, bytes: u64) -> Option<Address> {
+        self.pool.address(rank, host, bytes)
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
@@ -212,10 +247,7 @@ impl NodeDevice {
     }
 
     fn address(&self, request: &Request) -> Result<Address, DeviceError> {
-        self.ask(request, |reply| match reply {
-            Reply::Address(address) => Ok(address),
-            other => Err(other),
-        })
+        self.ask(request, is_address)
     }
 
     fn is_mine(&self, rank: RankId) -> Result<(), DeviceError> {
@@ -236,6 +268,13 @@ impl Connection {
 fn is_done(reply: Reply) -> Result<(), Reply> {
     match reply {
         Reply::Done => Ok(()),
+        other => Err(other),
+    }
+}
+
+fn is_address(reply: Reply) -> Result<Address, Reply> {
+    match reply {
+        Reply::Address(address) => Ok(address),
         other => Err(other),
     }
 }

@@ -28,6 +28,11 @@ impl Ledger {
         self.entries().insert(address, Entry { rank, users: BTreeMap::new(), freed: false });
     }
 
+    /// Memory that one process alone has, as long as it does.
+    pub fn lend(&self, session: u64, rank: RankId, address: Address) {
+        self.entries().insert(address, Entry { rank, users: BTreeMap::from([(session, 1)]), freed: true });
+    }
+
     pub fn import(&self, session: u64, address: Address) -> Result<(), DeviceError> {
         let mut entries = self.entries();
         let missing = || DeviceError::Refused { problem: format!("nobody shares memory at {:#x}", address.0) };
@@ -109,5 +114,12 @@ mod tests {
         assert_eq!(ledger.leave(8), [(RankId(0), A)], "a process that ends gives back what it has");
         ledger.share(RankId(0), A);
         assert!(ledger.free(A), "nobody has imported it");
+
+        ledger.lend(7, RankId(2), A);
+        assert!(ledger.import(8, A).is_err(), "it is of one process");
+        assert_eq!(ledger.close(8, A), None, "of another");
+        assert_eq!(ledger.close(7, A), Some(RankId(2)));
+        ledger.lend(7, RankId(2), A);
+        assert_eq!((ledger.leave(8), ledger.leave(7)), (vec![], vec![(RankId(2), A)]));
     }
 }

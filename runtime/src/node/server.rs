@@ -5,15 +5,18 @@
 //! each connection has a thread.
 
 use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
 use std::ops::Range;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use moe_contract::{LinkBytes, RankId};
+use moe_vgpu::Lent;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::ledger::Ledger;
+use super::mapping::Mapping;
 use super::staging::{self, Staging};
 use super::wire::{After, Attach, PROTOCOL, Reply, Request};
 use crate::device::{Device, DeviceError, VirtualDevice, VirtualOptions};
@@ -238,6 +241,15 @@ impl Desk {
     fn calls(&self, mut stream: UnixStream, mut staging: Staging) -> io::Result<()> {
         loop {
             let reply = match receive(&mut stream)? {
+                Request::AllocateMapped { rank, bytes } => {
+                    let made = self.allocate_mapped(rank, bytes);
+                    let (reply, file) = made.map_or_else(|error| (Reply::Failed(error), None), |(reply, file)| (reply, Some(file)));
+                    send(&mut stream, &reply)?;
+                    if let Some(file) = file {
+                        socket::send_file(&stream, &file)?;
+                    }
+                    continue;
+                }
                 Request::AllocateShared { rank, bytes, name } => {
                     self.device.allocate(rank, bytes, &name).map(|address| {
                         self.ledger.share(rank, address);
@@ -259,6 +271,19 @@ impl Desk {
     }
 }
 
+impl Desk {
+    fn allocate_mapped(&self, rank: RankId, bytes: usize) -> Result<(Reply, OwnedFd), DeviceError> {
+        let refused = |error: io::Error| DeviceError::Refused { problem: format!("{bytes} bytes for tensors: {error}") };
+        let (mapping, file) = Mapping::new(bytes).map_err(refused)?;
+        let bytes = mapping.all();
+        // SAFETY: the mapping keeps them; the process leaves them alone while it waits for a call, and spoils its own numbers otherwise.
+        let lent = unsafe { Lent::new(bytes, Box::new(mapping)) };
+        let address = self.device.allocate_over(rank, lent, "tensors")?;
+        self.ledger.lend(self.session, rank, address);
+        Ok((Reply::Address(address), file))
+    }
+}
+
 fn answer(device: &VirtualDevice, request: Request, staging: &mut Staging) -> Result<Reply, DeviceError> {
     let fits = |bytes: usize| match bytes <= staging::BYTES {
         true => Ok(bytes),
@@ -268,7 +293,10 @@ fn answer(device: &VirtualDevice, request: Request, staging: &mut Staging) -> Re
         Request::Attach(_) | Request::Call { .. } => {
             return Err(DeviceError::Refused { problem: "attached already".into() });
         }
-        Request::AllocateShared { .. } | Request::Import { .. } | Request::CloseImport { .. } => {
+        Request::AllocateShared { .. }
+        | Request::AllocateMapped { .. }
+        | Request::Import { .. }
+        | Request::CloseImport { .. } => {
             return Err(DeviceError::Refused { problem: "shared memory is the ledger's".into() });
         }
         Request::Allocate { rank, stream, bytes, name } => Reply::Address(match stream {

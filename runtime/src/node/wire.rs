@@ -1,7 +1,7 @@
 //! What a process and a node say to each other.
 //!
 //! Invariants: whoever asks waits for the answer before it asks again, on one connection; bytes of tensors never go through a connection,
-//! but through the [`super::staging`] that belongs to it.
+//! but through the [`super::staging`] that belongs to it, or they lie in a [`super::mapping`].
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::{Address, DeviceError, EventId, FunctionId, GraphId, Launch, Residency, StreamId};
 
 /// Both sides must have the same.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Asked of a node.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +34,11 @@ pub enum Request {
         rank: RankId,
         bytes: u64,
         name: String,
+    },
+    /// As `Allocate`, for memory that the process has too: with the address comes a file. It is given back by `CloseImport`.
+    AllocateMapped {
+        rank: RankId,
+        bytes: usize,
     },
     Import {
         address: Address,

@@ -12,7 +12,7 @@ use crate::error::ClusterError;
 use crate::ids::{EventId, LaunchId, RankId, StreamId};
 use crate::launch::Launch;
 use crate::memory::address::MAX_RANKS;
-use crate::memory::{Address, MemoryFault, Traffic};
+use crate::memory::{Address, Lent, MemoryFault, Traffic};
 use crate::module::{Kernel, Module};
 use crate::observer::{AccessKind, Event, Observer};
 use crate::ptx::ast::ClusterLimits;
@@ -61,6 +61,19 @@ impl Cluster {
     pub fn allocate(&mut self, rank: RankId, bytes: u64, name: &str) -> Result<Address, ClusterError> {
         self.check(rank)?;
         let made = self.machine.memory.allocate(rank, bytes, name, false);
+        let made = made.map_err(|reason| ClusterError::Allocation { name: name.to_owned(), reason })?;
+        self.machine.tell_name(made, bytes, name);
+        Ok(made)
+    }
+
+    /// As [`Cluster::allocate`], over memory that somebody else has too. All of it counts as initialised: nobody tells when others write there.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn allocate_over(&mut self, rank: RankId, memory: Lent, name: &str) -> Result<Address, ClusterError> {
+        self.check(rank)?;
+        let bytes = memory.bytes();
+        let made = self.machine.memory.allocate_over(rank, memory, name);
         let made = made.map_err(|reason| ClusterError::Allocation { name: name.to_owned(), reason })?;
         self.machine.tell_name(made, bytes, name);
         Ok(made)

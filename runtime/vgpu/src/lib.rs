@@ -137,7 +137,7 @@ pub use ids::{CopyId, EventId, LaunchId, RankId, StreamId, ThreadId};
 pub use judge::{Agent, Apart, Conflict, Judge, Missing, Party};
 pub use launch::{Argument, Launch};
 pub use memory::tensor::{OutOfBounds, Swizzle, TensorElement, TensorMap, TensorMapError};
-pub use memory::{Address, MemoryFault, Order, Proxy, Scope, Traffic};
+pub use memory::{Address, Lent, MemoryFault, Order, Proxy, Scope, Traffic};
 pub use module::{Kernel, Module};
 pub use names::demangled;
 pub use observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep, Observer};

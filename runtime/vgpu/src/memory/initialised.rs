@@ -19,6 +19,13 @@ impl Initialised {
         Initialised { blocks: vec![0; blocks.div_ceil(64)], bytes: vec![0; blocks * (BLOCK as usize / 64)] }
     }
 
+    /// All of them are initialised.
+    pub fn complete(bytes: usize) -> Initialised {
+        let mut made = Initialised::new(bytes);
+        made.blocks.fill(u64::MAX);
+        made
+    }
+
     /// Makes all bytes uninitialised.
     pub fn forget(&mut self) {
         self.blocks.fill(0);

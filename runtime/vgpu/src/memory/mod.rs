@@ -21,6 +21,7 @@ use address::{MAX_ALLOCATION_BYTES, MAX_SLOTS, Target, device_address, target};
 pub(crate) use allocation::Allocation;
 pub use fault::MemoryFault;
 pub use order::{Order, Proxy, Scope};
+pub use segment::Lent;
 use segment::Segment;
 use slots::Slots;
 pub use traffic::Traffic;
@@ -75,6 +76,29 @@ impl Memory {
     }
 
     pub fn allocate(&mut self, rank: RankId, size: u64, name: &str, private: bool) -> Result<Address, String> {
+        let address = self.place(rank, size, name, Segment::default())?;
+        let segment = match self.spare.iter().rposition(|spare| spare.len() == size) {
+            Some(at) => {
+                self.spare_bytes -= size;
+                self.spare.remove(at).unwrap_or_default()
+            }
+            None => Segment::new(size as usize),
+        };
+        if let Target::Device { rank, slot, .. } = target(address.0)
+            && let Some(found) = self.allocation_mut(rank, slot)
+        {
+            (found.segment, found.private) = (segment, private);
+        }
+        Ok(address)
+    }
+
+    /// As [`Memory::allocate`], over memory of somebody else.
+    pub fn allocate_over(&mut self, rank: RankId, memory: Lent, name: &str) -> Result<Address, String> {
+        self.place(rank, memory.bytes(), name, Segment::over(memory))
+    }
+
+    /// An address for so many bytes.
+    fn place(&mut self, rank: RankId, size: u64, name: &str, segment: Segment) -> Result<Address, String> {
         let Some(list) = self.ranks.get_mut(rank.0 as usize) else {
             return Err(format!("there is no {rank}"));
         };
@@ -85,16 +109,8 @@ impl Memory {
             return Err(format!("{rank} has {MAX_SLOTS} allocations, the most a cluster can name"));
         };
         let Some(place) = list.get_mut(slot) else { return Err(format!("{rank} has no slot {slot}")) };
-        let segment = match self.spare.iter().rposition(|spare| spare.len() == size) {
-            Some(at) => {
-                self.spare_bytes -= size;
-                self.spare.remove(at).unwrap_or_default()
-            }
-            None => Segment::new(size as usize),
-        };
         let base = place.base;
-        *place =
-            Allocation { name: name.to_owned(), segment, base, size, live: true, private, ..Allocation::default() };
+        *place = Allocation { name: name.to_owned(), segment, base, size, live: true, ..Allocation::default() };
         Ok(Address(device_address(rank.0, slot, base)))
     }
 
@@ -336,7 +352,7 @@ impl Memory {
         self.freed.push_back(Freed { rank, slot, start: base, end: base + size, name });
         // Who waits for a write here reads again, which is an error now.
         self.woken.extend(segment.waiters.drain(..).map(|waiter| waiter.ticket));
-        if self.check_initialised && (LEAST_SPARE..=MOST_SPARE).contains(&size) {
+        if self.check_initialised && segment.is_own() && (LEAST_SPARE..=MOST_SPARE).contains(&size) {
             while self.spare_bytes + size > MOST_SPARE
                 && let Some(oldest) = self.spare.pop_front()
             {

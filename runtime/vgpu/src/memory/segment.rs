@@ -1,6 +1,8 @@
 //! A run of bytes, which of them are initialised, and the list of waiters that want to hear of writes.
 //!
-//! Invariant: callers check bounds before they ask for a span.
+//! Invariants: callers check bounds before they ask for a span; the bytes stay where they are for as long as their keeper lives.
+
+use std::ptr::NonNull;
 
 use super::initialised::Initialised;
 
@@ -12,14 +14,61 @@ pub(crate) struct Waiter {
     pub ticket: u64,
 }
 
-#[derive(Debug, Default)]
+/// Memory that somebody else has too, for example another process.
+pub struct Lent {
+    bytes: NonNull<[u8]>,
+    keeper: Box<dyn Send + Sync>,
+}
+
+impl Lent {
+    /// `keeper` is dropped when nothing uses the bytes any more.
+    ///
+    /// # Safety
+    /// As long as the keeper lives, the bytes are initialised memory that can be read and written, and that nobody writes while kernels use it.
+    pub unsafe fn new(bytes: NonNull<[u8]>, keeper: Box<dyn Send + Sync>) -> Lent {
+        Lent { bytes, keeper }
+    }
+
+    /// How many bytes there are.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+/// Who has the memory.
+enum Keeper {
+    /// The bytes, and some before and behind them.
+    Own { _buffer: Vec<u8> },
+    Lender { _keeper: Box<dyn Send + Sync> },
+}
+
 pub(crate) struct Segment {
-    /// Its bytes, and some before and behind them.
-    buffer: Vec<u8>,
-    start: usize,
-    size: usize,
+    bytes: NonNull<[u8]>,
+    keeper: Keeper,
     initialised: Initialised,
     pub waiters: Vec<Waiter>,
+}
+
+// SAFETY: the bytes are the keeper's, who can be sent, and are reached through this value alone.
+unsafe impl Send for Segment {}
+// SAFETY: through a shared reference they are only read.
+unsafe impl Sync for Segment {}
+
+impl Default for Segment {
+    fn default() -> Segment {
+        Segment {
+            bytes: NonNull::from(&mut []),
+            keeper: Keeper::Own { _buffer: Vec::new() },
+            initialised: Initialised::default(),
+            waiters: Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} bytes", self.bytes.len())
+    }
 }
 
 impl Segment {
@@ -34,7 +83,39 @@ impl Segment {
         if align == LARGE_PAGE {
             use_large_pages(&mut buffer[start..start + bytes]);
         }
-        Segment { buffer, start, size: bytes, initialised: Initialised::new(bytes), waiters: Vec::new() }
+        Segment {
+            bytes: NonNull::from(&mut buffer[start..start + bytes]),
+            keeper: Keeper::Own { _buffer: buffer },
+            initialised: Initialised::new(bytes),
+            waiters: Vec::new(),
+        }
+    }
+
+    /// Bytes of somebody else: all count as initialised, since nobody tells when they are written.
+    pub fn over(memory: Lent) -> Segment {
+        let Lent { bytes, keeper } = memory;
+        Segment {
+            bytes,
+            keeper: Keeper::Lender { _keeper: keeper },
+            initialised: Initialised::complete(bytes.len()),
+            waiters: Vec::new(),
+        }
+    }
+
+    pub fn is_own(&self) -> bool {
+        matches!(self.keeper, Keeper::Own { .. })
+    }
+
+    #[inline(always)]
+    fn all(&self) -> &[u8] {
+        // SAFETY: the keeper has them, initialised; through this value nobody writes them meanwhile, and no lender does either.
+        unsafe { self.bytes.as_ref() }
+    }
+
+    #[inline(always)]
+    fn all_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { self.bytes.as_mut() }
     }
 
     /// Makes all bytes uninitialised again. They keep their values, so this is only for those who check before they read.
@@ -45,7 +126,7 @@ impl Segment {
 
     #[inline]
     pub fn len(&self) -> u64 {
-        self.size as u64
+        self.bytes.len() as u64
     }
 
     /// Whether `[offset, offset + size)` lies inside.
@@ -68,7 +149,7 @@ impl Segment {
 
     #[inline]
     pub fn span(&self, offset: u64, size: u64) -> &[u8] {
-        &self.buffer[self.start..][..self.size][offset as usize..(offset + size) as usize]
+        &self.all()[offset as usize..(offset + size) as usize]
     }
 
     /// Makes one byte undefined. It keeps its value.
@@ -83,7 +164,7 @@ impl Segment {
         if !self.waiters.is_empty() {
             self.wake(offset, size, woken);
         }
-        &mut self.buffer[self.start..][..self.size][offset as usize..(offset + size) as usize]
+        &mut self.all_mut()[offset as usize..(offset + size) as usize]
     }
 
     /// Writes bytes. Whether they or their initialisation changed; only then waiters are woken.
@@ -147,6 +228,22 @@ fn use_large_pages(bytes: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::Segment;
+
+    #[test]
+    fn lent_bytes_count_as_written_and_are_given_back() {
+        let memory: &mut [u8] = Box::leak(Box::new([7; 300]));
+        let bytes = std::ptr::NonNull::from(memory);
+        let keeper = std::sync::Arc::new(());
+        // SAFETY: leaked above, and freed below, when nothing refers to it any more.
+        let mut segment = Segment::over(unsafe { super::Lent::new(bytes, Box::new(keeper.clone())) });
+        assert_eq!((segment.len(), segment.first_uninitialised(0, 300), segment.span(299, 1)), (300, None, &[7][..]));
+        segment.span_mut(1, 1, &mut Vec::new())[0] = 9;
+        assert!(!segment.is_own() && std::sync::Arc::strong_count(&keeper) == 2);
+        drop(segment);
+        // SAFETY: as above.
+        let memory = unsafe { Box::from_raw(bytes.as_ptr()) };
+        assert_eq!((std::sync::Arc::strong_count(&keeper), &memory[..3]), (1, &[7, 9, 7][..]));
+    }
 
     #[test]
     fn a_write_wakes_only_overlapping_waiters() {
