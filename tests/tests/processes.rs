@@ -9,9 +9,10 @@ use std::io::Write as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use moe_contract::RankId;
 use moe_random::Random;
-use moe_runtime::VirtualOptions;
-use moe_runtime::node::{Node, Stay};
+use moe_runtime::node::{Node, NodeDevice, NodeOptions, Stay};
+use moe_runtime::{Device as _, VirtualOptions};
 use world::{DEADLINE, Folder, Job, Process, Processes, RANKS};
 
 #[test]
@@ -116,6 +117,46 @@ fn a_call_more_of_one_process_is_named_after_its_deadline() {
     assert_eq!(errors, ["rank 2, barrier.arrive, waits for rank 0: has 0 of 1 after 1s"; 4]);
     processes.assert_right(&folder, None);
     processes.assert_nothing_left();
+}
+
+/// Tensors in it need no copy. It is the process's alone, and the node has it no longer than the process is there.
+#[test]
+fn memory_that_a_process_shares_with_its_rank_has_one_content() {
+    let name = format!("both-{}", std::process::id());
+    let node = Node::bind(&name, &VirtualOptions::default()).expect("nobody has it");
+    std::thread::spawn(move || node.serve(Stay::Always));
+    let attach = |mine| {
+        let options = NodeOptions { name: name.clone(), ranks: 2, mine, patience: Duration::from_secs(10), start: None };
+        NodeDevice::attach(&options).expect("it is served")
+    };
+    let (first, second) = (attach(0..1), attach(1..2));
+    let memory = first.host_memory(RankId(0), 5000).expect("there is enough");
+    // SAFETY: within the memory, which nothing else uses.
+    let place = unsafe { memory.base().add(100).cast::<[u8; 4]>() };
+    let address = first.address_of(RankId(0), place.as_ptr() as u64, 4).expect("it lies there");
+    let mut found = [1; 4];
+    first.read(RankId(0), address, &mut found).expect("new memory counts as written");
+    assert_eq!(found, [0; 4]);
+    // SAFETY: as above.
+    unsafe { place.write(*b"here") };
+    first.read(RankId(0), address, &mut found).expect("there");
+    assert_eq!(&found, b"here");
+    first.write(RankId(0), address, b"gone").expect("there");
+    // SAFETY: as above.
+    assert_eq!(unsafe { place.read() }, *b"gone");
+
+    assert_eq!(second.address_of(RankId(1), place.as_ptr() as u64, 4), None, "it is of another process");
+    let refused = second.host_memory(RankId(0), 8).expect_err("the rank is of another process");
+    assert_eq!(refused.to_string(), "virtual GPU: rank 0 is of another process");
+    second.read(RankId(0), address, &mut found).expect("the first process is there");
+    drop(first);
+    let began = Instant::now();
+    while second.read(RankId(0), address, &mut found).is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(10), "the node still has it");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // SAFETY: as above.
+    assert_eq!(unsafe { place.read() }, *b"gone", "whoever holds it still has it");
 }
 
 /// Symmetric memory of worlds that are gone is gone from the node too.

@@ -1,4 +1,5 @@
-"""Prints two figures of the package over torch on virtual GPUs: what Python adds to a call, and memory over ten thousand training steps.
+"""Prints figures of the package over torch on virtual GPUs: what Python adds to a call, a dispatch and combine of a process on a node whose
+tensors are copied or lie in memory of the node, and memory over ten thousand training steps.
 
 What Python adds is the time of a call without that of the native function in it, which is wrapped for this; medians.
 """
@@ -21,6 +22,7 @@ from conftest import EXPERTS, HIDDEN, LAYERS, PICKS, text
 
 CALLS = 500
 STEPS = 10_000
+LAYERS_ON_NODE = 40
 
 
 class Timed:
@@ -79,6 +81,62 @@ def overhead(bundle: moe.Bundle) -> None:
         print(f"Python adds to {name}: {added(timed, call):.0f} us (median of {CALLS} calls)", flush=True)
 
 
+class Alone:
+    """A group of one process."""
+
+    def rank(self) -> int:
+        return 0
+
+    def size(self) -> int:
+        return 1
+
+
+LARGE = """model large {
+    hidden 7168
+    experts 32
+    gate(logits: f32[experts]) {
+        weights softmax(logits[top(8, experts, by: logits)])
+    }
+    dispatch { payload fp8_e4m3 scale ue8m0 per 128   layout expert_major align 16 } combine { payload bf16   reduce f32 weighted }
+}
+cluster node {
+    nodes 1   gpus 1 per node
+    gpu "H800" { target sm_90a   sms 132   memory 80 GB }
+    nvlink 160 GB/s
+}
+deploy one of large on node { ep 1   tokens 128 per gpu   mode throughput   sms 20 }
+"""
+
+
+def node(folder: Path) -> None:
+    (folder / "large.moe").write_text(LARGE)
+    bundle = moe.compile(folder / "large.moe")
+    for where in ("in this process", "of a node"):
+        comm = moe.Communicator(bundle, device="virtual", group=None if where == "in this process" else Alone())
+        plan = comm.plan
+        # Over arrays, whose scales nobody multiplies out.
+        routing = comm.gate(torch.randn(128, 32).numpy())
+        ordinary = [torch.randn(rows, plan.hidden).bfloat16().view(torch.uint16).numpy() for rows in (128, plan.most_rows)]
+        shared = [comm.empty(array.shape, array.dtype) for array in ordinary]
+        for array, given in zip(shared, ordinary):
+            array[...] = given
+        ways = {"copied, results too": ordinary, "ordinary": ordinary, "of Communicator.empty": shared}
+        found: dict[str, list[float]] = {way: [] for way in ways}
+        copied = dict.fromkeys(ways, 0)
+        # In turns, so that whatever else the machine does slows all of them.
+        for _ in range(LAYERS_ON_NODE):
+            for way, (x, y) in ways.items():
+                comm.world.has_node = where == "of a node" and way != "copied, results too"
+                before, start = comm.copied(), time.perf_counter()
+                comm.combine(y, comm.dispatch(x, routing))
+                found[way].append(time.perf_counter() - start)
+                copied[way] = comm.copied() - before
+        for way, times in found.items():
+            middle, least = median(times) * 1e3, min(times) * 1e3
+            megabytes = copied[way] / 1e6
+            print(f"dispatch and combine, GPU {where}, arrays {way}: {middle:.1f} ms (least {least:.1f}), {megabytes:.1f} MB copied", flush=True)
+
+
 def memory(bundle: moe.Bundle, steps: int) -> None:
     torch.manual_seed(0)
     module = MoE(moe.Communicator(bundle, device="virtual"), 16)
@@ -98,6 +156,7 @@ def main() -> None:
     (folder / "layer.moe").write_text(text(LAYERS["weighted"], 1))
     bundle = moe.compile(folder / "layer.moe")
     overhead(bundle)
+    node(folder)
     memory(bundle, int(sys.argv[1]) if len(sys.argv) > 1 else STEPS)
 
 

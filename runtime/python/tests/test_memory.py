@@ -123,7 +123,7 @@ def test_arrays_outlive_their_communicator_and_another_one_copies_them(attached:
     mine = placed(comm, rows.x)
     del comm, rows
     gc.collect()
-    assert mappings() == 1, "what nobody has is gone with the node"
+    assert len(mapped()) == 1, "what nobody has is gone with the node"
     other = attached("weighted")
     rows = other.dispatch(numbers(TOKENS, HIDDEN), gated(other))
     assert mine.tobytes() == rows.x.tobytes()
@@ -132,14 +132,10 @@ def test_arrays_outlive_their_communicator_and_another_one_copies_them(attached:
     assert other.copied() - before == mine.nbytes and combined.tobytes() == other.combine(rows.x, rows).tobytes()
 
 
-def mappings(process: int | str = "self") -> int:
-    return Path(f"/proc/{process}/maps").read_text().count("moe-tensors") - staging(process)
-
-
-def staging(process: int | str) -> int:
-    """Mappings for what is copied, which have 16 MiB."""
-    spans = [line.split()[0].split("-") for line in Path(f"/proc/{process}/maps").read_text().splitlines() if "moe-tensors" in line]
-    return sum(int(end, 16) - int(start, 16) == 16 << 20 for start, end in spans)
+def mapped(process: int | str = "self") -> list[int]:
+    """Bytes of each piece of memory for tensors that a process has, as the system tells it."""
+    lines = [line for line in Path(f"/proc/{process}/maps").read_text().splitlines() if "moe-tensors" in line]
+    return [int(end, 16) - int(start, 16) for start, end in (line.split()[0].split("-") for line in lines)]
 
 
 def node() -> int:
@@ -164,11 +160,12 @@ def test_a_thousand_arrays_take_no_more_memory_than_a_hundred(attached: Attached
         array = comm.empty((int(random.integers(1, 4 << 20)),), np.uint8)
         array[:] = turn % 251
         if turn in (99, 999):
-            found.append((resident("self"), resident(node()), mappings(), mappings(node())))
+            found.append((resident("self"), resident(node()), sum(mapped()) >> 10, sum(mapped(node())) >> 10))
     assert (kept == 5).all() and (array == 999 % 251).all()
     for before, after in zip(*found):
         assert after < before + 4096, found
-    assert 2 <= found[1][2] < 20, found
+    # Two are in use at once while one takes the place of another, beside the one that is kept.
+    assert found[1][2:] == found[0][2:] or max(found[1][2:]) <= (2 + 4 + 4) << 10, found
 
 
 def test_what_is_asked_of_memory_is_checked(bundle: Any, attached: Attached) -> None:

@@ -114,3 +114,32 @@ def test_a_node_that_moec_serves_takes_the_jobs_that_name_it(bundle) -> None:
     finally:
         node.kill()
         node.wait()
+
+
+def test_tensors_of_processes_lie_in_memory_of_the_node_until_nobody_has_them_or_their_process_is_killed(bundle) -> None:
+    name = f"memory-{os.getpid()}"
+    node = subprocess.Popen([os.environ["MOEC"], "serve", "--name", name], stdout=subprocess.PIPE, text=True)
+    try:
+        assert node.stdout is not None
+        assert name in node.stdout.readline()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(RANKS), "MOE_NODE": name, "NODE": str(node.pid)}
+        command = [sys.executable, str(PROGRAM.with_name("memory.py")), bundle("weighted").path]
+        processes = [
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**environment(), **told, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(RANKS)
+        ]
+        output = "".join(process.communicate(timeout=SECONDS)[0] for process in processes)
+        assert right(output) == [str(rank) for rank in range(RANKS)], output
+        assert "node has it: True\n" in output and "node still has it: False\n" in output, output
+    finally:
+        node.kill()
+        node.wait()

@@ -25,8 +25,10 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Makes it, and what the other side needs to have it too.
-    pub fn new(bytes: usize) -> io::Result<(Mapping, OwnedFd)> {
-        let file = memfd_create("moe-tensors", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ///
+    /// `name` is what the system shows to people.
+    pub fn new(name: &str, bytes: usize) -> io::Result<(Mapping, OwnedFd)> {
+        let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&file, bytes as u64)?;
         fcntl_add_seals(&file, SEALS)?;
         Ok((Mapping::map(&file, bytes)?, file))
@@ -78,7 +80,7 @@ mod tests {
 
     #[test]
     fn both_have_the_same_bytes_and_nobody_cuts_them_short() {
-        let (here, file) = Mapping::new(5000).expect("made");
+        let (here, file) = Mapping::new("moe-test", 5000).expect("made");
         let there = Mapping::open(&file, 5000).expect("opened");
         // SAFETY: both are mapped, and nothing else uses them.
         let (one, other) = unsafe { (here.all().as_mut(), there.all().as_ref()) };

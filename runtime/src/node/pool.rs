@@ -168,7 +168,7 @@ mod tests {
 
     fn new(pool: &Pool, bytes: u64) -> (HostMemory, usize) {
         let over = pool.surplus(Pool::size(bytes)).len();
-        let (mapping, _) = Mapping::new(Pool::size(bytes) as usize).expect("mapped");
+        let (mapping, _) = Mapping::new("moe-test", Pool::size(bytes) as usize).expect("mapped");
         (pool.add(Block { rank: RankId(1), address: Address(0x1000), mapping }, bytes), over)
     }
 

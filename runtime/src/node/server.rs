@@ -274,7 +274,7 @@ impl Desk {
 impl Desk {
     fn allocate_mapped(&self, rank: RankId, bytes: usize) -> Result<(Reply, OwnedFd), DeviceError> {
         let refused = |error: io::Error| DeviceError::Refused { problem: format!("{bytes} bytes for tensors: {error}") };
-        let (mapping, file) = Mapping::new(bytes).map_err(refused)?;
+        let (mapping, file) = Mapping::new("moe-tensors", bytes).map_err(refused)?;
         let bytes = mapping.all();
         // SAFETY: the mapping keeps them; the process leaves them alone while it waits for a call, and spoils its own numbers otherwise.
         let lent = unsafe { Lent::new(bytes, Box::new(mapping)) };

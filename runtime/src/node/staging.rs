@@ -16,7 +16,7 @@ pub struct Staging(Mapping);
 impl Staging {
     /// Makes it, and what the other side needs to have it too.
     pub fn new() -> io::Result<(Staging, OwnedFd)> {
-        let (mapping, file) = Mapping::new(BYTES)?;
+        let (mapping, file) = Mapping::new("moe-staging", BYTES)?;
         Ok((Staging(mapping), file))
     }
 
