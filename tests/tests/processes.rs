@@ -126,7 +126,8 @@ fn memory_that_a_process_shares_with_its_rank_has_one_content() {
     let node = Node::bind(&name, &VirtualOptions::default()).expect("nobody has it");
     std::thread::spawn(move || node.serve(Stay::Always));
     let attach = |mine| {
-        let options = NodeOptions { name: name.clone(), ranks: 2, mine, patience: Duration::from_secs(10), start: None };
+        let options =
+            NodeOptions { name: name.clone(), ranks: 2, mine, patience: Duration::from_secs(10), start: None };
         NodeDevice::attach(&options).expect("it is served")
     };
     let (first, second) = (attach(0..1), attach(1..2));

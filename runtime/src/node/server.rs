@@ -5,8 +5,8 @@
 //! each connection has a thread.
 
 use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -243,7 +243,8 @@ impl Desk {
             let reply = match receive(&mut stream)? {
                 Request::AllocateMapped { rank, bytes } => {
                     let made = self.allocate_mapped(rank, bytes);
-                    let (reply, file) = made.map_or_else(|error| (Reply::Failed(error), None), |(reply, file)| (reply, Some(file)));
+                    let (reply, file) =
+                        made.map_or_else(|error| (Reply::Failed(error), None), |(reply, file)| (reply, Some(file)));
                     send(&mut stream, &reply)?;
                     if let Some(file) = file {
                         socket::send_file(&stream, &file)?;
@@ -273,7 +274,8 @@ impl Desk {
 
 impl Desk {
     fn allocate_mapped(&self, rank: RankId, bytes: usize) -> Result<(Reply, OwnedFd), DeviceError> {
-        let refused = |error: io::Error| DeviceError::Refused { problem: format!("{bytes} bytes for tensors: {error}") };
+        let refused =
+            |error: io::Error| DeviceError::Refused { problem: format!("{bytes} bytes for tensors: {error}") };
         let (mapping, file) = Mapping::new("moe-tensors", bytes).map_err(refused)?;
         let bytes = mapping.all();
         // SAFETY: the mapping keeps them; the process leaves them alone while it waits for a call, and spoils its own numbers otherwise.

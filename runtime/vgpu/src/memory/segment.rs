@@ -38,8 +38,12 @@ impl Lent {
 /// Who has the memory.
 enum Keeper {
     /// The bytes, and some before and behind them.
-    Own { _buffer: Vec<u8> },
-    Lender { _keeper: Box<dyn Send + Sync> },
+    Own {
+        _buffer: Vec<u8>,
+    },
+    Lender {
+        _keeper: Box<dyn Send + Sync>,
+    },
 }
 
 pub(crate) struct Segment {
