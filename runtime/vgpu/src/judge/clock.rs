@@ -117,6 +117,12 @@ impl OfCta {
         self.warp(warp).map_or(floor, |known| known.of(lane).max(floor))
     }
 
+    /// What is known of every lane of a warp at least.
+    fn of_all(&self, warp: u16) -> Time {
+        let floor = if warp < FIRST_MBARRIER { self.floor } else { 0 };
+        self.warp(warp).map_or(floor, |known| known.floor.max(floor))
+    }
+
     fn raise(&mut self, floor: Time) {
         if floor > self.floor {
             self.floor = floor;
@@ -164,6 +170,12 @@ impl Clock {
     /// Whether what a thread did up to a time is known; the position is that of its launch.
     pub fn knows(&self, thread: Thread, time: Time, position: Option<Position>) -> bool {
         self.cta(thread.cta).is_some_and(|known| known.of(thread.warp, thread.lane) >= time)
+            || position.is_some_and(|(stream, number)| self.streams.get(&stream).is_some_and(|last| *last >= number))
+    }
+
+    /// Whether what all lanes of a warp did up to a time is known for sure.
+    pub fn knows_warp(&self, thread: Thread, time: Time, position: Option<Position>) -> bool {
+        self.cta(thread.cta).is_some_and(|known| known.of_all(thread.warp) >= time)
             || position.is_some_and(|(stream, number)| self.streams.get(&stream).is_some_and(|last| *last >= number))
     }
 

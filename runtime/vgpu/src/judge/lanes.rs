@@ -101,6 +101,11 @@ impl Warp {
         &found.unwrap_or(&self.groups[0]).1
     }
 
+    /// What these lanes know, if they know the same.
+    pub fn knowledge(&self, lanes: u32) -> Option<&Knowledge> {
+        self.groups.iter().find(|(mask, _)| mask & lanes == lanes).map(|(_, state)| &state.knowledge)
+    }
+
     pub fn view(&self, thread: Thread, until: Time) -> View {
         View { knowledge: self.lane(thread.lane).knowledge.clone(), own: thread, until }
     }

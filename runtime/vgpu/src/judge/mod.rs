@@ -17,6 +17,7 @@
 
 mod clock;
 mod copies;
+mod gathered;
 mod lanes;
 mod names;
 mod report;
@@ -48,7 +49,9 @@ impl Judge {
 
     /// The first conflict of every pair of lines and what is missing, in the order in which they were found.
     pub fn found(&self) -> Vec<Conflict> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).found.clone()
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.catch_up();
+        state.found.clone()
     }
 }
 

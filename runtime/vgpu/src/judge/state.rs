@@ -1,15 +1,16 @@
 //! The judge's bookkeeping: every access and event of a run, in the order in which they happened.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::clock::{CtaNumber, HOST, Knowledge, Position, Thread, Time, View, join};
+use super::clock::{Clock, CtaNumber, HOST, Knowledge, Position, Thread, Time, View, join};
 use super::copies::Copy;
+use super::gathered::Gathered;
 use super::lanes::{Failed, Fenced, Pending};
 use super::names::{self, Names};
 use super::report::{Agent, Apart, Conflict, Missing, Party};
 use super::scopes::{Site, needed};
-use super::shadow::{Mark, Shadow};
+use super::shadow::{Mark, Row, See, Shadow};
 use super::words::{Head, Last, Word};
 use super::world::{Cluster, Cta, Launch, Mbarrier, Stream};
 use crate::ids::{CopyId, EventId, LaunchId, StreamId, ThreadId};
@@ -33,7 +34,9 @@ pub(super) struct State {
     /// What the host knows; its own time is that of the first CTA.
     host: Knowledge,
     device: Shadow,
-    words: HashMap<u64, Word>,
+    words: BTreeMap<u64, Word>,
+    /// Accesses that have not been judged yet.
+    gathered: Option<Gathered>,
     copies: HashMap<CopyId, Copy>,
     /// The last acquire: of many lanes that acquire the same each gets the same.
     acquired: Option<(Knowledge, View, Knowledge)>,
@@ -54,7 +57,8 @@ impl Default for State {
             events: HashMap::new(),
             host: Knowledge::default(),
             device: Shadow::default(),
-            words: HashMap::new(),
+            words: BTreeMap::new(),
+            gathered: None,
             copies: HashMap::new(),
             acquired: None,
             found: Vec::new(),
@@ -68,6 +72,60 @@ impl Default for State {
 enum Place {
     Device(u64),
     Shared(CtaNumber, u32),
+}
+
+impl Place {
+    fn start(self) -> u64 {
+        match self {
+            Place::Device(address) => address,
+            Place::Shared(_, offset) => offset.into(),
+        }
+    }
+}
+
+fn remove<K: Ord + std::marker::Copy>(words: &mut BTreeMap<K, Word>, from: K, to: K) {
+    while let Some(word) = words.range(from..to).next().map(|(word, _)| *word) {
+        words.remove(&word);
+    }
+}
+
+/// Judges an access against those before it.
+struct Look<'s> {
+    state: &'s State,
+    place: Place,
+    /// What the copy that makes it knows.
+    copy: Option<&'s View>,
+    /// What all lanes that make it know, if that is the same.
+    known: Option<&'s Clock>,
+    found: Vec<(u64, Mark, Mark, Missing)>,
+}
+
+impl See for Look<'_> {
+    /// Of those through the generic proxy some are seen at a glance: what a lane did itself, and what all lanes know of all lanes.
+    fn in_order(&mut self, first: &Row, second: &Row) -> bool {
+        let Mark { thread, time, copy, .. } = first.mark;
+        copy.is_none()
+            && second.mark.proxy == Proxy::Generic
+            && (first.has_lanes_of(second)
+                || self.known.is_some_and(|known| known.knows_warp(thread, time, self.state.position(thread.cta))))
+    }
+
+    fn pair(&mut self, at: u64, first: &Mark, second: &Mark) {
+        let shared = match self.place {
+            Place::Shared(cta, offset) if self.state.is_of_mbarrier(cta, offset, first, second) => return,
+            Place::Shared(..) => true,
+            Place::Device(_) => false,
+        };
+        let own;
+        let view = match self.copy {
+            Some(copy) => copy,
+            None => {
+                own = self.state.view(second.thread);
+                &own
+            }
+        };
+        self.found.extend(self.state.missing(first, second, view, shared).map(|missing| (at, *first, *second, missing)));
+    }
 }
 
 impl State {
@@ -128,6 +186,27 @@ impl State {
     }
 
     pub fn access(&mut self, access: &Access) {
+        if self.gathered.as_mut().is_some_and(|gathered| gathered.takes(access)) {
+            return;
+        }
+        self.catch_up();
+        let gathered = Gathered::new(*access);
+        if access.order == Order::Weak && access.copy.is_none() {
+            self.gathered = Some(gathered);
+        } else {
+            self.judge_gathered(&gathered);
+        }
+    }
+
+    /// Judges what has been gathered so far.
+    pub fn catch_up(&mut self) {
+        if let Some(gathered) = self.gathered.take() {
+            self.judge_gathered(&gathered);
+        }
+    }
+
+    fn judge_gathered(&mut self, gathered: &Gathered) {
+        let access = &gathered.first;
         let cta = self.cta(access.thread);
         let thread = Cta::thread(cta, access.thread.warp, access.thread.lane);
         let strong = match access.order {
@@ -144,44 +223,58 @@ impl State {
             proxy: access.proxy,
             copy: access.copy,
         };
-        let view = match access.copy.and_then(|copy| self.copies.get(&copy)) {
-            Some(copy) => copy.view.clone(),
-            None => self.view(thread),
-        };
-        let bytes = u64::from(access.bytes);
+        let copy = access.copy.and_then(|copy| self.copies.get(&copy)).map(|copy| copy.view.clone());
         let place = match access.location {
-            Location::Device(Address(address)) => {
-                self.judge_device(address, bytes, &mark, &view);
-                Place::Device(address)
-            }
+            Location::Device(Address(address)) => Place::Device(address),
             Location::Shared(index, offset) => {
-                let cta = self.cta(ThreadId { cta: index, ..access.thread });
-                let mut shadow = std::mem::take(&mut self.at_mut(cta).shadow);
-                let mut found = Vec::new();
-                shadow.access(offset.into(), bytes, &mark, |at, earlier| {
-                    if self.is_of_mbarrier(cta, offset, earlier, &mark) {
-                        return;
-                    }
-                    found.extend(self.missing(earlier, &mark, &view, true).map(|missing| (at, *earlier, missing)));
-                });
-                self.at_mut(cta).shadow = shadow;
-                if cta != mark.thread.cta && !self.has_started(cta, &view) {
-                    found.push((offset.into(), self.edge(cta), Missing::CtaStart));
-                }
-                for (at, earlier, missing) in found {
-                    self.tell(Place::Shared(cta, at as u32), &earlier, &mark, missing);
-                }
-                Place::Shared(cta, offset)
+                Place::Shared(self.cta(ThreadId { cta: index, ..access.thread }), offset)
             }
         };
+        self.judge(place, gathered.bytes(), &gathered.row(mark, place.start()), copy.as_ref());
         match (strong, access.order) {
             (Some(scope), order)
                 if access.proxy == Proxy::Generic && (access.copy.is_none() || order == Order::Release) =>
             {
+                let view = copy.unwrap_or_else(|| self.view(thread));
                 self.synchronise(place, &mark, access.order, scope, &view);
             }
-            _ if mark.writes() => self.forget_word(place),
+            _ if mark.writes() => self.forget_words(place, gathered.bytes()),
             _ => {}
+        }
+    }
+
+    /// Judges an access against those before it. A copy has a view of its own.
+    fn judge(&mut self, place: Place, bytes: u64, row: &Row, copy: Option<&View>) {
+        let mut shadow = std::mem::take(self.shadow(place));
+        let thread = row.mark.thread;
+        let known = match self.at(thread.cta).warps.get(usize::from(thread.warp)) {
+            _ if copy.is_some() => None,
+            Some(warp) => warp.knowledge(row.lanes),
+            None => Some(&self.host),
+        };
+        let mut look = Look { state: self, place, copy, known: known.map(|known| &*known.all), found: Vec::new() };
+        shadow.access(bytes, row, &mut look);
+        let mut found = look.found;
+        if let Place::Shared(cta, offset) = place
+            && cta != thread.cta
+            && !self.has_started(cta, copy.unwrap_or(&self.view(thread)))
+        {
+            found.push((offset.into(), self.edge(cta), row.mark, Missing::CtaStart));
+        }
+        *self.shadow(place) = shadow;
+        for (at, first, second, missing) in found {
+            let place = match place {
+                Place::Device(_) => Place::Device(at),
+                Place::Shared(cta, _) => Place::Shared(cta, at as u32),
+            };
+            self.tell(place, &first, &second, missing);
+        }
+    }
+
+    fn shadow(&mut self, place: Place) -> &mut Shadow {
+        match place {
+            Place::Device(_) => &mut self.device,
+            Place::Shared(cta, _) => &mut self.at_mut(cta).shadow,
         }
     }
 
@@ -197,18 +290,6 @@ impl State {
             && first.kind == AccessKind::Write
             && second.strong.is_some()
             && mbarrier.fenced.is_some_and(|before| cluster.completions > before)
-    }
-
-    fn judge_device(&mut self, address: u64, bytes: u64, mark: &Mark, view: &View) {
-        let mut shadow = std::mem::take(&mut self.device);
-        let mut found = Vec::new();
-        shadow.access(address, bytes, mark, |at, earlier| {
-            found.extend(self.missing(earlier, mark, view, false).map(|missing| (at, *earlier, missing)));
-        });
-        self.device = shadow;
-        for (at, earlier, missing) in found {
-            self.tell(Place::Device(at), &earlier, mark, missing);
-        }
     }
 
     /// What is missing between two accesses, the second with this knowledge; none if they are in order.
@@ -380,11 +461,11 @@ impl State {
         }
     }
 
-    fn forget_word(&mut self, place: Place) {
+    fn forget_words(&mut self, place: Place, bytes: u64) {
         match place {
-            Place::Device(address) => self.words.remove(&address),
-            Place::Shared(cta, offset) => self.at_mut(cta).words.remove(&offset),
-        };
+            Place::Device(start) => remove(&mut self.words, start, start + bytes),
+            Place::Shared(cta, start) => remove(&mut self.at_mut(cta).words, start, start + bytes as u32),
+        }
     }
 
     /// What a strong access acquires and releases.
@@ -502,6 +583,7 @@ impl State {
     }
 
     pub fn event(&mut self, event: &Event) {
+        self.catch_up();
         match event {
             Event::Fence { thread, lanes, fence, scope, line } => self.fence(*thread, *lanes, *fence, *scope, *line),
             Event::BarrierArrive { thread, lanes, barrier, waits } => {
@@ -606,10 +688,10 @@ impl State {
                 let thread = Thread { cta: HOST, warp: 0, lane: 0 };
                 let time = self.at(HOST).now;
                 let mark = Mark { thread, time, line: 0, kind: *kind, strong: None, proxy: Proxy::Generic, copy: None };
-                let view = self.view(thread);
-                self.judge_device(address.0, *bytes, &mark, &view);
+                let place = Place::Device(address.0);
+                self.judge(place, *bytes, &Row::of_one(mark, address.0), None);
                 if mark.writes() {
-                    self.words.retain(|word, _| !(address.0..address.0 + bytes).contains(word));
+                    self.forget_words(place, *bytes);
                 }
             }
             Event::Named { address, bytes, name } => self.names.add(*address, *bytes, name.clone()),

@@ -1,6 +1,6 @@
 //! What a judge knows of launches, CTAs and streams.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::clock::{CtaNumber, FIRST_MBARRIER, Knowledge, Position, Thread, Time};
 use super::copies::AllGroups;
@@ -86,7 +86,7 @@ pub(super) struct Cta {
     pub now: Time,
     pub warps: Vec<Warp>,
     pub shadow: Shadow,
-    pub words: HashMap<u32, Word>,
+    pub words: BTreeMap<u32, Word>,
     pub barriers: BTreeMap<u32, Gathering>,
     pub mbarriers: BTreeMap<u32, Mbarrier>,
     pub groups: AllGroups,
@@ -154,7 +154,7 @@ impl Cta {
     pub fn finish(&mut self) {
         self.warps = Vec::new();
         self.shadow = Shadow::default();
-        self.words = HashMap::new();
+        self.words = BTreeMap::new();
         self.barriers.clear();
         self.mbarriers.clear();
         self.groups = AllGroups::default();
