@@ -71,13 +71,19 @@ impl Row {
     /// Whether every byte is of the same lane of the same warp in both.
     pub fn has_lanes_of(&self, other: &Row) -> bool {
         let first = |row: &Row| i128::from(row.start) - i128::from(row.mark.thread.lane) * i128::from(row.each);
-        (self.mark.thread.cta, self.mark.thread.warp, self.each) == (other.mark.thread.cta, other.mark.thread.warp, other.each)
-            && if self.each == 0 { self.lanes == other.lanes && self.lanes.is_power_of_two() } else { first(self) == first(other) }
+        (self.mark.thread.cta, self.mark.thread.warp, self.each)
+            == (other.mark.thread.cta, other.mark.thread.warp, other.each)
+            && if self.each == 0 {
+                self.lanes == other.lanes && self.lanes.is_power_of_two()
+            } else {
+                first(self) == first(other)
+            }
     }
 
     /// The rows, each of one lane for each byte, that this is.
     fn apart(&self) -> impl Iterator<Item = Row> {
-        let of_lane = |lane: u8| Row::of_one(Mark { thread: Thread { lane, ..self.mark.thread }, ..self.mark }, self.start);
+        let of_lane =
+            |lane: u8| Row::of_one(Mark { thread: Thread { lane, ..self.mark.thread }, ..self.mark }, self.start);
         let alike = (0..32u8).filter(|lane| self.each == 0 && self.lanes >> lane & 1 == 1).map(of_lane);
         (self.each != 0).then_some(*self).into_iter().chain(alike)
     }

@@ -124,7 +124,8 @@ impl See for Look<'_> {
                 &own
             }
         };
-        self.found.extend(self.state.missing(first, second, view, shared).map(|missing| (at, *first, *second, missing)));
+        self.found
+            .extend(self.state.missing(first, second, view, shared).map(|missing| (at, *first, *second, missing)));
     }
 }
 
