@@ -56,7 +56,7 @@ impl Row {
 
     /// The mark of the lane that accesses this byte, where each has its own.
     fn at(&self, address: u64) -> Mark {
-        let lane = if self.each == 0 { 0 } else { (address - self.start) / self.each };
+        let lane = (address - self.start).checked_div(self.each).unwrap_or(0);
         Mark { thread: Thread { lane: self.mark.thread.lane + lane as u8, ..self.mark.thread }, ..self.mark }
     }
 
