@@ -74,6 +74,11 @@ impl Kernel {
         &self.code().parameters
     }
 
+    /// Functions that the kernel calls and the module only declares, with the lines of the calls. To reach such a call ends the run.
+    pub fn missing_functions(&self) -> &[(u32, String)] {
+        &self.code().missing
+    }
+
     /// Shared memory in bytes that the kernel declares itself.
     pub fn static_shared(&self) -> u32 {
         self.code().shared_static - crate::decode::op::SHARED_BASE

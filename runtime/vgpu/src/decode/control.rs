@@ -2,7 +2,7 @@
 
 use super::modifiers::Modifiers;
 use super::op::{ClockKind, Op, Reg, SystemCall, SystemFunction};
-use super::{Binding, Decoded, Decoder, Formal};
+use super::{Binding, Decoded, Decoder};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
 
@@ -24,6 +24,9 @@ pub(super) const OPCODES: &[&str] = &[
     "bra",
     "brx",
     "call",
+    "alloca",
+    "stacksave",
+    "stackrestore",
     "ret",
     "exit",
     "trap",
@@ -68,11 +71,15 @@ impl Decoder<'_> {
                 m.take("uni");
                 self.call(operands)?;
             }
+            "alloca" | "stacksave" | "stackrestore" => self.move_stack(opcode, m, operands)?,
             "ret" => {
                 m.take("uni");
                 self.expect_count(operands, 0)?;
                 let return_row = self.callees.get(&self.current).map(|callee| callee.return_row);
-                self.emit(return_row.map_or(Op::Exit, |return_row| Op::Return { return_row }));
+                match return_row {
+                    None => self.emit(Op::Exit),
+                    Some(return_row) => self.leave(return_row),
+                }
             }
             "exit" | "trap" => {
                 self.expect_count(operands, 0)?;
@@ -135,74 +142,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// `call (results), name, (arguments);` where both lists may be missing.
-    fn call(&mut self, operands: &[Operand]) -> Decoded<()> {
-        let (results, rest) = match operands {
-            [Operand::List(results), rest @ ..] => (results.as_slice(), rest),
-            rest => (&[][..], rest),
-        };
-        let (name, arguments) = match rest {
-            [Operand::Name(name)] => (name, &[][..]),
-            [Operand::Name(name), Operand::List(arguments)] => (name, arguments.as_slice()),
-            _ => return self.fail("expected `(results), function, (arguments)`; indirect calls are not supported"),
-        };
-        if let Some(Binding::Register(..)) = self.resolve(name)? {
-            return self.fail("indirect calls are not supported");
-        }
-        let system = match name.as_str() {
-            "vprintf" => Some((SystemFunction::Print, 2)),
-            "__assertfail" => Some((SystemFunction::AssertFail, 5)),
-            _ => None,
-        };
-        let defined = self.functions.get(name.as_str()).is_some_and(|&at| self.module.functions[at].body.is_some());
-        if let (Some((function, count)), false) = (system, defined) {
-            return self.system_call(function, count, results, arguments);
-        }
-        let (index, callee) = self.callee(name)?;
-        self.calls.entry(self.current).or_default().push(index);
-        if arguments.len() != callee.parameters.len() || results.len() != callee.returns.len() {
-            return self.fail(format!(
-                "`{name}` takes {} arguments and gives {} results, here are {} and {}",
-                callee.parameters.len(),
-                callee.returns.len(),
-                arguments.len(),
-                results.len()
-            ));
-        }
-        let module = self.module;
-        let function = &module.functions[index];
-        for (at, (actual, formal)) in arguments.iter().zip(&callee.parameters).enumerate() {
-            match *formal {
-                Formal::Memory { offset, bytes } => {
-                    let from = self.argument(actual, bytes)?;
-                    self.emit(Op::CopyLocal { from, to: offset, bytes });
-                }
-                Formal::Register(reg) => {
-                    let source = self.source(actual, formal_type(&function.parameters[at]))?;
-                    self.copy_register(reg, source);
-                }
-                Formal::Predicate => return self.fail("predicate parameters are not supported"),
-            }
-        }
-        self.emit(Op::Call { target: callee.label as u32, return_row: callee.return_row });
-        self.code.return_sites.push(self.code.steps.len() as u32);
-        for (actual, formal) in results.iter().zip(&callee.returns) {
-            match *formal {
-                Formal::Memory { offset, bytes } => {
-                    let to = self.argument(actual, bytes)?;
-                    self.emit(Op::CopyLocal { from: offset, to, bytes });
-                }
-                Formal::Register(reg) => {
-                    let target = self.target(actual, reg.bytes)?;
-                    self.copy_register(target, reg);
-                }
-                Formal::Predicate => return self.fail("predicate parameters are not supported"),
-            }
-        }
-        Ok(())
-    }
-
-    fn system_call(
+    pub(super) fn system_call(
         &mut self,
         function: SystemFunction,
         count: usize,
@@ -228,7 +168,7 @@ impl Decoder<'_> {
     }
 
     /// Local offset of a `.param` variable of exactly this size.
-    fn argument(&mut self, actual: &Operand, bytes: u32) -> Decoded<u32> {
+    pub(super) fn argument(&mut self, actual: &Operand, bytes: u32) -> Decoded<u32> {
         let Operand::Name(name) = actual else { return self.fail("expected a .param variable") };
         match self.resolve(name)? {
             Some(Binding::Local { offset, bytes: found }) if found == u64::from(bytes) => Ok(offset),
@@ -248,12 +188,5 @@ impl Decoder<'_> {
             _ => unary!(u128 => u128, |a| a),
         };
         self.alu(run, target, &[source]);
-    }
-}
-
-fn formal_type(parameter: &crate::ptx::ast::FunctionParameter) -> ScalarType {
-    match parameter {
-        crate::ptx::ast::FunctionParameter::Memory(variable) => variable.element,
-        crate::ptx::ast::FunctionParameter::Register(element, _) => *element,
     }
 }

@@ -70,6 +70,8 @@ fn operands(op: &mut Op, each: Each<'_>) {
         | Op::Branch { .. }
         | Op::System(_)
         | Op::CopyLocal { .. }
+        | Op::Save { .. }
+        | Op::Restore { .. }
         | Op::Exit
         | Op::Trap
         | Op::ClusterBarrier(_)
@@ -80,6 +82,11 @@ fn operands(op: &mut Op, each: Each<'_>) {
         | Op::WaitCopies { .. }
         | Op::GridWait
         | Op::Nothing => {}
+        Op::NoFunction(op) => {
+            if let Some(reg) = &mut op.pointer {
+                read(reg, each);
+            }
+        }
         Op::Scalar(op) => {
             op.sources.iter_mut().for_each(|reg| read(reg, each));
             each(Operand::Write(&mut op.target.row));

@@ -47,11 +47,19 @@ pub(super) fn functions(module: &Module) -> Decoded<HashMap<&str, usize>> {
 }
 
 /// The variables with their initial bytes.
-pub(super) fn variables(module: &Module, globals: &HashMap<&str, Binding>) -> Decoded<Vec<GlobalVariable>> {
-    module.variables.iter().map(|variable| global(variable, globals)).collect()
+pub(super) fn variables(
+    module: &Module,
+    globals: &HashMap<&str, Binding>,
+    functions: &HashMap<&str, usize>,
+) -> Decoded<Vec<GlobalVariable>> {
+    module.variables.iter().map(|variable| global(variable, globals, functions)).collect()
 }
 
-fn global(variable: &Variable, globals: &HashMap<&str, Binding>) -> Decoded<GlobalVariable> {
+fn global(
+    variable: &Variable,
+    globals: &HashMap<&str, Binding>,
+    functions: &HashMap<&str, usize>,
+) -> Decoded<GlobalVariable> {
     let fail = |message: String| Err(PtxError::new(variable.line, message));
     let device = matches!(variable.space, VariableSpace::Global | VariableSpace::Const);
     if device && variable.external {
@@ -74,14 +82,18 @@ fn global(variable: &Variable, globals: &HashMap<&str, Binding>) -> Decoded<Glob
     for value in &variable.initial {
         let bits = match value {
             Initial::Symbol(name, offset) => {
-                let Some(Binding::Global(target)) = globals.get(name.as_str()) else {
-                    return fail(format!("`{name}` is not a global or constant variable of this module"));
-                };
                 if width != 8 {
                     return fail(format!("the address of `{name}` needs 64 bits"));
                 }
-                out.relocations.push(Relocation { at: out.initial.len() as u64, target: *target, offset: *offset });
-                0
+                match (globals.get(name.as_str()), functions.get(name.as_str())) {
+                    (Some(Binding::Global(target)), _) => {
+                        let at = out.initial.len() as u64;
+                        out.relocations.push(Relocation { at, target: *target, offset: *offset });
+                        0
+                    }
+                    (_, Some(function)) if *offset == 0 => super::calls::address(*function).into(),
+                    _ => return fail(format!("`{name}` is not a variable or function of this module")),
+                }
             }
             number => match bits(number, variable.element) {
                 Some(bits) => bits,

@@ -56,7 +56,13 @@ fn leaves(op: &Op) -> bool {
 fn falls_through(op: &Op) -> bool {
     !matches!(
         op,
-        Op::Branch { .. } | Op::BranchIndexed { .. } | Op::Call { .. } | Op::Return { .. } | Op::Exit | Op::Trap
+        Op::Branch { .. }
+            | Op::BranchIndexed { .. }
+            | Op::Call { .. }
+            | Op::Return { .. }
+            | Op::NoFunction(_)
+            | Op::Exit
+            | Op::Trap
     )
 }
 

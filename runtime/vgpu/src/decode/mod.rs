@@ -6,6 +6,7 @@
 
 mod arithmetic;
 pub(crate) mod bulk;
+mod calls;
 mod comparison;
 mod control;
 mod conversion;
@@ -13,6 +14,7 @@ mod floating;
 mod flow;
 mod globals;
 mod graph;
+mod invoke;
 mod memory;
 mod modifiers;
 mod moves;
@@ -32,6 +34,7 @@ use crate::names::demangled;
 use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Operand, Statement, Variable, VariableSpace};
 use crate::ptx::{PtxError, ScalarType};
 use crate::semantics::lanes::{AluFn, Args};
+use calls::Calls;
 use modifiers::Modifiers;
 use op::{Constant, KernelCode, NO_GUARD, Op, PREDICATE_FLAG, Parameter, Program, Reg, SHARED_BASE, Step};
 
@@ -41,6 +44,8 @@ type Decoded<T> = Result<T, PtxError>;
 type Decode<'m> = fn(&mut Decoder<'m>, &str, &mut Modifiers, &[Operand]) -> Decoded<()>;
 
 const MAX_LOCAL_BYTES: u64 = 512 * 1024;
+/// What a thread has for the variables of functions that may come back to themselves, and for `alloca`.
+const STACK_BYTES: u32 = 16 * 1024;
 const MAX_SHARED_BYTES: u64 = 1 << 20;
 const MAX_FILE_BYTES: u32 = 64 << 20;
 /// Over all kernels of a module: functions are decoded once per kernel that calls them, which must not multiply.
@@ -58,9 +63,14 @@ enum Binding {
         offset: u32,
         bytes: u64,
     },
+    /// A variable of a function that may come back to itself, from the start of its frame on the stack.
+    Frame {
+        offset: u32,
+    },
     Parameter(u32),
     Label(usize),
     Targets(Rc<[String]>),
+    Prototype(Rc<Signature>),
     /// Module-level shared variable that this kernel has not used yet.
     UnplacedShared(u32),
 }
@@ -70,6 +80,13 @@ struct Scope {
     names: HashMap<String, Binding>,
     /// `name<count>` declarations.
     families: HashMap<String, (u32, ScalarType)>,
+}
+
+/// What a function that is called through a register takes and gives.
+#[derive(Debug)]
+struct Signature {
+    returns: Vec<FunctionParameter>,
+    parameters: Vec<FunctionParameter>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +108,7 @@ pub(crate) struct Decoder<'m> {
     module: &'m Module,
     globals: &'m HashMap<&'m str, Binding>,
     functions: &'m HashMap<&'m str, usize>,
+    reach: &'m Calls,
     scopes: Vec<Scope>,
     line: u32,
     /// File and line in the source, as the last `.loc` says.
@@ -112,9 +130,18 @@ pub(crate) struct Decoder<'m> {
     /// Functions called so far: frame and entry label.
     callees: HashMap<usize, Callee>,
     pending: Vec<usize>,
-    /// Caller → callees.
-    calls: HashMap<usize, Vec<usize>>,
     current: usize,
+    /// Where the free part of the stack begins, if there is one, and the constant that it starts with.
+    stack: Option<(Reg, Reg)>,
+    /// The frame of the current function on the stack, and the bytes that its variables have so far.
+    base: Option<Reg>,
+    base_used: u64,
+    /// Local variables and parameters, each with its size.
+    pieces: Vec<(u32, u32)>,
+    /// Index of each frame.
+    frames: HashMap<usize, u32>,
+    /// Rows that hold arguments and results while frames are saved and taken back.
+    transfers: HashSet<u32>,
     /// Steps that may still be made.
     budget: usize,
     local_bytes: u64,
@@ -160,6 +187,7 @@ fn program(module: &Module) -> Decoded<Program> {
 fn decoded(module: &Module, refuse: &mut dyn FnMut(&Function, PtxError) -> Decoded<()>) -> Decoded<Program> {
     let globals = globals::bindings(module)?;
     let functions = globals::functions(module)?;
+    let reach = Calls::of(module, &functions);
     let files: Arc<[(u32, String)]> = module.files.as_slice().into();
     let mut kernels: Vec<KernelCode> = Vec::new();
     let mut decoded: HashSet<usize> = HashSet::new();
@@ -170,7 +198,7 @@ fn decoded(module: &Module, refuse: &mut dyn FnMut(&Function, PtxError) -> Decod
             if function.entry != entry || function.body.is_none() || decoded.contains(&index) {
                 continue;
             }
-            let decoder = Decoder::new(module, &globals, &functions, index, &files, budget);
+            let decoder = Decoder::new(module, &globals, &functions, &reach, index, &files, budget);
             let (code, callees) = match decoder.function(index) {
                 Ok(found) => found,
                 Err(error) => {
@@ -185,7 +213,7 @@ fn decoded(module: &Module, refuse: &mut dyn FnMut(&Function, PtxError) -> Decod
             }
         }
     }
-    Ok(Program { variables: globals::variables(module, &globals)?, kernels })
+    Ok(Program { variables: globals::variables(module, &globals, &functions)?, kernels })
 }
 
 impl<'m> Decoder<'m> {
@@ -193,6 +221,7 @@ impl<'m> Decoder<'m> {
         module: &'m Module,
         globals: &'m HashMap<&'m str, Binding>,
         functions: &'m HashMap<&'m str, usize>,
+        reach: &'m Calls,
         index: usize,
         files: &Arc<[(u32, String)]>,
         budget: usize,
@@ -224,11 +253,14 @@ impl<'m> Decoder<'m> {
             required_threads: function.required_threads,
             clusters: function.clusters,
             return_sites: Vec::new(),
+            frames: Vec::new(),
+            missing: Vec::new(),
         };
         Decoder {
             module,
             globals,
             functions,
+            reach,
             // The lowest scope takes the places of module-level shared variables.
             scopes: vec![Scope::default()],
             line: function.line,
@@ -246,8 +278,13 @@ impl<'m> Decoder<'m> {
             labels: Vec::new(),
             callees: HashMap::new(),
             pending: Vec::new(),
-            calls: HashMap::new(),
             current: index,
+            stack: None,
+            base: None,
+            base_used: 0,
+            pieces: Vec::new(),
+            frames: HashMap::new(),
+            transfers: HashSet::new(),
             local_bytes: 0,
         }
     }
@@ -255,6 +292,9 @@ impl<'m> Decoder<'m> {
     /// Decodes a kernel, or a device function alone, with everything it calls. Says which functions those were.
     fn function(mut self, index: usize) -> Decoded<(KernelCode, Vec<usize>)> {
         let function = &self.module.functions[index];
+        if self.reach.any_frame(self.module) {
+            self.start_stack()?;
+        }
         if function.entry {
             self.kernel_parameters(function)?;
             self.function_body(function, None)?;
@@ -264,7 +304,6 @@ impl<'m> Decoder<'m> {
         while let Some(next) = self.pending.pop() {
             self.device_function(next)?;
         }
-        self.check_recursion()?;
         let callees = self.callees.keys().copied().collect();
         Ok((self.finish()?, callees))
     }
@@ -312,9 +351,17 @@ impl<'m> Decoder<'m> {
         self.form = "ret".into();
         match return_row {
             None => self.emit(Op::Exit),
-            Some(return_row) => self.emit(Op::Return { return_row }),
+            Some(return_row) => self.leave(return_row),
         }
         Ok(())
+    }
+
+    /// Returns from a device function, whose frame on the stack is free then.
+    fn leave(&mut self, return_row: u32) {
+        if let (Some(base), Some((top, _))) = (self.base, self.stack) {
+            self.copy_register(top, base);
+        }
+        self.emit(Op::Return { return_row });
     }
 
     fn device_function(&mut self, index: usize) -> Decoded<()> {
@@ -324,6 +371,11 @@ impl<'m> Decoder<'m> {
         self.form.clear();
         self.current = index;
         self.labels[callee.label] = Some(self.code.steps.len() as u32);
+        let before = (self.rows.len(), self.code.predicates, self.pieces.len());
+        self.guard = NO_GUARD;
+        self.form = "call".into();
+        self.enter_frame(index)?;
+        self.form.clear();
         let mut scope = Scope::default();
         let formals = callee.returns.iter().zip(&function.returns);
         for (formal, parameter) in formals.chain(callee.parameters.iter().zip(&function.parameters)) {
@@ -340,7 +392,10 @@ impl<'m> Decoder<'m> {
             }
         }
         self.scopes.push(scope);
-        self.function_body(function, Some(callee.return_row))
+        self.function_body(function, Some(callee.return_row))?;
+        self.base = None;
+        self.keep_frame(index, &callee, before);
+        Ok(())
     }
 
     /// Frame and entry of a device function; schedules its decoding on first use.
@@ -383,11 +438,17 @@ impl<'m> Decoder<'m> {
     }
 
     fn place_local(&mut self, variable: &Variable) -> Decoded<u32> {
-        let offset = self.local_bytes.next_multiple_of(u64::from(variable.align.max(1)));
-        if offset + variable.bytes > MAX_LOCAL_BYTES {
+        let offset = self.local_space(variable.bytes, variable.align)?;
+        self.pieces.push((offset, variable.bytes as u32));
+        Ok(offset)
+    }
+
+    fn local_space(&mut self, bytes: u64, align: u32) -> Decoded<u32> {
+        let offset = self.local_bytes.next_multiple_of(u64::from(align.max(1)));
+        if offset + bytes > MAX_LOCAL_BYTES {
             return self.fail("a thread has at most 512 KiB of local memory");
         }
-        self.local_bytes = offset + variable.bytes;
+        self.local_bytes = offset + bytes;
         Ok(offset as u32)
     }
 
@@ -415,6 +476,11 @@ impl<'m> Decoder<'m> {
                     let label = self.new_label();
                     self.declare(name, Binding::Label(label))?;
                 }
+                Statement::Prototype(name, returns, parameters, line) => {
+                    self.line = *line;
+                    let signature = Signature { returns: returns.clone(), parameters: parameters.clone() };
+                    self.declare(name, Binding::Prototype(Rc::new(signature)))?;
+                }
                 Statement::BranchTargets(name, targets, line) => {
                     self.line = *line;
                     self.declare(name, Binding::Targets(targets.as_slice().into()))?;
@@ -435,7 +501,7 @@ impl<'m> Decoder<'m> {
                         self.labels[label] = Some(self.code.steps.len() as u32);
                     }
                 }
-                Statement::BranchTargets(..) => {}
+                Statement::BranchTargets(..) | Statement::Prototype(..) => {}
                 Statement::Registers(element, names, line) => {
                     self.line = *line;
                     self.form.clear();
@@ -489,6 +555,11 @@ impl<'m> Decoder<'m> {
                 Binding::DynamicShared(variable.align)
             }
             VariableSpace::Shared => Binding::Shared(self.place_shared(variable)?),
+            VariableSpace::Local if self.base.is_some() && self.reach.is_recursive(self.current) => {
+                let offset = self.base_used.next_multiple_of(u64::from(variable.align.max(1)));
+                self.base_used = offset + variable.bytes;
+                Binding::Frame { offset: offset as u32 }
+            }
             VariableSpace::Local | VariableSpace::Param => {
                 Binding::Local { offset: self.place_local(variable)?, bytes: variable.bytes }
             }
@@ -642,41 +713,6 @@ impl<'m> Decoder<'m> {
         Ok(())
     }
 
-    /// Device functions have static frames here, as hardware code without a stack has: no function may reach itself.
-    fn check_recursion(&self) -> Decoded<()> {
-        // 0: not seen, 1: on the path, 2: done.
-        let mut state: HashMap<usize, u8> = HashMap::new();
-        let mut stack: Vec<(usize, usize)> = Vec::new();
-        for &start in self.calls.keys() {
-            if state.get(&start).copied().unwrap_or(0) != 0 {
-                continue;
-            }
-            state.insert(start, 1);
-            stack.push((start, 0));
-            while let Some((function, at)) = stack.pop() {
-                let next = self.calls.get(&function).and_then(|callees| callees.get(at));
-                let Some(&callee) = next else {
-                    state.insert(function, 2);
-                    continue;
-                };
-                stack.push((function, at + 1));
-                match state.get(&callee).copied().unwrap_or(0) {
-                    0 => {
-                        state.insert(callee, 1);
-                        stack.push((callee, 0));
-                    }
-                    1 => {
-                        let function = &self.module.functions[callee];
-                        let message = format!("function `{}` calls itself: recursion is not supported", function.name);
-                        return Err(PtxError::new(function.line, message));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Label numbers become step numbers, and registers share rows.
     fn finish(mut self) -> Decoded<KernelCode> {
         if self.code.steps.len() >= self.budget {
@@ -699,6 +735,12 @@ impl<'m> Decoder<'m> {
             }
         }
         self.code.local_bytes = (self.local_bytes as u32).next_multiple_of(16);
+        if let Some((_, start)) = self.stack {
+            let bottom = Constant::Bits(self.code.local_bytes.into());
+            let constants = self.code.constants.iter_mut().filter(|(reg, _)| *reg == start);
+            constants.for_each(|(_, value)| *value = bottom);
+            self.code.local_bytes += STACK_BYTES;
+        }
         self.code.comparisons = comparison::comparisons(&self.code, &self.uses, &self.defines);
         order::order(&mut self.code);
         rows::share(&mut self.code, &self.rows, &self.names, &self.uses, &self.defines);

@@ -376,6 +376,23 @@ pub(crate) struct SystemCall {
     pub result: Option<(u32, u32)>,
 }
 
+/// What a function has while it runs, which a call that may come back to it would change.
+#[derive(Debug, Default)]
+pub(crate) struct Frame {
+    pub function: String,
+    pub registers: Vec<Reg>,
+    pub predicates: Vec<u32>,
+    /// Local memory: offset and size.
+    pub local: Vec<(u32, u32)>,
+}
+
+/// A call of a function that is not there.
+pub(crate) struct NoFunction {
+    /// The address, if the call is one through a register.
+    pub pointer: Option<Reg>,
+    pub text: String,
+}
+
 /// One decoded operation.
 pub(crate) enum Op {
     Alu {
@@ -399,6 +416,16 @@ pub(crate) enum Op {
         return_row: u32,
     },
     System(Box<SystemCall>),
+    /// Ends the run.
+    NoFunction(Box<NoFunction>),
+    /// Puts a frame of [`KernelCode::frames`] on the stack of the thread.
+    Save {
+        frame: u32,
+    },
+    /// Takes it back.
+    Restore {
+        frame: u32,
+    },
     Return {
         return_row: u32,
     },
@@ -604,6 +631,10 @@ pub(crate) struct KernelCode {
     pub clusters: ClusterLimits,
     /// Steps after a call, for the flow graph.
     pub return_sites: Vec<u32>,
+    /// Of the functions that may come back to themselves.
+    pub frames: Vec<Frame>,
+    /// Functions that are called and not defined, with the lines of the calls.
+    pub missing: Vec<(u32, String)>,
 }
 
 pub(crate) const PREDICATE_FLAG: u32 = 1 << 31;

@@ -209,10 +209,18 @@ impl Decoder<'_> {
                 Constant::Bits(u128::from((i64::from(at) + offset).cast_unsigned()))
             }
             Some(Binding::DynamicShared(_)) => Constant::DynamicShared(offset),
-            Some(Binding::Label(_) | Binding::Targets(_)) => return self.fail("a label is not a value"),
+            Some(Binding::Frame { offset: at }) => return self.frame_address(i64::from(at) + offset, bytes),
+            Some(Binding::Label(_) | Binding::Targets(_) | Binding::Prototype(_)) => {
+                return self.fail("a label is not a value");
+            }
             Some(Binding::Predicate(_)) => return self.fail(format!("`{name}` is a predicate, a value is needed")),
             Some(_) => return self.fail(format!("`{name}` cannot have an offset here")),
-            None => return self.fail(format!("`{name}` is not declared")),
+            None => match self.functions.get(name) {
+                Some(&function) if offset == 0 && bytes == 8 && !self.module.functions[function].entry => {
+                    Constant::Bits(super::calls::address(function).into())
+                }
+                _ => return self.fail(format!("`{name}` is not declared")),
+            },
         };
         if bytes < 4 || (bytes == 4 && matches!(value, Constant::Global(..))) {
             return self.fail(format!("the address of `{name}` does not fit in {} bits", bytes * 8));
@@ -259,7 +267,7 @@ impl Decoder<'_> {
         let found = match self.resolve(name)? {
             Some(Binding::Global(_)) => Space::Global,
             Some(Binding::Shared(_) | Binding::DynamicShared(_)) => Space::Shared,
-            Some(Binding::Local { .. }) => Space::Local,
+            Some(Binding::Local { .. } | Binding::Frame { .. }) => Space::Local,
             Some(Binding::Parameter(_)) => Space::Param,
             Some(_) => return self.fail(format!("`{name}` is not an address")),
             None => return self.fail(format!("`{name}` is not declared")),

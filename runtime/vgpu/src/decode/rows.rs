@@ -8,7 +8,8 @@
 //!   as a lane has another place in a row of another width;
 //! * a file starts with the constants, then come the registers that a thread may read before it has written them, which start
 //!   as zero: the first `initial_bytes` are all that a warp needs at its start;
-//! * the register that a polled value is compared with has a row of its own, for reports.
+//! * the register that a polled value is compared with has a row of its own, for reports, and so has each of a function that may come back
+//!   to itself: what a thread keeps of it during a call is not among what steps read and write.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -65,6 +66,9 @@ pub(super) fn share(
     for comparison in &code.comparisons {
         ranges[number_of[&comparison.other.row]] = Some(Range { first: 0, last: usize::MAX });
     }
+    for reg in code.frames.iter().flat_map(|frame| &frame.registers) {
+        ranges[number_of[&reg.row]] = Some(Range { first: ENTRY, last: usize::MAX });
+    }
     let mut order: Vec<(usize, Range)> = ranges
         .into_iter()
         .enumerate()
@@ -116,6 +120,7 @@ pub(super) fn share(
         flow::rename(&mut step.op, uses, defines, new);
     }
     code.constants.iter_mut().for_each(|(reg, _)| reg.row = new(reg.row));
+    code.frames.iter_mut().flat_map(|frame| &mut frame.registers).for_each(|reg| reg.row = new(reg.row));
     code.comparisons.iter_mut().for_each(|comparison| comparison.other.row = new(comparison.other.row));
 }
 

@@ -218,6 +218,22 @@ impl Machine {
                 }
                 Op::CopyLocal { from, to, bytes } => self.copy_local(warp, *from, *to, *bytes, mask),
                 Op::System(call) => self.system_call(warp, code, call, mask)?,
+                Op::NoFunction(missing) => {
+                    let lane = mask.trailing_zeros();
+                    let text = match missing.pointer.map(|reg| warp.value(reg, lane)) {
+                        None => missing.text.clone(),
+                        Some(pointer) => format!("calls {pointer:#x} through a register: {}", missing.text),
+                    };
+                    return undefined(1 << lane, text);
+                }
+                Op::Save { frame } => self.save_frame(warp, code, *frame, mask)?,
+                Op::Restore { frame } => {
+                    self.restore_frame(warp, code, *frame, mask);
+                    if !TRACKS && warp.undefined.is_some() {
+                        split.pc += 1;
+                        return Ok(Stop::Ready);
+                    }
+                }
                 Op::Trap => {
                     return Err(Box::new(Trouble { lane: mask.trailing_zeros(), kind: FaultKind::Trap }));
                 }

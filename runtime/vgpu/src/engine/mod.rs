@@ -16,6 +16,7 @@ pub(crate) mod copies;
 mod diagnose;
 mod diverge;
 mod file;
+mod frames;
 mod flight;
 mod interpret;
 mod issue;

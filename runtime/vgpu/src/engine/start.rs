@@ -432,6 +432,7 @@ fn make_warp(
             file: RegisterFile::default(),
             predicates: Vec::new(),
             undefined: None,
+            stacks: None,
             local: Segment::default(),
             local_bytes: 0,
             parameters: Arc::clone(&state.parameters),
@@ -458,6 +459,7 @@ fn make_warp(
     warp.predicates.resize(code.predicates as usize, 0);
     warp.predicates[TRUE as usize] = u32::MAX;
     warp.undefined = None;
+    warp.stacks = None;
     warp.local = Segment::new(code.local_bytes as usize * 32);
     warp.local_bytes = code.local_bytes;
     warp.parameters = Arc::clone(&state.parameters);

@@ -9,7 +9,7 @@
 use super::Machine;
 use super::report::{FaultKind, Finding};
 use super::warp::{Outcome, Trouble, Warp, lanes, put_low_bytes};
-use crate::decode::op::{GUARD_NOT, KernelCode, NO_GUARD, Op, Reg, Slot, WarpOp};
+use crate::decode::op::{Frame, GUARD_NOT, KernelCode, NO_GUARD, Op, Reg, Slot, WarpOp};
 use crate::rules::{Found, Rule, Severity, Verdict};
 
 /// Findings that are kept.
@@ -159,6 +159,15 @@ pub(super) enum Tracked {
     Execute,
 }
 
+/// What is undefined of a slot of a frame, in one lane.
+#[derive(Debug)]
+pub(super) struct Kept {
+    slot: Slot,
+    bits: u128,
+    computed: bool,
+    origin: Origin,
+}
+
 /// Bits that stand in the place of undefined ones, one after the other.
 const OTHERS: [u128; 4] = [0, u128::MAX, u128::MAX / 255 * 0x7f, u128::MAX / 255 * 0x80];
 
@@ -169,6 +178,42 @@ const COPYING: [&str; 17] = [
 ];
 
 impl Warp {
+    /// What is undefined of a frame in a lane.
+    pub(super) fn kept(&self, frame: &Frame, lane: u32) -> Vec<Kept> {
+        let Some(undefined) = &self.undefined else { return Vec::new() };
+        let slots = slots_of(frame).filter(|slot| undefined.lanes_of(*slot, 1 << lane) != 0);
+        let kept = slots.filter_map(|slot| {
+            let (bits, computed) = match slot {
+                Slot::Predicate(_) => (1, true),
+                Slot::Register(reg) => undefined
+                    .marked(reg.row)
+                    .map(|marked| (marked.bits[lane as usize], marked.computed >> lane & 1 == 1))?,
+            };
+            let origin = undefined.origins.get(usize::from(undefined.origin_of(slot, lane)))?.clone();
+            Some(Kept { slot, bits, computed, origin })
+        });
+        kept.collect()
+    }
+
+    /// A lane has a frame again, of which this is undefined.
+    pub(super) fn keep(&mut self, frame: &Frame, lane: u32, kept: Vec<Kept>) {
+        if self.undefined.is_none() && kept.is_empty() {
+            return;
+        }
+        let undefined = self.undefined.get_or_insert_default();
+        slots_of(frame).for_each(|slot| undefined.clear(slot, 1 << lane));
+        for Kept { slot, bits, computed, origin } in kept {
+            let origin = undefined.origin(origin);
+            match slot {
+                Slot::Register(reg) => undefined.mark(reg, Mark { lane, bits, origin, computed }),
+                Slot::Predicate(index) => undefined.mark_predicate(index, 1 << lane, origin),
+            }
+        }
+        if undefined.is_empty() {
+            self.undefined = None;
+        }
+    }
+
     /// A thread starts with these registers not written.
     pub(super) fn nothing_written(&mut self, code: &KernelCode) {
         let mut undefined = Undefined::default();
@@ -243,6 +288,7 @@ impl Machine {
             Op::Load(_) => ("the address of a load", &[]),
             Op::Atomic(_) => ("an operand of an atomic", &[]),
             Op::Branch { .. } | Op::BranchIndexed { .. } => ("the target of a branch", &[]),
+            Op::NoFunction(_) => ("the address of a function", &[]),
             Op::Bulk(_) | Op::AsyncStore(_) | Op::Tensor(_) | Op::Map(_) | Op::Fill(_) | Op::Copy(_) => {
                 ("an operand of a copy", &[])
             }
@@ -250,6 +296,8 @@ impl Machine {
             | Op::System(_)
             | Op::Return { .. }
             | Op::CopyLocal { .. }
+            | Op::Save { .. }
+            | Op::Restore { .. }
             | Op::Exit
             | Op::Trap
             | Op::ActiveMask { .. }
@@ -490,6 +538,11 @@ fn execute(warp: &mut Warp, code: &KernelCode, pc: u32, mask: u32) {
         Op::Scalar(op) => super::interpret::scalar(warp, op, mask),
         _ => {}
     }
+}
+
+fn slots_of(frame: &Frame) -> impl Iterator<Item = Slot> {
+    let predicates = frame.predicates.iter().map(|index| Slot::Predicate(*index));
+    frame.registers.iter().map(|reg| Slot::Register(*reg)).chain(predicates)
 }
 
 fn register(slot: Slot) -> Option<Reg> {

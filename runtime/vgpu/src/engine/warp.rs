@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::addresses::Addresses;
 use super::copies::LaneCopies;
 use super::file::RegisterFile;
+use super::frames::Stacks;
 use super::probe::Probe;
 use super::report::FaultKind;
 use super::undefined::Undefined;
@@ -99,6 +100,8 @@ pub(crate) struct Warp {
     pub predicates: Vec<u32>,
     /// What is not defined of them; nothing nearly always.
     pub undefined: Option<Box<Undefined>>,
+    /// What calls keep that may come back to their caller.
+    pub stacks: Option<Box<Stacks>>,
     pub local: Segment,
     pub local_bytes: u32,
     pub parameters: Arc<[u8]>,

@@ -119,6 +119,8 @@ pub enum Statement {
     Location(u32, u32),
     /// `name: .branchtargets a, b;`
     BranchTargets(String, Vec<String>, u32),
+    /// `name: .callprototype (returns) _ (parameters);`
+    Prototype(String, Vec<FunctionParameter>, Vec<FunctionParameter>, u32),
 }
 
 /// One instruction with its guard and operands.

@@ -380,7 +380,7 @@ impl<'a> Parser<'a, '_> {
         }
         let returns = if !entry && self.peek() == Some(Token::Punct('(')) { self.formals()? } else { Vec::new() };
         let name = self.word("a function name")?.to_owned();
-        let parameters = if self.peek() == Some(Token::Punct('(')) { self.formals()? } else { Vec::new() };
+        let parameters = self.optional_formals()?;
         let (mut max_threads, mut required_threads) = (None, None);
         let mut clusters = ClusterLimits::default();
         loop {
@@ -437,6 +437,10 @@ impl<'a> Parser<'a, '_> {
             }
         }
         Ok(extents)
+    }
+
+    fn optional_formals(&mut self) -> Result_<Vec<FunctionParameter>> {
+        if self.peek() == Some(Token::Punct('(')) { self.formals() } else { Ok(Vec::new()) }
     }
 
     fn formals(&mut self) -> Result_<Vec<FunctionParameter>> {
@@ -502,15 +506,20 @@ impl<'a> Parser<'a, '_> {
                 Some(Token::Word(name)) if self.peek_second() == Some(Token::Punct(':')) => {
                     let line = self.line();
                     self.at += 2;
-                    if self.accept_dot("branchtargets") {
+                    if self.accept_dot("branchtargets") || self.accept_dot("calltargets") {
                         let mut targets = vec![self.word("a label")?.to_owned()];
                         while self.accept(',') {
                             targets.push(self.word("a label")?.to_owned());
                         }
                         self.expect(';')?;
                         out.push(Statement::BranchTargets(name.to_owned(), targets, line));
-                    } else if matches!(self.peek(), Some(Token::Dot("callprototype" | "calltargets"))) {
-                        return self.error("indirect calls are not supported");
+                    } else if self.accept_dot("callprototype") {
+                        let returns = self.optional_formals()?;
+                        self.word("`_`")?;
+                        let parameters = self.optional_formals()?;
+                        while self.accept_dot("noreturn") {}
+                        self.expect(';')?;
+                        out.push(Statement::Prototype(name.to_owned(), returns, parameters, line));
                     } else {
                         out.push(Statement::Label(name.to_owned(), line));
                     }
