@@ -152,6 +152,20 @@ fn a_job_that_is_wrong_is_refused_with_its_line_or_what_to_do() {
 }
 
 #[test]
+fn a_function_that_is_only_declared_is_remarked() {
+    let folder = folder();
+    let text = ".version 8.6\n.target sm_90a\n.address_size 64\n.extern .func elsewhere();\n\
+                .visible .entry k() {\ncall elsewhere, ();\nret;\n}\n";
+    folder.write("calls.ptx", text);
+    let said = folder.succeeds(&["ptx", "check", "calls.ptx"]);
+    assert!(said.contains("calls.ptx: `k` can be run"), "{said}");
+    assert!(said.contains("calls.ptx:6: `elsewhere` is only declared here: a run ends where it is called"), "{said}");
+    let verdicts: Value =
+        serde_json::from_str(&folder.succeeds(&["ptx", "check", "calls.ptx", "--format", "json"])).expect("JSON");
+    assert_eq!(verdicts["kernels"][0]["remarks"][0]["line"], 6);
+}
+
+#[test]
 fn every_kernel_is_supported_or_refused_with_a_reason() {
     let folder = folder();
     let kernel = |name: &str, body: &str| {

@@ -81,9 +81,11 @@ pub struct KernelVerdict {
     source_name: String,
     /// Why not, and the line in the file; null if it can.
     refused: Option<Reason>,
+    /// What ends a run if it gets there: calls of functions that the file only declares.
+    remarks: Vec<Reason>,
 }
 
-/// Why a kernel cannot be run.
+/// What is said of a line.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Reason {
     /// Line in the file.
@@ -142,11 +144,19 @@ fn check(arguments: &PtxCheck, terminal: &Terminal) -> Result<(), Failure> {
         let text = text(file.read(Wanted::Ptx)?, &name)?;
         let (module, refused) =
             Module::parse_supported(&text).map_err(|error| Failure::Message(format!("{name}: {error}")))?;
+        let remark = |(line, function): &(u32, String)| Reason {
+            line: *line,
+            why: format!("`{}` is only declared here: a run ends where it is called", demangled(function)),
+        };
         let verdict = |kernel: &str, refused: Option<&Refused>| KernelVerdict {
             file: name.clone(),
             name: kernel.to_owned(),
             source_name: demangled(kernel),
             refused: refused.map(|refused| Reason { line: refused.error.line, why: refused.error.message.clone() }),
+            remarks: module
+                .kernel(kernel)
+                .map(|kernel| kernel.missing_functions().iter().map(remark).collect())
+                .unwrap_or_default(),
         };
         verdicts.kernels.extend(module.kernels().map(|kernel| verdict(kernel, None)));
         verdicts.kernels.extend(refused.iter().map(|refused| verdict(&refused.kernel, Some(refused))));
@@ -156,11 +166,14 @@ fn check(arguments: &PtxCheck, terminal: &Terminal) -> Result<(), Failure> {
         PtxFormat::Json => terminal::print(&pretty(&serde_json::json!(verdicts)))?,
         PtxFormat::Text => {
             let mut page = Page::default();
-            for KernelVerdict { file, source_name, refused, .. } in &verdicts.kernels {
+            for KernelVerdict { file, source_name, refused, remarks, .. } in &verdicts.kernels {
                 page.paragraph(match refused {
                     None => format!("{file}: `{source_name}` can be run"),
                     Some(Reason { line, why }) => format!("{file}:{line}: `{source_name}` cannot be run: {why}"),
                 });
+                for Reason { line, why } in remarks {
+                    page.paragraph(format!("{file}:{line}: {why}"));
+                }
             }
             page.paragraph(format!(
                 "{} of {} kernels can be run",

@@ -21,8 +21,10 @@ pub(super) struct Calls {
     group: Vec<usize>,
     /// Functions that may come back to themselves.
     recursive: Vec<bool>,
-    /// Functions that move the stack pointer.
-    allocates: Vec<bool>,
+    /// Functions with a frame on the stack: they take memory from it, or their variables are at another place in each of their calls.
+    framed: Vec<bool>,
+    /// Whether there are such functions.
+    pub any_frame: bool,
 }
 
 /// What a body says.
@@ -49,19 +51,25 @@ impl Calls {
                 taken.extend(functions.get(name.as_str()));
             }
         }
-        let edges: Vec<Vec<usize>> = said
-            .iter()
-            .map(|said| {
-                let indirect = taken.iter().filter(|_| said.indirect);
-                said.calls.iter().chain(indirect).copied().collect()
-            })
-            .collect();
-        let group = groups(&edges);
-        let recursive =
-            edges.iter().enumerate().map(|(from, to)| to.iter().any(|to| group[*to] == group[from])).collect();
         let mut taken: Vec<usize> = taken.into_iter().collect();
         taken.sort_unstable();
-        Calls { taken, group, recursive, allocates: said.iter().map(|said| said.allocates).collect() }
+        // A call through a register goes by way of one more number, behind those of the functions.
+        let any = said.len();
+        let of_one = |said: &Said| said.calls.iter().copied().chain(said.indirect.then_some(any)).collect();
+        let mut edges: Vec<Vec<usize>> = said.iter().map(of_one).collect();
+        edges.push(taken.clone());
+        let group = groups(&edges);
+        let recursive: Vec<bool> =
+            edges.iter().enumerate().map(|(from, to)| to.iter().any(|to| group[*to] == group[from])).collect();
+        let has_variables = |function: &Function| function.body.as_ref().is_some_and(|body| frame_bytes(body).0 > 0);
+        let framed: Vec<bool> = said
+            .iter()
+            .zip(&recursive)
+            .zip(&module.functions)
+            .map(|((said, recursive), function)| said.allocates || *recursive && has_variables(function))
+            .collect();
+        let any_frame = framed.contains(&true);
+        Calls { taken, group, recursive, framed, any_frame }
     }
 
     /// Whether a call may come back to its caller before it returns.
@@ -73,16 +81,8 @@ impl Calls {
         self.recursive.get(function).copied().unwrap_or(false)
     }
 
-    /// Whether a function has a frame on the stack: its variables are at another place in each of its calls.
-    pub fn has_frame(&self, module: &Module, function: usize) -> bool {
-        let allocates = self.allocates.get(function).copied().unwrap_or(false);
-        let of = |function: &Function| function.body.as_ref().is_some_and(|body| frame_bytes(body).0 > 0);
-        allocates || self.is_recursive(function) && module.functions.get(function).is_some_and(of)
-    }
-
-    /// Whether any function needs a stack.
-    pub fn any_frame(&self, module: &Module) -> bool {
-        (0..module.functions.len()).any(|function| self.has_frame(module, function))
+    pub fn has_frame(&self, function: usize) -> bool {
+        self.framed.get(function).copied().unwrap_or(false)
     }
 }
 

@@ -167,6 +167,11 @@ fn operands(op: &mut Op, each: Each<'_>) {
 fn warp(op: &mut WarpOp, each: Each<'_>) {
     match op {
         WarpOp::Barrier => {}
+        WarpOp::Multiply(op) => {
+            let sources = op.first.iter_mut().chain(&mut op.second).chain(&mut op.sum);
+            sources.for_each(|reg| read(reg, each));
+            op.targets.iter_mut().for_each(|reg| each(Operand::Write(&mut reg.row)));
+        }
         WarpOp::Shuffle { target, valid, a, b, c, .. } => {
             read(a, each);
             each(Operand::Read(b));

@@ -132,6 +132,9 @@ impl Decoder<'_> {
         };
         let end = self.skip_by_guard();
         for function in functions {
+            if self.code.steps.len() >= self.budget {
+                return self.fail("the module has too many instructions");
+            }
             let next = self.new_label();
             let address = self.constant(Constant::Bits(calls::address(function).into()), 8)?;
             let p = self.new_predicate();
@@ -282,7 +285,7 @@ impl Decoder<'_> {
     /// Makes room for the variables of a function that is entered.
     pub(super) fn enter_frame(&mut self, function: usize) -> Decoded<()> {
         (self.base, self.base_used) = (None, 0);
-        let Some((top, _)) = self.stack.filter(|_| self.reach.has_frame(self.module, function)) else { return Ok(()) };
+        let Some((top, _)) = self.stack.filter(|_| self.reach.has_frame(function)) else { return Ok(()) };
         let base = self.temporary(4)?;
         self.copy_register(base, top);
         self.base = Some(base);

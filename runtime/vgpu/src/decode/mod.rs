@@ -15,6 +15,7 @@ mod flow;
 mod globals;
 mod graph;
 mod invoke;
+mod matrix;
 mod memory;
 mod modifiers;
 mod moves;
@@ -292,7 +293,7 @@ impl<'m> Decoder<'m> {
     /// Decodes a kernel, or a device function alone, with everything it calls. Says which functions those were.
     fn function(mut self, index: usize) -> Decoded<(KernelCode, Vec<usize>)> {
         let function = &self.module.functions[index];
-        if self.reach.any_frame(self.module) {
+        if self.reach.any_frame {
             self.start_stack()?;
         }
         if function.entry {
@@ -700,6 +701,7 @@ impl<'m> Decoder<'m> {
             (moves::OPCODES, Decoder::moves),
             (conversion::OPCODES, |decoder, _, modifiers, operands| decoder.conversion(modifiers, operands)),
             (memory::OPCODES, Decoder::memory),
+            (matrix::OPCODES, Decoder::matrix),
             (control::OPCODES, Decoder::control),
             (synchronisation::OPCODES, Decoder::synchronisation),
         ];

@@ -128,7 +128,7 @@ impl Decoder<'_> {
     }
 
     /// `d = q ? a : b`
-    fn select(&mut self, d: Reg, a: Reg, b: Reg, q: u32) -> Decoded<()> {
+    pub(super) fn select(&mut self, d: Reg, a: Reg, b: Reg, q: u32) -> Decoded<()> {
         let run: AluFn = match d.bytes {
             2 => selection!(u16),
             4 => selection!(u32),

@@ -141,9 +141,45 @@ pub(crate) enum VoteMode {
     Ballot,
 }
 
+/// The type of the elements of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fragment {
+    F16,
+    Bf16,
+    Tf32,
+    F32,
+    F64,
+    S8,
+    U8,
+    S4,
+    U4,
+    B1,
+    E4m3,
+    E5m2,
+    S32,
+}
+
+/// `d = a · b + c` of matrices with 8 columns, which the lanes of a warp hold together.
+pub(crate) struct MatrixOp {
+    pub rows: usize,
+    /// Columns of `a` and rows of `b`.
+    pub depth: usize,
+    /// Of `a`, of `b`, and of `c` and `d`.
+    pub types: [Fragment; 3],
+    /// Integer sums stay at the limits.
+    pub saturates: bool,
+    /// Products of bits are `and`, and not `xor`.
+    pub and: bool,
+    pub targets: Vec<Reg>,
+    pub first: Vec<Reg>,
+    pub second: Vec<Reg>,
+    pub sum: Vec<Reg>,
+}
+
 /// An instruction with a member mask.
 pub(crate) enum WarpOp {
     Barrier,
+    Multiply(Box<MatrixOp>),
     Shuffle {
         mode: ShuffleMode,
         target: Option<Reg>,

@@ -29,8 +29,10 @@ impl Machine {
                 return Err(bad_access(lane, address, bytes * elements, fault));
             }
             // What the instruction reads, before it writes its first register.
-            let values: [u128; 8] =
-                std::array::from_fn(|index| op.sources.get(index).map_or(0, |reg| warp.value(*reg, lane)));
+            let mut values = [0; 8];
+            for (value, reg) in values.iter_mut().zip(&op.sources) {
+                *value = warp.value(*reg, lane);
+            }
             for (element, target) in (0..elements).zip(op.targets.iter()) {
                 let home = match home {
                     Home::Device(address) => Home::Device(address + u64::from(element * bytes)),

@@ -9,11 +9,11 @@ use super::arithmetic::combine;
 use super::interpret::merge;
 use super::undefined::Origin;
 use super::warp::{Outcome, Split, SplitState, Warp, lanes, undefined};
-use crate::decode::op::{AtomicKind, KernelCode, Op, VoteMode, WarpOp};
+use crate::decode::op::{AtomicKind, KernelCode, MatrixOp, Op, Reg, VoteMode, WarpOp};
 use crate::observer::Event;
 use crate::ptx::ScalarType;
 use crate::rules::Rule;
-use crate::semantics::shuffle;
+use crate::semantics::{matrix, shuffle};
 use crate::semantics::wide::{equal_lanes, permute};
 
 const POISON: u64 = 0xbaad_f00d;
@@ -120,6 +120,14 @@ impl Machine {
                 _ => None,
             })
         };
+        let multiply = ops().find_map(|(op, _)| match op {
+            WarpOp::Multiply(op) => Some(op),
+            _ => None,
+        });
+        if let Some(op) = multiply {
+            let line = code.lines[parts[0].0 as usize];
+            return self.multiply(warp, code, op, parts, (all, line));
+        }
         let mut values = [POISON; 32];
         let mut undefined: [Option<(u128, Origin)>; 32] = [const { None }; 32];
         let mut votes = 0;
@@ -148,7 +156,7 @@ impl Machine {
         }
         for (at, (op, mask)) in ops().enumerate() {
             match op {
-                WarpOp::Barrier => {}
+                WarpOp::Barrier | WarpOp::Multiply(_) => {}
                 WarpOp::Shuffle { mode, target, valid, b, c, .. } => {
                     for lane in lanes(mask) {
                         let (source, inside) = shuffle::source(*mode, lane, warp.u32(*b, lane), warp.u32(*c, lane));
@@ -158,7 +166,7 @@ impl Machine {
                                 warp.got_undefined(*target, lane, bits, origin);
                             } else if all >> source & 1 == 0 && self.config.check_initialised {
                                 let line = code.lines[parts[at].0 as usize];
-                                warp.got_undefined(*target, lane, u32::MAX.into(), absent(source, line));
+                                warp.got_undefined(*target, lane, u32::MAX.into(), absent(source, "shuffle", line));
                             }
                         }
                         if let Some(valid) = valid {
@@ -201,9 +209,49 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// A product of matrices. An element of the result is undefined if one of those is that it depends on, or if the lane that holds one is
+    /// not there.
+    fn multiply(&mut self, warp: &mut Warp, code: &KernelCode, op: &MatrixOp, parts: &[Part], (all, line): (u32, u32)) {
+        let values = |list: &[Reg]| -> Vec<[u64; 32]> {
+            list.iter().map(|reg| std::array::from_fn(|lane| warp.value(*reg, lane as u32) as u64)).collect()
+        };
+        let result = matrix::product(op, &values(&op.first), &values(&op.second), &values(&op.sum));
+        let mut marks: Vec<(Reg, u32, Origin)> = Vec::new();
+        let checks = self.config.check_initialised;
+        if warp.undefined.is_some() || all != u32::MAX && checks {
+            for (row, column) in (0..op.rows).flat_map(|row| (0..8).map(move |column| (row, column))) {
+                let of_lists = matrix::depends(op, row, column);
+                let lists = [&op.first, &op.second, &op.sum];
+                let mut sources = of_lists.iter().zip(lists).flat_map(|(places, list)| {
+                    places.iter().map(|&(lane, register)| (lane as u32, list[register]))
+                });
+                let origin = sources.find_map(|(lane, reg)| match warp.undefined_bits(reg, lane) {
+                    Some((_, origin, _)) => Some(origin.clone()),
+                    None if all >> lane & 1 == 0 && checks => Some(absent(lane, "product", line)),
+                    None => None,
+                });
+                if let Some(origin) = origin {
+                    let (lane, register) = matrix::result_place(op, row, column);
+                    marks.push((op.targets[register], lane as u32, origin));
+                }
+            }
+        }
+        for (pc, mask) in parts {
+            self.defined(warp, code, *pc, *mask);
+        }
+        for (target, values) in op.targets.iter().zip(&result) {
+            lanes(all).for_each(|lane| warp.set_value(*target, lane, values[lane as usize].into()));
+        }
+        for (target, lane, origin) in marks.into_iter().filter(|(_, lane, _)| all >> lane & 1 == 1) {
+            warp.depends_on_undefined(target, lane, u128::MAX >> (128 - 8 * target.bytes), origin, true);
+        }
+    }
+}
+
 /// Where a value comes from that no lane gave.
-fn absent(source: u32, line: u32) -> Origin {
-    let text = format!("lane {source}, which takes no part in the shuffle in line {line}");
+fn absent(source: u32, what: &str, line: u32) -> Origin {
+    let text = format!("lane {source}, which takes no part in the {what} in line {line}");
     Origin { rule: Rule::AbsentLane, symbol: None, text }
 }
 
@@ -307,6 +355,8 @@ fn release(warp: &mut Warp, parts: &[Part]) {
 fn same_kind(a: &WarpOp, b: &WarpOp) -> bool {
     match (a, b) {
         (WarpOp::Barrier, WarpOp::Barrier) | (WarpOp::Elect { .. }, WarpOp::Elect { .. }) => true,
+        // All lanes execute the same one.
+        (WarpOp::Multiply(a), WarpOp::Multiply(b)) => std::ptr::eq(&raw const **a, &raw const **b),
         (WarpOp::Shuffle { mode: a, .. }, WarpOp::Shuffle { mode: b, .. }) => a == b,
         (WarpOp::Vote { mode: a, .. }, WarpOp::Vote { mode: b, .. }) => a == b,
         (WarpOp::Match { all: a, .. }, WarpOp::Match { all: b, .. }) => a == b,

@@ -172,9 +172,9 @@ pub(super) struct Kept {
 const OTHERS: [u128; 4] = [0, u128::MAX, u128::MAX / 255 * 0x7f, u128::MAX / 255 * 0x80];
 
 /// Instructions that put bits elsewhere and do not compute with them.
-const COPYING: [&str; 17] = [
+const COPYING: [&str; 20] = [
     "mov", "cvt", "cvta", "selp", "prmt", "shl", "shr", "shf", "and", "or", "xor", "not", "bfe", "bfi", "lop3", "shfl",
-    "szext",
+    "szext", "ldmatrix", "stmatrix", "movmatrix",
 ];
 
 impl Warp {
@@ -234,8 +234,13 @@ impl Warp {
 
     /// A lane has got a value of which these bits are undefined.
     pub(super) fn got_undefined(&mut self, reg: Reg, lane: u32, bits: u128, origin: Origin) {
-        let undefined = self.undefined.get_or_insert_default();
         let computed = origin.rule != Rule::Uninitialised;
+        self.depends_on_undefined(reg, lane, bits, origin, computed);
+    }
+
+    /// The same, and whether the value has been computed with.
+    pub(super) fn depends_on_undefined(&mut self, reg: Reg, lane: u32, bits: u128, origin: Origin, computed: bool) {
+        let undefined = self.undefined.get_or_insert_default();
         let origin = undefined.origin(origin);
         undefined.mark(reg, Mark { lane, bits, origin, computed });
     }
@@ -281,6 +286,10 @@ impl Machine {
             Op::Warp { op, .. } => {
                 let moved = match &**op {
                     WarpOp::Shuffle { a, .. } => vec![Slot::Register(*a)],
+                    WarpOp::Multiply(op) => {
+                        let sources = op.first.iter().chain(&op.second).chain(&op.sum);
+                        sources.map(|reg| Slot::Register(*reg)).collect()
+                    }
                     _ => Vec::new(),
                 };
                 return self.uses(warp, code, pc, (split, mask), "an operand of an instruction of the warp", &moved);

@@ -11,6 +11,7 @@ pub(crate) mod integer;
 pub(crate) mod wide;
 #[macro_use]
 pub(crate) mod lanes;
+pub(crate) mod matrix;
 pub(crate) mod narrow;
 pub(crate) mod packed;
 pub(crate) mod shuffle;

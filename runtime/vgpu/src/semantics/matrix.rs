@@ -1,0 +1,193 @@
+//! Products of matrices: which lane holds which element, and what is computed.
+//!
+//! Of a factor with elements of `w` bits, `32 / w` of them in a register, lane `4g + t` holds in register `r` the elements that follow
+//! `(32 / w) · (t + 4 · block)` in the inner direction, of row or column `g`; a factor of 16 rows has those of row `g + 8` in every second
+//! register. Of the sum it holds the columns `2t` and `2t + 1` of row `g`, and behind them of row `g + 8`.
+//!
+//! Products are exact. Floating-point ones are added to the sum in f64, in the order of the inner index, and the result is rounded once to
+//! its type; f64 is fused at each step. The hardware's order and intermediate precision are not published: its bits may differ.
+
+use super::convert::{
+    Narrow, bf16_to_f64, e4m3_to_f64, e5m2_to_f64, f16_to_f64, to_f16,
+};
+use super::float::{NAN32, Rounding, canonical64};
+use crate::decode::op::{Fragment, MatrixOp};
+
+impl Fragment {
+    pub fn named(name: &str) -> Option<Fragment> {
+        Some(match name {
+            "f16" => Fragment::F16,
+            "bf16" => Fragment::Bf16,
+            "tf32" => Fragment::Tf32,
+            "f32" => Fragment::F32,
+            "f64" => Fragment::F64,
+            "s8" => Fragment::S8,
+            "u8" => Fragment::U8,
+            "s4" => Fragment::S4,
+            "u4" => Fragment::U4,
+            "b1" => Fragment::B1,
+            "e4m3" => Fragment::E4m3,
+            "e5m2" => Fragment::E5m2,
+            "s32" => Fragment::S32,
+            _ => return None,
+        })
+    }
+
+    fn bits(self) -> usize {
+        match self {
+            Fragment::B1 => 1,
+            Fragment::S4 | Fragment::U4 => 4,
+            Fragment::S8 | Fragment::U8 | Fragment::E4m3 | Fragment::E5m2 => 8,
+            Fragment::F16 | Fragment::Bf16 => 16,
+            Fragment::Tf32 | Fragment::F32 | Fragment::S32 => 32,
+            Fragment::F64 => 64,
+        }
+    }
+
+    /// Elements in a register.
+    fn in_register(self) -> usize {
+        (32 / self.bits()).max(1)
+    }
+
+    /// Registers of a factor with so many rows, or columns.
+    pub fn of_factor(self, rows: usize, depth: usize) -> usize {
+        rows / 8 * depth / (4 * self.in_register())
+    }
+
+    /// Registers of a sum of so many rows.
+    pub fn of_result(self, rows: usize) -> usize {
+        if self == Fragment::F16 { rows / 8 } else { rows / 4 }
+    }
+
+    /// Whether there is a product of these types and this shape.
+    pub fn multiply(a: Fragment, b: Fragment, d: Fragment, rows: usize, depth: usize) -> bool {
+        use Fragment::*;
+        match (a, b, d) {
+            (F16, F16, F16 | F32) | (Bf16, Bf16, F32) => rows == 16 && matches!(depth, 8 | 16),
+            (Tf32, Tf32, F32) => rows == 16 && matches!(depth, 4 | 8),
+            (F64, F64, F64) => rows == 8 && depth == 4 || rows == 16 && matches!(depth, 4 | 8 | 16),
+            (S8 | U8, S8 | U8, S32) => rows == 8 && depth == 16 || rows == 16 && matches!(depth, 16 | 32),
+            (S4 | U4, S4 | U4, S32) => rows == 8 && depth == 32 || rows == 16 && matches!(depth, 32 | 64),
+            (B1, B1, S32) => rows == 8 && depth == 128 || rows == 16 && matches!(depth, 128 | 256),
+            (E4m3 | E5m2, E4m3 | E5m2, F16 | F32) => rows == 16 && matches!(depth, 16 | 32),
+            _ => false,
+        }
+    }
+
+    /// The value of an element; not of the sums.
+    fn value(self, bits: u64) -> f64 {
+        match self {
+            Fragment::F16 => f16_to_f64(bits as u16),
+            Fragment::Bf16 => bf16_to_f64(bits as u16),
+            // The lower 13 bits do not count.
+            Fragment::Tf32 => f64::from(f32::from_bits(bits as u32 & !0x1fff)),
+            Fragment::F32 => f64::from(f32::from_bits(bits as u32)),
+            Fragment::F64 => f64::from_bits(bits),
+            Fragment::E4m3 => e4m3_to_f64(bits as u8),
+            Fragment::E5m2 => e5m2_to_f64(bits as u8),
+            Fragment::S8 | Fragment::U8 | Fragment::S4 | Fragment::U4 | Fragment::B1 | Fragment::S32 => {
+                self.integer(bits) as f64
+            }
+        }
+    }
+
+    fn integer(self, bits: u64) -> i64 {
+        match self {
+            Fragment::S8 => (bits as u8).cast_signed().into(),
+            Fragment::S4 => (bits << 60).cast_signed() >> 60,
+            Fragment::S32 => i64::from((bits as u32).cast_signed()),
+            _ => bits.cast_signed(),
+        }
+    }
+}
+
+/// Where an element of a factor is: lane, register, and number in the register. `row` is the column of the second factor.
+fn place(element: Fragment, rows: usize, row: usize, inner: usize) -> (usize, usize, usize) {
+    let each = element.in_register();
+    let (block, within) = (inner / (4 * each), inner % (4 * each));
+    let register = if rows == 16 { 2 * block + row / 8 } else { block };
+    (4 * (row % 8) + within / each, register, within % each)
+}
+
+/// Where an element of a sum is: lane, register, and number in the register.
+fn place_of_sum(element: Fragment, row: usize, column: usize) -> (usize, usize, usize) {
+    let lane = 4 * (row % 8) + column / 2;
+    match element {
+        Fragment::F16 => (lane, row / 8, column % 2),
+        _ => (lane, row / 8 * 2 + column % 2, 0),
+    }
+}
+
+/// The registers that an element of the result depends on: of the first factor, of the second, of the sum.
+pub(crate) type Depends = [Vec<(usize, usize)>; 3];
+
+/// Lanes and registers that row `row` and column `column` of the result come from.
+pub(crate) fn depends(op: &MatrixOp, row: usize, column: usize) -> Depends {
+    let [a, b, d] = op.types;
+    let of = |element: Fragment, rows: usize, at: usize| {
+        let mut all: Vec<(usize, usize)> = (0..op.depth)
+            .map(|inner| {
+                let (lane, register, _) = place(element, rows, at, inner);
+                (lane, register)
+            })
+            .collect();
+        all.dedup();
+        all
+    };
+    let (lane, register, _) = place_of_sum(d, row, column);
+    [of(a, op.rows, row), of(b, 8, column), vec![(lane, register)]]
+}
+
+/// Lane and register of an element of the result.
+pub(crate) fn result_place(op: &MatrixOp, row: usize, column: usize) -> (usize, usize) {
+    let (lane, register, _) = place_of_sum(op.types[2], row, column);
+    (lane, register)
+}
+
+/// The result by register and lane. `first`, `second` and `sum` are registers with their values in all lanes.
+pub(crate) fn product(op: &MatrixOp, first: &[[u64; 32]], second: &[[u64; 32]], sum: &[[u64; 32]]) -> Vec<[u64; 32]> {
+    let [a, b, d] = op.types;
+    let part = |element: Fragment, registers: &[[u64; 32]], (lane, register, number): (usize, usize, usize)| {
+        let bits = element.bits();
+        let mask = if bits >= 64 { u64::MAX } else { (1 << bits) - 1 };
+        registers[register][lane] >> (number * bits) & mask
+    };
+    let mut result = vec![[0u64; 32]; op.targets.len()];
+    for row in 0..op.rows {
+        for column in 0..8 {
+            let factors = (0..op.depth).map(|inner| {
+                (part(a, first, place(a, op.rows, row, inner)), part(b, second, place(b, 8, column, inner)))
+            });
+            let at = place_of_sum(d, row, column);
+            let before = part(d, sum, at);
+            let bits = match d {
+                Fragment::S32 => {
+                    let products = factors.map(|(x, y)| match a {
+                        Fragment::B1 => (if op.and { x & y } else { x ^ y }).cast_signed(),
+                        _ => a.integer(x) * b.integer(y),
+                    });
+                    let sum = d.integer(before) + products.sum::<i64>();
+                    let sum = if op.saturates { sum.clamp(i32::MIN.into(), i32::MAX.into()) } else { sum };
+                    u64::from(sum as u32)
+                }
+                Fragment::F64 => {
+                    let sum = factors.fold(d.value(before), |sum, (x, y)| a.value(x).mul_add(b.value(y), sum));
+                    canonical64(sum).to_bits()
+                }
+                _ => {
+                    let sum = factors.fold(d.value(before), |sum, (x, y)| sum + a.value(x) * b.value(y));
+                    match d {
+                        Fragment::F16 => {
+                            to_f16(sum, Narrow { mode: Rounding::Nearest, finite: false, relu: false }).into()
+                        }
+                        _ if sum.is_nan() => NAN32.into(),
+                        _ => (sum as f32).to_bits().into(),
+                    }
+                }
+            };
+            let (lane, register, number) = at;
+            result[register][lane] |= bits << (number * if d == Fragment::F16 { 16 } else { 0 });
+        }
+    }
+    result
+}
