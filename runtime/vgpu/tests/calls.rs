@@ -60,7 +60,8 @@ fn compiled_recursion_and_function_pointers() {
             let chosen = [a + b, a - b, ackermann(a, b), a + b][lane as usize & 3];
             let fibonacci = [0, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89][lane as usize % 12];
             let expected = [chosen, chained(lane & 7), if lane % 2 == 0 { 2 } else { 1 }, fibonacci];
-            let of_lane: Vec<i32> = found.iter().skip(lane as usize).step_by(32).map(|word| word.cast_signed()).collect();
+            let of_lane: Vec<i32> =
+                found.iter().skip(lane as usize).step_by(32).map(|word| word.cast_signed()).collect();
             assert_eq!(of_lane, expected, "lane {lane}");
         }
     }
@@ -112,9 +113,7 @@ fn what_is_no_function_is_said() {
 #[test]
 fn a_function_that_is_not_defined_is_missed_when_it_is_called() {
     let functions = ".extern .func (.reg .b32 back) elsewhere(.reg .b32 n);";
-    let body = |most: u32| {
-        format!("mov.u32 %r1, 7; setp.gt.u32 %p1, %r0, {most};\n@%p1 call (%r1), elsewhere, (%r0);")
-    };
+    let body = |most: u32| format!("mov.u32 %r1, 7; setp.gt.u32 %p1, %r0, {most};\n@%p1 call (%r1), elsewhere, (%r0);");
     assert_eq!(run(&kernel(functions, &body(31)), 32), Ok(vec![7; 32]));
     let error = run(&kernel(functions, &body(4)), 32).expect_err("a fault");
     assert!(error.contains("calls `elsewhere`, which is declared and not defined in this module"), "{error}");

@@ -184,7 +184,13 @@ fn put(bytes: &mut [u8], at: usize, bits: usize, value: u64) {
 }
 
 /// Multiplies integers of a range, and compares all elements. Of sums: their bits and their size.
-fn check(shape: &Shape, types: &str, range: std::ops::Range<i64>, encode: [Encode; 2], (of_sum, size): (Encode, usize)) {
+fn check(
+    shape: &Shape,
+    types: &str,
+    range: std::ops::Range<i64>,
+    encode: [Encode; 2],
+    (of_sum, size): (Encode, usize),
+) {
     let mut random = Random::stream(11, shape.depth as u64);
     let mut drawn = |range: std::ops::Range<i64>| range.start + random.below((range.end - range.start) as u64) as i64;
     let (rows, depth) = (shape.rows, shape.depth);
@@ -415,10 +421,8 @@ fn what_is_wrong_with_matrices_is_said() {
     assert!(text.contains("misaligned: the address is not a multiple of 16"), "{text}");
     let product = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%r6, %r7, %r8, %r9}, {%r0, %r1, %r2, %r3}, {%r6, %r7}, \
                    {%r6, %r7, %r8, %r9};\nst.global.u32 [%out], %r6;";
-    let text = fault(
-        &format!("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{%r0, %r1, %r2, %r3}}, [%row];\n{product}"),
-        32,
-    );
+    let text =
+        fault(&format!("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{%r0, %r1, %r2, %r3}}, [%row];\n{product}"), 32);
     assert!(text.contains("`tile`") && text.contains("use before initialisation"), "{text}");
     let product = "mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%r6, %r7}, {%r8}, {%r9}, {%r6, %r7};";
     let text = fault(&format!("{product}\nst.global.u32 [%out], %r6;"), 16);

@@ -236,8 +236,17 @@ impl Decoder<'_> {
     /// `mma.sync.aligned.shape.row.col{.satfinite}.dtype.atype.btype.ctype{.xor.popc} d, a, b, c;`
     fn multiply_matrices(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
         const SHAPES: [&str; 11] = [
-            "m8n8k4", "m8n8k16", "m8n8k32", "m8n8k128", "m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m16n8k64",
-            "m16n8k128", "m16n8k256",
+            "m8n8k4",
+            "m8n8k16",
+            "m8n8k32",
+            "m8n8k128",
+            "m16n8k4",
+            "m16n8k8",
+            "m16n8k16",
+            "m16n8k32",
+            "m16n8k64",
+            "m16n8k128",
+            "m16n8k256",
         ];
         const TYPES: [&str; 13] =
             ["f16", "bf16", "tf32", "f32", "f64", "s8", "u8", "s4", "u4", "b1", "e4m3", "e5m2", "s32"];
@@ -259,7 +268,9 @@ impl Decoder<'_> {
             Some((rows, depth)) => (rows[1..].parse().unwrap_or(16), depth.parse().unwrap_or(8)),
             None => return self.fail("this shape is not supported"),
         };
-        if c != d || !Fragment::multiply(a, b, d, rows, depth) || saturates && (d != Fragment::S32 || a == Fragment::B1)
+        if c != d
+            || !Fragment::multiply(a, b, d, rows, depth)
+            || saturates && (d != Fragment::S32 || a == Fragment::B1)
             || rounds && d != Fragment::F64
         {
             return self.fail("this shape is not possible with these types");

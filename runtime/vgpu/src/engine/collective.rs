@@ -13,8 +13,8 @@ use crate::decode::op::{AtomicKind, KernelCode, MatrixOp, Op, Reg, VoteMode, War
 use crate::observer::Event;
 use crate::ptx::ScalarType;
 use crate::rules::Rule;
-use crate::semantics::{matrix, shuffle};
 use crate::semantics::wide::{equal_lanes, permute};
+use crate::semantics::{matrix, shuffle};
 
 const POISON: u64 = 0xbaad_f00d;
 
@@ -223,9 +223,10 @@ impl Machine {
             for (row, column) in (0..op.rows).flat_map(|row| (0..8).map(move |column| (row, column))) {
                 let of_lists = matrix::depends(op, row, column);
                 let lists = [&op.first, &op.second, &op.sum];
-                let mut sources = of_lists.iter().zip(lists).flat_map(|(places, list)| {
-                    places.iter().map(|&(lane, register)| (lane as u32, list[register]))
-                });
+                let mut sources = of_lists
+                    .iter()
+                    .zip(lists)
+                    .flat_map(|(places, list)| places.iter().map(|&(lane, register)| (lane as u32, list[register])));
                 let origin = sources.find_map(|(lane, reg)| match warp.undefined_bits(reg, lane) {
                     Some((_, origin, _)) => Some(origin.clone()),
                     None if all >> lane & 1 == 0 && checks => Some(absent(lane, "product", line)),

@@ -37,15 +37,17 @@ impl Machine {
             frame.registers.iter().for_each(|reg| values.extend_from_slice(warp.lane(*reg, lane)));
             values.extend(frame.predicates.iter().map(|predicate| (warp.predicate(*predicate) >> lane & 1) as u8));
             let place = |at: u32| u64::from(lane) * u64::from(warp.local_bytes) + u64::from(at);
-            let local = frame.local.iter().flat_map(|&(offset, bytes)| offset..offset + bytes).map(|at| {
-                (warp.local.span(place(at), 1)[0], warp.local.first_uninitialised(place(at), 1).is_none())
-            });
+            let local =
+                frame.local.iter().flat_map(|&(offset, bytes)| offset..offset + bytes).map(|at| {
+                    (warp.local.span(place(at), 1)[0], warp.local.first_uninitialised(place(at), 1).is_none())
+                });
             let saved = Saved { local: local.collect(), undefined: warp.kept(frame, lane), values };
             let bytes = &mut stacks.bytes[lane as usize];
             *bytes += saved.size();
             if *bytes > MOST_BYTES {
                 let deep = stacks.lanes[lane as usize].len();
-                let text = format!("{deep} calls of `{}` are not over: the stack of a thread ends here", frame.function);
+                let text =
+                    format!("{deep} calls of `{}` are not over: the stack of a thread ends here", frame.function);
                 return undefined(1 << lane, text);
             }
             stacks.lanes[lane as usize].push(saved);

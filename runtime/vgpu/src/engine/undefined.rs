@@ -173,8 +173,26 @@ const OTHERS: [u128; 4] = [0, u128::MAX, u128::MAX / 255 * 0x7f, u128::MAX / 255
 
 /// Instructions that put bits elsewhere and do not compute with them.
 const COPYING: [&str; 20] = [
-    "mov", "cvt", "cvta", "selp", "prmt", "shl", "shr", "shf", "and", "or", "xor", "not", "bfe", "bfi", "lop3", "shfl",
-    "szext", "ldmatrix", "stmatrix", "movmatrix",
+    "mov",
+    "cvt",
+    "cvta",
+    "selp",
+    "prmt",
+    "shl",
+    "shr",
+    "shf",
+    "and",
+    "or",
+    "xor",
+    "not",
+    "bfe",
+    "bfi",
+    "lop3",
+    "shfl",
+    "szext",
+    "ldmatrix",
+    "stmatrix",
+    "movmatrix",
 ];
 
 impl Warp {

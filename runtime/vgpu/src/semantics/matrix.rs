@@ -7,9 +7,7 @@
 //! Products are exact. Floating-point ones are added to the sum in f64, in the order of the inner index, and the result is rounded once to
 //! its type; f64 is fused at each step. The hardware's order and intermediate precision are not published: its bits may differ.
 
-use super::convert::{
-    Narrow, bf16_to_f64, e4m3_to_f64, e5m2_to_f64, f16_to_f64, to_f16,
-};
+use super::convert::{Narrow, bf16_to_f64, e4m3_to_f64, e5m2_to_f64, f16_to_f64, to_f16};
 use super::float::{NAN32, Rounding, canonical64};
 use crate::decode::op::{Fragment, MatrixOp};
 
