@@ -303,15 +303,17 @@ fn integer_products_wrap_or_stay_at_the_limit() {
     }
 }
 
+/// Bits of two words that count.
+type Count = fn(u32, u32) -> u32;
+
 /// The bits that two rows of 128 have together, or that differ.
 #[test]
 fn products_of_bits_count_them() {
     let shape = Shape { name: "m8n8k128", depth: 128, bits: 1, ..S8_8_16 };
     let mut random = Random::stream(12, 0);
     let rows: Vec<[u32; 4]> = (0..16).map(|_| std::array::from_fn(|_| random.bits() as u32)).collect();
-    let counts: [(&str, fn(u32, u32) -> u32); 2] =
-        [("xor", |a, b| (a ^ b).count_ones()), ("and", |a, b| (a & b).count_ones())];
-    for (operation, count) in counts {
+    let counts: [Count; 2] = [|a, b| (a ^ b).count_ones(), |a, b| (a & b).count_ones()];
+    for (operation, count) in ["xor", "and"].into_iter().zip(counts) {
         let text = kernel(&shape, &format!("s32.b1.b1.s32.{operation}.popc"));
         // Lane 4g + t has the 32 bits from 32t on, of row g and of column g.
         let mut input = Vec::new();

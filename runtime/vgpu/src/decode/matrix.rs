@@ -41,7 +41,7 @@ impl Decoder<'_> {
     }
 
     /// The value of a register in another lane.
-    fn from_lane(&mut self, a: Reg, lane: Reg) -> Decoded<Reg> {
+    fn of_lane(&mut self, a: Reg, lane: Reg) -> Decoded<Reg> {
         let target = self.temporary(4)?;
         let members = self.number(u32::MAX)?.row;
         let c = self.number(31)?.row;
@@ -110,7 +110,7 @@ impl Decoder<'_> {
             // Element (row, column) of the result is element (column, row) of the source.
             let run = binary!(u32, u32 => u32, |lane, half| 4 * (2 * (lane % 4) + half) + lane / 8);
             let holder = self.word_of(run, lane, half)?;
-            let word = self.from_lane(source, holder)?;
+            let word = self.of_lane(source, holder)?;
             halves.push(self.half_word(word, row)?);
         }
         let word = self.two_halves(halves[0], halves[1])?;
@@ -189,7 +189,7 @@ impl Decoder<'_> {
         let first = self.number(8 * matrix)?;
         if !transposed {
             let holder = self.word_of(binary!(u32, u32 => u32, |lane, first| first + lane / 4), lane, first)?;
-            let all = words.iter().map(|word| self.from_lane(*word, holder)).collect::<Decoded<Vec<_>>>()?;
+            let all = words.iter().map(|word| self.of_lane(*word, holder)).collect::<Decoded<Vec<_>>>()?;
             let number = self.word_of(binary!(u32, u32 => u32, |lane, _| lane % 4), lane, lane)?;
             return self.chosen(&all, number);
         }
@@ -200,7 +200,7 @@ impl Decoder<'_> {
             let first = self.number(8 * matrix + half)?;
             let run = binary!(u32, u32 => u32, |lane, first| first + 2 * (lane % 4));
             let holder = self.word_of(run, lane, first)?;
-            let all = words.iter().map(|word| self.from_lane(*word, holder)).collect::<Decoded<Vec<_>>>()?;
+            let all = words.iter().map(|word| self.of_lane(*word, holder)).collect::<Decoded<Vec<_>>>()?;
             let word = self.chosen(&all, number)?;
             halves.push(self.half_word(word, row)?);
         }
@@ -211,7 +211,7 @@ impl Decoder<'_> {
     fn collected(&mut self, sources: &[Reg], lane: Reg, number: u32, transposed: bool) -> Decoded<Reg> {
         let matrix = self.word_of(binary!(u32, u32 => u32, |lane, _| lane / 8), lane, lane)?;
         let of_holder = |decoder: &mut Self, holder: Reg| {
-            let all = sources.iter().map(|source| decoder.from_lane(*source, holder)).collect::<Decoded<Vec<_>>>()?;
+            let all = sources.iter().map(|source| decoder.of_lane(*source, holder)).collect::<Decoded<Vec<_>>>()?;
             // The lanes of matrices that are not there choose any.
             decoder.chosen(&all, matrix)
         };
