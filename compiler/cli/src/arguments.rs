@@ -197,6 +197,8 @@ pub enum Schedule {
     Random,
     /// As bad as it may be: a rank starves, a warp sleeps, copies finish late
     Adversarial,
+    /// As random, and memory is as weak as PTX allows: what nothing orders may be read old
+    Weak,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]

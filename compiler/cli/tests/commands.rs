@@ -119,7 +119,9 @@ fn a_run_is_verified_and_reported() {
     let folder = Folder::with_small();
     folder.succeeds(&["build", "small.moe"]);
     let mut results = Vec::new();
-    for (file, schedule) in [("small.moe", "round-robin"), ("small.moeb", "random"), ("small.moeb", "adversarial")] {
+    for (file, schedule) in
+        [("small.moe", "round-robin"), ("small.moeb", "random"), ("small.moeb", "adversarial"), ("small.moeb", "weak")]
+    {
         let arguments =
             ["run", file, "--schedule", schedule, "--seed", "5", "--format", "json", "--output", "out.safetensors"];
         let report: serde_json::Value = serde_json::from_str(&folder.succeeds(&arguments)).expect("JSON");

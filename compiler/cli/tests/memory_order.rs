@@ -24,7 +24,7 @@ fn no_kernel_of_an_example_leaves_accesses_without_order() {
 #[test]
 fn a_run_says_that_nothing_was_found() {
     let folder = Folder::with_small();
-    for schedule in ["round-robin", "random", "adversarial"] {
+    for schedule in ["round-robin", "random", "adversarial", "weak"] {
         let said = folder.succeeds(&["run", "small.moe", "--tokens", "5", "--judge", "--schedule", schedule]);
         assert!(said.contains("memory order: no finding"), "{said}");
     }

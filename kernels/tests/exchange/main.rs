@@ -80,6 +80,19 @@ fn formats_that_differ_on_the_two_ways() {
     agrees(&shape, Scenario { rounds: 2, ..USUAL });
 }
 
+/// Whatever memory may do that PTX allows, nothing that a kernel reads is older than what it means.
+#[test]
+fn memory_as_weak_as_it_may_be() {
+    for (layout, weighted) in layouts() {
+        let shape = Exchange { ranks: 3, layout, weighted, hidden: 40, ..request() };
+        let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
+        for schedule in (0..4).map(|seed| Schedule { policy: Policy::Weak, seed }) {
+            run(&loaded, Scenario { rounds: 3, ..USUAL }, schedule)
+                .unwrap_or_else(|problem| panic!("{shape:?}, {schedule:?}: {problem}"));
+        }
+    }
+}
+
 #[test]
 fn any_number_of_ranks() {
     for (ranks, experts) in [(1, 5), (2, 7), (5, 5), (8, 20)] {

@@ -1,10 +1,13 @@
 //! What a cluster is and how it is scheduled. The same configuration and the same calls give the same run.
 
+use serde::Deserialize;
+
 use crate::rules::Rules;
 
 /// Which warp runs next, and when asynchronous copies finish. Every policy is fair to a kernel that only assumes what the
 /// PTX memory and progress models promise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// Every warp in turn, those that a barrier has let go before others; asynchronous copies finish in order.
     #[default]
@@ -14,6 +17,15 @@ pub enum Policy {
     /// Lets lanes of a warp drift apart further, starves a rank, delays a warp, launches a CTA late, finishes copies as
     /// late as it can; who is hit changes with the seed and from time to time.
     Adversarial,
+    /// As [`Policy::Random`], and memory is as weak as PTX allows: a read may return an older value that nothing forbids it, a write may
+    /// come before one that is there, a load may be late. So a missing release, acquire, fence or scope has the consequences that it may
+    /// have on hardware.
+    Weak,
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Policy; 4] = [Policy::RoundRobin, Policy::Random, Policy::Adversarial, Policy::Weak];
 }
 
 impl std::fmt::Display for Policy {
@@ -22,6 +34,7 @@ impl std::fmt::Display for Policy {
             Policy::RoundRobin => "round-robin",
             Policy::Random => "random",
             Policy::Adversarial => "adversarial",
+            Policy::Weak => "weak",
         })
     }
 }
@@ -33,7 +46,7 @@ pub struct Config {
     pub ranks: u32,
     /// Streaming multiprocessors per GPU, from 1 to 1024. They bound how many CTAs are resident at once.
     pub sms: u32,
-    /// Chooses the interleaving of [`Policy::Random`] and [`Policy::Adversarial`].
+    /// Chooses the interleaving, where the policy draws it, and the values of [`Policy::Weak`].
     pub seed: u64,
     /// Scheduling policy.
     pub policy: Policy,

@@ -15,8 +15,9 @@
 //! * **Clusters** of CTAs ([`Launch::cluster`]) reach each other's shared memory; tensors are copied by their [maps](TensorMap).
 //! * **Copies** (`cp.async`, `cp.async.bulk`) are agents of their own that read and write later, in any permitted order.
 //! * **Accesses** all go through one place, where bytes are counted per pair of ranks ([`Cluster::traffic`]) and an
-//!   [`Observer`] sees them with order, scope and proxy. In this mode memory is sequentially consistent: a missing fence is
-//!   not found by running, only by an observer that knows the memory model.
+//!   [`Observer`] sees them with order, scope and proxy.
+//! * **Memory** is sequentially consistent under all policies but one: a missing fence is not found by running, only by an observer that knows
+//!   the memory model. Under [`Policy::Weak`] it is as weak as that model allows, and what is missing has its consequences.
 //! * **What PTX leaves undefined** is an error where it is used, not where it is loaded: memory that nobody wrote, registers that were never
 //!   written, lanes that take no part in a shuffle. So are aligned barriers that a warp reaches apart, an address that leaves its variable in
 //!   shared memory, and an access to what a copy still uses. [`Rules`] make warnings of these, or accept some with a reason that is told.
@@ -122,6 +123,7 @@ mod names;
 mod observer;
 mod ptx;
 mod rules;
+mod weak;
 
 pub use cluster::Cluster;
 pub use config::{Config, Policy};

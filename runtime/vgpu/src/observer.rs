@@ -1,10 +1,11 @@
-//! The one description of what a run does. Counting, race detection and later weak-memory exploration see a run only
-//! through [`Observer`]; without an observer the cost is one branch per instruction.
+//! The one description of what a run does. Counting, race detection and weak memory see a run only through this; without any of them the
+//! cost is one branch per instruction.
 //!
 //! Invariant: an event is told before everything that it lets happen.
 
 use crate::ids::{CopyId, EventId, LaunchId, RankId, StreamId, ThreadId};
 use crate::memory::{Address, Order, Proxy, Scope};
+use crate::weak::WeakMemory;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AccessKind {
@@ -264,30 +265,50 @@ pub trait Observer {
     }
 }
 
-/// All observers of a cluster, in the order in which they came.
-#[derive(Default)]
-pub(crate) struct Observers(Vec<Box<dyn Observer + Send>>);
+/// All observers of a cluster, in the order in which they came, and weak memory if there is that.
+pub(crate) struct Observers {
+    list: Vec<Box<dyn Observer + Send>>,
+    weak: Option<Box<WeakMemory>>,
+    is_empty: bool,
+}
 
 impl Observers {
+    pub fn new(weak: Option<WeakMemory>) -> Observers {
+        Observers { list: Vec::new(), is_empty: weak.is_none(), weak: weak.map(Box::new) }
+    }
+
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.is_empty
+    }
+
+    /// What decides about the values of reads, if memory is weak.
+    #[inline]
+    pub fn weak(&mut self) -> Option<&mut WeakMemory> {
+        self.weak.as_deref_mut()
     }
 
     pub fn add(&mut self, observer: Box<dyn Observer + Send>) {
-        self.0.push(observer);
+        self.list.push(observer);
+        self.is_empty = false;
+        if let Some(weak) = &mut self.weak {
+            weak.observed = true;
+        }
     }
 
     pub fn access(&mut self, access: &Access) {
-        self.0.iter_mut().for_each(|observer| observer.access(access));
+        self.list.iter_mut().for_each(|observer| observer.access(access));
     }
 
     /// Tells an event, which is made only if somebody hears it.
     #[inline]
     pub fn tell(&mut self, event: impl FnOnce() -> Event) {
-        if !self.0.is_empty() {
+        if !self.is_empty {
             let event = event();
-            self.0.iter_mut().for_each(|observer| observer.event(&event));
+            if let Some(weak) = &mut self.weak {
+                weak.event(&event);
+            }
+            self.list.iter_mut().for_each(|observer| observer.event(&event));
         }
     }
 }

@@ -163,6 +163,7 @@ fn a_wait_for_all_but_the_latest_group() {
         mov.u32 %r1, 5;
         st.shared.v4.u32 [%r2], {%r1, %r1, %r1, %r1};
         st.shared.v4.u32 [%r2+16], {%r1, %r1, %r1, %r1};
+        fence.proxy.async.shared::cta;
         cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r2], 16;
         cp.async.bulk.commit_group;
         cp.async.bulk.global.shared::cta.bulk_group [%rd1+16], [%r2+16], 16;

@@ -43,7 +43,7 @@ pub struct PtxCheck {
 pub struct PtxRun {
     /// The job, `-` for standard input
     pub job: InputPath,
-    /// Seeds of each of the policies `random` and `adversarial`
+    /// Seeds of each of the policies `random`, `adversarial` and `weak`
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(0..=100_000))]
     pub seeds: u64,
     /// Leave memory order alone

@@ -217,6 +217,7 @@ fn open(arguments: &Run, manifest: &Manifest) -> Result<Opened, Failure> {
                 Schedule::RoundRobin => Policy::RoundRobin,
                 Schedule::Random => Policy::Random,
                 Schedule::Adversarial => Policy::Adversarial,
+                Schedule::Weak => Policy::Weak,
             };
             let options = VirtualOptions { policy, seed: arguments.seed, ..VirtualOptions::default() };
             let device = Arc::new(VirtualDevice::new(ranks, &options)?);

@@ -16,8 +16,8 @@ use crate::decode::op::{
 };
 use crate::memory::address::{OWNER_MASK, Target, target};
 use crate::memory::segment::Segment;
-use crate::memory::{Address, MemoryFault, Order, Proxy, Scope};
-use crate::observer::{Access, AccessKind, Location};
+use crate::memory::{MemoryFault, Order, Proxy, Scope};
+use crate::observer::AccessKind;
 use crate::rules::Rule;
 
 /// Where an access goes, after its address has been checked.
@@ -32,6 +32,18 @@ pub(super) enum Home {
     /// Offset in the warp's local memory.
     Local(u64),
     Param(u32),
+}
+
+impl Home {
+    /// The place so many bytes behind it.
+    pub fn behind(self, bytes: u32) -> Home {
+        match self {
+            Home::Device(address) => Home::Device(address + u64::from(bytes)),
+            Home::Shared { cta, offset } => Home::Shared { cta, offset: offset + bytes },
+            Home::Local(offset) => Home::Local(offset + u64::from(bytes)),
+            Home::Param(offset) => Home::Param(offset + bytes),
+        }
+    }
 }
 
 /// Order, scope and proxy of an access.
@@ -212,7 +224,7 @@ impl Machine {
     }
 
     /// Where a place in memory is among those of its segment, with the segment.
-    fn segment_at<'a>(&'a self, warp: &'a Warp, home: Home) -> Option<(&'a Segment, u64)> {
+    pub(super) fn segment_at<'a>(&'a self, warp: &'a Warp, home: Home) -> Option<(&'a Segment, u64)> {
         match home {
             Home::Device(address) => {
                 self.memory.span(warp.rank, address, 0).map(|(segment, offset, _)| (segment, offset))
@@ -225,22 +237,33 @@ impl Machine {
         }
     }
 
+    /// Changes the memory of a checked place, with the list of the woken. Whether it says so.
+    pub(super) fn memory_at(
+        &mut self,
+        warp: &mut Warp,
+        home: Home,
+        change: impl FnOnce(&mut Segment, &mut Vec<u64>, u64) -> bool,
+    ) -> bool {
+        match home {
+            Home::Device(address) => match self.memory.span_mut(warp.rank, address, 0) {
+                Some((segment, woken, offset, _)) => change(segment, woken, offset),
+                None => false,
+            },
+            Home::Shared { cta, offset } => match &mut self.ctas[cta as usize] {
+                Some(cta) => change(&mut cta.shared, &mut self.memory.woken, offset.into()),
+                None => false,
+            },
+            Home::Local(offset) => change(&mut warp.local, &mut Vec::new(), offset),
+            Home::Param(_) => false,
+        }
+    }
+
     /// Makes bytes of a place undefined, counted from its first.
     fn make_undefined(&mut self, warp: &mut Warp, home: Home, bytes: impl Iterator<Item = u64>) {
-        match home {
-            Home::Device(address) => {
-                if let Some((segment, _, offset, _)) = self.memory.span_mut(warp.rank, address, 0) {
-                    bytes.for_each(|at| segment.make_undefined(offset + at));
-                }
-            }
-            Home::Shared { cta, offset } => {
-                if let Some(cta) = &mut self.ctas[cta as usize] {
-                    bytes.for_each(|at| cta.shared.make_undefined(u64::from(offset) + at));
-                }
-            }
-            Home::Local(offset) => bytes.for_each(|at| warp.local.make_undefined(offset + at)),
-            Home::Param(_) => {}
-        }
+        self.memory_at(warp, home, |segment, _, offset| {
+            bytes.for_each(|at| segment.make_undefined(offset + at));
+            true
+        });
     }
 
     /// The bytes of a checked place, or the first of them that nobody wrote.
@@ -274,16 +297,9 @@ impl Machine {
 
     /// Shows an access to the observers.
     pub(super) fn show(&mut self, warp: &Warp, lane: u32, home: Home, bytes: u32, manner: Manner) {
-        let location = match home {
-            Home::Device(address) => Location::Device(Address(address)),
-            Home::Shared { cta, offset } => {
-                Location::Shared(self.ctas[cta as usize].as_ref().map_or(warp.cta_index, |cta| cta.index), offset)
-            }
-            Home::Local(_) | Home::Param(_) => return,
-        };
-        let Manner { order, scope, proxy, kind, line } = manner;
-        let thread = warp.thread(lane);
-        self.observers.access(&Access { thread, location, bytes, order, scope, proxy, kind, line, copy: None });
+        if let Some(access) = self.as_access(warp, lane, home, bytes, manner) {
+            self.observers.access(&access);
+        }
     }
 
     pub(super) fn note_read(&self, warp: &mut Warp, home: Home, bytes: u32, pc: u32, lane: u32) {
@@ -343,55 +359,46 @@ impl Machine {
             if let Home::Shared { cta, offset } = home {
                 self.meet_copies(warp, code, pc, lane, (cta, offset, size), false)?;
             }
-            let mut element = [0; 32];
-            let missing = match self.bytes_at(warp, code, home, size) {
-                Ok(bytes) => {
-                    copy_element(&mut element[..size as usize], bytes);
-                    None
-                }
-                Err(MemoryFault::Uninitialised { symbol }) => {
+            let (mut element, mut missing) = ([0; 32], 0);
+            let mut symbol = None;
+            match self.bytes_at(warp, code, home, size) {
+                Ok(bytes) => copy_element(&mut element[..size as usize], bytes),
+                Err(MemoryFault::Uninitialised { symbol: found }) => {
+                    symbol = Some(found);
                     if let Some((segment, offset)) = self.segment_at(warp, home) {
                         element[..size as usize].copy_from_slice(segment.span(offset, size.into()));
+                        let of =
+                            (0..size).filter(|at| segment.first_uninitialised(offset + u64::from(*at), 1).is_some());
+                        missing = of.fold(0u32, |bits, at| bits | 1 << at);
                     }
-                    Some(symbol)
                 }
                 Err(fault) => return Err(fail(fault)),
-            };
+            }
+            if self.observers.weak().is_some() {
+                self.load_weakly(warp, op, (lane, home), &mut element[..size as usize], &mut missing, manner);
+            }
             for (part, reg) in element[..size as usize].chunks_exact(op.bytes as usize).zip(op.registers.iter()) {
                 if let Some(reg) = reg {
                     warp.set_value(*reg, lane, extended(part, op.signed));
                 }
             }
-            if let Some(symbol) = missing {
+            if missing != 0 {
                 undefined = true;
-                self.load_undefined(warp, op, home, lane, &symbol, manner.line);
+                let symbol = symbol.unwrap_or_else(|| self.symbol_of(code, home));
+                load_undefined(warp, op, missing, lane, &symbol, manner.line);
             }
             self.after_read(warp, home, size, pc, lane, manner);
         }
         Ok(undefined)
     }
 
-    /// A lane has loaded bytes that nobody wrote.
-    #[cold]
-    fn load_undefined(&self, warp: &mut Warp, op: &MemoryOp, home: Home, lane: u32, symbol: &str, line: u32) {
-        let Some((segment, offset)) = self.segment_at(warp, home) else { return };
-        let is_missing = |at: u64| segment.first_uninitialised(offset + at, 1).is_some();
-        let marks: Vec<(Reg, u128)> = (0u64..)
-            .zip(op.registers.iter())
-            .filter_map(|(index, reg)| {
-                let first = index * u64::from(op.bytes);
-                let bits = bits_of((first..first + u64::from(op.bytes)).map(is_missing));
-                // The sign is that of the last byte.
-                let extended = op.signed && bits >> (8 * op.bytes - 1) & 1 == 1;
-                let reg = (*reg)?;
-                let all = u128::MAX >> (128 - 8 * reg.bytes);
-                Some((reg, if extended { bits | all & !(u128::MAX >> (128 - 8 * op.bytes)) } else { bits & all }))
-            })
-            .collect();
-        let text = format!("{symbol}, which was never written, read in line {line}");
-        let origin = Origin { rule: Rule::Uninitialised, symbol: Some(symbol.to_owned()), text };
-        for (reg, bits) in marks {
-            warp.got_undefined(reg, lane, bits, origin.clone());
+    /// The name of a place.
+    fn symbol_of(&self, code: &KernelCode, home: Home) -> String {
+        match home {
+            Home::Device(address) => self.memory.symbol(address),
+            Home::Shared { offset, .. } => format!("`{}`", shared_symbol(code, offset.into())),
+            Home::Local(_) => "local memory".into(),
+            Home::Param(_) => "kernel parameters".into(),
         }
     }
 
@@ -464,10 +471,13 @@ impl Machine {
                 None => Vec::new(),
                 Some(_) => self.stored_undefined(warp, op, home, lane, pc, code)?,
             };
-            self.put(warp, home, &element[..size as usize]).map_err(|fault| bad_access(lane, address, size, fault))?;
-            if !missing.is_empty() {
-                self.make_undefined(warp, home, missing.into_iter());
-            }
+            let element = &element[..size as usize];
+            let put = if self.observers.weak().is_some() {
+                self.store_weakly(warp, op.bytes, (lane, home), element, &missing, manner)
+            } else {
+                self.store_defined(warp, home, element, missing)
+            };
+            put.map_err(|fault| bad_access(lane, address, size, fault))?;
             if !self.observers.is_empty() {
                 self.show(warp, lane, home, size, manner);
             }
@@ -501,6 +511,21 @@ impl Machine {
             }
         }
         Ok(missing)
+    }
+
+    /// Writes to a checked place, of which these bytes are then undefined.
+    pub(super) fn store_defined(
+        &mut self,
+        warp: &mut Warp,
+        home: Home,
+        bytes: &[u8],
+        missing: Vec<u64>,
+    ) -> Result<(), MemoryFault> {
+        self.put(warp, home, bytes)?;
+        if !missing.is_empty() {
+            self.make_undefined(warp, home, missing.into_iter());
+        }
+        Ok(())
     }
 
     /// Writes to a checked place.
@@ -561,6 +586,7 @@ impl Machine {
             if !self.observers.is_empty() {
                 let (order, scope, proxy) = (Order::Weak, Scope::Cta, Proxy::Generic);
                 let manner = Manner { order, scope, proxy, kind: AccessKind::Write, line: code.lines[pc as usize] };
+                self.overwrite(warp, lane, home, size as u32, manner);
                 self.show(warp, lane, home, size as u32, manner);
             }
         }
@@ -598,6 +624,28 @@ impl Machine {
         let address = warp.address(place, lane);
         let home = self.resolve(warp, place.space, address, bytes, lane, write);
         home.map(|home| (address, home)).map_err(|fault| bad_access(lane, address, bytes, fault))
+    }
+}
+
+/// A lane has loaded bytes that nobody wrote, these of the element.
+#[cold]
+fn load_undefined(warp: &mut Warp, op: &MemoryOp, missing: u32, lane: u32, symbol: &str, line: u32) {
+    let marks: Vec<(Reg, u128)> = (0u32..)
+        .zip(op.registers.iter())
+        .filter_map(|(index, reg)| {
+            let first = index * op.bytes;
+            let bits = bits_of((first..first + op.bytes).map(|at| missing >> at & 1 == 1));
+            // The sign is that of the last byte.
+            let extended = op.signed && bits >> (8 * op.bytes - 1) & 1 == 1;
+            let reg = (*reg)?;
+            let all = u128::MAX >> (128 - 8 * reg.bytes);
+            Some((reg, if extended { bits | all & !(u128::MAX >> (128 - 8 * op.bytes)) } else { bits & all }))
+        })
+        .collect();
+    let text = format!("{symbol}, which was never written, read in line {line}");
+    let origin = Origin { rule: Rule::Uninitialised, symbol: Some(symbol.to_owned()), text };
+    for (reg, bits) in marks {
+        warp.got_undefined(reg, lane, bits, origin.clone());
     }
 }
 

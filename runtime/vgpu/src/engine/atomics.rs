@@ -34,28 +34,33 @@ impl Machine {
                 *value = warp.value(*reg, lane);
             }
             for (element, target) in (0..elements).zip(op.targets.iter()) {
-                let home = match home {
-                    Home::Device(address) => Home::Device(address + u64::from(element * bytes)),
-                    Home::Shared { .. } | Home::Local(_) | Home::Param(_) => home,
-                };
+                let home = home.behind(element * bytes);
                 // A vector has no compare-and-swap, which alone has a second operand.
                 let (b, c) = (values[element as usize], values[1]);
                 let combine = if matches!(home, Home::Device(_)) { combine_in_device } else { combine };
-                let old = self
-                    .update(warp, code, home, bytes, |old| combine(op.kind, op.element, old, b, c))
-                    .map_err(|fault| bad_access(lane, address, bytes * elements, fault))?;
+                let failed = |old: u128| op.kind == AtomicKind::CompareSwap && (old ^ b) << (128 - 8 * bytes) != 0;
+                let change = |old| combine(op.kind, op.element, old, b, c);
+                let line = code.lines[pc as usize];
+                let manner = |kind, order| Manner { order, scope: op.scope, proxy: Proxy::Generic, kind, line };
+                let old = if self.observers.weak().is_some() {
+                    let written = |old| (!failed(old)).then(|| change(old));
+                    let manner = manner(AccessKind::Atomic, op.order);
+                    self.update_weakly(warp, code, (lane, home, bytes), manner, written)
+                } else {
+                    self.update(warp, code, home, bytes, change)
+                };
+                let old = old.map_err(|fault| bad_access(lane, address, bytes * elements, fault))?;
                 if let Some(target) = *target {
                     warp.set_value(target, lane, old);
                 }
                 self.note_read(warp, home, bytes, pc, lane);
                 if !self.observers.is_empty() {
                     // A compare-and-swap that fails writes nothing, so that nothing is released.
-                    let differ = (old ^ b) << (128 - 8 * bytes) != 0;
-                    let failed = op.kind == AtomicKind::CompareSwap && differ;
-                    let (kind, order) =
-                        if failed { (AccessKind::Read, of_reading(op.order)) } else { (AccessKind::Atomic, op.order) };
-                    let manner =
-                        Manner { order, scope: op.scope, proxy: Proxy::Generic, kind, line: code.lines[pc as usize] };
+                    let manner = if failed(old) {
+                        manner(AccessKind::Read, of_reading(op.order))
+                    } else {
+                        manner(AccessKind::Atomic, op.order)
+                    };
                     self.show(warp, lane, home, bytes, manner);
                 }
             }

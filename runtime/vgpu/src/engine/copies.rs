@@ -219,7 +219,7 @@ impl Machine {
                 }
                 Ok(())
             }
-            Policy::Random if self.random.below(2) == 0 => self.advance_random(),
+            Policy::Random | Policy::Weak if self.random.below(2) == 0 => self.advance_random(),
             Policy::Adversarial if self.random.below(64) == 0 => self.advance_random(),
             _ => Ok(()),
         }
@@ -234,7 +234,9 @@ impl Machine {
     pub(super) fn choose_copy(&mut self) -> usize {
         match self.config.policy {
             Policy::RoundRobin => 0,
-            Policy::Random | Policy::Adversarial => self.random.below(self.transfers.len() as u64) as usize,
+            Policy::Random | Policy::Adversarial | Policy::Weak => {
+                self.random.below(self.transfers.len() as u64) as usize
+            }
         }
     }
 
@@ -384,12 +386,27 @@ impl Machine {
         })
     }
 
-    /// Reads the source. Bytes that nobody wrote are copied as undefined ones; a reduction uses them.
+    /// Reads the source.
     fn copy_read(&mut self, transfer: &Transfer, bytes: u32) -> Result<Data, (u64, MemoryFault)> {
         if let (Some(tile), End::Device(_)) = (&transfer.tensor, transfer.source) {
             return self.read_tile(transfer, tile);
         }
         self.show_copy(transfer, transfer.source, bytes, AccessKind::Read);
+        let mut data = self.copy_source(transfer, bytes)?;
+        let access = self.copy_access(transfer, transfer.source, bytes, AccessKind::Read);
+        if let Some(weak) = self.observers.weak() {
+            weak.read_range(&access, |at, older, bytes| {
+                let range = at..at + u64::from(bytes);
+                data.bytes[range.start as usize..range.end as usize].copy_from_slice(&older.bytes[..bytes as usize]);
+                data.undefined.retain(|byte| !range.contains(byte));
+                data.undefined.extend(range.filter(|byte| older.missing >> (byte - at) & 1 == 1));
+            });
+        }
+        Ok(data)
+    }
+
+    /// What is in memory. Bytes that nobody wrote are copied as undefined ones; a reduction uses them.
+    fn copy_source(&mut self, transfer: &Transfer, bytes: u32) -> Result<Data, (u64, MemoryFault)> {
         let (by, size) = (transfer.thread.rank.0, u64::from(bytes));
         let (at, segment, offset) = match transfer.source {
             End::Device(address) => {
@@ -555,6 +572,16 @@ impl Machine {
         if self.observers.is_empty() {
             return;
         }
+        let access = self.copy_access(transfer, end, bytes, kind);
+        if kind != AccessKind::Read
+            && let Some(weak) = self.observers.weak()
+        {
+            weak.overwrite(&access);
+        }
+        self.observers.access(&access);
+    }
+
+    fn copy_access(&self, transfer: &Transfer, end: End, bytes: u32, kind: AccessKind) -> Access {
         let location = match end {
             End::Device(address) => Location::Device(Address(address)),
             End::Shared { cta, offset } => {
@@ -567,7 +594,7 @@ impl Machine {
             Work::Bulk if kind == AccessKind::Atomic => (Order::Relaxed, Scope::Gpu),
             Work::Bulk | Work::Small { .. } | Work::Arrive => (Order::Weak, Scope::Gpu),
         };
-        self.observers.access(&Access {
+        Access {
             thread: transfer.thread,
             location,
             bytes,
@@ -577,7 +604,7 @@ impl Machine {
             kind,
             line: transfer.line(),
             copy: Some(CopyId(transfer.issued)),
-        });
+        }
     }
 
     /// Counts a finished read or write of a copy in its group, and wakes the thread if that was what it waited for.

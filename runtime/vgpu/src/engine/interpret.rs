@@ -43,19 +43,23 @@ impl Machine {
         while left > 0 {
             let choice = match self.config.policy {
                 Policy::RoundRobin => choose_split(warp, code),
-                Policy::Random | Policy::Adversarial => self.draw_split(warp, code),
+                Policy::Random | Policy::Adversarial | Policy::Weak => self.draw_split(warp, code),
             };
             let Some(Choice { index, limit, steps }) = choice else { break };
             let mut split = warp.splits.swap_remove(index);
             let steps = steps.min(left);
             let mut unused = steps;
-            let result = if warp.undefined.is_none() {
-                self.run_split::<false>(warp, code, &mut split, &mut unused, limit)
-            } else {
-                self.run_split::<true>(warp, code, &mut split, &mut unused, limit)
+            let result = match (warp.undefined.is_none(), self.config.policy == Policy::Weak) {
+                (true, false) => self.run_split::<false, false>(warp, code, &mut split, &mut unused, limit),
+                (false, false) => self.run_split::<true, false>(warp, code, &mut split, &mut unused, limit),
+                (true, true) => self.run_split::<false, true>(warp, code, &mut split, &mut unused, limit),
+                (false, true) => self.run_split::<true, true>(warp, code, &mut split, &mut unused, limit),
             };
             left -= steps - unused;
             self.instructions += u64::from(steps - unused);
+            if std::mem::take(&mut warp.yields) {
+                left = 0;
+            }
             match result {
                 Ok(Stop::Ready) => merge(warp, Split { state: SplitState::Ready, ..split }),
                 Ok(Stop::Wait(state)) => warp.splits.push(Split { state, ..split }),
@@ -107,7 +111,8 @@ impl Machine {
     }
 
     /// Runs a split. With `TRACKS`, something in the warp is undefined, and otherwise nothing; it stops when that changes.
-    fn run_split<const TRACKS: bool>(
+    /// With `WEAK`, accesses can be late.
+    fn run_split<const TRACKS: bool, const WEAK: bool>(
         &mut self,
         warp: &mut Warp,
         code: &KernelCode,
@@ -122,7 +127,22 @@ impl Machine {
             if *left == 0 || step.order >= limit || TRACKS && warp.undefined.is_none() {
                 return Ok(Stop::Ready);
             }
+            if WEAK && !warp.late.is_empty() && self.random.below(2) == 0 {
+                // What is late is noticed only if others run now.
+                warp.yields = true;
+                return Ok(Stop::Ready);
+            }
             *left -= 1;
+            if WEAK && !warp.late.is_empty() {
+                if self.wait_for_value(warp, code, split) {
+                    split.pc += 1;
+                    continue;
+                }
+                self.settle(warp, code, split)?;
+                if !TRACKS && warp.undefined.is_some() {
+                    return Ok(Stop::Ready);
+                }
+            }
             let mask = match step.guard {
                 NO_GUARD => split.mask,
                 guard => {
@@ -149,6 +169,10 @@ impl Machine {
                 // SAFETY: the decoder made the offsets for a file and predicates of this size, which `give_file` and
                 // `make_warp` gave the warp; the mask is not empty.
                 unsafe { run(warp.registers(), warp.predicates.as_mut_ptr(), args, mask) };
+                split.pc += 1;
+                continue;
+            }
+            if WEAK && self.make_late(warp, code, pc, mask) {
                 split.pc += 1;
                 continue;
             }
@@ -397,7 +421,7 @@ impl Machine {
         Some(SplitState::Watch(ticket))
     }
 
-    /// In plain mode memory is sequentially consistent: a fence only matters to an observer.
+    /// A fence only matters to observers and to weak memory, which hear of it.
     fn fence(&mut self, warp: &Warp, mask: u32, kind: FenceKind, scope: Scope, line: u32) {
         self.observers.tell(|| {
             let fence = match kind {

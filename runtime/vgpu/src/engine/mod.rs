@@ -20,6 +20,7 @@ mod flight;
 mod frames;
 mod interpret;
 mod issue;
+mod late;
 mod mbarrier;
 mod meet;
 pub(crate) mod print;
@@ -33,6 +34,7 @@ mod tensor;
 mod together;
 mod undefined;
 pub(crate) mod warp;
+mod weakly;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -50,7 +52,7 @@ use schedule::Victim;
 pub(crate) use start::ctas_per_sm;
 use warp::Warp;
 
-use crate::config::Config;
+use crate::config::{Config, Policy};
 use crate::decode::op::Program;
 use crate::error::ClusterError;
 use crate::ids::{EventId, LaunchId, RankId, StreamId};
@@ -59,6 +61,7 @@ use crate::memory::{Address, Memory};
 use crate::module::{Kernel, Module};
 use crate::names::demangled;
 use crate::observer::{Event, Observer, Observers};
+use crate::weak::WeakMemory;
 
 /// An element of a stream.
 pub(crate) enum Command {
@@ -259,7 +262,7 @@ impl Machine {
         let gpu = || Gpu { sms: vec![start::EMPTY_SM; config.sms as usize], queue: VecDeque::new() };
         Machine {
             memory: Memory::new(ranks, config.check_initialised),
-            observers: Observers::default(),
+            observers: Observers::new((config.policy == Policy::Weak).then(|| WeakMemory::new(config.seed))),
             findings: Vec::new(),
             printed: Vec::new(),
             instructions: 0,

@@ -72,7 +72,7 @@ impl Machine {
         let count = self.ready.len();
         match self.config.policy {
             Policy::RoundRobin => self.ready.pop_front(),
-            Policy::Random => {
+            Policy::Random | Policy::Weak => {
                 let index = self.random.below(count as u64) as usize;
                 self.ready.swap_remove_back(index)
             }
@@ -112,7 +112,7 @@ impl Machine {
         let budget = match self.config.policy {
             Policy::RoundRobin => TURN,
             // Often very few, so that everything happens between any two instructions.
-            Policy::Random => 1 << self.random.below(8),
+            Policy::Random | Policy::Weak => 1 << self.random.below(8),
             Policy::Adversarial => 1 << self.random.below(11),
         };
         let before = self.instructions;

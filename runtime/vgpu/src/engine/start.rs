@@ -442,6 +442,8 @@ fn make_warp(
             narrower: 0,
             probe: Box::<Probe>::default(),
             copies: None::<Box<[LaneCopies; 32]>>,
+            late: Vec::new(),
+            yields: false,
             serial: 0,
         })
     });
@@ -460,6 +462,8 @@ fn make_warp(
     warp.predicates[TRUE as usize] = u32::MAX;
     warp.undefined = None;
     warp.stacks = None;
+    warp.late.clear();
+    warp.yields = false;
     warp.local = Segment::new(code.local_bytes as usize * 32);
     warp.local_bytes = code.local_bytes;
     warp.parameters = Arc::clone(&state.parameters);

@@ -9,6 +9,7 @@ use super::addresses::Addresses;
 use super::copies::LaneCopies;
 use super::file::RegisterFile;
 use super::frames::Stacks;
+use super::late::Late;
 use super::probe::Probe;
 use super::report::FaultKind;
 use super::undefined::Undefined;
@@ -115,6 +116,10 @@ pub(crate) struct Warp {
     pub narrower: u32,
     pub probe: Box<Probe>,
     pub copies: Option<Box<[LaneCopies; 32]>>,
+    /// Accesses that have not been carried out yet, where memory is weak.
+    pub late: Vec<Late>,
+    /// Its turn is over.
+    pub yields: bool,
     /// Number of its CTA in the cluster's history, and its own in that.
     pub serial: u64,
 }

@@ -14,6 +14,8 @@ use serde::Deserialize;
 
 use crate::rules::Severity;
 
+use crate::config::Policy;
+
 pub use run::{Found, JobError, Outcome, RunOptions};
 pub use value::{Element, Number, Value};
 
@@ -46,8 +48,15 @@ pub struct Job {
     /// Findings that are accepted.
     #[serde(default, rename = "accept")]
     pub accepted: Vec<Accepted>,
+    /// What it is run under.
+    #[serde(default = "all")]
+    pub policies: Vec<Policy>,
     #[serde(default)]
     pub limits: Limits,
+}
+
+fn all() -> Vec<Policy> {
+    Policy::ALL.to_vec()
 }
 
 fn one() -> u32 {

@@ -92,7 +92,7 @@ struct Ready<'j> {
 type Places = BTreeMap<String, (Address, u64)>;
 
 impl Job {
-    /// Runs it under round-robin and `seeds` seeds of each other policy; `step` hears of each schedule before it.
+    /// Runs it under its policies, with `seeds` seeds of each that draws; `step` hears of each schedule before it.
     ///
     /// # Errors
     /// When the job cannot be run.
@@ -105,13 +105,9 @@ impl Job {
         let begun = Instant::now();
         let ready = self.prepare(load)?;
         let mut outcome = Outcome { refused: ready.refused.clone(), fails: self.fails.clone(), ..Outcome::default() };
-        let schedules: Vec<(Policy, u64)> = std::iter::once((Policy::RoundRobin, 0))
-            .chain(
-                [Policy::Random, Policy::Adversarial]
-                    .into_iter()
-                    .flat_map(|policy| (0..options.seeds).map(move |seed| (policy, seed))),
-            )
-            .collect();
+        let seeds = |policy| if policy == Policy::RoundRobin { 1 } else { options.seeds };
+        let schedules: Vec<(Policy, u64)> =
+            self.policies.iter().flat_map(|&policy| (0..seeds(policy)).map(move |seed| (policy, seed))).collect();
         for (at, &(policy, seed)) in (0..).zip(&schedules) {
             if begun.elapsed() > Duration::from_secs(self.limits.seconds) {
                 return fail(format!(
@@ -135,6 +131,9 @@ impl Job {
     }
 
     fn prepare<'j>(&'j self, load: Load<'_>) -> Result<Ready<'j>, JobError> {
+        if self.policies.is_empty() {
+            return fail("`policies` names no policy");
+        }
         if self.modules.is_empty() {
             return fail("`modules` names no file of PTX");
         }

@@ -11,20 +11,20 @@ use crate::ids::StreamId;
 
 /// A CTA among all that a judge knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct CtaNumber(pub u32);
+pub(crate) struct CtaNumber(pub u32);
 
 /// The host stands in the table of CTAs as the first.
 pub(super) const HOST: CtaNumber = CtaNumber(0);
 
 /// Time of a CTA.
-pub(super) type Time = u32;
+pub(crate) type Time = u32;
 
 /// Place of a launch: its stream, and its number in that.
-pub(super) type Position = (StreamId, u64);
+pub(crate) type Position = (StreamId, u64);
 
 /// A thread, or what completes the phases of an mbarrier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Thread {
+pub(crate) struct Thread {
     pub cta: CtaNumber,
     pub warp: u16,
     pub lane: u8,
@@ -35,7 +35,7 @@ pub(super) const FIRST_MBARRIER: u16 = 64;
 
 /// The lanes that a warp has.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lanes {
+pub(crate) struct Lanes {
     pub mask: u32,
     /// Those of the whole warp.
     pub all: u32,
@@ -148,7 +148,7 @@ impl OfCta {
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     ctas: Vec<(CtaNumber, Arc<OfCta>)>,
     /// Launches that are complete, by stream: all up to this one.
     streams: BTreeMap<StreamId, u64>,
@@ -255,7 +255,7 @@ pub(super) fn join(own: &mut Arc<Clock>, other: &Arc<Clock>) {
 /// What a thread knows through each proxy. What the async proxy may see of what others wrote through the generic one is known apart, for
 /// each space: it is what a proxy fence has told it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Knowledge {
+pub(crate) struct Knowledge {
     pub all: Arc<Clock>,
     pub global: Arc<Clock>,
     pub shared: Arc<Clock>,
@@ -286,7 +286,7 @@ impl Knowledge {
 
 /// What a thread knew at a time, of itself too.
 #[derive(Debug, Clone)]
-pub(super) struct View {
+pub(crate) struct View {
     pub knowledge: Knowledge,
     pub own: Thread,
     /// What it did itself up to this.

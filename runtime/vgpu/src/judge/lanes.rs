@@ -5,6 +5,7 @@
 
 use super::clock::{Knowledge, Lanes, Thread, Time, View};
 use super::report::Missing;
+use super::state::Place;
 use super::words::Head;
 use crate::memory::Scope;
 
@@ -20,6 +21,8 @@ pub(super) struct Fenced {
 pub(super) struct Pending {
     pub head: Head,
     pub needed: Scope,
+    /// Where it has been read.
+    pub place: Place,
 }
 
 /// An order that would be there if it were not for this.
@@ -61,7 +64,7 @@ impl State {
 
     /// A fence of this scope at this time.
     pub fn fence(&mut self, scope: Scope, time: Time, line: u32) {
-        for Pending { head, needed } in std::mem::take(&mut self.pending) {
+        for Pending { head, needed, .. } in std::mem::take(&mut self.pending) {
             if scope >= needed {
                 head.view().tell(&mut self.knowledge);
             } else {

@@ -12,19 +12,21 @@
 //! What the async proxy reads or overwrites that the generic one wrote needs a proxy fence besides; what `ld.global.nc` reads has to be
 //! written before the kernel begins.
 //!
+//! Under [`crate::Policy::Weak`] a read is taken for one of the last write; what is told is right, and something may not be.
+//!
 //! Of the writes of a place only the last is kept, and of its reads those since then. When everything that was queued has finished, all of
 //! it is before what comes, and is forgotten.
 
-mod clock;
+pub(crate) mod clock;
 mod copies;
 mod gathered;
 mod lanes;
 mod names;
 mod report;
-mod scopes;
-mod shadow;
-mod state;
-mod words;
+pub(crate) mod scopes;
+pub(crate) mod shadow;
+pub(crate) mod state;
+pub(crate) mod words;
 mod world;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -7,7 +7,7 @@ use super::clock::CtaNumber;
 
 /// Where a thread runs. The host is in no CTA of a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Site {
+pub(crate) struct Site {
     pub rank: Option<RankId>,
     pub cta: CtaNumber,
     /// Number of its cluster among all.
@@ -15,7 +15,7 @@ pub(super) struct Site {
 }
 
 /// The narrowest scope with which each of two threads includes the other.
-pub(super) fn needed(a: Site, b: Site) -> Scope {
+pub(crate) fn needed(a: Site, b: Site) -> Scope {
     if a.cta == b.cta {
         Scope::Cta
     } else if a.rank.is_some() && a.cluster == b.cluster {

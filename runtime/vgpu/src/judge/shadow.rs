@@ -13,7 +13,7 @@ use crate::observer::AccessKind;
 
 /// An access that may take part in a race.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     /// Who, or in whose name.
     pub thread: Thread,
     pub time: Time,
@@ -253,7 +253,7 @@ impl Shadow {
 
 /// A hash of addresses that are next to each other.
 #[derive(Default)]
-pub(super) struct Spread(u64);
+pub(crate) struct Spread(u64);
 
 impl Hasher for Spread {
     fn finish(&self) -> u64 {

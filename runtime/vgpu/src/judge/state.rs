@@ -22,7 +22,7 @@ use crate::rules::{Found, Rule, Rules, Severity, Verdict};
 const MOST_FOUND: usize = 1000;
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(crate) struct State {
     names: Names,
     launches: Vec<Launch>,
     launch_of: HashMap<LaunchId, usize>,
@@ -40,6 +40,8 @@ pub(super) struct State {
     copies: HashMap<CopyId, Copy>,
     /// The last acquire: of many lanes that acquire the same each gets the same.
     acquired: Option<(Knowledge, View, Knowledge)>,
+    /// The `fence.sc` so far, if their order is looked at.
+    sequential: Option<Vec<Head>>,
     pub found: Vec<Conflict>,
     pub rules: Rules,
 }
@@ -61,6 +63,7 @@ impl Default for State {
             gathered: None,
             copies: HashMap::new(),
             acquired: None,
+            sequential: None,
             found: Vec::new(),
             rules: Rules::default(),
         }
@@ -68,8 +71,8 @@ impl Default for State {
 }
 
 /// A place that threads synchronise on.
-#[derive(Clone, Copy)]
-enum Place {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
     Device(u64),
     Shared(CtaNumber, u32),
 }
@@ -130,7 +133,13 @@ impl See for Look<'_> {
 }
 
 impl State {
-    fn cta(&mut self, thread: ThreadId) -> CtaNumber {
+    /// That looks at the order of `fence.sc` too: a race does not go away because in this run one came before the other, but what can be
+    /// read does depend on it.
+    pub fn with_sequential_fences() -> State {
+        State { sequential: Some(Vec::new()), ..State::default() }
+    }
+
+    pub fn cta(&mut self, thread: ThreadId) -> CtaNumber {
         if let Some(found) = self.cta_of.get(&(thread.launch, thread.cta)) {
             return *found;
         }
@@ -169,7 +178,7 @@ impl State {
         &mut self.ctas[number.0 as usize]
     }
 
-    fn site(&self, thread: Thread) -> Site {
+    pub fn site(&self, thread: Thread) -> Site {
         let cta = self.at(thread.cta);
         Site { rank: cta.rank, cta: thread.cta, cluster: cta.cluster }
     }
@@ -178,11 +187,63 @@ impl State {
         (cta != HOST).then(|| self.launches[self.at(cta).launch].position)
     }
 
-    fn view(&self, thread: Thread) -> View {
+    pub fn view(&self, thread: Thread) -> View {
         let cta = self.at(thread.cta);
         match cta.warps.get(thread.warp as usize) {
             Some(warp) => warp.view(thread, Time::MAX),
             None => View { knowledge: self.host.clone(), own: thread, until: Time::MAX },
+        }
+    }
+
+    /// An access as it is marked, with the scope of a strong one.
+    pub fn mark(&mut self, access: &Access) -> Mark {
+        let cta = self.cta(access.thread);
+        let strong = match access.order {
+            Order::Weak => None,
+            Order::Volatile => Some(Scope::Sys),
+            Order::Relaxed | Order::Acquire | Order::Release | Order::AcqRel | Order::SeqCst => Some(access.scope),
+        };
+        Mark {
+            thread: Cta::thread(cta, access.thread.warp, access.thread.lane),
+            time: self.at(cta).now,
+            line: access.line,
+            kind: access.kind,
+            strong,
+            proxy: access.proxy,
+            copy: access.copy,
+        }
+    }
+
+    /// What is known where an access is made: by its thread now, or when it issued the copy.
+    pub fn view_of(&self, mark: &Mark) -> View {
+        match mark.copy.and_then(|copy| self.copies.get(&copy)) {
+            Some(copy) => copy.view.clone(),
+            None => self.view(mark.thread),
+        }
+    }
+
+    /// Whether an access with this view has to see what a thread did up to a time, through the proxy that it goes through.
+    pub fn has_to_see(&self, access: &Mark, view: &View, shared: bool, (thread, time): (Thread, Time)) -> bool {
+        let position = self.position(thread.cta);
+        match access.proxy {
+            Proxy::Generic => view.knows(thread, time, position),
+            Proxy::Async if shared => view.knowledge.shared.knows(thread, time, position),
+            Proxy::Async => view.knowledge.global.knows(thread, time, position),
+            Proxy::TensorMap => view.knowledge.maps.knows(thread, time, position),
+            Proxy::NonCoherent => {
+                self.launches[self.at(access.thread.cta).launch].base.all.knows(thread, time, position)
+            }
+        }
+    }
+
+    pub fn is_mbarrier(&self, place: Place) -> bool {
+        matches!(place, Place::Shared(cta, offset) if self.at(cta).mbarriers.contains_key(&offset))
+    }
+
+    /// Lets a thread know this.
+    pub fn tell_thread(&mut self, thread: Thread, known: &Knowledge) {
+        if let Some(warp) = self.at_mut(thread.cta).warps.get_mut(thread.warp as usize) {
+            warp.update(1 << thread.lane, |state| state.knowledge.join(known));
         }
     }
 
@@ -208,22 +269,8 @@ impl State {
 
     fn judge_gathered(&mut self, gathered: &Gathered) {
         let access = &gathered.first;
-        let cta = self.cta(access.thread);
-        let thread = Cta::thread(cta, access.thread.warp, access.thread.lane);
-        let strong = match access.order {
-            Order::Weak => None,
-            Order::Volatile => Some(Scope::Sys),
-            Order::Relaxed | Order::Acquire | Order::Release | Order::AcqRel | Order::SeqCst => Some(access.scope),
-        };
-        let mark = Mark {
-            thread,
-            time: self.at(cta).now,
-            line: access.line,
-            kind: access.kind,
-            strong,
-            proxy: access.proxy,
-            copy: access.copy,
-        };
+        let mark = self.mark(access);
+        let strong = mark.strong;
         let copy = access.copy.and_then(|copy| self.copies.get(&copy)).map(|copy| copy.view.clone());
         let place = match access.location {
             Location::Device(Address(address)) => Place::Device(address),
@@ -234,10 +281,14 @@ impl State {
         self.judge(place, gathered.bytes(), &gathered.row(mark, place.start()), copy.as_ref());
         match (strong, access.order) {
             (Some(scope), order)
-                if access.proxy == Proxy::Generic && (access.copy.is_none() || order == Order::Release) =>
+                if access.proxy == Proxy::Generic
+                    && (access.copy.is_none() || order == Order::Release)
+                    && !self.is_mbarrier(place) =>
             {
-                let view = copy.unwrap_or_else(|| self.view(thread));
-                self.synchronise(place, &mark, access.order, scope, &view);
+                let view = copy.unwrap_or_else(|| self.view(mark.thread));
+                let mut word = std::mem::take(self.word(place));
+                self.synchronise(&mut word, place, &mark, access.order, scope, &view);
+                *self.word(place) = word;
             }
             _ if mark.writes() => self.forget_words(place, gathered.bytes()),
             _ => {}
@@ -469,27 +520,27 @@ impl State {
         }
     }
 
-    /// What a strong access acquires and releases.
-    fn synchronise(&mut self, place: Place, mark: &Mark, order: Order, scope: Scope, view: &View) {
-        if let Place::Shared(cta, offset) = place
-            && self.at(cta).mbarriers.contains_key(&offset)
-        {
-            return;
-        }
+    /// What a strong access acquires and releases through the word that it reads or writes.
+    pub fn synchronise(&mut self, word: &mut Word, place: Place, mark: &Mark, order: Order, scope: Scope, view: &View) {
         let (thread, site) = (mark.thread, self.site(mark.thread));
-        let mut word = std::mem::take(self.word(place));
         let chained = word.last.is_none_or(|last| last.scope.min(scope) >= needed(last.site, site));
         if mark.kind != AccessKind::Write {
             let acquires = matches!(order, Order::Acquire | Order::AcqRel | Order::SeqCst);
             // Its own head may hold those of others, which it adds to.
             for head in word.heads.iter().filter(|head| head.own != thread || head.released && head.mixed) {
-                self.read_head(head, word.last, chained, mark, scope, acquires);
+                self.read_head(head, word.last, chained, mark, (place, scope), acquires);
+            }
+            if acquires {
+                self.acquire_pending(place, thread, scope);
             }
         }
         if mark.writes() {
             if mark.kind != AccessKind::Atomic || !chained {
                 word.heads.clear();
             }
+            // A release goes on releasing through what its thread writes there later.
+            let earlier: Vec<Head> = word.releases.iter().filter(|head| head.own == thread).cloned().collect();
+            earlier.into_iter().for_each(|head| word.add(Head { scope: head.scope.min(scope), ..head }));
             // What has been acquired just now is released too.
             let reads = mark.kind == AccessKind::Atomic && mark.copy.is_none();
             let view = if reads { &self.view(thread) } else { view };
@@ -505,7 +556,10 @@ impl State {
                 mixed: false,
             };
             if matches!(order, Order::Release | Order::AcqRel | Order::SeqCst) {
-                word.add(head(&view.knowledge, time, scope, true));
+                let head = head(&view.knowledge, time, scope, true);
+                word.releases.retain(|other| other.own != thread || other.scope > scope);
+                word.releases.push(head.clone());
+                word.add(head);
             } else {
                 let warp = self.at(thread.cta).warps.get(thread.warp as usize);
                 let fences = warp.map(|warp| warp.lane(thread.lane).fences.clone()).unwrap_or_default();
@@ -525,10 +579,30 @@ impl State {
             word.last = Some(Last { site, scope, line: mark.line });
             self.at_mut(thread.cta).tick();
         }
-        *self.word(place) = word;
     }
 
-    fn read_head(&mut self, head: &Head, last: Option<Last>, chained: bool, mark: &Mark, scope: Scope, acquires: bool) {
+    /// An acquire takes up what its thread has read there before without one.
+    fn acquire_pending(&mut self, place: Place, thread: Thread, scope: Scope) {
+        let Some(warp) = self.ctas[thread.cta.0 as usize].warps.get_mut(thread.warp as usize) else { return };
+        let fits = |pending: &Pending| pending.place == place && scope >= pending.needed;
+        if warp.lane(thread.lane).pending.iter().any(fits) {
+            warp.update(1 << thread.lane, |state| {
+                for pending in state.pending.extract_if(.., |pending| fits(pending)) {
+                    pending.head.view().tell(&mut state.knowledge);
+                }
+            });
+        }
+    }
+
+    fn read_head(
+        &mut self,
+        head: &Head,
+        last: Option<Last>,
+        chained: bool,
+        mark: &Mark,
+        (place, scope): (Place, Scope),
+        acquires: bool,
+    ) {
         let thread = mark.thread;
         let least = match (head.mixed, head.scope) {
             (true, Scope::Cluster) => Scope::Cluster,
@@ -559,7 +633,7 @@ impl State {
                 state.knowledge = told.clone();
             }
             if pends {
-                state.pend(Pending { head: head.clone(), needed });
+                state.pend(Pending { head: head.clone(), needed, place });
             }
             if let Some(missing) = &missing {
                 state.fail(Failed { view: view.clone(), missing: missing.clone() });
@@ -709,8 +783,9 @@ impl State {
 
     /// All that was done is before all that comes.
     fn forget(&mut self) {
-        let State { names, found, rules, .. } = std::mem::take(self);
-        *self = State { names, found, rules, ..State::default() };
+        let State { names, found, rules, sequential, .. } = std::mem::take(self);
+        let sequential = sequential.map(|_| Vec::new());
+        *self = State { names, sequential, found, rules, ..State::default() };
     }
 
     fn fence(&mut self, thread: ThreadId, lanes: u32, fence: Fence, scope: Scope, line: u32) {
@@ -718,6 +793,11 @@ impl State {
         let cta = self.at_mut(number);
         let now = cta.tick();
         let own = super::lanes::lanes_of(thread.warp as u16, cta.threads, lanes);
+        if fence == Fence::Memory(Order::SeqCst) && self.sequential.is_some() {
+            self.fence_in_sequence(number, thread.warp, lanes, scope, (now, line));
+            return;
+        }
+        let cta = self.at_mut(number);
         let Some(warp) = cta.warps.get_mut(thread.warp as usize) else { return };
         match fence {
             Fence::Memory(_) => warp.update(lanes, |state| state.fence(scope, now, line)),
@@ -754,6 +834,28 @@ impl State {
         for mbarrier in self.at_mut(number).mbarriers.values_mut() {
             mbarrier.fenced.get_or_insert(completions);
         }
+    }
+
+    /// A `fence.sc` comes behind all those before it whose scopes include its thread, as its own includes theirs.
+    fn fence_in_sequence(&mut self, cta: CtaNumber, warp: u32, lanes: u32, scope: Scope, (now, line): (Time, u32)) {
+        let site = self.site(Cta::thread(cta, warp, 0));
+        let mut before = self.sequential.take().unwrap_or_default();
+        let heard = before.iter().filter(|head| head.scope.min(scope) >= needed(head.site, site)).map(Head::view);
+        let heard: Vec<View> = heard.collect();
+        let Some(found) = self.at_mut(cta).warps.get_mut(warp as usize) else { return };
+        found.update(lanes, |state| {
+            heard.iter().for_each(|view| view.tell(&mut state.knowledge));
+            state.fence(scope, now, line);
+        });
+        for own in each(lanes).map(|lane| Cta::thread(cta, warp, lane)) {
+            let View { mut knowledge, .. } = self.view(own);
+            let alike = before.iter().position(|head| (head.site, head.scope) == (site, scope));
+            if let Some(other) = alike.map(|at| before.swap_remove(at)) {
+                other.view().tell(&mut knowledge);
+            }
+            before.push(Head { knowledge, own, time: now, site, scope, line, released: true, mixed: false });
+        }
+        self.sequential = Some(before);
     }
 
     fn cluster_arrive(&mut self, thread: ThreadId, lanes: u32, releases: bool) {

@@ -9,7 +9,7 @@ use crate::memory::Scope;
 
 /// A release, or a strong write that is none.
 #[derive(Debug, Clone)]
-pub(super) struct Head {
+pub(crate) struct Head {
     pub knowledge: Knowledge,
     pub own: Thread,
     pub time: Time,
@@ -38,15 +38,17 @@ impl Head {
 
 /// The last strong write.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Last {
+pub(crate) struct Last {
     pub site: Site,
     pub scope: Scope,
     pub line: u32,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Word {
+pub(crate) struct Word {
     pub heads: Vec<Head>,
+    /// The releases of each thread here, the last of each scope.
+    pub releases: Vec<Head>,
     pub last: Option<Last>,
 }
 

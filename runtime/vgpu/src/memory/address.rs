@@ -53,6 +53,11 @@ pub(crate) enum Target {
     Nothing,
 }
 
+/// Whether device addresses point to the same allocation, or to allocations of which one follows the other.
+pub(crate) fn same_slot(a: Address, b: Address) -> bool {
+    a.0 >> PLACE_BITS == b.0 >> PLACE_BITS
+}
+
 #[inline]
 pub(crate) fn is_device(address: u64) -> bool {
     address >> 62 == 0

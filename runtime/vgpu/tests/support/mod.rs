@@ -3,7 +3,7 @@
 
 use moe_vgpu::{Address, Cluster, Config, Kernel, Module, Policy, RankId, StreamId};
 
-pub const POLICIES: [Policy; 3] = [Policy::RoundRobin, Policy::Random, Policy::Adversarial];
+pub const POLICIES: [Policy; 4] = Policy::ALL;
 
 /// A module with one kernel. Registers: `%r<40>` (32 bits), `%rd<40>` (64), `%p<10>`, `%h<10>` (16), `%f<10>`.
 pub fn module(name: &str, parameters: &str, body: &str) -> Module {
