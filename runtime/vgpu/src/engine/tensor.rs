@@ -34,7 +34,11 @@ impl Machine {
 
     fn show_map(&mut self, warp: &Warp, lane: u32, line: u32, home: Home, proxy: Proxy, kind: AccessKind) {
         if !self.observers.is_empty() {
-            self.show(warp, lane, home, MAP_BYTES, Manner { order: Order::Weak, scope: Scope::Cta, proxy, kind, line });
+            let manner = Manner { order: Order::Weak, scope: Scope::Cta, proxy, kind, line };
+            if kind != AccessKind::Read {
+                self.overwrite(warp, lane, home, MAP_BYTES, manner);
+            }
+            self.show(warp, lane, home, MAP_BYTES, manner);
         }
     }
 
