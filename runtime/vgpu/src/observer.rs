@@ -45,6 +45,32 @@ pub struct Access {
     pub copy: Option<CopyId>,
 }
 
+/// Weak accesses of one instruction by lanes next to each other, each of its own bytes behind those of the lane before, or all of the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// That of the first lane.
+    pub first: Access,
+    /// So many lanes.
+    pub count: u32,
+    /// Bytes from the place of one lane to that of the next: those of an access, or 0.
+    pub step: u32,
+}
+
+impl Row {
+    /// The access of each lane.
+    pub fn accesses(self) -> impl Iterator<Item = Access> {
+        (0..self.count).map(move |number| {
+            let behind = number * self.step;
+            let location = match self.first.location {
+                Location::Device(Address(start)) => Location::Device(Address(start + u64::from(behind))),
+                Location::Shared(cta, start) => Location::Shared(cta, start + behind),
+            };
+            let thread = ThreadId { lane: self.first.thread.lane + number, ..self.first.thread };
+            Access { thread, location, ..self.first }
+        })
+    }
+}
+
 /// What a fence orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fence {
@@ -259,6 +285,10 @@ pub enum Event {
 pub trait Observer {
     /// One thread's access, after its checks and at the moment it takes effect.
     fn access(&mut self, access: &Access);
+    /// Accesses of several threads at once: each as one.
+    fn row(&mut self, row: &Row) {
+        row.accesses().for_each(|access| self.access(&access));
+    }
     /// An event that orders accesses.
     fn event(&mut self, event: &Event) {
         let _ = event;
@@ -298,6 +328,10 @@ impl Observers {
 
     pub fn access(&mut self, access: &Access) {
         self.list.iter_mut().for_each(|observer| observer.access(access));
+    }
+
+    pub fn row(&mut self, row: &Row) {
+        self.list.iter_mut().for_each(|observer| observer.row(row));
     }
 
     /// Tells an event, which is made only if somebody hears it.

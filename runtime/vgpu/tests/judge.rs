@@ -401,3 +401,23 @@ fn runs_follow_each_other() {
     cluster.run().unwrap();
     assert_eq!(judge.found().len(), 1);
 }
+
+/// Observation order: a strong write that was read is behind whoever read it, though what came before that write is not.
+#[test]
+fn a_counter_that_is_cleared_by_who_has_seen_it() {
+    let text = include_str!("judge/counter_cleared.ptx");
+    let run = |changes: &[(&str, &str)]| {
+        let module = mended(text, changes);
+        judged(1, |cluster| {
+            let out = zeroed(cluster, 0, 32, "out");
+            let stream = cluster.stream(RankId(0)).unwrap();
+            let kernel = module.kernel("k").unwrap();
+            cluster.launch_cooperative(stream, &kernel, Launch::linear(2, 1, vec![out.into()])).unwrap();
+        })
+    };
+    assert_eq!(run(&[]), []);
+    let before = run(&[("// here", "ld.global.u32 %v,[%c+16];")]);
+    assert!(matches!(missing(&before)[..], [Missing::Release { line: 12 }]), "{before:?}");
+    let unseen = run(&[("ld.relaxed.gpu.global.u32 %v", "ld.relaxed.cta.global.u32 %v")]);
+    assert!(unseen.iter().any(|(_, text)| text.contains("writes it in line 18")), "{unseen:?}");
+}

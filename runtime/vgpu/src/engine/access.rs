@@ -324,7 +324,14 @@ impl Machine {
         pc: u32,
         code: &KernelCode,
     ) -> Outcome<bool> {
-        if self.observers.is_empty() && self.load_together(warp, op, mask, pc) {
+        if self.observers.is_empty() || op.place.space == Space::Param {
+            if self.load_together(warp, op, mask, pc) {
+                return Ok(false);
+            }
+        } else if let Some(row) = self.row(warp, op, mask, AccessKind::Read, code.lines[pc as usize])
+            && self.load_together(warp, op, mask, pc)
+        {
+            self.observers.row(&row);
             return Ok(false);
         }
         self.load_lanes(warp, op, mask, pc, code)
@@ -420,13 +427,16 @@ impl Machine {
         pc: u32,
         code: &KernelCode,
     ) -> Outcome<()> {
-        if op.place.space != Space::Local && self.observers.is_empty() {
+        let told = !self.observers.is_empty();
+        let row = if told { self.row(warp, op, mask, AccessKind::Write, code.lines[pc as usize]) } else { None };
+        if op.place.space != Space::Local && (!told || row.is_some()) {
             let done = if warp.probe.checks_stores {
                 self.store_together::<true>(warp, op, mask)
             } else {
                 self.store_together::<false>(warp, op, mask)
             };
             if done {
+                row.iter().for_each(|row| self.observers.row(row));
                 return Ok(());
             }
         }

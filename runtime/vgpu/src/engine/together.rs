@@ -1,4 +1,4 @@
-//! Loads and stores of a warp at once, without an observer. What all lanes access lies in one allocation nearly always, so
+//! Loads and stores of a warp at once; an observer is told of rows only. What all lanes access lies in one allocation nearly always, so
 //! that it is found, checked and counted once.
 //!
 //! Invariant: an access that is not in order in every lane changes nothing here; the way lane by lane then finds whom to
@@ -12,6 +12,8 @@ use super::warp::{Warp, copy_element, lanes};
 use crate::decode::op::{MemoryOp, OFFSET_MASK, Space, VARIABLE_SHIFT};
 use crate::memory::address::{MAX_ALLOCATION_BYTES, is_device};
 use crate::memory::segment::Segment;
+use crate::memory::{Address, Order};
+use crate::observer::{Access, AccessKind, Location, Row};
 
 /// How what the lanes access lies in a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,41 @@ struct Span {
 }
 
 impl Machine {
+    /// What observers are told of an access in one piece, if they can be.
+    pub(super) fn row(&mut self, warp: &Warp, op: &MemoryOp, mask: u32, kind: AccessKind, line: u32) -> Option<Row> {
+        let lane = mask.trailing_zeros();
+        let neighbours = (mask >> lane).trailing_ones() == mask.count_ones();
+        if op.order != Order::Weak || !neighbours || self.observers.weak().is_some() {
+            return None;
+        }
+        let span = span(warp, op, mask)?;
+        let step = match span.pattern {
+            Pattern::Row => op.size(),
+            Pattern::Same if kind == AccessKind::Read => 0,
+            Pattern::Same | Pattern::Scattered => return None,
+        };
+        let location = if device_space(op.place.space, span.start) {
+            Location::Device(Address(span.start))
+        } else if op.place.space == Space::Shared {
+            Location::Shared(warp.cta_index, (span.start & u64::from(OFFSET_MASK)) as u32)
+        } else {
+            return None;
+        };
+        let MemoryOp { order, scope, proxy, .. } = *op;
+        let first = Access {
+            thread: warp.thread(lane),
+            location,
+            bytes: op.size(),
+            order,
+            scope,
+            proxy,
+            kind,
+            line,
+            copy: None,
+        };
+        Some(Row { first, count: mask.count_ones(), step })
+    }
+
     /// False if nothing has been done.
     #[inline]
     pub(super) fn load_together(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32, pc: u32) -> bool {

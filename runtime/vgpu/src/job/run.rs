@@ -189,10 +189,22 @@ impl Job {
     }
 }
 
-/// A report without what differs from schedule to schedule.
+/// A report without what differs from schedule to schedule: numbers, but for those of lines in a text.
 fn what(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default();
-    line.chars().filter(|c| !c.is_ascii_digit() && *c != '+').collect()
+    let of_schedule = |line: &&str| {
+        let line = line.trim_start();
+        line.starts_with("thread:") || line.starts_with("schedule:") || line.ends_with(" times")
+    };
+    let mut known = String::new();
+    for line in text.lines().filter(|line| !of_schedule(line)) {
+        for (number, part) in line.split("line ").enumerate() {
+            let digits = if number == 0 { 0 } else { part.chars().take_while(char::is_ascii_digit).count() };
+            let (place, rest) = part.split_at(digits);
+            known.push_str(place);
+            known.extend(rest.chars().filter(|c| !c.is_ascii_digit() && *c != '+'));
+        }
+    }
+    known
 }
 
 impl Ready<'_> {
@@ -583,5 +595,21 @@ fn encoded(value: &Value, element: Element, places: &Places) -> Result<Vec<u8>, 
             }
             Ok(bytes)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::what;
+
+    #[test]
+    fn what_is_found_at_two_lines_is_two_things_and_under_two_schedules_one() {
+        let told = |lane: u32, line: u32, seed: u32| {
+            format!(
+                "`x+{lane}` is bad\n  by: rank 0, kernel `k`, CTA {lane}, line {line} (a.cu:3): st\n  schedule: random, seed {seed}"
+            )
+        };
+        assert_eq!(what(&told(1, 7, 1)), what(&told(2, 7, 5)));
+        assert_ne!(what(&told(1, 7, 1)), what(&told(1, 9, 1)));
     }
 }

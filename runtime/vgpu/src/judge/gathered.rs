@@ -4,7 +4,7 @@
 use super::shadow::{Mark, Row};
 use crate::ids::ThreadId;
 use crate::memory::{Address, Order};
-use crate::observer::{Access, AccessKind, Location};
+use crate::observer::{self, Access, AccessKind, Location};
 
 /// See the module.
 #[derive(Debug)]
@@ -20,6 +20,14 @@ pub(super) struct Gathered {
 impl Gathered {
     pub fn new(first: Access) -> Gathered {
         Gathered { first, count: 1, alike: 1 << first.thread.lane }
+    }
+
+    pub fn of_row(row: &observer::Row) -> Gathered {
+        let one = Gathered::new(row.first);
+        match row.step {
+            0 => Gathered { alike: lanes(row.first.thread.lane, row.count), ..one },
+            _ => Gathered { count: row.count, ..one },
+        }
     }
 
     /// Takes another access of the same instruction if it fits.
@@ -58,10 +66,12 @@ impl Gathered {
     pub fn row(&self, mark: Mark, start: u64) -> Row {
         match self.count {
             1 => Row { mark, start, each: 0, lanes: self.alike },
-            count => {
-                let lanes = (u64::from(u32::MAX) >> (32 - count) << mark.thread.lane) as u32;
-                Row { mark, start, each: self.first.bytes.into(), lanes }
-            }
+            count => Row { mark, start, each: self.first.bytes.into(), lanes: lanes(mark.thread.lane.into(), count) },
         }
     }
+}
+
+/// So many lanes from one on.
+fn lanes(first: u32, count: u32) -> u32 {
+    (u64::from(u32::MAX) >> (32 - count) << first) as u32
 }

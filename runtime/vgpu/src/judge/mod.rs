@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use report::{Agent, Apart, Conflict, Missing, Party};
 use state::State;
 
-use crate::observer::{Access, Event, Observer};
+use crate::observer::{Access, Event, Observer, Row};
 use crate::rules::Rules;
 
 /// An [`Observer`] that judges memory order. Its clones are one: one goes to the cluster, another tells what was found.
@@ -60,6 +60,10 @@ impl Judge {
 impl Observer for Judge {
     fn access(&mut self, access: &Access) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).access(access);
+    }
+
+    fn row(&mut self, row: &Row) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).row(row);
     }
 
     fn event(&mut self, event: &Event) {

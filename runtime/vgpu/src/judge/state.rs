@@ -15,7 +15,7 @@ use super::words::{Head, Last, Word};
 use super::world::{Cluster, Cta, Launch, Mbarrier, Stream};
 use crate::ids::{CopyId, EventId, LaunchId, StreamId, ThreadId};
 use crate::memory::{Address, Order, Proxy, Scope};
-use crate::observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep};
+use crate::observer::{self, Access, AccessKind, Began, Event, Fence, Location, MbarrierStep};
 use crate::rules::{Found, Rule, Rules, Severity, Verdict};
 
 /// Kinds of conflict that are kept.
@@ -78,6 +78,14 @@ pub(crate) enum Place {
 }
 
 impl Place {
+    /// Another one in the same space.
+    fn with(self, start: u64) -> Place {
+        match self {
+            Place::Device(_) => Place::Device(start),
+            Place::Shared(cta, _) => Place::Shared(cta, start as u32),
+        }
+    }
+
     fn start(self) -> u64 {
         match self {
             Place::Device(address) => address,
@@ -114,11 +122,11 @@ impl See for Look<'_> {
     }
 
     fn pair(&mut self, at: u64, first: &Mark, second: &Mark) {
-        let shared = match self.place {
-            Place::Shared(cta, offset) if self.state.is_of_mbarrier(cta, offset, first, second) => return,
-            Place::Shared(..) => true,
-            Place::Device(_) => false,
-        };
+        if let Place::Shared(cta, offset) = self.place
+            && self.state.is_of_mbarrier(cta, offset, first, second)
+        {
+            return;
+        }
         let own;
         let view = match self.copy {
             Some(copy) => copy,
@@ -127,8 +135,8 @@ impl See for Look<'_> {
                 &own
             }
         };
-        self.found
-            .extend(self.state.missing(first, second, view, shared).map(|missing| (at, *first, *second, missing)));
+        let missing = self.state.missing(self.place.with(at), first, second, view);
+        self.found.extend(missing.map(|missing| (at, *first, *second, missing)));
     }
 }
 
@@ -260,6 +268,11 @@ impl State {
         }
     }
 
+    pub fn row(&mut self, row: &observer::Row) {
+        self.catch_up();
+        self.judge_gathered(&Gathered::of_row(row));
+    }
+
     /// Judges what has been gathered so far.
     pub fn catch_up(&mut self) {
         if let Some(gathered) = self.gathered.take() {
@@ -315,11 +328,7 @@ impl State {
         }
         *self.shadow(place) = shadow;
         for (at, first, second, missing) in found {
-            let place = match place {
-                Place::Device(_) => Place::Device(at),
-                Place::Shared(cta, _) => Place::Shared(cta, at as u32),
-            };
-            self.tell(place, &first, &second, missing);
+            self.tell(place.with(at), &first, &second, missing);
         }
     }
 
@@ -345,12 +354,22 @@ impl State {
     }
 
     /// What is missing between two accesses, the second with this knowledge; none if they are in order.
-    fn missing(&self, first: &Mark, second: &Mark, view: &View, shared: bool) -> Option<Missing> {
+    fn missing(&self, place: Place, first: &Mark, second: &Mark, view: &View) -> Option<Missing> {
+        let shared = matches!(place, Place::Shared(..));
         if let Some(copy) = first.copy {
             return self.missing_behind_copy(copy, first, second, view, shared);
         }
         let position = self.position(first.thread.cta);
-        if !view.knows(first.thread, first.time, position) {
+        let knows = |thread: Thread, time| view.knows(thread, time, self.position(thread.cta));
+        // Whoever has read a strong write comes behind that write, though not behind what came before it.
+        let word = match place {
+            _ if first.strong.is_none() || !first.writes() => None,
+            Place::Device(address) => self.words.get(&address),
+            Place::Shared(cta, offset) => self.at(cta).words.get(&offset),
+        };
+        let mut observed = word.into_iter().flat_map(|word| &word.observed);
+        let observer = observed.find(|(thread, time)| knows(*thread, *time));
+        if !knows(first.thread, first.time) && observer.is_none() {
             let (a, b) = (self.site(first.thread), self.site(second.thread));
             let needed = needed(a, b);
             return match (first.strong, second.strong) {
@@ -361,7 +380,8 @@ impl State {
         }
         if second.proxy == Proxy::Async && first.proxy == Proxy::Generic && (first.writes() || self.is_strict()) {
             let seen = if shared { &view.knowledge.shared } else { &view.knowledge.global };
-            if !seen.knows(first.thread, first.time, position) {
+            let fenced = |thread: Thread, time| seen.knows(thread, time, self.position(thread.cta));
+            if !fenced(first.thread, first.time) && !observer.is_some_and(|(thread, time)| fenced(*thread, *time)) {
                 let strict = Missing::StrictProxyFence { shared };
                 return Some(if first.writes() { Missing::ProxyFence { shared } } else { strict });
             }
@@ -525,6 +545,9 @@ impl State {
         let (thread, site) = (mark.thread, self.site(mark.thread));
         let chained = word.last.is_none_or(|last| last.scope.min(scope) >= needed(last.site, site));
         if mark.kind != AccessKind::Write {
+            if chained && word.last.is_some() {
+                word.observe(thread, self.at(thread.cta).now);
+            }
             let acquires = matches!(order, Order::Acquire | Order::AcqRel | Order::SeqCst);
             // Its own head may hold those of others, which it adds to.
             for head in word.heads.iter().filter(|head| head.own != thread || head.released && head.mixed) {
@@ -577,6 +600,7 @@ impl State {
                 }
             }
             word.last = Some(Last { site, scope, line: mark.line });
+            word.observed.clear();
             self.at_mut(thread.cta).tick();
         }
     }
@@ -903,7 +927,7 @@ impl State {
         let mut found: Vec<(u64, Mark)> = Vec::new();
         cta.shadow.each(|at, mark| {
             if mark.thread.cta != number
-                && self.missing(mark, &end, &view, true).is_some()
+                && self.missing(Place::Shared(number, at as u32), mark, &end, &view).is_some()
                 && !found.iter().any(|(_, other)| (other.line, other.kind) == (mark.line, mark.kind))
             {
                 found.push((at, *mark));

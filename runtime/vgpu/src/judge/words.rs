@@ -50,9 +50,21 @@ pub(crate) struct Word {
     /// The releases of each thread here, the last of each scope.
     pub releases: Vec<Head>,
     pub last: Option<Last>,
+    /// Strong reads of what was written last, by threads whose scope and that of the write include each other: the first of each thread.
+    pub observed: Vec<(Thread, Time)>,
 }
 
+/// So many threads are kept that have read a word.
+const MOST_OBSERVED: usize = 256;
+
 impl Word {
+    pub fn observe(&mut self, thread: Thread, time: Time) {
+        let known = self.observed.iter().any(|(other, _)| *other == thread);
+        if !known && self.observed.len() < MOST_OBSERVED {
+            self.observed.push((thread, time));
+        }
+    }
+
     pub fn add(&mut self, mut head: Head) {
         if let Some(at) = self.heads.iter().position(|other| head.takes_in(other)) {
             let other = self.heads.swap_remove(at);

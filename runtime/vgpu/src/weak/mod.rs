@@ -292,7 +292,8 @@ impl WeakMemory {
         if let Update::Writes(new) = update {
             let releases = std::mem::take(&mut history.releases);
             let message = history.message(at);
-            let mut word = Word { heads: message.word.heads.clone(), last: message.word.last, releases };
+            let mut word =
+                Word { heads: message.word.heads.clone(), last: message.word.last, releases, ..Word::default() };
             let view = self.order.view_of(&mark);
             if let Some(scope) = mark.strong {
                 let place = self.place(access);
