@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all set-up on a fresh Debian machine with Rust and git.
-.PHONY: demo test test-python test-torch wheels bench gpu install setup
+.PHONY: demo test test-python test-torch wheels bench judge gpu install setup
 
 setup:
 	@.ci/bootstrap
@@ -50,6 +50,13 @@ bench: setup
 	cargo bench -p moe-tests --bench figures
 	cargo build -q --workspace --bin moec
 	.ci/python figures
+
+# Takes every order, scope, flag, wait and barrier from every kernel, one at a time, and says who notices: the matrix of docs/judge.md, and every
+# mutant in target/kill_matrix.json. WORD=barrier tries the kernels of that name, ALL=1 all that differ in more than numbers; both leave the page alone.
+judge: setup
+	cargo bench --workspace --bench kill_matrix --profile dev -- \
+	    $(WORD) $(if $(ALL),--all) $(if $(WORD)$(ALL),,--page $(CURDIR)/docs/judge.md) \
+	    --json $(CURDIR)/target/kill_matrix.json
 
 # On a machine with an NVIDIA GPU: everything that runs on one, compared with the reference bit for bit.
 gpu: setup

@@ -36,8 +36,8 @@ fn every_collective_and_ordered_access() {
         let ballot = k.ballot(value.less(sum)) & k.lanes_below();
         k.cta_barrier();
         words.at(k.thread()).store(sum + ballot.count_ones() + ballot.trailing_zeros() + shared.at_constant(0).load());
-        let seen = flags.load_acquire_sys() + flags.load_relaxed_gpu() + k.global_timer();
-        let old = flags.compare_and_swap_relaxed_gpu(k.u64(0), seen);
+        let seen = flags.load_acquire_sys() + flags.load_relaxed_sys() + k.global_timer();
+        let old = flags.compare_and_swap_relaxed_sys(k.u64(0), seen);
         flags.at_constant(1).store(old.of_lane(k.lane()));
         let float: Pointer<Global, F32> = words.cast();
         let number = float.at_constant(7).load();

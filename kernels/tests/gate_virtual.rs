@@ -3,9 +3,13 @@
 #[path = "../../compiler/gate/tests/common/golden.rs"]
 #[allow(dead_code)]
 mod golden;
+#[path = "common/host.rs"]
+mod host;
 #[path = "../../compiler/gate/tests/common/programs.rs"]
 #[allow(dead_code)]
 mod programs;
+#[path = "common/run.rs"]
+mod run;
 #[path = "common/virtual_gpu.rs"]
 mod virtual_gpu;
 

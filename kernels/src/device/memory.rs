@@ -140,10 +140,10 @@ impl<'k> Pointer<'k, Global, U64> {
         Value::new(self.builder, raw.expect("it has a result"))
     }
 
-    /// Load of a flag of this GPU, without order.
-    pub fn load_relaxed_gpu(self) -> Value<'k, U64> {
+    /// Load of a word that the host and all ranks may write, without order.
+    pub fn load_relaxed_sys(self) -> Value<'k, U64> {
         let result = Some(U64::mlir(self.builder.context()));
-        let raw = self.builder.inline("ld.relaxed.gpu.global.u64 $0, [$1];", "=l,l,~{memory}", &[self.raw], result);
+        let raw = self.builder.inline("ld.relaxed.sys.global.u64 $0, [$1];", "=l,l,~{memory}", &[self.raw], result);
         Value::new(self.builder, raw.expect("it has a result"))
     }
 
@@ -162,9 +162,9 @@ impl<'k> Pointer<'k, Global, U64> {
         Value::new(self.builder, raw.expect("it has a result"))
     }
 
-    /// Stores `value` if the memory holds `expected`; gives what it held. Relaxed, among the threads of this GPU.
-    pub fn compare_and_swap_relaxed_gpu(self, expected: Value<'k, U64>, value: Value<'k, U64>) -> Value<'k, U64> {
-        let text = "atom.relaxed.gpu.global.cas.b64 $0, [$1], $2, $3;";
+    /// Stores `value` if the memory holds `expected`; gives what it held. Relaxed, among all ranks and the host.
+    pub fn compare_and_swap_relaxed_sys(self, expected: Value<'k, U64>, value: Value<'k, U64>) -> Value<'k, U64> {
+        let text = "atom.relaxed.sys.global.cas.b64 $0, [$1], $2, $3;";
         let operands = [self.raw, expected.raw, value.raw];
         let result = Some(U64::mlir(self.builder.context()));
         let raw = self.builder.inline(text, "=l,l,l,l,~{memory}", &operands, result);

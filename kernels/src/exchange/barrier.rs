@@ -11,7 +11,10 @@ use moe_contract::Flag;
 use super::frame::Frame;
 
 pub(super) fn body(frame: &Frame<'_, '_>) {
-    frame.end_together_on_error();
-    frame.publish(Flag::Barrier);
-    frame.wait(Flag::Barrier);
+    // A single rank has nobody to meet.
+    if frame.exchange.has_flags() {
+        frame.end_on_error();
+        frame.publish(Flag::Barrier);
+        frame.wait(Flag::Barrier);
+    }
 }

@@ -6,8 +6,8 @@
 //!   then `gradient_arrival`.
 //! * `ctas` CTAs; one warp per copy, one pick after the other. A lane adds output × gradient of its chunks in ascending order; a butterfly
 //!   adds the lanes. The order is part of the contract.
-//! * Memory order: each CTA acquires every flag itself; weight gradients are weak stores before the CTA barrier and
-//!   [`Frame::publish`].
+//! * Memory order: each CTA acquires every flag itself; weight gradients are weak stores before
+//!   [`Frame::publish_together`].
 //! * Cost, per source rank: what the table says ([`moe_contract::kernel`]).
 
 use moe_contract::{Buffer, Flag, Region, Tensor};
@@ -22,7 +22,7 @@ use super::row::for_each_batch;
 use crate::device::{Chunk, F32, Global, Pointer, U8, U32, Value};
 
 pub(super) fn body(frame: &Frame<'_, '_>) {
-    let (k, exchange) = (frame.k, frame.exchange);
+    let exchange = frame.exchange;
     frame.wait_together(Flag::Dispatch);
     zero_padding(frame, frame.buffer::<U32>(Buffer::ExpertOffsets), Tensor::ExpertOutputGradient);
     Copies::for_each_of_handle(frame, |copy| {
@@ -36,8 +36,7 @@ pub(super) fn body(frame: &Frame<'_, '_>) {
         }
     });
     if exchange.weighted {
-        k.cta_barrier();
-        frame.publish(Flag::Gradient);
+        frame.publish_together(Flag::Gradient);
     }
 }
 

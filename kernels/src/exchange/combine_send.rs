@@ -4,7 +4,7 @@
 //!   `partials` at the source: slot (ordinal, token) of the half of this epoch, and `combine_arrival`.
 //! * `ctas` CTAs; one warp per copy, a lane for each of its picks. For each batch of chunks the local picks are added in ascending position
 //!   in f32, the first starts the sum, and the sum is rounded once. In a rank-major layout a copy is one row.
-//! * Memory order: stores are weak; the CTA barrier and [`Frame::publish`] make them visible before the flag.
+//! * Memory order: stores are weak; [`Frame::publish_together`] makes them visible before the flag.
 //! * Cost, per source rank: what the table says ([`moe_contract::kernel`]); each row of the output is read once.
 
 use moe_contract::{Buffer, Exchange, Flag, Region, Tensor};
@@ -34,8 +34,7 @@ impl Weighting {
 pub(super) fn body(frame: &Frame<'_, '_>, weighting: Weighting) {
     frame.end_on_error();
     Copies::for_each_of_handle(frame, |copy| send(frame, weighting, copy));
-    frame.k.cta_barrier();
-    frame.publish(Flag::Combine);
+    frame.publish_together(Flag::Combine);
 }
 
 fn send<'k>(frame: &Frame<'k, '_>, weighting: Weighting, copy: Copy<'k>) {

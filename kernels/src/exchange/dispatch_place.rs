@@ -20,12 +20,10 @@ use crate::device::{Chunk, Element, Global, Pointer, Shared, Space, U8, U32, U64
 pub(super) fn body(frame: &Frame<'_, '_>) {
     frame.end_on_error();
     if !frame.exchange.layout.by_expert() {
-        Copies::for_each_of_handle(frame, |copy| {
+        return Copies::for_each_of_handle(frame, |copy| {
             complete_rank_major(frame, copy);
             place(frame, copy, Rows::One(copy.number));
         });
-        // The epoch ends when all warps have looked at it.
-        return frame.k.cta_barrier();
     }
     let offsets = offsets(frame);
     zero_padding(frame, offsets, Tensor::ExpertInput);

@@ -5,7 +5,7 @@
 //!   source, and the flag of dispatch.
 //! * `ctas` CTAs; one warp per token. A row is loaded and converted once, in batches of a few chunks per lane, and each batch is stored
 //!   to all destinations before the next is loaded. A lane stands for up to three ranks, so that no array has the size of the ranks.
-//! * Memory order: stores are weak; the CTA barrier and [`Frame::publish`] make them visible before the flag. CTA 0 stores the counts
+//! * Memory order: stores are weak; [`Frame::publish_together`] makes them visible before the flag. CTA 0 stores the counts
 //!   by the threads that then add to the flag of the same rank. The half is free: see [`super`].
 //! * Cost, per destination rank: what the table says ([`moe_contract::kernel`]); each row is loaded once.
 
@@ -77,8 +77,7 @@ pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
     if sent == Sent::RowsAndRecords {
         send_counts(frame);
     }
-    k.cta_barrier();
-    frame.publish(Flag::Dispatch);
+    frame.publish_together(Flag::Dispatch);
 }
 
 /// 16-byte chunks of a row.

@@ -156,16 +156,9 @@ impl<'k, 'x> Frame<'k, 'x> {
         k.for_each(k.warp() * ctas + k.cta(), count, k.u32(ctas * self.warps()), body);
     }
 
-    /// Ends every thread when an earlier kernel has found an error. Only where no CTA of *this* kernel can set the status: all
-    /// threads must see the same.
+    /// Ends the CTA when there is an error. The host may set the status while kernels run, as may other CTAs of some kernels, so that
+    /// threads could see different things: one looks for all. One CTA barrier.
     pub fn end_on_error(&self) {
-        let status = self.buffer::<U64>(Buffer::Status);
-        self.k.exit_when(status.load().differs(self.k.u64(0)));
-    }
-
-    /// Ends the CTA when there is an error. Where CTAs of this kernel set the status, its threads could see different things: one looks
-    /// for all. One CTA barrier.
-    pub fn end_together_on_error(&self) {
         let k = self.k;
         let seen = k.shared::<U32>(1);
         k.when(k.thread().equals(k.u32(0)), || seen.store(self.sees_error().as_u32()));
@@ -173,9 +166,9 @@ impl<'k, 'x> Frame<'k, 'x> {
         k.exit_when(seen.load().differs(k.u32(0)));
     }
 
-    /// Whether this thread sees an error. Threads may differ where CTAs of this kernel set the status.
+    /// Whether this thread sees an error; others may not see it yet. At system scope: the host is one of those that report.
     pub fn sees_error(&self) -> Value<'k, Pred> {
-        self.buffer::<U64>(Buffer::Status).load_relaxed_gpu().differs(self.k.u64(0))
+        self.buffer::<U64>(Buffer::Status).load_relaxed_sys().differs(self.k.u64(0))
     }
 
     /// Reports numbers of the caller, unless there is an error already.
@@ -185,7 +178,7 @@ impl<'k, 'x> Frame<'k, 'x> {
 
     fn set_status(&self, code: u64, words: [Value<'k, U64>; 3]) {
         let (k, status) = (self.k, self.buffer::<U64>(Buffer::Status));
-        let found = status.compare_and_swap_relaxed_gpu(k.u64(0), k.u64(code));
+        let found = status.compare_and_swap_relaxed_sys(k.u64(0), k.u64(code));
         k.when(found.equals(k.u64(0)), || {
             for (place, word) in (1..).zip(words) {
                 status.at_constant(place).store(word);
@@ -226,16 +219,20 @@ impl<'k, 'x> Frame<'k, 'x> {
     /// [`Frame::wait`] for the whole CTA: when it goes on, everything that the sources released is visible to all threads; when one
     /// of them has failed, all end.
     pub fn wait_together(&self, flag: Flag) {
+        if !self.exchange.has_flags() {
+            return self.end_on_error();
+        }
         let failed = self.wait(flag);
         self.k.exit_when(self.k.cta_any(failed));
     }
 
-    /// The end of the kernel. Where it ends the epoch of a flag, its last CTA says so for the next call. Every thread must have passed a
+    /// The end of the kernel. Where it ends the epoch of a flag, its last CTA says so for the next call; a single rank stays in its first
+    /// epoch, as its stream keeps its calls apart. Every thread must have passed a
     /// CTA barrier since [`Frame::bind`], which loads the epochs: every thread of every CTA has then loaded them.
     pub fn end(&self) {
         let k = self.k;
         let ended: Vec<Flag> = self.kernel.ends(self.exchange).collect();
-        if ended.is_empty() {
+        if ended.is_empty() || !self.exchange.has_flags() {
             return;
         }
         let ctas = match self.kernel.grid(self.exchange) {
@@ -245,11 +242,16 @@ impl<'k, 'x> Frame<'k, 'x> {
         let calls = self.buffer::<U64>(Buffer::Calls);
         k.when(k.thread().equals(k.u32(0)), || {
             for flag in ended {
+                let end = || calls.at_constant(flag.epoch_word()).store(self.epoch(flag));
+                if ctas == 1 {
+                    end();
+                    continue;
+                }
                 let ticket = calls.at_constant(flag.ticket_word());
                 let before = ticket.fetch_add_acq_rel_gpu(k.u64(1));
                 k.when(before.equals(k.u64(u64::from(ctas) - 1)), || {
                     ticket.store(k.u64(0));
-                    calls.at_constant(flag.epoch_word()).store(self.epoch(flag));
+                    end();
                 });
             }
         });

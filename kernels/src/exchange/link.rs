@@ -76,6 +76,15 @@ impl<'k> Frame<'k, '_> {
         Place((peer.0 + offset + self.exchange.region_start(region)).to_pointer())
     }
 
+    /// What all threads of the CTA wrote is published: a CTA barrier, then [`Frame::publish`]. Nothing where there is a single rank. All
+    /// threads of the CTA run it.
+    pub fn publish_together(&self, flag: Flag) {
+        if self.exchange.has_flags() {
+            self.k.cta_barrier();
+            self.publish(flag);
+        }
+    }
+
     /// Adds 1 to this rank's flag on every rank: all that this thread wrote, or the CTA wrote before its last barrier, precedes.
     pub fn publish(&self, flag: Flag) {
         let k = self.k;

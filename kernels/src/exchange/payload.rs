@@ -145,7 +145,11 @@ impl<'k> Sending<'k> {
 
 /// Pieces of which a lane holds the bytes at a time: as many as its registers allow, which are fewer in a larger CTA.
 pub(super) fn in_flight(threads: u32) -> u32 {
-    if threads > 512 { 2 } else { 4 }
+    match threads {
+        ..=512 => 4,
+        513..=768 => 2,
+        _ => 1,
+    }
 }
 
 /// Pieces of which a lane holds the sums in f32 at a time.

@@ -15,7 +15,7 @@ use crate::device::{Chunk, Global, Pointer, U32, Value};
 
 pub(super) fn body<'k>(frame: &Frame<'k, '_>) {
     let (k, exchange) = (frame.k, frame.exchange);
-    frame.end_together_on_error();
+    frame.end_on_error();
     check(frame);
 
     let (first, count) = frame.experts_of(k.cta());
@@ -54,11 +54,14 @@ fn check(frame: &Frame<'_, '_>) {
         let pick = row.at(k.lane().min(k.u32(exchange.top_k - 1))).load();
         let chosen = has & pick.differs(none);
         let outside = chosen & pick.at_least(all);
-        let twice = chosen & (pick.same_lanes() & k.lanes_below() & k.ballot(chosen)).differs(k.u32(0));
-        let wrong = outside | twice;
+        let twice = || chosen & (pick.same_lanes() & k.lanes_below() & k.ballot(chosen)).differs(k.u32(0));
+        let wrong = if exchange.top_k == 1 { outside } else { outside | twice() };
         let lanes = k.ballot(wrong);
         k.when(wrong & (lanes & k.lanes_below()).equals(k.u32(0)), || {
             let words = [token.wide(), k.lane().wide(), pick.wide()];
+            if exchange.top_k == 1 {
+                return frame.report(Fault::PickOutOfRange, words);
+            }
             k.when_else(
                 outside,
                 || frame.report(Fault::PickOutOfRange, words),

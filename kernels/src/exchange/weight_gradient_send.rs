@@ -3,7 +3,7 @@
 //! * Reads the gradients of row weights f32 `[N][P]` and the handle: `received_counts`, tokens and rows of copies. Writes the gradient of
 //!   each local pick to `weight_gradients` of the source, then the flag of gradients.
 //! * `ctas` CTAs; one warp per copy, a lane for each pick.
-//! * Memory order: stores are weak; the CTA barrier and [`Frame::publish`] make them visible before the flag.
+//! * Memory order: stores are weak; [`Frame::publish_together`] makes them visible before the flag.
 //! * Cost, per source rank: what the table says ([`moe_contract::kernel`]).
 
 use moe_contract::{Buffer, Flag, Region, Tensor};
@@ -28,6 +28,5 @@ pub(super) fn body(frame: &Frame<'_, '_>) {
             home.store(k.lane(), gradient.load());
         });
     });
-    k.cta_barrier();
-    frame.publish(Flag::Gradient);
+    frame.publish_together(Flag::Gradient);
 }

@@ -128,7 +128,7 @@ impl<'k> Fault<'k> {
         let (ok, found) = (k.u64(status::FINE), self.found() & live);
         k.when(warp.any_of_warp(found), || {
             k.when(found & warp.place.equals(k.u32(0)), || {
-                let before = words.compare_and_swap_relaxed_gpu(ok, self.code.get().wide());
+                let before = words.compare_and_swap_relaxed_sys(ok, self.code.get().wide());
                 k.when(before.equals(ok), || {
                     let unknown = k.u32(UNKNOWN);
                     let [first, second] = self.details.map(Variable::get);

@@ -160,7 +160,7 @@ fn kernel(
         let warp = Warp::new(k, program);
         tokens_of_warp = warp.tokens();
         // All lanes of a warp leave together, also when another CTA reports an error just now.
-        let failed = words.load_relaxed_gpu().differs(k.u64(status::FINE));
+        let failed = words.load_relaxed_sys().differs(k.u64(status::FINE));
         k.exit_when(warp.any_of_warp(failed));
 
         let exchange = Exchange::new(&warp, WARPS, program);

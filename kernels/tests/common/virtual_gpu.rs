@@ -8,6 +8,9 @@ use moe_kernels::gate::GateKernel;
 use moe_kernels::ptx::{Chip, Target};
 use moe_vgpu::{Address, Cluster, Config, Judge, Launch, Module, Policy, RankId, RunError};
 
+use crate::host::Host;
+use crate::run::Schedule;
+
 /// What is in a tensor before the launch, so that what the kernel did not write is seen.
 pub const UNTOUCHED: u32 = 0xdead_beef;
 
@@ -59,21 +62,23 @@ impl<'p> Virtual<'p> {
         results: &[usize],
     ) -> Outcome {
         let config = Config { sms: 4, policy, seed, ..Config::default() };
-        self.run_on(config, None, [0; 4], self.kernel.grid.ctas(tokens as u32), tokens, tensors, results)
+        self.run_on(config, (None, None), [0; 4], self.kernel.grid.ctas(tokens as u32), tokens, tensors, results)
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// On one CTA, so that its warps loop, if it runs to its end. With what the judge of memory order found.
+    /// On one CTA, so that its warps loop, if it runs to its end; beside a host that does something. With what the judge of memory order
+    /// found.
     pub fn run_watched(
         &self,
-        (policy, seed): (Policy, u64),
+        schedule: Schedule,
+        host: Option<Host>,
         tokens: usize,
         tensors: &[Tensor<'_>],
         results: &[usize],
-    ) -> (Result<Outcome, RunError>, Judge) {
-        let judge = Judge::default();
-        let config = Config { sms: 1, policy, seed, ..Config::default() };
-        (self.run_on(config, Some(&judge), [0; 4], 1, tokens, tensors, results), judge)
+    ) -> (Result<Outcome, RunError>, Option<Judge>) {
+        let judge = schedule.is_judged().then(Judge::default);
+        let config = Config { ranks: 2, sms: 1, policy: schedule.policy, seed: schedule.seed, ..Config::default() };
+        (self.run_on(config, (judge.as_ref(), host), [0; 4], 1, tokens, tensors, results), judge)
     }
 
     /// The same with a status and a number of CTAs of one's own.
@@ -85,7 +90,7 @@ impl<'p> Virtual<'p> {
         tensors: &[Tensor<'_>],
         results: &[usize],
     ) -> Outcome {
-        self.run_on(Config { sms: 4, ..Config::default() }, None, status, ctas, tokens, tensors, results)
+        self.run_on(Config { sms: 4, ..Config::default() }, (None, None), status, ctas, tokens, tensors, results)
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -93,7 +98,7 @@ impl<'p> Virtual<'p> {
     fn run_on(
         &self,
         config: Config,
-        judge: Option<&Judge>,
+        (judge, host): (Option<&Judge>, Option<Host>),
         status: [u64; 4],
         ctas: u32,
         tokens: usize,
@@ -143,6 +148,10 @@ impl<'p> Virtual<'p> {
         cluster.launch(stream, &kernel, launch).unwrap_or_else(|error| panic!("{error}"));
         if let Some(judge) = judge {
             cluster.observe(Box::new(judge.clone()));
+        }
+        if let Some((kernel, launch)) = host.map(|host| host.launch(status)) {
+            let stream = cluster.stream(RankId(1)).expect("the host has a rank");
+            cluster.launch(stream, &kernel, launch).unwrap_or_else(|error| panic!("{error}"));
         }
         cluster.run()?;
         let words = read(&cluster_read(&mut cluster, status, 32));

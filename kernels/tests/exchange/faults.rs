@@ -1,9 +1,10 @@
 //! What kernels say when something is wrong: a pick that cannot be, a rank that does not come.
 
-use moe_contract::{Buffer, Exchange, Fault, Flag, Kernel, Tensor as X};
-use moe_vgpu::{Policy, RankId, RunError};
+use moe_contract::{Exchange, Fault, Flag, Kernel, Tensor as X};
+use moe_vgpu::{RankId, RunError};
 
 use crate::scenario::request;
+use crate::trials::a_rank_that_does_not_come;
 use crate::world::{Loaded, Passed, Schedule, World};
 
 fn exchange() -> Exchange {
@@ -17,7 +18,7 @@ fn bytes(picks: &[i32]) -> Vec<u8> {
 /// What layout makes of one rank's picks; the other ranks have no tokens.
 fn layout(picks: &[i32]) -> [u64; 4] {
     let loaded = Loaded::new(&exchange());
-    let mut world = World::new(&loaded, Schedule { policy: Policy::Random, seed: 7 });
+    let mut world = World::new(&loaded, Schedule::random(7));
     let indices = world.upload("indices", &[bytes(picks), vec![], vec![]]);
     let handle = world.handle();
     let tokens = vec![picks.len() as u32 / 3, 0, 0];
@@ -50,7 +51,7 @@ fn a_pick_that_comes_twice() {
 #[test]
 fn a_rank_that_does_not_come_to_a_barrier() {
     let loaded = Loaded::new(&exchange());
-    let mut world = World::new(&loaded, Schedule { policy: Policy::Adversarial, seed: 3 });
+    let mut world = World::new(&loaded, Schedule::adversarial(3));
     world.deadline = 1_000_000;
     world.launch(Kernel::Barrier, &Passed { absent: Some(1), ..Passed::default() });
     world.run().unwrap_or_else(|error| panic!("{error}"));
@@ -63,49 +64,21 @@ fn a_rank_that_does_not_come_to_a_barrier() {
 #[test]
 fn without_a_deadline_the_cluster_names_who_is_missing() {
     let loaded = Loaded::new(&exchange());
-    let mut world = World::new(&loaded, Schedule { policy: Policy::RoundRobin, seed: 0 });
+    let mut world = World::new(&loaded, Schedule::IN_TURN);
     world.launch(Kernel::Barrier, &Passed { absent: Some(1), ..Passed::default() });
     let error = world.run().expect_err("two ranks wait for ever");
     assert!(matches!(error, RunError::Deadlock(_)), "{error}");
     assert!(error.to_string().contains("barrier.arrive"), "{error}");
 }
 
-/// Every kernel that waits, when rank 2 has not sent: all CTAs end, and the rank's status says whom it missed.
+/// Every kernel that waits, when the last rank has not sent: all CTAs end, and the rank's status says whom it missed.
 #[test]
 fn every_wait_has_a_deadline() {
-    let exchange = exchange();
-    let loaded = Loaded::new(&exchange);
-    for (kernel, code) in [
-        (Kernel::DispatchCount, Flag::Dispatch.deadline_code()),
-        (Kernel::DispatchPlaceCached, Flag::Dispatch.deadline_code()),
-        (Kernel::CombineReduce, Flag::Combine.deadline_code()),
-        (Kernel::CombineBackwardPlace, Flag::Dispatch.deadline_code()),
-        (Kernel::WeightGradientCollect, Flag::Gradient.deadline_code()),
-    ] {
-        let mut world = World::new(&loaded, Schedule { policy: Policy::Random, seed: 5 });
-        world.deadline = 50_000;
-        let handle = world.handle();
-        // Without tokens or rows: what is looked at is the wait.
-        let tokens = vec![0; 3];
-        let call = || Passed { tokens: tokens.clone(), handle: Some(&handle), ..Passed::default() };
-        let indices = world.upload("indices", &[vec![], vec![], vec![]]);
-        let call = call().tensor(X::Indices, &indices);
-        world.launch(Kernel::Route, &call);
-        let missing = Passed { absent: Some(2), ..call };
-        world.launch(Kernel::DispatchSend, &missing);
-        if kernel != Kernel::DispatchCount {
-            // The handle of an empty dispatch, as its kernels would leave it.
-            world.fill(&handle, Buffer::ReceivedCounts);
-            world.fill(&handle, Buffer::ExpertCounts);
-            world.fill(&handle, Buffer::ExpertOffsets);
-            world.launch(Kernel::CombineSend, &missing);
-        }
-        world.launch(kernel, &missing);
-        world.run().unwrap_or_else(|error| panic!("{kernel:?}: {error}"));
-        let expected = u64::from(exchange.ctas);
-        let [found, who, wanted, had] = world.status(0);
-        assert_eq!((found, wanted, had), (code, expected, 0), "{kernel:?}");
-        let nobody_sends = code == Flag::Gradient.deadline_code();
-        assert!(who == 2 || nobody_sends, "{kernel:?} misses rank {who}");
+    let loaded = Loaded::new(&exchange());
+    let waiting: Vec<Kernel> = Kernel::ALL.iter().copied().filter(|kernel| kernel.row().waits.is_some()).collect();
+    assert_eq!(waiting.len(), 6);
+    for kernel in waiting {
+        let outcome = a_rank_that_does_not_come(&loaded, kernel, Schedule::random(5).judged());
+        outcome.fine().unwrap_or_else(|problem| panic!("{kernel:?}: {problem}"));
     }
 }

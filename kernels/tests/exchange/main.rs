@@ -1,26 +1,29 @@
 //! The kernels of an exchange on the virtual cluster, byte for byte against the reference.
 
 mod faults;
+#[path = "../common/host.rs"]
+mod host;
+#[path = "../common/mutants.rs"]
+mod mutants;
 mod mutations;
-mod orders;
 mod random;
+#[path = "../common/run.rs"]
+mod run;
 mod scenario;
+mod trials;
 mod world;
 
 use moe_contract::{Drop, Exchange, Format, RowLayout, Scales};
-use moe_vgpu::Policy;
 use scenario::{Numbers, Picks, Scenario, Tokens, USUAL, request, run};
 use world::{Loaded, Schedule};
-
-const IN_TURN: Schedule = Schedule { policy: Policy::RoundRobin, seed: 0 };
 
 /// Runs a scenario in turn, at random and adversarially.
 fn agrees(request: &Exchange, scenario: Scenario) {
     let loaded = Loaded::new(&request.checked().expect("it keeps its limits"));
-    let schedules = [IN_TURN]
+    let schedules = [Schedule::IN_TURN, Schedule::adversarial(1).judged()]
         .into_iter()
-        .chain((1..3).map(|seed| Schedule { policy: Policy::Random, seed }))
-        .chain((1..4).map(|seed| Schedule { policy: Policy::Adversarial, seed }));
+        .chain((1..3).map(Schedule::random))
+        .chain((2..4).map(Schedule::adversarial));
     for schedule in schedules {
         if let Err(problem) = run(&loaded, scenario, schedule) {
             panic!("{request:?}, {scenario:?}, {schedule:?}: {problem}");
@@ -86,7 +89,7 @@ fn memory_as_weak_as_it_may_be() {
     for (layout, weighted) in layouts() {
         let shape = Exchange { ranks: 3, layout, weighted, hidden: 40, ..request() };
         let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
-        for schedule in (0..4).map(|seed| Schedule { policy: Policy::Weak, seed }) {
+        for schedule in (0..4).map(Schedule::weak) {
             run(&loaded, Scenario { rounds: 3, ..USUAL }, schedule)
                 .unwrap_or_else(|problem| panic!("{shape:?}, {schedule:?}: {problem}"));
         }
@@ -105,13 +108,14 @@ fn seventy_two_ranks() {
     // Three groups of lanes; the last ranks have one expert less than the first.
     let shape = Exchange { ranks: 72, experts: 100, top_k: 8, max_tokens: 3, hidden: 8, ctas: 1, ..request() };
     let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
-    for schedule in [IN_TURN, Schedule { policy: Policy::Adversarial, seed: 1 }] {
+    for schedule in [Schedule::IN_TURN, Schedule::adversarial(1).judged()] {
         run(&loaded, Scenario { rounds: 1, ..USUAL }, schedule).unwrap_or_else(|problem| panic!("{problem}"));
     }
     // Fewer experts than ranks: some ranks have none.
     let shape = Exchange { ranks: 40, experts: 33, top_k: 4, max_tokens: 3, hidden: 8, ctas: 1, ..request() };
     let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
-    run(&loaded, Scenario { rounds: 2, ..USUAL }, IN_TURN).unwrap_or_else(|problem| panic!("{problem}"));
+    run(&loaded, Scenario { rounds: 2, ..USUAL }, Schedule::IN_TURN.judged())
+        .unwrap_or_else(|problem| panic!("{problem}"));
 }
 
 #[test]
@@ -131,7 +135,8 @@ fn a_single_pick() {
 fn a_thousand_experts() {
     let shape = Exchange { experts: 1000, zero_experts: 24, top_k: 4, ranks: 2, max_tokens: 5, hidden: 8, ..request() };
     let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
-    run(&loaded, Scenario { rounds: 1, ..USUAL }, IN_TURN).unwrap_or_else(|problem| panic!("{problem}"));
+    run(&loaded, Scenario { rounds: 1, ..USUAL }, Schedule::IN_TURN.judged())
+        .unwrap_or_else(|problem| panic!("{problem}"));
 }
 
 #[test]
@@ -180,7 +185,7 @@ fn many_tokens_for_few_threads() {
         let shape = Exchange { ranks: 2, experts: 6, max_tokens: 700, hidden: 8, threads, ctas: 1, ..request() };
         let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
         let scenario = Scenario { tokens: Tokens::All, rounds: 1, ..USUAL };
-        run(&loaded, scenario, IN_TURN).unwrap_or_else(|problem| panic!("{problem}"));
+        run(&loaded, scenario, Schedule::IN_TURN.judged()).unwrap_or_else(|problem| panic!("{problem}"));
     }
 }
 

@@ -3,7 +3,6 @@
 
 use moe_contract::{Drop, Exchange, Format, RowLayout};
 use moe_random::Random;
-use moe_vgpu::Policy;
 
 use crate::scenario::{Numbers, Picks, Scenario, Tokens, run};
 use crate::world::{Loaded, Schedule};
@@ -59,8 +58,9 @@ fn every_format_layout_and_weighting_in_exchanges_of_any_size() {
                     let exchange = exchange(&mut random, known.format, layout, weighted);
                     let scenario = scenario(&mut random);
                     let loaded = Loaded::new(&exchange);
-                    for policy in [Policy::RoundRobin, Policy::Random, Policy::Adversarial] {
-                        let schedule = Schedule { policy, seed: random.bits() };
+                    let [first, second] = [random.bits(), random.bits()];
+                    for schedule in [Schedule::IN_TURN, Schedule::random(first), Schedule::adversarial(second).judged()]
+                    {
                         if let Err(problem) = run(&loaded, scenario, schedule) {
                             panic!("{exchange:?}, {scenario:?}, {schedule:?}: {problem}");
                         }

@@ -14,17 +14,24 @@ use moe_judge::Rows;
 use moe_kernels::exchange::{device_code, kernels};
 use moe_kernels::ptx::{Chip, Target};
 use moe_vgpu::{
-    Access, AccessKind, Address, Cluster, Config, Conflict, Judge, Launch, Location, Module, Observer, Policy, RankId,
-    RunError, StreamId,
+    Access, AccessKind, Address, Cluster, Config, Judge, Launch, Location, Module, Observer, Policy, RankId, RunError,
+    StreamId,
 };
+
+use crate::host::Host;
+pub use crate::run::{Outcome, Schedule};
 
 /// The text of every kernel of an exchange.
 pub type Texts = BTreeMap<Kernel, String>;
 
 /// Generates them.
 pub fn texts(exchange: &Exchange) -> Texts {
-    let text = |kernel| device_code(kernel, exchange).ptx(Target::of(Chip::Sm90a));
-    kernels(exchange).into_iter().map(|kernel| (kernel, text(kernel).expect("it translates"))).collect()
+    kernels(exchange).into_iter().map(|kernel| (kernel, text(kernel, exchange))).collect()
+}
+
+/// Generates one.
+pub fn text(kernel: Kernel, exchange: &Exchange) -> String {
+    device_code(kernel, exchange).ptx(Target::of(Chip::Sm90a)).expect("it translates")
 }
 
 /// Every kernel of an exchange, ready to run.
@@ -56,13 +63,6 @@ impl Loaded {
         kernels.insert(kernel, Module::parse(text)?.kernel(kernel.name()).expect("the entry has the kernel's name"));
         Ok(Loaded { exchange: self.exchange, kernels })
     }
-}
-
-/// How a run is scheduled.
-#[derive(Clone, Copy, Debug)]
-pub struct Schedule {
-    pub policy: Policy,
-    pub seed: u64,
 }
 
 /// One address per rank.
@@ -99,8 +99,9 @@ impl Observer for OwnSymmetric {
     fn access(&mut self, access: &Access) {
         let Location::Device(address) = access.location else { return };
         let rank = access.thread.rank.0 as usize;
-        let inside = (self.bases[rank].0..self.bases[rank].0 + self.bytes).contains(&address.0);
-        if inside && access.kind != AccessKind::Read {
+        // The host has none.
+        let Some(base) = self.bases.get(rank) else { return };
+        if (base.0..base.0 + self.bytes).contains(&address.0) && access.kind != AccessKind::Read {
             self.own[rank].fetch_add(u64::from(access.bytes), Ordering::Relaxed);
         }
     }
@@ -128,11 +129,17 @@ impl<'l> World<'l> {
     pub fn new(loaded: &'l Loaded, schedule: Schedule) -> World<'l> {
         let exchange = &loaded.exchange;
         let ranks = exchange.ranks;
-        let Schedule { policy, seed } = schedule;
-        let mut cluster =
-            Cluster::new(Config { ranks, policy, seed, instruction_limit: 400_000_000, ..Config::default() })
-                .expect("a plan has few ranks");
-        let streams = (0..ranks).map(|rank| cluster.stream(RankId(rank)).expect("it exists")).collect();
+        let Schedule { policy, seed, .. } = schedule;
+        // The last rank has no kernels: what runs there stands for the host.
+        let mut cluster = Cluster::new(Config {
+            ranks: ranks + 1,
+            policy,
+            seed,
+            instruction_limit: 400_000_000,
+            ..Config::default()
+        })
+        .expect("a plan has few ranks");
+        let streams = (0..=ranks).map(|rank| cluster.stream(RankId(rank)).expect("it exists")).collect();
         let mut world = World {
             loaded,
             cluster,
@@ -154,8 +161,8 @@ impl<'l> World<'l> {
             let (bases, bytes) = (world.symmetric.clone(), exchange.symmetric_bytes());
             world.own = Some(Arc::clone(&own));
             world.cluster.observe(Box::new(OwnSymmetric { bases, bytes, own }));
-        } else if (policy, seed) == (Policy::Adversarial, 1) {
-            // One schedule shows what nothing orders.
+        }
+        if schedule.is_judged() {
             let judge = Judge::default();
             world.cluster.observe(Box::new(judge.clone()));
             world.judge = Some(judge);
@@ -256,7 +263,13 @@ impl<'l> World<'l> {
         }
     }
 
-    /// Puts a kernel that is none of the exchange's into the stream of a rank.
+    /// Lets the host do something to the status of a rank.
+    pub fn host(&mut self, rank: usize, host: Host) {
+        let (kernel, launch) = host.launch(self.status[rank]);
+        self.launch_alone(self.loaded.exchange.ranks as usize, &kernel, launch);
+    }
+
+    /// Puts a kernel that is none of the exchange's into the stream of a rank, or of the host, which comes behind the ranks.
     pub fn launch_alone(&mut self, rank: usize, kernel: &moe_vgpu::Kernel, launch: Launch) {
         self.cluster.launch(self.streams[rank], kernel, launch).expect("a launch that can be");
     }
@@ -265,9 +278,10 @@ impl<'l> World<'l> {
         self.cluster.run().map(|_| ())
     }
 
-    /// Two accesses that nothing orders, if there are any.
-    pub fn conflict(&self) -> Option<Conflict> {
-        self.judge.as_ref().and_then(|judge| judge.found().into_iter().next())
+    /// What came of a run that ended so.
+    pub fn outcome(&self, executed: Result<(), String>) -> Outcome {
+        let conflict = self.judge.as_ref().and_then(|judge| judge.found().into_iter().next());
+        Outcome { executed, conflict }
     }
 
     /// What a rank has to say.

@@ -59,6 +59,11 @@ impl Exchange {
         Topology::one_domain(self.ranks)
     }
 
+    /// Whether ranks tell each other by flags when something has arrived. The kernels of a single rank are in order by their stream.
+    pub fn has_flags(&self) -> bool {
+        self.ranks > 1
+    }
+
     /// Which rank holds which expert.
     pub fn owners(&self) -> Owners {
         Owners { experts: self.experts, ranks: self.ranks }

@@ -15,7 +15,8 @@
 //! In epoch e every CTA of a publishing kernel adds 1 to the flag of every destination: a flag has arrived when it is at least e × CTAs.
 //! Every rank waits for the flags of *all* ranks in every epoch: a rank that publishes epoch e has therefore seen every peer publish epoch
 //! e − 1, and a peer does so only after it finished reading epoch e − 2 (kernels of one rank run in stream order). That is why two halves
-//! suffice and no credit is needed. A region that a kernel writes without having waited in this call follows the epoch of the flag that
+//! suffice and no credit is needed. A single rank has nobody to tell: it leaves its flags
+//! alone and stays in epoch 1. A region that a kernel writes without having waited in this call follows the epoch of the flag that
 //! announces it: [`Region::flag`].
 
 use serde::{Deserialize, Serialize};

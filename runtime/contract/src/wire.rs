@@ -27,7 +27,7 @@ impl Kernel {
         let row = self.row();
         let sent = row.sends.iter().filter(|sends| sends.per == per && sends.when.of(exchange));
         let flags = match (per, self.publishes(exchange), self.grid(exchange)) {
-            (Per::Peer, Some(_), Some(grid)) => FLAG_BYTES * u64::from(grid.ctas(0)),
+            (Per::Peer, Some(_), Some(grid)) if exchange.has_flags() => FLAG_BYTES * u64::from(grid.ctas(0)),
             _ => 0,
         };
         sent.map(|sends| sends.item.bytes(exchange)).sum::<u64>() + flags

@@ -92,6 +92,31 @@ pub enum Missing {
     GridWait,
 }
 
+impl Missing {
+    /// The edge in a few words, for tables.
+    pub fn edge(&self) -> &'static str {
+        match self {
+            Missing::Everything(Apart::Lanes) => "lanes without order",
+            Missing::Everything(Apart::Warps) => "warps without order",
+            Missing::Everything(Apart::Ctas) => "CTAs without order",
+            Missing::Everything(Apart::Ranks) => "ranks without order",
+            Missing::StrongScope { .. } => "scope of an access",
+            Missing::Release { .. } => "release",
+            Missing::ReleaseScope { .. } => "scope of a release",
+            Missing::Acquire { .. } => "acquire",
+            Missing::AcquireScope { .. } => "scope of an acquire",
+            Missing::FenceScope { .. } => "scope of a fence",
+            Missing::ProxyFence { .. } | Missing::StrictProxyFence { .. } => "proxy fence",
+            Missing::TensorMapFence => "fence of a tensor map",
+            Missing::Coherence => "coherent load",
+            Missing::CopyWait { .. } => "wait for a copy",
+            Missing::CtaStart => "start of a CTA",
+            Missing::CtaEnd => "end of a CTA",
+            Missing::GridWait => "wait for a grid",
+        }
+    }
+}
+
 impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
