@@ -3,7 +3,6 @@
 
 mod common;
 #[path = "common/host.rs"]
-#[allow(dead_code)]
 mod host;
 #[path = "common/mutants.rs"]
 mod mutants;

@@ -46,21 +46,37 @@ fn schedules() -> [Schedule; 3] {
     [Schedule::adversarial(1), Schedule::random(1), Schedule::IN_TURN]
 }
 
-/// What is said of a kernel by those who notice; the trials go on until both have.
-fn noticed(trials: &[&dyn Fn(Schedule) -> Outcome]) -> (Option<String>, Option<moe_vgpu::Conflict>) {
-    let (mut executor, mut judge) = (None, None);
-    for schedule in schedules() {
-        for trial in trials {
-            let Outcome { executed, conflict } = trial(if judge.is_none() { schedule.judged() } else { schedule });
-            executor = executor.or(executed.err());
-            judge = judge.or(conflict);
-            if executor.is_some() && judge.is_some() {
-                return (executor, judge);
+/// What is said of a kernel, by those who notice.
+#[derive(Debug, Default, PartialEq)]
+struct Noticed {
+    executor: Option<String>,
+    judge: Option<moe_vgpu::Conflict>,
+    exploration: Option<String>,
+}
+
+impl Noticed {
+    /// The trials go on until all have noticed, or all schedules are over.
+    fn of(trials: &[&dyn Fn(Schedule) -> Outcome]) -> Noticed {
+        let mut noticed = Noticed::default();
+        for (schedule, trial) in
+            schedules().into_iter().flat_map(|schedule| trials.iter().map(move |trial| (schedule, trial)))
+        {
+            if noticed.executor.is_none() || noticed.judge.is_none() {
+                let schedule = if noticed.judge.is_none() { schedule.judged() } else { schedule };
+                let Outcome { executed, conflict } = trial(schedule);
+                noticed.executor = noticed.executor.or(executed.err());
+                noticed.judge = noticed.judge.or(conflict);
             }
         }
+        let weak = (0..EXPLORED).map(Schedule::weak);
+        let mut explored = weak.flat_map(|schedule| trials.iter().map(move |trial| trial(schedule).executed.err()));
+        noticed.exploration = explored.find_map(|problem| problem);
+        noticed
     }
-    (executor, judge)
 }
+
+/// Seeds under which memory is as weak as PTX allows.
+const EXPLORED: u64 = 3;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -129,15 +145,15 @@ fn of_exchange(class: &Class, loaded: &Loaded) -> Vec<Tried> {
             .iter()
             .map(|&trial| Box::new(move |schedule| trial(loaded, kernel, schedule)) as Box<dyn Fn(Schedule) -> Outcome>)
             .collect();
-        noticed(&trials.iter().map(AsRef::as_ref).collect::<Vec<_>>())
+        Noticed::of(&trials.iter().map(AsRef::as_ref).collect::<Vec<_>>())
     };
     let wrong = noticed_of(loaded);
-    assert!(wrong == (None, None), "{name} of {:?}: {wrong:?}", class.of);
+    assert!(wrong == Noticed::default(), "{name} of {:?}: {wrong:?}", class.of);
     let mutants = mutants(&class.text).unwrap_or_else(|unknown| panic!("{name}, {unknown}"));
     let tried = |Mutant { kind, line, what, text }: Mutant| {
         let mutated = loaded.with(kernel, &text).unwrap_or_else(|error| panic!("{name}, {what}: {error}"));
-        let (executor, judge) = noticed_of(&mutated);
-        Tried { kernel: name, of: class.of[0].clone(), kind, line, what, executor, judge }
+        let Noticed { executor, judge, exploration } = noticed_of(&mutated);
+        Tried { kernel: name, of: class.of[0].clone(), kind, line, what, executor, judge, exploration }
     };
     mutants.into_par_iter().map(tried).collect()
 }
@@ -182,14 +198,14 @@ fn of_gate(kernel: &'static str, of: &str, subject: &Subject<'_>) -> Vec<Tried> 
                 Box::new(move |schedule| trial(subject, kernel, schedule)) as Box<dyn Fn(Schedule) -> Outcome>
             })
             .collect();
-        noticed(&trials.iter().map(AsRef::as_ref).collect::<Vec<_>>())
+        Noticed::of(&trials.iter().map(AsRef::as_ref).collect::<Vec<_>>())
     };
     let wrong = noticed_of(&subject.kernel);
-    assert!(wrong == (None, None), "{kernel} of {of}: {wrong:?}");
+    assert!(wrong == Noticed::default(), "{kernel} of {of}: {wrong:?}");
     let mutants = mutants(&subject.kernel.ptx).unwrap_or_else(|unknown| panic!("{kernel} of {of}, {unknown}"));
     let tried = |Mutant { kind, line, what, text }: Mutant| {
-        let (executor, judge) = noticed_of(&subject.kernel.with(text));
-        Tried { kernel, of: of.to_owned(), kind, line, what, executor, judge }
+        let Noticed { executor, judge, exploration } = noticed_of(&subject.kernel.with(text));
+        Tried { kernel, of: of.to_owned(), kind, line, what, executor, judge, exploration }
     };
     mutants.into_par_iter().map(tried).collect()
 }

@@ -19,11 +19,13 @@ pub struct Tried {
     pub executor: Option<String>,
     /// What the judge of memory order said.
     pub judge: Option<Conflict>,
+    /// What a run showed whose memory is as weak as PTX allows.
+    pub exploration: Option<String>,
 }
 
 impl Tried {
     pub fn survives(&self) -> bool {
-        self.executor.is_none() && self.judge.is_none()
+        self.executor.is_none() && self.judge.is_none() && self.exploration.is_none()
     }
 }
 
@@ -41,6 +43,7 @@ struct Count {
     tried: usize,
     executor: usize,
     judge: usize,
+    exploration: usize,
     survivors: usize,
 }
 
@@ -49,6 +52,7 @@ impl Count {
         self.tried += 1;
         self.executor += usize::from(tried.executor.is_some());
         self.judge += usize::from(tried.judge.is_some());
+        self.exploration += usize::from(tried.exploration.is_some());
         self.survivors += usize::from(tried.survives());
     }
 
@@ -95,7 +99,7 @@ impl Matrix {
             let judge = tried.judge.as_ref().map(ToString::to_string);
             serde_json::json!({
                 "kernel": tried.kernel, "of": tried.of, "kind": tried.kind.name(), "line": tried.line, "what": tried.what,
-                "executor": tried.executor, "judge": judge, "edge": edge,
+                "executor": tried.executor, "judge": judge, "edge": edge, "exploration": tried.exploration,
             })
         };
         let mutants: Vec<_> = self.tried.iter().map(mutant).collect();
@@ -111,17 +115,17 @@ impl fmt::Display for Matrix {
         writeln!(
             f,
             "{kernels} kernels are emitted, of which {differ} differ; they have {} mutants. {} are noticed by what comes out (executor), {} by \
-             the judge, {} by nobody.\n",
-            all.tried, all.executor, all.judge, all.survivors
+             the judge, {} by exploration, {} by nobody.\n",
+            all.tried, all.executor, all.judge, all.exploration, all.survivors
         )?;
         let kinds: Vec<Kind> =
             Kind::ALL.into_iter().filter(|kind| self.tried.iter().any(|tried| tried.kind == *kind)).collect();
         writeln!(
             f,
-            "| kernel | {} | all | executor | judge | nobody |",
+            "| kernel | {} | all | executor | judge | exploration | nobody |",
             kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" | ")
         )?;
-        writeln!(f, "|---|{}", "--:|".repeat(kinds.len() + 4))?;
+        writeln!(f, "|---|{}", "--:|".repeat(kinds.len() + 5))?;
         for (kernel, count) in Count::by(self.tried.iter(), |tried| tried.kernel) {
             let of_kernel = self.tried.iter().filter(|tried| tried.kernel == kernel);
             let by_kind = Count::by(of_kernel, |tried| tried.kind);
@@ -129,25 +133,34 @@ impl fmt::Display for Matrix {
                 .iter()
                 .map(|kind| by_kind.get(kind).map_or(String::new(), |count| count.tried.to_string()))
                 .collect();
-            let Count { tried, executor, judge, survivors } = count;
-            writeln!(f, "| `{kernel}` | {} | {tried} | {executor} | {judge} | {survivors} |", cells.join(" | "))?;
+            let Count { tried, executor, judge, exploration, survivors } = count;
+            writeln!(
+                f,
+                "| `{kernel}` | {} | {tried} | {executor} | {judge} | {exploration} | {survivors} |",
+                cells.join(" | ")
+            )?;
         }
         writeln!(
             f,
-            "\n| what is taken | mutants | executor | judge | judge alone | nobody | edges that the judge names |"
+            "\n| what is taken | mutants | executor | judge | exploration | judge alone | nobody | edges that the judge names |"
         )?;
-        writeln!(f, "|---|{}---|", "--:|".repeat(5))?;
+        writeln!(f, "|---|{}---|", "--:|".repeat(6))?;
         for (kind, count) in Count::by(self.tried.iter(), |tried| tried.kind) {
             let of_kind = || self.tried.iter().filter(move |tried| tried.kind == kind);
-            let alone = of_kind().filter(|tried| tried.executor.is_none() && tried.judge.is_some()).count();
+            let is_alone =
+                |tried: &&Tried| tried.executor.is_none() && tried.exploration.is_none() && tried.judge.is_some();
+            let alone = of_kind().filter(is_alone).count();
             let mut edges: BTreeMap<&str, usize> = BTreeMap::new();
             for conflict in of_kind().filter_map(|tried| tried.judge.as_ref()) {
                 *edges.entry(conflict.missing.edge()).or_default() += 1;
             }
             let edges: Vec<String> = edges.iter().map(|(edge, times)| format!("{edge} {times}")).collect();
-            let Count { tried, executor, judge, survivors } = count;
+            let Count { tried, executor, judge, exploration, survivors } = count;
             let (name, edges) = (kind.name(), edges.join(", "));
-            writeln!(f, "| {name} | {tried} | {executor} | {judge} | {alone} | {survivors} | {edges} |")?;
+            writeln!(
+                f,
+                "| {name} | {tried} | {executor} | {judge} | {exploration} | {alone} | {survivors} | {edges} |"
+            )?;
         }
         for tried in self.survivors() {
             let Tried { kernel, of, kind, line, what, .. } = tried;

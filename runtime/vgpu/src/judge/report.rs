@@ -98,7 +98,7 @@ impl Missing {
         match self {
             Missing::Everything(Apart::Lanes) => "lanes without order",
             Missing::Everything(Apart::Warps) => "warps without order",
-            Missing::Everything(Apart::Ctas) => "CTAs without order",
+            Missing::Everything(Apart::Cluster | Apart::Ctas) => "CTAs without order",
             Missing::Everything(Apart::Ranks) => "ranks without order",
             Missing::StrongScope { .. } => "scope of an access",
             Missing::Release { .. } => "release",
