@@ -7,6 +7,8 @@ use super::{Decoded, Decoder};
 use crate::memory::order::{Order, Scope};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
+use crate::semantics::float;
+use crate::semantics::lanes::Args;
 use crate::semantics::shuffle;
 
 /// Instructions that are decoded here.
@@ -220,7 +222,14 @@ impl Decoder<'_> {
             Some(_) => AtomicKind::Xor,
             None => return self.fail("the operation is missing"),
         };
+        let (abs, nan) = (m.take("abs"), m.take("NaN"));
         let element = self.need_element(m)?;
+        if element == ScalarType::F32 && matches!(kind, AtomicKind::Min | AtomicKind::Max) {
+            return self.reduce_floats(kind, abs, nan, operands);
+        }
+        if abs || nan {
+            return self.fail("`.abs` and `.NaN` belong to .f32");
+        }
         let bitwise = matches!(kind, AtomicKind::And | AtomicKind::Or | AtomicKind::Xor);
         let possible = match element {
             ScalarType::B32 => bitwise,
@@ -235,6 +244,23 @@ impl Decoder<'_> {
         let members = self.word(&operands[2])?;
         let target = self.target(&operands[0], 4)?.row;
         self.warp(&operands[2], members, WarpOp::Reduce { kind, element, target, a });
+        Ok(())
+    }
+
+    /// The least or the greatest f32, by way of integers that are ordered as they are. A NaN is beyond all others where it wins, and before all
+    /// where it loses.
+    fn reduce_floats(&mut self, kind: AtomicKind, abs: bool, nan: bool, operands: &[Operand]) -> Decoded<()> {
+        self.expect_count(operands, 3)?;
+        let a = self.source(&operands[1], ScalarType::F32)?;
+        let members = self.word(&operands[2])?;
+        let target = self.target(&operands[0], 4)?;
+        let (key, result) = (self.temporary(4)?, self.temporary(4)?);
+        let above = (kind == AtomicKind::Max) == nan;
+        let args = Args { d: key.row, a: a.row, p: u32::from(abs) | u32::from(above) << 1, ..Args::default() };
+        self.emit_alu(uniform!(u32, |a, n| float::ordered(a, n & 1 == 1, n & 2 == 2)), args, &[a.row], &[key.row]);
+        let op = WarpOp::Reduce { kind, element: ScalarType::S32, target: result.row, a: key.row };
+        self.warp(&operands[2], members, op);
+        self.alu(unary!(u32 => u32, float::of_ordered), target, &[result]);
         Ok(())
     }
 

@@ -147,6 +147,22 @@ pub fn fma_odd(a: f32, b: f32, c: f32) -> f64 {
     add_odd(f64::from(a) * f64::from(b), f64::from(c))
 }
 
+/// An integer that is ordered, as a signed one, as the f32 with these bits is, or its magnitude. A NaN is above all others or below them.
+#[inline(always)]
+pub fn ordered(bits: u32, magnitude: bool, nan_above: bool) -> u32 {
+    let bits = if magnitude { bits & 0x7fff_ffff } else { bits };
+    let sign = (bits.cast_signed() >> 31).cast_unsigned();
+    let of_nan = if nan_above { 0x7fff_ffff } else { 0x8000_0000 };
+    choose(bits & 0x7fff_ffff > 0x7f80_0000, of_nan, bits ^ sign >> 1)
+}
+
+/// The bits of the f32 that an integer of [`ordered`] stands for.
+#[inline(always)]
+pub fn of_ordered(key: u32) -> u32 {
+    let sign = (key.cast_signed() >> 31).cast_unsigned();
+    canonical(f32::from_bits(key ^ sign >> 1)).to_bits()
+}
+
 /// `min` where −0 is below +0 and a NaN loses.
 #[inline(always)]
 pub fn min(a: f64, b: f64) -> f64 {
