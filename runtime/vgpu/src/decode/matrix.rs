@@ -4,12 +4,13 @@
 //! address of row `r` of matrix `j`, and it is this lane that accesses memory.
 
 use super::modifiers::Modifiers;
-use super::op::{Constant, Elements, Fragment, MatrixOp, MemoryOp, NO_GUARD, Op, Reg, ShuffleMode, Special, WarpOp};
+use super::op::{Constant, Elements, MatrixOp, MemoryOp, NO_GUARD, Op, Reg, ShuffleMode, Special, WarpOp};
 use super::{Decoded, Decoder};
 use crate::memory::order::{Order, Proxy, Scope};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
 use crate::semantics::lanes::AluFn;
+use crate::semantics::matrix::{Fragment, Product};
 
 /// Instructions that are decoded here.
 pub(super) const OPCODES: &[&str] = &["mma", "ldmatrix", "stmatrix", "movmatrix"];
@@ -298,7 +299,8 @@ impl Decoder<'_> {
             }
         }
         let [targets, first, second, sum] = lists;
-        let op = MatrixOp { rows, depth, types: [a, b, d], saturates, and, targets, first, second, sum };
+        let product = Product { rows, depth, types: [a, b, d], saturates, and };
+        let op = MatrixOp { product, targets, first, second, sum };
         let members = self.number(u32::MAX)?.row;
         self.emit(Op::Warp { members, all: true, op: Box::new(WarpOp::Multiply(Box::new(op))) });
         Ok(())

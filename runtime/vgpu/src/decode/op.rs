@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use crate::memory::order::{Order, Proxy, Scope};
+use crate::memory::tensor::MapField;
 use crate::ptx::ScalarType;
 use crate::ptx::ast::{ClusterLimits, VariableSpace};
 use crate::semantics::lanes::{AluFn, Args};
+use crate::semantics::matrix::Product;
 pub(crate) use crate::semantics::shuffle::{ShuffleMode, Sources};
 
 pub(crate) const NO_GUARD: u32 = u32::MAX;
@@ -141,35 +143,9 @@ pub(crate) enum VoteMode {
     Ballot,
 }
 
-/// The type of the elements of a matrix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fragment {
-    F16,
-    Bf16,
-    Tf32,
-    F32,
-    F64,
-    S8,
-    U8,
-    S4,
-    U4,
-    B1,
-    E4m3,
-    E5m2,
-    S32,
-}
-
-/// `d = a · b + c` of matrices with 8 columns, which the lanes of a warp hold together.
+/// A product of matrices, and the registers of its operands in each lane.
 pub(crate) struct MatrixOp {
-    pub rows: usize,
-    /// Columns of `a` and rows of `b`.
-    pub depth: usize,
-    /// Of `a`, of `b`, and of `c` and `d`.
-    pub types: [Fragment; 3],
-    /// Integer sums stay at the limits.
-    pub saturates: bool,
-    /// Products of bits are `and`, and not `xor`.
-    pub and: bool,
+    pub product: Product,
     pub targets: Vec<Reg>,
     pub first: Vec<Reg>,
     pub second: Vec<Reg>,
@@ -321,22 +297,6 @@ pub(crate) struct TensorOp {
     pub mbarrier: Option<(Reg, i64)>,
     pub multicast: Option<Reg>,
     pub reduce: Option<AtomicKind>,
-}
-
-/// A field of a tensor map, those of a dimension by its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MapField {
-    Address,
-    Rank,
-    BoxDim(u8),
-    GlobalDim(u8),
-    GlobalStride(u8),
-    ElementStride(u8),
-    Element,
-    Interleave,
-    Swizzle,
-    Atomicity,
-    Fill,
 }
 
 /// What is done to a tensor map in memory.

@@ -2,9 +2,10 @@
 
 use super::memory::atomic_kind;
 use super::modifiers::Modifiers;
-use super::op::{FenceKind, MapField, MapOp, Op, Reg, Space, TensorOp};
+use super::op::{FenceKind, MapOp, Op, Reg, Space, TensorOp};
 use super::{Decoded, Decoder};
 use crate::memory::order::Order;
+use crate::memory::tensor::MapField;
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
 

@@ -216,12 +216,12 @@ impl Machine {
         let values = |list: &[Reg]| -> Vec<[u64; 32]> {
             list.iter().map(|reg| std::array::from_fn(|lane| warp.value(*reg, lane as u32) as u64)).collect()
         };
-        let result = matrix::product(op, &values(&op.first), &values(&op.second), &values(&op.sum));
+        let result = matrix::product(&op.product, &values(&op.first), &values(&op.second), &values(&op.sum));
         let mut marks: Vec<(Reg, u32, Origin)> = Vec::new();
         let checks = self.config.check_initialised;
         if warp.undefined.is_some() || all != u32::MAX && checks {
-            for (row, column) in (0..op.rows).flat_map(|row| (0..8).map(move |column| (row, column))) {
-                let of_lists = matrix::depends(op, row, column);
+            for (row, column) in (0..op.product.rows).flat_map(|row| (0..8).map(move |column| (row, column))) {
+                let of_lists = matrix::depends(&op.product, row, column);
                 let lists = [&op.first, &op.second, &op.sum];
                 let mut sources = of_lists
                     .iter()
@@ -233,7 +233,7 @@ impl Machine {
                     None => None,
                 });
                 if let Some(origin) = origin {
-                    let (lane, register) = matrix::result_place(op, row, column);
+                    let (lane, register) = matrix::result_place(&op.product, row, column);
                     marks.push((op.targets[register], lane as u32, origin));
                 }
             }

@@ -23,6 +23,7 @@ mod issue;
 mod late;
 mod mbarrier;
 mod meet;
+mod observers;
 pub(crate) mod print;
 mod probe;
 mod registers;
@@ -46,6 +47,7 @@ use copies::Transfer;
 use file::RegisterFile;
 use flight::Flights;
 use moe_random::Random;
+use observers::Observers;
 use print::Printed;
 use report::{Finding, Report, RunError};
 use schedule::Victim;
@@ -60,7 +62,7 @@ use crate::memory::segment::Segment;
 use crate::memory::{Address, Memory};
 use crate::module::{Kernel, Module};
 use crate::names::demangled;
-use crate::observer::{Event, Observer, Observers};
+use crate::observer::{Event, Observer};
 use crate::weak::WeakMemory;
 
 /// An element of a stream.

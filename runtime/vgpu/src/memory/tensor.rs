@@ -4,7 +4,6 @@
 //! them with `tensormap.replace` alone. Dimension 0 is the innermost one, whose elements are next to each other.
 
 use super::Address;
-use crate::decode::op::MapField;
 use crate::ptx::ScalarType;
 
 /// Bytes of a tensor map.
@@ -324,6 +323,22 @@ impl From<u32> for Field<4> {
     fn from(value: u32) -> Self {
         Field(value.to_le_bytes())
     }
+}
+
+/// A field of a tensor map, those of a dimension by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MapField {
+    Address,
+    Rank,
+    BoxDim(u8),
+    GlobalDim(u8),
+    GlobalStride(u8),
+    ElementStride(u8),
+    Element,
+    Interleave,
+    Swizzle,
+    Atomicity,
+    Fill,
 }
 
 /// Changes a field of a map as `tensormap.replace` does.

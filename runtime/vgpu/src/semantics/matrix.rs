@@ -9,7 +9,37 @@
 
 use super::convert::{Narrow, bf16_to_f64, e4m3_to_f64, e5m2_to_f64, f16_to_f64, to_f16};
 use super::float::{NAN32, Rounding, canonical64};
-use crate::decode::op::{Fragment, MatrixOp};
+
+/// The type of the elements of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fragment {
+    F16,
+    Bf16,
+    Tf32,
+    F32,
+    F64,
+    S8,
+    U8,
+    S4,
+    U4,
+    B1,
+    E4m3,
+    E5m2,
+    S32,
+}
+
+/// `d = a · b + c` of matrices with 8 columns, which the lanes of a warp hold together.
+pub(crate) struct Product {
+    pub rows: usize,
+    /// Columns of `a` and rows of `b`.
+    pub depth: usize,
+    /// Of `a`, of `b`, and of `c` and `d`.
+    pub types: [Fragment; 3],
+    /// Integer sums stay at the limits.
+    pub saturates: bool,
+    /// Products of bits are `and`, and not `xor`.
+    pub and: bool,
+}
 
 impl Fragment {
     pub fn named(name: &str) -> Option<Fragment> {
@@ -120,7 +150,7 @@ fn place_of_sum(element: Fragment, row: usize, column: usize) -> (usize, usize, 
 pub(crate) type Depends = [Vec<(usize, usize)>; 3];
 
 /// Lanes and registers that row `row` and column `column` of the result come from.
-pub(crate) fn depends(op: &MatrixOp, row: usize, column: usize) -> Depends {
+pub(crate) fn depends(op: &Product, row: usize, column: usize) -> Depends {
     let [a, b, d] = op.types;
     let of = |element: Fragment, rows: usize, at: usize| {
         let mut all: Vec<(usize, usize)> = (0..op.depth)
@@ -137,20 +167,20 @@ pub(crate) fn depends(op: &MatrixOp, row: usize, column: usize) -> Depends {
 }
 
 /// Lane and register of an element of the result.
-pub(crate) fn result_place(op: &MatrixOp, row: usize, column: usize) -> (usize, usize) {
+pub(crate) fn result_place(op: &Product, row: usize, column: usize) -> (usize, usize) {
     let (lane, register, _) = place_of_sum(op.types[2], row, column);
     (lane, register)
 }
 
 /// The result by register and lane. `first`, `second` and `sum` are registers with their values in all lanes.
-pub(crate) fn product(op: &MatrixOp, first: &[[u64; 32]], second: &[[u64; 32]], sum: &[[u64; 32]]) -> Vec<[u64; 32]> {
+pub(crate) fn product(op: &Product, first: &[[u64; 32]], second: &[[u64; 32]], sum: &[[u64; 32]]) -> Vec<[u64; 32]> {
     let [a, b, d] = op.types;
     let part = |element: Fragment, registers: &[[u64; 32]], (lane, register, number): (usize, usize, usize)| {
         let bits = element.bits();
         let mask = if bits >= 64 { u64::MAX } else { (1 << bits) - 1 };
         registers[register][lane] >> (number * bits) & mask
     };
-    let mut result = vec![[0u64; 32]; op.targets.len()];
+    let mut result = vec![[0u64; 32]; sum.len()];
     for row in 0..op.rows {
         for column in 0..8 {
             let factors = (0..op.depth).map(|inner| {
