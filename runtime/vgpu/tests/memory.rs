@@ -425,3 +425,30 @@ fn every_lane_reads_and_writes_its_own_element() {
         }
     }
 }
+
+/// Whatever the policy does with a value, the access is checked before.
+#[test]
+fn an_access_out_of_bounds_is_told_under_every_policy() {
+    let accesses = [
+        "ld.global.u32 %r2, [%rd1+64];",
+        "ld.acquire.sys.global.u32 %r2, [%rd1+64];",
+        "st.global.u32 [%rd1+64], %r1;",
+        "st.global.v4.u32 [%rd1+64], {%r1, %r1, %r1, %r1};",
+        "st.release.sys.global.u32 [%rd1+64], %r1;",
+        "atom.relaxed.gpu.global.add.u32 %r2, [%rd1+64], 1;",
+    ];
+    for access in accesses {
+        let body = format!("ld.param.u64 %rd1, [data];\nmov.u32 %r1, 1;\nst.global.u32 [%rd1], %r1;\n{access}");
+        let kernel = kernel("beyond", ".param .u64 data", &body);
+        for policy in POLICIES {
+            for seed in 0..8 {
+                let mut cluster = scheduled(1, policy, seed);
+                let data = zeroed(&mut cluster, 0, 64, "data");
+                let stream = stream(&mut cluster, 0);
+                cluster.launch(stream, &kernel, Launch::linear(1, 1, vec![data.into()])).unwrap();
+                let said = cluster.run().unwrap_err().to_string();
+                assert!(said.contains("`data` of rank 0"), "{access} {policy}, seed {seed}: {said}");
+            }
+        }
+    }
+}
