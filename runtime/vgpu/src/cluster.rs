@@ -370,6 +370,11 @@ impl Cluster {
         self.machine.run(false)
     }
 
+    /// Gives up runs that have not ended at this time of the host's clock, with [`RunError::Time`].
+    pub fn stop_at(&mut self, deadline: std::time::Instant) {
+        self.machine.deadline = Some(deadline);
+    }
+
     /// Runs whatever can run now. What waits for a write is left waiting, and goes on in the next run: this is no deadlock, and no time
     /// passes for deadlines. For programs that queue without end and never wait, or in which several threads queue.
     ///

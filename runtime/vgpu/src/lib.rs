@@ -140,7 +140,7 @@ pub use judge::{Agent, Apart, Conflict, Judge, Missing, Party};
 pub use launch::{Argument, Launch};
 pub use memory::tensor::{OutOfBounds, Swizzle, TensorElement, TensorMap, TensorMapError};
 pub use memory::{Address, Lent, MemoryFault, Order, Proxy, Scope, Traffic};
-pub use module::{Kernel, Module};
+pub use module::{Kernel, Module, Stub};
 pub use names::demangled;
 pub use observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep, Observer, Row};
 pub use ptx::PtxError;

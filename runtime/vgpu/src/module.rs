@@ -6,6 +6,16 @@ use crate::decode::Refused;
 use crate::decode::op::{KernelCode, Parameter, Program};
 use crate::names::demangled;
 use crate::ptx::PtxError;
+use crate::ptx::ast::VariableSpace;
+
+/// A function that does nothing but return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stub {
+    /// As the PTX or the source calls it.
+    pub name: String,
+    /// Low bits of what it returns; the rest is zero.
+    pub returns: u64,
+}
 
 /// A PTX module: parsed and decoded once, launched many times, on any cluster.
 #[derive(Clone)]
@@ -28,7 +38,15 @@ impl Module {
     /// # Errors
     /// What is wrong with the module itself.
     pub fn parse_supported(ptx: &str) -> Result<(Module, Vec<Refused>), PtxError> {
-        let (program, refused) = crate::decode::supported(ptx)?;
+        Module::parse_with(ptx, &[])
+    }
+
+    /// As [`Module::parse_supported`]; stubs stand in the place of functions that the module declares and does not define.
+    ///
+    /// # Errors
+    /// What is wrong with the module itself.
+    pub fn parse_with(ptx: &str, stubs: &[Stub]) -> Result<(Module, Vec<Refused>), PtxError> {
+        let (program, refused) = crate::decode::supported(ptx, stubs)?;
         Ok((Module { program: Arc::new(program) }, refused))
     }
 
@@ -38,6 +56,14 @@ impl Module {
         let index = kernels.iter().position(|kernel| kernel.name == name);
         let index = index.or_else(|| kernels.iter().position(|kernel| demangled(&kernel.name) == name))?;
         Some(Kernel { module: self.clone(), index })
+    }
+
+    /// Bytes of a variable in global or constant memory.
+    pub(crate) fn variable_bytes(&self, name: &str) -> Option<u64> {
+        let device = |space| matches!(space, VariableSpace::Global | VariableSpace::Const);
+        let named = |other: &str| other == name || demangled(other) == name;
+        let mut variables = self.program.variables.iter();
+        variables.find(|variable| device(variable.space) && named(&variable.name)).map(|variable| variable.bytes)
     }
 
     /// Names of all kernels, in the order of the text.

@@ -178,7 +178,9 @@ fn a_wait_for_all_but_the_latest_group() {
     let mut late = 0;
     for policy in POLICIES {
         for seed in 0..40 {
-            let mut cluster = scheduled(1, policy, seed);
+            // What is not complete is read on purpose.
+            let rules = Rules::default().with(Rule::CopyInFlight, Severity::Ignored);
+            let mut cluster = Cluster::new(Config { policy, seed, rules, ..Config::default() }).unwrap();
             let target = zeroed(&mut cluster, 0, 64, "target");
             let stream = stream(&mut cluster, 0);
             cluster.launch(stream, &kernel, Launch::linear(1, 1, vec![target.into()])).unwrap();
@@ -403,4 +405,54 @@ fn the_next_kernel_of_the_stream_sees_what_a_bulk_copy_wrote() {
             assert_eq!(words(&mut cluster, target, 5)[4], 7, "{policy}, seed {seed}");
         }
     }
+}
+
+/// What a bulk copy reads and writes in global memory is left alone until somebody has waited for it, also without a judge.
+#[test]
+fn nobody_touches_global_memory_that_a_copy_uses() {
+    let parameters = ".param .u64 x, .param .u64 y";
+    let body = |between: &str, behind: &str| {
+        format!(
+            ".shared .align 16 .b8 tile[64];\nld.param.u64 %rd1, [x];\nld.param.u64 %rd2, [y];\nmov.u32 %r1, tile;\nmov.u32 %r2, 7;\n\
+             st.shared.v4.u32 [tile], {{%r2, %r2, %r2, %r2}};\nfence.proxy.async;\n\
+             cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r1], 16;\ncp.async.bulk.commit_group;\n{between}\n\
+             cp.async.bulk.wait_group 0;\n{behind}"
+        )
+    };
+    let run = |body: &str| -> Vec<Option<String>> {
+        let kernel = kernel("k", parameters, body);
+        let run = |(policy, seed)| {
+            let mut cluster = scheduled(2, policy, seed);
+            let (x, y) = (zeroed(&mut cluster, 1, 64, "x"), zeroed(&mut cluster, 0, 64, "y"));
+            let stream = stream(&mut cluster, 0);
+            cluster.launch(stream, &kernel, Launch::linear(1, 1, vec![x.into(), y.into()])).unwrap();
+            cluster.run().err().map(|error| error.to_string())
+        };
+        POLICIES.into_iter().flat_map(|policy| (0..6).map(move |seed| (policy, seed))).map(run).collect()
+    };
+    let access = "ld.global.u32 %r3, [%rd1+4];\nst.global.u32 [%rd2], %r3;";
+    assert!(run(&body("", access)).iter().all(Option::is_none), "behind the wait");
+    assert!(run(&body("ld.global.u32 %r3, [%rd1+16];\nst.global.u32 [%rd2], %r3;", access)).iter().all(Option::is_none), "beside it");
+    for (between, does) in [
+        ("ld.global.u32 %r3, [%rd1+4];", "read"),
+        ("st.global.u32 [%rd1+12], %r2;", "written"),
+        ("red.relaxed.gpu.global.add.u32 [%rd1], 1;", "written"),
+        ("cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r1], 16;", "written by a copy"),
+    ] {
+        let found = run(&body(between, access));
+        let text = format!("of rank 1 is {does} while the copy issued in line 18 still writes it: wait for that copy first");
+        let told = found.iter().flatten().filter(|error| error.contains(&text)).count();
+        assert!(found[0].is_some() && told > found.len() / 2, "{between}: {found:#?}");
+    }
+    // The source of a copy into shared memory.
+    let load = ".shared .align 16 .b8 tile[64];\n.shared .align 8 .b64 gate;\nld.param.u64 %rd1, [x];\nmov.u32 %r1, tile;\nmov.u32 %r2, gate;\n\
+                mbarrier.init.shared::cta.b64 [%r2], 1;\nmbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], 16;\n\
+                cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%rd1], 16, [%r2];\n\
+                st.global.u32 [%rd1+8], 1;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 %p1, [%r2], 0;\n@!%p1 bra wait;";
+    let found = run(load);
+    assert!(found[0].as_ref().is_some_and(|error| error.contains("`x+8` of rank 1 is written while the copy issued in line 18 still reads it")), "{found:#?}");
+    // A reduction and an atomic do not disturb each other.
+    let sums = body("", "").replace("cp.async.bulk.global.shared::cta.bulk_group [", "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [");
+    let sums = sums.replace("cp.async.bulk.commit_group;", "cp.async.bulk.commit_group;\nred.relaxed.gpu.global.add.u32 [%rd1], 1;");
+    assert!(run(&sums).iter().all(Option::is_none));
 }

@@ -45,7 +45,7 @@ fn under(module: &Module, threads: u32, config: Config, judged: bool) -> Outcome
     }
     let error = error.map(|error| match error {
         RunError::Fault(fault) => fault.to_string(),
-        other @ (RunError::Deadlock(_) | RunError::Limit(_)) => other.to_string(),
+        other @ (RunError::Deadlock(_) | RunError::Limit(_) | RunError::Time(_)) => other.to_string(),
     });
     let mut first = [0; 4];
     let out = cluster.read(out, &mut first).ok().map(|()| u32::from_le_bytes(first));

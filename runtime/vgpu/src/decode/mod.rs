@@ -23,6 +23,7 @@ pub(crate) mod op;
 mod operands;
 mod order;
 mod rows;
+mod stubs;
 mod synchronisation;
 mod target;
 mod tensor;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 use crate::names::demangled;
 use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Operand, Statement, Variable, VariableSpace};
+use crate::module::Stub;
 use crate::ptx::{PtxError, ScalarType};
 use crate::semantics::lanes::{AluFn, Args};
 use calls::Calls;
@@ -170,9 +172,11 @@ pub struct Refused {
 ///
 /// # Errors
 /// What is wrong with the module itself.
-pub(crate) fn supported(text: &str) -> Decoded<(Program, Vec<Refused>)> {
+pub(crate) fn supported(text: &str, stubs: &[Stub]) -> Decoded<(Program, Vec<Refused>)> {
     let mut refused = Vec::new();
-    let program = decoded(&crate::ptx::parse(text)?, &mut |function, error| {
+    let mut module = crate::ptx::parse(text)?;
+    stubs.iter().for_each(|stub| stubs::define(&mut module, stub));
+    let program = decoded(&module, &mut |function, error| {
         let error = error.with_source(text);
         refused.push(Refused { kernel: function.name.clone(), line: function.line, error });
         Ok(())

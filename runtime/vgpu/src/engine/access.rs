@@ -5,6 +5,7 @@
 //! This is the way lane by lane, which finds the lane to blame. What is in order goes another way, see
 //! [`super::together`].
 
+use super::flight::DeviceAccess;
 use super::probe::{Watch, Watched};
 use super::registers::extended;
 use super::together::device_space;
@@ -366,6 +367,10 @@ impl Machine {
             if let Home::Shared { cta, offset } = home {
                 self.meet_copies(warp, code, pc, lane, (cta, offset, size), false)?;
             }
+            if let Home::Device(start) = home {
+                let access = DeviceAccess { start, bytes: size, write: false, strong: op.order != Order::Weak };
+                self.meet_device_copies(warp, code, pc, lane, access, "")?;
+            }
             let (mut element, mut missing) = ([0; 32], 0);
             let mut symbol = None;
             match self.bytes_at(warp, code, home, size) {
@@ -470,6 +475,10 @@ impl Machine {
             };
             if let Home::Shared { cta, offset } = home {
                 self.meet_copies(warp, code, pc, lane, (cta, offset, size), true)?;
+            }
+            if let Home::Device(start) = home {
+                let access = DeviceAccess { start, bytes: size, write: true, strong: op.order != Order::Weak };
+                self.meet_device_copies(warp, code, pc, lane, access, "")?;
             }
             let mut element = [0; 32];
             for (part, reg) in element[..size as usize].chunks_exact_mut(op.bytes as usize).zip(op.registers.iter()) {

@@ -3,6 +3,7 @@
 use super::Machine;
 use super::access::{Home, Manner};
 use super::arithmetic::{combine, combine_in_device};
+use super::flight::DeviceAccess;
 use super::warp::{Outcome, Warp, bad_access, lanes, put_low_bytes, zero_extended};
 use crate::decode::op::{AtomicKind, AtomicOp, KernelCode};
 use crate::memory::{MemoryFault, Order, Proxy};
@@ -23,6 +24,10 @@ impl Machine {
             let (address, home) = self.place_of(warp, &op.place, bytes * elements, lane, true)?;
             if let Home::Shared { cta, offset } = home {
                 self.meet_copies(warp, code, pc, lane, (cta, offset, bytes), true)?;
+            }
+            if let Home::Device(start) = home {
+                let access = DeviceAccess { start, bytes: bytes * elements, write: true, strong: true };
+                self.meet_device_copies(warp, code, pc, lane, access, "")?;
             }
             if elements > 1 && !matches!(home, Home::Device(_)) {
                 let fault = MemoryFault::WrongSpace { expected: "global", found: "shared" };

@@ -147,6 +147,20 @@ pub(super) struct Tile {
     pub empty: Vec<u8>,
 }
 
+impl Tile {
+    /// Ranges of device memory, one for pieces next to each other.
+    pub fn ranges(&self) -> Vec<(u64, u32)> {
+        let mut ranges: Vec<(u64, u32)> = Vec::new();
+        for piece in &self.pieces {
+            match ranges.last_mut() {
+                Some((start, bytes)) if *start + u64::from(*bytes) == piece.address => *bytes += piece.bytes,
+                _ => ranges.push((piece.address, piece.bytes)),
+            }
+        }
+        ranges
+    }
+}
+
 /// Bytes that a copy has read, and which of them are undefined.
 #[derive(Debug, Default)]
 pub(super) struct Data {
@@ -320,6 +334,7 @@ impl Machine {
             Work::Small { copied } => {
                 let mut data = if copied > 0 { self.copy_read(transfer, copied)? } else { Data::default() };
                 data.bytes.resize(transfer.bytes as usize, 0);
+                self.end_flight(transfer, transfer.source, false);
                 self.copy_write(transfer, &data)?;
                 self.end_flight(transfer, transfer.target, true);
                 self.finish_part(transfer, false, true, true);
@@ -351,6 +366,9 @@ impl Machine {
     }
 
     fn end_flight(&mut self, transfer: &Transfer, end: End, writes: bool) {
+        if let End::Device(_) = end {
+            self.device_flights.end(transfer.issued, writes);
+        }
         if let End::Shared { cta, .. } = end
             && let Some(cta) = &mut self.ctas[cta as usize]
         {

@@ -1,7 +1,9 @@
-//! What asynchronous copies are doing to the shared memory of a CTA, so that nobody else touches it meanwhile.
+//! What asynchronous copies are doing to the shared memory of a CTA, and to device memory, so that nobody else touches it meanwhile.
 //!
 //! Invariant: a copy is here from its issue until it has read its source, and until it has written its target; the counts say of how many
 //! copies a granule holds bytes, so that an access far from all of them costs no search.
+
+use std::collections::HashMap;
 
 use super::Machine;
 use super::warp::{Outcome, Warp};
@@ -79,6 +81,84 @@ impl Flights {
     }
 }
 
+const DEVICE_GRANULE: u64 = 4096;
+/// Of wider accesses every lane is looked at.
+const WIDE: u64 = 1 << 20;
+
+/// An end of a copy in device memory.
+#[derive(Debug, Clone, Copy)]
+struct DeviceFlight {
+    copy: u64,
+    start: u64,
+    end: u64,
+    writes: bool,
+    reduces: bool,
+    line: u32,
+}
+
+/// The ends of copies under way in device memory, of all ranks.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceFlights {
+    list: Vec<DeviceFlight>,
+    /// Ends in each granule: those that read, and those that write.
+    counts: HashMap<u64, [u32; 2]>,
+}
+
+impl DeviceFlights {
+    /// Whether a copy under way may disturb an access, or be disturbed by it.
+    #[inline(always)]
+    pub fn may_meet(&self, start: u64, bytes: u64, write: bool) -> bool {
+        !self.list.is_empty() && self.counts_meet(start, bytes, write)
+    }
+
+    #[cold]
+    fn counts_meet(&self, start: u64, bytes: u64, write: bool) -> bool {
+        let mut granules = start / DEVICE_GRANULE..=(start + bytes.max(1) - 1) / DEVICE_GRANULE;
+        let busy = |granule| self.counts.get(&granule).is_some_and(|[read, written]| *written != 0 || write && *read != 0);
+        bytes > WIDE || granules.any(busy)
+    }
+
+    fn begin(&mut self, flight: DeviceFlight) {
+        for granule in flight.start / DEVICE_GRANULE..=(flight.end - 1) / DEVICE_GRANULE {
+            self.counts.entry(granule).or_default()[usize::from(flight.writes)] += 1;
+        }
+        self.list.push(flight);
+    }
+
+    /// A copy has read its source, or written its target.
+    pub fn end(&mut self, copy: u64, writes: bool) {
+        for flight in self.list.extract_if(.., |flight| (flight.copy, flight.writes) == (copy, writes)) {
+            for granule in flight.start / DEVICE_GRANULE..=(flight.end - 1) / DEVICE_GRANULE {
+                self.counts.entry(granule).and_modify(|counts| counts[usize::from(writes)] -= 1);
+            }
+        }
+        if self.list.is_empty() {
+            self.counts.clear();
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.counts.clear();
+    }
+
+    fn met(&self, start: u64, end: u64, write: bool, strong: bool) -> Option<DeviceFlight> {
+        let meets = |flight: &&DeviceFlight| {
+            flight.start < end && start < flight.end && (flight.writes || write) && !(flight.reduces && strong)
+        };
+        self.list.iter().find(meets).copied()
+    }
+}
+
+/// An access to device memory; what is strong does not meet a reduction.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DeviceAccess {
+    pub start: u64,
+    pub bytes: u32,
+    pub write: bool,
+    pub strong: bool,
+}
+
 /// The end of a copy that is to be issued.
 pub(super) struct Issued {
     pub copy: u64,
@@ -112,6 +192,47 @@ impl Machine {
         }
     }
 
+    /// An access to device memory by a thread, or by a copy that it issues, while copies may be under way.
+    #[inline]
+    pub(super) fn meet_device_copies(
+        &mut self,
+        warp: &Warp,
+        code: &KernelCode,
+        pc: u32,
+        lane: u32,
+        access: DeviceAccess,
+        by: &str,
+    ) -> Outcome<()> {
+        let DeviceAccess { start, bytes, write, strong } = access;
+        if !self.device_flights.may_meet(start, bytes.into(), write) {
+            return Ok(());
+        }
+        let Some(flight) = self.device_flights.met(start, start + u64::from(bytes), write, strong) else { return Ok(()) };
+        let symbol = self.memory.symbol(start.max(flight.start));
+        let text = in_flight(&symbol, by, write, flight.writes, flight.line);
+        self.find(warp, code, pc, lane, Rule::CopyInFlight, Some(&symbol), text)
+    }
+
+    /// Ends of a copy in device memory are under way from now on: ranges that it reads or writes.
+    pub(super) fn begin_device_flights(
+        &mut self,
+        warp: &Warp,
+        code: &KernelCode,
+        (pc, lane): (u32, u32),
+        issued: &Issued,
+        ranges: impl Iterator<Item = (u64, u32)>,
+    ) -> Outcome<()> {
+        let Issued { copy, writes, reduces, .. } = *issued;
+        let line = code.lines[pc as usize];
+        for (start, bytes) in ranges.filter(|(_, bytes)| *bytes > 0) {
+            let access = DeviceAccess { start, bytes, write: writes, strong: reduces };
+            self.meet_device_copies(warp, code, pc, lane, access, " by a copy")?;
+            let end = start + u64::from(bytes);
+            self.device_flights.begin(DeviceFlight { copy, start, end, writes, reduces, line });
+        }
+        Ok(())
+    }
+
     #[cold]
     #[allow(clippy::too_many_arguments, reason = "two agents and the place where they meet")]
     fn met_copy(
@@ -126,16 +247,7 @@ impl Machine {
         by: &str,
     ) -> Outcome<()> {
         let symbol = self.shared_name(warp.cta, code, slot, start.max(flight.start).into());
-        let (does, line) = (if write { "written" } else { "read" }, flight.line);
-        let text = if flight.writes {
-            format!(
-                "{symbol} is {does}{by} while the copy issued in line {line} still writes it: wait for that copy first"
-            )
-        } else {
-            format!(
-                "{symbol} is {does}{by} while the copy issued in line {line} still reads it: wait for that copy first"
-            )
-        };
+        let text = in_flight(&symbol, by, write, flight.writes, flight.line);
         self.find(warp, code, pc, lane, Rule::CopyInFlight, Some(&symbol), text)
     }
 
@@ -162,6 +274,11 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+fn in_flight(symbol: &str, by: &str, write: bool, copy_writes: bool, line: u32) -> String {
+    let (does, still) = (if write { "written" } else { "read" }, if copy_writes { "writes" } else { "reads" });
+    format!("{symbol} is {does}{by} while the copy issued in line {line} still {still} it: wait for that copy first")
 }
 
 #[cfg(test)]

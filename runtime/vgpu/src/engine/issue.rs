@@ -262,10 +262,21 @@ impl Machine {
             let kernel = transfer.kernel.clone();
             let reduces = transfer.reduce.is_some();
             for (end, bytes, writes) in ends {
-                if let End::Shared { cta, offset } = end {
-                    let copy = transfer.issued;
-                    let issued = Issued { copy, cta, start: offset, bytes, writes, reduces: writes && reduces };
-                    self.begin_flight(warp, kernel.code(), transfer.pc, lane, &issued)?;
+                let (copy, reduces) = (transfer.issued, writes && reduces);
+                match end {
+                    End::Shared { cta, offset } => {
+                        let issued = Issued { copy, cta, start: offset, bytes, writes, reduces };
+                        self.begin_flight(warp, kernel.code(), transfer.pc, lane, &issued)?;
+                    }
+                    // An asynchronous store to device memory is a strong one, which others may poll.
+                    End::Device(_) if matches!(transfer.work, Work::Store { .. }) => {}
+                    End::Device(start) => {
+                        let issued = Issued { copy, cta: warp.cta, start: 0, bytes, writes, reduces };
+                        let pieces = transfer.tensor.as_ref().map(|tile| tile.ranges());
+                        let whole = if pieces.is_some() { None } else { Some((start, bytes)) };
+                        let ranges = pieces.into_iter().flatten().chain(whole);
+                        self.begin_device_flights(warp, kernel.code(), (transfer.pc, lane), &issued, ranges)?;
+                    }
                 }
             }
         }

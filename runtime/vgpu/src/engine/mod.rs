@@ -40,12 +40,13 @@ mod weakly;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use barrier::Barriers;
 use clusters::CtaCluster;
 use copies::Transfer;
 use file::RegisterFile;
-use flight::Flights;
+use flight::{DeviceFlights, Flights};
 use moe_random::Random;
 use observers::Observers;
 use print::Printed;
@@ -221,6 +222,9 @@ pub(crate) struct Machine {
     free_ctas: Vec<u32>,
     clusters: Vec<Option<Box<CtaCluster>>>,
     free_clusters: Vec<u32>,
+    pub device_flights: DeviceFlights,
+    /// When a run is given up.
+    pub deadline: Option<Instant>,
     warps: Vec<Option<Box<Warp>>>,
     free_warps: Vec<u32>,
     /// Warps that finished, kept for their memory.
@@ -286,6 +290,8 @@ impl Machine {
             free_ctas: Vec::new(),
             clusters: Vec::new(),
             free_clusters: Vec::new(),
+            device_flights: DeviceFlights::default(),
+            deadline: None,
             warps: Vec::new(),
             free_warps: Vec::new(),
             spare: Vec::new(),
@@ -460,6 +466,7 @@ impl Machine {
         self.free_ctas.clear();
         self.clusters.clear();
         self.free_clusters.clear();
+        self.device_flights.clear();
         self.warps.clear();
         self.free_warps.clear();
         self.ready.clear();

@@ -44,6 +44,8 @@ pub enum RunError {
     Deadlock(Box<Deadlock>),
     /// The instruction limit was reached.
     Limit(Box<Limit>),
+    /// The host's time is over, see [`crate::Cluster::stop_at`].
+    Time(Box<Limit>),
 }
 
 /// Where a group of lanes is.
@@ -426,9 +428,12 @@ impl std::fmt::Display for RunError {
                 writeln!(f, "deadlock: everything waits, and nothing is under way that could end it")?;
                 deadlock.body(f)
             }
-            RunError::Limit(limit) => {
+            RunError::Limit(limit) | RunError::Time(limit) => {
                 let Limit { instructions, running, state } = &**limit;
-                writeln!(f, "no end after {instructions} warp instructions, the most that a run may take")?;
+                match self {
+                    RunError::Time(_) => writeln!(f, "no end before the time that the host allows is over")?,
+                    _ => writeln!(f, "no end after {instructions} warp instructions, the most that a run may take")?,
+                }
                 for launch in running {
                     writeln!(f, "  still running: {launch}")?;
                 }

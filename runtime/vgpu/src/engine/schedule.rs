@@ -4,6 +4,7 @@
 //! when nothing else can.
 
 use std::cmp::Reverse;
+use std::time::Instant;
 
 use super::probe::{Watch, Watched};
 use super::report::RunError;
@@ -17,6 +18,8 @@ const TURN: u32 = 16_384;
 /// Turns of warps that barriers have let go, in sequence, while others wait for theirs.
 const MOST_RELEASED: u32 = 64;
 const SLOT_SHIFT: u32 = 40;
+/// Turns after which the host's clock is looked at again.
+const TURNS_PER_LOOK: u64 = 64;
 
 /// Whom the adversarial policy holds back.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,11 @@ impl Machine {
                 return Err(RunError::Limit(Box::new(self.limit())));
             }
             self.turns += 1;
+            if self.turns.is_multiple_of(TURNS_PER_LOOK)
+                && self.deadline.is_some_and(|deadline| Instant::now() > deadline)
+            {
+                return Err(RunError::Time(Box::new(self.limit())));
+            }
             self.wake_sleepers();
             self.maybe_copy()?;
             self.deliver_writes();

@@ -80,6 +80,9 @@ impl Machine {
         let Some(span) = span(warp, op, mask) else { return false };
         let check = self.config.check_initialised;
         let (segment, offset, owner) = if device_space(op.place.space, span.start) {
+            if self.device_flights.may_meet(span.start, span.bytes, false) {
+                return false;
+            }
             let Some(found) = self.memory.span(warp.rank, span.start, span.bytes) else { return false };
             found
         } else {
@@ -138,6 +141,9 @@ impl Machine {
         let Some(span) = span(warp, op, mask) else { return false };
         let mut owner = None;
         let (segment, woken, offset) = if device_space(op.place.space, span.start) {
+            if self.device_flights.may_meet(span.start, span.bytes, true) {
+                return false;
+            }
             let Some((segment, woken, offset, rank)) = self.memory.span_mut(warp.rank, span.start, span.bytes) else {
                 return false;
             };

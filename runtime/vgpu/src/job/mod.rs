@@ -31,6 +31,9 @@ pub struct Job {
     /// Streaming multiprocessors of each.
     #[serde(default = "sms")]
     pub sms: u32,
+    /// Functions that the modules declare and do not define.
+    #[serde(default, rename = "stub")]
+    pub stubs: Vec<StubFunction>,
     /// Memory.
     #[serde(default, rename = "buffer")]
     pub buffers: Vec<Buffer>,
@@ -83,6 +86,16 @@ impl Default for Limits {
     fn default() -> Self {
         Limits { bytes: 1 << 30, instructions: 200_000_000, seconds: 600 }
     }
+}
+
+/// A function that does nothing but return, see [`crate::Stub`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StubFunction {
+    pub name: String,
+    /// Low bits of what it returns.
+    #[serde(default)]
+    pub returns: i64,
 }
 
 /// Memory of a rank. Without values it is undefined.
@@ -168,8 +181,11 @@ pub struct Step {
     /// It may begin before the one before it in its stream has ended.
     #[serde(default)]
     pub dependent: bool,
-    /// The buffer that the host writes.
+    /// The buffer that the host writes, or a variable of a module on `rank`.
     pub write: Option<String>,
+    /// Type of the elements of a variable.
+    #[serde(rename = "type")]
+    pub element: Option<Element>,
     /// What it writes there.
     pub values: Option<Vec<Value>>,
     /// The host waits for everything.
@@ -186,6 +202,11 @@ fn single() -> Vec<u32> {
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
     pub buffer: String,
+    /// Rank and type of the elements of a variable, which may stand in the place of a buffer.
+    #[serde(default)]
+    pub rank: u32,
+    #[serde(rename = "type")]
+    pub element: Option<Element>,
     /// The first element that is compared.
     #[serde(default)]
     pub from: u64,

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use super::{Buffer, Content, Element, Expectation, Job, Number, Step, Tensor, Value};
+use super::{Buffer, Content, Element, Expectation, Job, Number, Step, StubFunction, Tensor, Value};
 use crate::module::Module;
 use crate::{
     Address, Argument, Cluster, Config, Conflict, Judge, Kernel, Launch, OutOfBounds, Policy, Printed, RankId, Refused,
-    Rule, Rules, StreamId, Swizzle, TensorElement, TensorMap, Waiver,
+    Rule, Rules, RunError, StreamId, Stub, Swizzle, TensorElement, TensorMap, Waiver,
 };
 
 /// Reads a file that a job names.
@@ -88,6 +88,9 @@ struct Ready<'j> {
     files: HashMap<&'j str, Vec<u8>>,
 }
 
+/// A year.
+const MOST_SECONDS: u64 = 366 * 24 * 3600;
+
 /// Where the buffers of one run are.
 type Places = BTreeMap<String, (Address, u64)>;
 
@@ -102,22 +105,27 @@ impl Job {
         load: Load<'_>,
         mut step: impl FnMut(u64, u64),
     ) -> Result<Outcome, JobError> {
-        let begun = Instant::now();
+        let deadline = Instant::now() + Duration::from_secs(self.limits.seconds.min(MOST_SECONDS));
         let ready = self.prepare(load)?;
         let mut outcome = Outcome { refused: ready.refused.clone(), fails: self.fails.clone(), ..Outcome::default() };
         let seeds = |policy| if policy == Policy::RoundRobin { 1 } else { options.seeds };
         let schedules: Vec<(Policy, u64)> =
             self.policies.iter().flat_map(|&policy| (0..seeds(policy)).map(move |seed| (policy, seed))).collect();
         for (at, &(policy, seed)) in (0..).zip(&schedules) {
-            if begun.elapsed() > Duration::from_secs(self.limits.seconds) {
-                return fail(format!(
+            let over = || {
+                format!(
                     "{at} of {} schedules have taken the {} seconds that `limits.seconds` allows: allow more, or run fewer with `--seeds`",
                     schedules.len(),
                     self.limits.seconds
-                ));
+                )
+            };
+            if Instant::now() > deadline {
+                return fail(over());
             }
             step(at, schedules.len() as u64);
-            let texts = ready.once(policy, seed, options.judge, &mut outcome)?;
+            let Some(texts) = ready.once(policy, seed, options.judge, deadline, &mut outcome)? else {
+                return fail(over());
+            };
             outcome.schedules += 1;
             outcome.failed += u64::from(!texts.is_empty());
             for text in texts {
@@ -139,11 +147,13 @@ impl Job {
         }
         let mut ready =
             Ready { job: self, modules: Vec::new(), refused: Vec::new(), rules: self.rules()?, files: HashMap::new() };
+        let stub = |stub: &StubFunction| Stub { name: stub.name.clone(), returns: stub.returns.cast_unsigned() };
+        let stubs: Vec<Stub> = self.stubs.iter().map(stub).collect();
         for name in &self.modules {
             let bytes = load(name).map_err(JobError)?;
             let Ok(text) = String::from_utf8(bytes) else { return fail(format!("{name} is no text")) };
             let (module, refused) =
-                Module::parse_supported(&text).map_err(|error| JobError(format!("{name}: {error}")))?;
+                Module::parse_with(&text, &stubs).map_err(|error| JobError(format!("{name}: {error}")))?;
             ready.modules.push(module);
             ready.refused.extend(refused);
         }
@@ -270,8 +280,15 @@ impl Ready<'_> {
         Ok(file.as_ref().and_then(|file| self.files.get(file.as_str()).cloned()))
     }
 
-    /// What is wrong under one schedule.
-    fn once(&self, policy: Policy, seed: u64, judged: bool, outcome: &mut Outcome) -> Result<Vec<String>, JobError> {
+    /// What is wrong under one schedule; none if it has not ended in time.
+    fn once(
+        &self,
+        policy: Policy,
+        seed: u64,
+        judged: bool,
+        deadline: Instant,
+        outcome: &mut Outcome,
+    ) -> Result<Option<Vec<String>>, JobError> {
         let job = self.job;
         let said = |error: crate::ClusterError| JobError(error.to_string());
         let config = Config {
@@ -284,6 +301,7 @@ impl Ready<'_> {
             instruction_limit: job.limits.instructions,
         };
         let mut cluster = Cluster::new(config).map_err(said)?;
+        cluster.stop_at(deadline);
         let judge = Judge::new(self.rules.clone());
         if judged {
             cluster.observe(Box::new(judge.clone()));
@@ -322,6 +340,9 @@ impl Ready<'_> {
             }
         }
         error = error.or_else(|| cluster.run().err());
+        if matches!(error, Some(RunError::Time(_))) {
+            return Ok(None);
+        }
         let mut wrong: Vec<String> = error.iter().map(ToString::to_string).collect();
         if judged {
             let (found, accepted): (Vec<_>, Vec<_>) = judge.found().into_iter().partition(Conflict::is_error);
@@ -338,7 +359,7 @@ impl Ready<'_> {
             outcome.printed = cluster.printed().to_vec();
         }
         outcome.instructions += cluster.instructions();
-        Ok(wrong)
+        Ok(Some(wrong))
     }
 
     /// Whether everything is to be waited for.
@@ -378,13 +399,11 @@ impl Ready<'_> {
                 Ok(false)
             }
             (None, Some(name), false) => {
-                let Some(buffer) = self.job.buffers.iter().find(|buffer| buffer.name == *name) else {
-                    return fail(format!("there is no buffer `{name}`"));
-                };
                 let content = Content { values: step.values.clone(), ..Content::default() };
-                let bytes = self.bytes(&content, buffer.element, 0, places, &format!("buffer `{name}`"))?;
-                if let (Some(bytes), Some((at, _))) = (bytes, places.get(name)) {
-                    cluster.write(*at, &bytes).map_err(said)?;
+                let found = self.found(cluster, name, step.rank, step.element, places)?;
+                let bytes = self.bytes(&content, found.element, 0, places, &format!("`{name}`"))?;
+                if let Some(bytes) = bytes {
+                    cluster.write(found.at, &bytes).map_err(said)?;
                 }
                 Ok(false)
             }
@@ -471,6 +490,31 @@ impl Ready<'_> {
         fail(format!("there is no kernel `{name}`: the modules have {}", known.join(", ")))
     }
 
+    /// A buffer, or a variable of a module.
+    fn found(
+        &self,
+        cluster: &mut Cluster,
+        name: &str,
+        rank: u32,
+        element: Option<Element>,
+        places: &Places,
+    ) -> Result<Named, JobError> {
+        let buffer = self.job.buffers.iter().find(|buffer| buffer.name == name);
+        if let (Some(buffer), Some((at, _))) = (buffer, places.get(name)) {
+            return Ok(Named { at: *at, element: buffer.element, count: self.count(buffer)? });
+        }
+        for module in &self.modules {
+            let Some(bytes) = module.variable_bytes(name) else { continue };
+            cluster.load(RankId(rank), module).map_err(|error| JobError(error.to_string()))?;
+            let Some(at) = cluster.variable(RankId(rank), module, name) else { continue };
+            let Some(element) = element else {
+                return fail(format!("`{name}` is a variable: give the `type` of its elements"));
+            };
+            return Ok(Named { at, element, count: bytes / element.bytes() });
+        }
+        fail(format!("there is no buffer `{name}`, and no variable of a module"))
+    }
+
     /// The first element that is not what is expected.
     fn differs(
         &self,
@@ -479,16 +523,14 @@ impl Ready<'_> {
         places: &Places,
     ) -> Result<Option<String>, JobError> {
         let name = &expectation.buffer;
-        let Some(buffer) = self.job.buffers.iter().find(|buffer| buffer.name == *name) else {
-            return fail(format!("expect: there is no buffer `{name}`"));
-        };
-        let (element, of) = (buffer.element, format!("expect `{name}`"));
-        let count = self.count(buffer)?.saturating_sub(expectation.from);
+        let in_expect = |error: JobError| JobError(format!("expect: {error}"));
+        let found = self.found(cluster, name, expectation.rank, expectation.element, places).map_err(in_expect)?;
+        let (element, of) = (found.element, format!("expect `{name}`"));
+        let count = found.count.saturating_sub(expectation.from);
         let Some(expected) = self.bytes(&expectation.content(), element, count, places, &of)? else {
             return fail(format!("{of}: give one of `fill`, `values`, `steps` and `file`"));
         };
-        let Some((at, _)) = places.get(name) else { return Ok(None) };
-        let start = at.offset(expectation.from * element.bytes());
+        let start = found.at.offset(expectation.from * element.bytes());
         let mut found = vec![0; expected.len()];
         if let Err(error) = cluster.read(start, &mut found) {
             return Ok(Some(error.to_string()));
@@ -506,6 +548,13 @@ impl Ready<'_> {
         }
         Ok(None)
     }
+}
+
+/// Memory that a job names.
+struct Named {
+    at: Address,
+    element: Element,
+    count: u64,
 }
 
 fn note(known: &mut Vec<String>, more: impl Iterator<Item = String>) {

@@ -49,7 +49,7 @@ fn refused_here(forms: &[&str], chip: &str, version: &str) -> BTreeSet<usize> {
     };
     let of_some = |forms: &[(usize, &&str)]| -> Vec<usize> {
         let kernels: String = forms.iter().map(kernel).collect();
-        let module = supported(&format!("{}{kernels}", header(chip, version)));
+        let module = supported(&format!("{}{kernels}", header(chip, version)), &[]);
         let (_, refused) = module.unwrap_or_else(|error| panic!("{error}"));
         refused.iter().map(|refused| refused.kernel[1..].parse().expect("the number of a form")).collect()
     };
