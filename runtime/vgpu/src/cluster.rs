@@ -79,6 +79,16 @@ impl Cluster {
         Ok(made)
     }
 
+    /// Makes an address that stands for the first `bytes` of parts in the memory of several ranks at once, for `multimem` instructions.
+    /// What these combine is combined in the order of the parts.
+    ///
+    /// # Errors
+    /// When a part is not inside an allocation, does not begin at a multiple of 16 bytes, or is on the rank of another one.
+    pub fn multicast(&mut self, parts: &[Address], bytes: u64, name: &str) -> Result<Address, ClusterError> {
+        let made = self.machine.memory.multicast(parts, bytes, name);
+        made.map_err(|reason| ClusterError::Allocation { name: name.to_owned(), reason })
+    }
+
     /// Closes an allocation to the kernels of other ranks: their accesses are errors from now on.
     ///
     /// # Errors

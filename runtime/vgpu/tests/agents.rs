@@ -432,7 +432,10 @@ fn nobody_touches_global_memory_that_a_copy_uses() {
     };
     let access = "ld.global.u32 %r3, [%rd1+4];\nst.global.u32 [%rd2], %r3;";
     assert!(run(&body("", access)).iter().all(Option::is_none), "behind the wait");
-    assert!(run(&body("ld.global.u32 %r3, [%rd1+16];\nst.global.u32 [%rd2], %r3;", access)).iter().all(Option::is_none), "beside it");
+    assert!(
+        run(&body("ld.global.u32 %r3, [%rd1+16];\nst.global.u32 [%rd2], %r3;", access)).iter().all(Option::is_none),
+        "beside it"
+    );
     for (between, does) in [
         ("ld.global.u32 %r3, [%rd1+4];", "read"),
         ("st.global.u32 [%rd1+12], %r2;", "written"),
@@ -440,7 +443,8 @@ fn nobody_touches_global_memory_that_a_copy_uses() {
         ("cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r1], 16;", "written by a copy"),
     ] {
         let found = run(&body(between, access));
-        let text = format!("of rank 1 is {does} while the copy issued in line 18 still writes it: wait for that copy first");
+        let text =
+            format!("of rank 1 is {does} while the copy issued in line 18 still writes it: wait for that copy first");
         let told = found.iter().flatten().filter(|error| error.contains(&text)).count();
         assert!(found[0].is_some() && told > found.len() / 2, "{between}: {found:#?}");
     }
@@ -450,9 +454,20 @@ fn nobody_touches_global_memory_that_a_copy_uses() {
                 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%rd1], 16, [%r2];\n\
                 st.global.u32 [%rd1+8], 1;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 %p1, [%r2], 0;\n@!%p1 bra wait;";
     let found = run(load);
-    assert!(found[0].as_ref().is_some_and(|error| error.contains("`x+8` of rank 1 is written while the copy issued in line 18 still reads it")), "{found:#?}");
+    assert!(
+        found[0].as_ref().is_some_and(
+            |error| error.contains("`x+8` of rank 1 is written while the copy issued in line 18 still reads it")
+        ),
+        "{found:#?}"
+    );
     // A reduction and an atomic do not disturb each other.
-    let sums = body("", "").replace("cp.async.bulk.global.shared::cta.bulk_group [", "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [");
-    let sums = sums.replace("cp.async.bulk.commit_group;", "cp.async.bulk.commit_group;\nred.relaxed.gpu.global.add.u32 [%rd1], 1;");
+    let sums = body("", "").replace(
+        "cp.async.bulk.global.shared::cta.bulk_group [",
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [",
+    );
+    let sums = sums.replace(
+        "cp.async.bulk.commit_group;",
+        "cp.async.bulk.commit_group;\nred.relaxed.gpu.global.add.u32 [%rd1], 1;",
+    );
     assert!(run(&sums).iter().all(Option::is_none));
 }

@@ -150,6 +150,17 @@ fn operands(op: &mut Op, each: Each<'_>) {
                 each(Operand::Read(members));
             }
         },
+        Op::Multimem(op) => {
+            place(&mut op.place, each);
+            let loads = matches!(op.kind, MultimemKind::LoadReduce(_));
+            for reg in op.registers.iter_mut() {
+                if loads {
+                    write(reg, each);
+                } else {
+                    reg.iter_mut().for_each(|reg| read(reg, each));
+                }
+            }
+        }
         Op::Fill(op) => {
             place(&mut op.place, each);
             read(&mut op.size, each);

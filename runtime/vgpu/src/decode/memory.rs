@@ -15,8 +15,19 @@ pub(super) struct Strength {
 }
 
 /// Instructions that are decoded here.
-pub(super) const OPCODES: &[&str] =
-    &["ld", "ldu", "st", "atom", "red", "prefetch", "prefetchu", "createpolicy", "applypriority", "discard"];
+pub(super) const OPCODES: &[&str] = &[
+    "ld",
+    "ldu",
+    "st",
+    "atom",
+    "red",
+    "prefetch",
+    "prefetchu",
+    "createpolicy",
+    "applypriority",
+    "discard",
+    "multimem",
+];
 
 impl Decoder<'_> {
     pub(super) fn memory(&mut self, opcode: &str, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
@@ -25,6 +36,7 @@ impl Decoder<'_> {
             "st" | "red" if m.has("async") => self.async_store(opcode, m, operands),
             "st" if m.has("bulk") => self.fill(m, operands),
             "st" => self.store(m, operands),
+            "multimem" => self.multimem(m, operands),
             "atom" | "red" => self.atomic(opcode, m, operands),
             "prefetch" | "prefetchu" => {
                 self.state_space(m)?;
@@ -105,7 +117,7 @@ impl Decoder<'_> {
     }
 
     /// Takes order and scope of a load or store.
-    fn strength(&self, m: &mut Modifiers, strongest: Order) -> Decoded<Strength> {
+    pub(super) fn strength(&self, m: &mut Modifiers, strongest: Order) -> Decoded<Strength> {
         let order = m.order();
         if m.take("mmio") && order != Some(Order::Relaxed) {
             return self.fail("`.mmio` needs .relaxed");

@@ -19,6 +19,7 @@ mod matrix;
 mod memory;
 mod modifiers;
 mod moves;
+mod multimem;
 pub(crate) mod op;
 mod operands;
 mod order;
@@ -32,9 +33,9 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::module::Stub;
 use crate::names::demangled;
 use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Operand, Statement, Variable, VariableSpace};
-use crate::module::Stub;
 use crate::ptx::{PtxError, ScalarType};
 use crate::semantics::lanes::{AluFn, Args};
 use calls::Calls;

@@ -323,6 +323,29 @@ pub(crate) struct AsyncStoreOp {
     pub scope: Scope,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MultimemKind {
+    /// Loads what all copies are combined to.
+    LoadReduce(AtomicKind),
+    Store,
+    Reduce(AtomicKind),
+}
+
+/// `multimem.ld_reduce`, `multimem.st` and `multimem.red`
+pub(crate) struct MultimemOp {
+    pub place: Place,
+    pub kind: MultimemKind,
+    /// Of what is combined: one of two that are packed.
+    pub unit: ScalarType,
+    /// Bytes of one register.
+    pub bytes: u32,
+    pub registers: Elements,
+    /// Sums of 16 bits are rounded once.
+    pub wide: bool,
+    pub order: Order,
+    pub scope: Scope,
+}
+
 /// `st.bulk`
 pub(crate) struct FillOp {
     pub place: Place,
@@ -460,6 +483,7 @@ pub(crate) enum Op {
     AsyncStore(Box<AsyncStoreOp>),
     Tensor(Box<TensorOp>),
     Map(Box<MapOp>),
+    Multimem(Box<MultimemOp>),
     Fill(Box<FillOp>),
     CommitBulk,
     WaitBulk {

@@ -8,7 +8,9 @@ use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Operand,
 /// Gives the functions with the name of a stub a body that returns its value.
 pub(super) fn define(module: &mut Module, stub: &Stub) {
     let named = |function: &&mut Function| {
-        !function.entry && function.body.is_none() && (function.name == stub.name || demangled(&function.name) == stub.name)
+        !function.entry
+            && function.body.is_none()
+            && (function.name == stub.name || demangled(&function.name) == stub.name)
     };
     for function in module.functions.iter_mut().filter(named) {
         let mut body: Vec<Statement> =

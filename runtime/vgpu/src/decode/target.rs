@@ -153,6 +153,8 @@ fn arithmetic(needs: &mut Needs, instruction: &Instruction, words: Words) {
         "bar" if words.has("cta") => needs.at_least(70, (7, 8)),
         "cvta" if words.any(&["param", "param::entry"]) => needs.at_least(70, (7, 7)),
         "mapa" | "getctarank" => needs.at_least(90, (7, 8)),
+        "multimem" if words.any(&["acc::f32", "acc::f16"]) => needs.at_least(90, (8, 2)),
+        "multimem" => needs.at_least(90, (8, 1)),
         "tensormap" if words.has("replace") => needs.lettered(90, (8, 3)),
         "tensormap" => needs.at_least(90, (8, 3)),
         "alloca" | "stacksave" | "stackrestore" => needs.at_least(70, (7, 3)),

@@ -114,7 +114,8 @@ impl DeviceFlights {
     #[cold]
     fn counts_meet(&self, start: u64, bytes: u64, write: bool) -> bool {
         let mut granules = start / DEVICE_GRANULE..=(start + bytes.max(1) - 1) / DEVICE_GRANULE;
-        let busy = |granule| self.counts.get(&granule).is_some_and(|[read, written]| *written != 0 || write && *read != 0);
+        let busy =
+            |granule| self.counts.get(&granule).is_some_and(|[read, written]| *written != 0 || write && *read != 0);
         bytes > WIDE || granules.any(busy)
     }
 
@@ -207,7 +208,9 @@ impl Machine {
         if !self.device_flights.may_meet(start, bytes.into(), write) {
             return Ok(());
         }
-        let Some(flight) = self.device_flights.met(start, start + u64::from(bytes), write, strong) else { return Ok(()) };
+        let Some(flight) = self.device_flights.met(start, start + u64::from(bytes), write, strong) else {
+            return Ok(());
+        };
         let symbol = self.memory.symbol(start.max(flight.start));
         let text = in_flight(&symbol, by, write, flight.writes, flight.line);
         self.find(warp, code, pc, lane, Rule::CopyInFlight, Some(&symbol), text)

@@ -263,6 +263,7 @@ impl Machine {
                 }
                 Op::Bulk(op) => self.bulk_copy(warp, op, mask, pc)?,
                 Op::AsyncStore(op) => self.async_store(warp, op, mask, pc)?,
+                Op::Multimem(op) => self.multimem(warp, op, mask, pc, code)?,
                 Op::Tensor(op) => self.tensor_copy(warp, op, mask, pc, code)?,
                 Op::Map(op) => self.tensor_map(warp, op, mask, pc, code)?,
                 Op::Fill(op) => self.fill(warp, op, mask, pc, code)?,

@@ -24,6 +24,7 @@ mod late;
 mod mbarrier;
 mod meet;
 mod observers;
+mod multimem;
 pub(crate) mod print;
 mod probe;
 mod registers;

@@ -313,6 +313,7 @@ impl Machine {
                 return self.uses(warp, code, pc, (split, mask), "an operand of an instruction of the warp", &moved);
             }
             Op::Load(_) => ("the address of a load", &[]),
+            Op::Multimem(_) => ("an operand of a multimem", &[]),
             Op::Atomic(_) => ("an operand of an atomic", &[]),
             Op::Branch { .. } | Op::BranchIndexed { .. } => ("the target of a branch", &[]),
             Op::NoFunction(_) => ("the address of a function", &[]),

@@ -37,6 +37,9 @@ pub struct Job {
     /// Memory.
     #[serde(default, rename = "buffer")]
     pub buffers: Vec<Buffer>,
+    /// Addresses that stand for buffers of several ranks at once.
+    #[serde(default)]
+    pub multicast: Vec<Multicast>,
     /// What is done, one after the other; launches of different ranks or streams run together until a step waits.
     #[serde(rename = "step")]
     pub steps: Vec<Step>,
@@ -96,6 +99,15 @@ pub struct StubFunction {
     /// Low bits of what it returns.
     #[serde(default)]
     pub returns: i64,
+}
+
+/// An address for `multimem` instructions, see [`crate::Cluster::multicast`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Multicast {
+    pub name: String,
+    /// Buffers of different ranks.
+    pub of: Vec<String>,
 }
 
 /// Memory of a rank. Without values it is undefined.

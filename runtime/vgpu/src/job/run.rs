@@ -314,6 +314,20 @@ impl Ready<'_> {
                 return fail(format!("there are two buffers with the name `{}`", buffer.name));
             }
         }
+        for multicast in &job.multicast {
+            let of = |text: String| JobError(format!("multicast `{}`: {text}", multicast.name));
+            let found = multicast
+                .of
+                .iter()
+                .map(|name| places.get(name).copied().ok_or_else(|| of(format!("there is no buffer `{name}`"))));
+            let parts = found.collect::<Result<Vec<(Address, u64)>, _>>()?;
+            let bytes = parts.iter().map(|(_, bytes)| *bytes).min().unwrap_or(0);
+            let addresses: Vec<Address> = parts.iter().map(|(at, _)| *at).collect();
+            let at = cluster.multicast(&addresses, bytes, &multicast.name).map_err(said)?;
+            if places.insert(multicast.name.clone(), (at, bytes)).is_some() {
+                return fail(format!("there are two buffers with the name `{}`", multicast.name));
+            }
+        }
         for buffer in &job.buffers {
             let of = format!("buffer `{}`", buffer.name);
             if (buffer.element == Element::TensorMap) != buffer.tensor.is_some() {

@@ -8,6 +8,7 @@ pub(crate) mod address;
 mod allocation;
 mod fault;
 mod initialised;
+mod multicast;
 pub(crate) mod order;
 pub(crate) mod segment;
 mod slots;
@@ -20,6 +21,7 @@ pub use address::Address;
 use address::{MAX_ALLOCATION_BYTES, MAX_SLOTS, Target, device_address, target};
 pub(crate) use allocation::Allocation;
 pub use fault::MemoryFault;
+use multicast::Multicast;
 pub use order::{Order, Proxy, Scope};
 pub use segment::Lent;
 use segment::Segment;
@@ -56,6 +58,7 @@ pub(crate) struct Memory {
     /// Buffers of freed allocations, oldest first.
     spare: VecDeque<Segment>,
     spare_bytes: u64,
+    multicasts: Vec<Multicast>,
     pub traffic: Traffic,
     /// Tickets of parked splits that a write has woken.
     pub woken: Vec<u64>,
@@ -69,6 +72,7 @@ impl Memory {
             freed: VecDeque::new(),
             spare: VecDeque::new(),
             spare_bytes: 0,
+            multicasts: Vec::new(),
             traffic: Traffic::new(ranks),
             woken: Vec::new(),
             check_initialised,
@@ -168,6 +172,9 @@ impl Memory {
             Target::Shared { .. } => MemoryFault::WrongSpace { expected: "global", found: "shared" },
             Target::Local { .. } => MemoryFault::WrongSpace { expected: "global", found: "local" },
             Target::Param { .. } => MemoryFault::WrongSpace { expected: "global", found: "param" },
+            Target::Device { .. } if multicast::is_multicast(address) => {
+                MemoryFault::BadObject("a multicast address is for multimem instructions alone".into())
+            }
             Target::Device { rank, slot, position } => {
                 let owner = RankId(rank);
                 if rank as usize >= self.ranks.len() {
