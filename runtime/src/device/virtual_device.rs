@@ -335,7 +335,7 @@ fn failed(error: RunError) -> DeviceError {
     match error {
         RunError::Fault(_) => DeviceError::Fault { report },
         RunError::Deadlock(_) => DeviceError::Deadlock { report },
-        RunError::Limit(_) => DeviceError::Limit { report },
+        RunError::Limit(_) | RunError::Time(_) => DeviceError::Limit { report },
     }
 }
 
