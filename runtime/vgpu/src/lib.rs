@@ -129,6 +129,7 @@ pub use cluster::Cluster;
 pub use config::{Config, Policy};
 pub use decode::Refused;
 pub use decode::op::Parameter;
+pub use decode::stubs::Stub;
 pub use engine::print::Printed;
 pub use engine::report::{
     Deadlock, Fault, FaultKind, Finding, Limit, NotStarted, Polled, Report, RunError, Running, Schedule, Site,
@@ -140,7 +141,7 @@ pub use judge::{Agent, Apart, Conflict, Judge, Missing, Party};
 pub use launch::{Argument, Launch};
 pub use memory::tensor::{OutOfBounds, Swizzle, TensorElement, TensorMap, TensorMapError};
 pub use memory::{Address, Lent, MemoryFault, Order, Proxy, Scope, Traffic};
-pub use module::{Kernel, Module, Stub};
+pub use module::{Kernel, Module};
 pub use names::demangled;
 pub use observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep, Observer, Row};
 pub use ptx::PtxError;

@@ -4,18 +4,10 @@ use std::sync::Arc;
 
 use crate::decode::Refused;
 use crate::decode::op::{KernelCode, Parameter, Program};
+use crate::decode::stubs::Stub;
 use crate::names::demangled;
 use crate::ptx::PtxError;
 use crate::ptx::ast::VariableSpace;
-
-/// A function that does nothing but return.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stub {
-    /// As the PTX or the source calls it.
-    pub name: String,
-    /// Low bits of what it returns; the rest is zero.
-    pub returns: u64,
-}
 
 /// A PTX module: parsed and decoded once, launched many times, on any cluster.
 #[derive(Clone)]

@@ -24,7 +24,7 @@ pub(crate) mod op;
 mod operands;
 mod order;
 mod rows;
-mod stubs;
+pub(crate) mod stubs;
 mod synchronisation;
 mod target;
 mod tensor;
@@ -33,7 +33,6 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::module::Stub;
 use crate::names::demangled;
 use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Operand, Statement, Variable, VariableSpace};
 use crate::ptx::{PtxError, ScalarType};
@@ -41,6 +40,7 @@ use crate::semantics::lanes::{AluFn, Args};
 use calls::Calls;
 use modifiers::Modifiers;
 use op::{Constant, KernelCode, NO_GUARD, Op, PREDICATE_FLAG, Parameter, Program, Reg, SHARED_BASE, Step};
+use stubs::Stub;
 
 type Decoded<T> = Result<T, PtxError>;
 

@@ -1,9 +1,17 @@
 //! Bodies for functions that a module declares and does not define.
 
-use crate::module::Stub;
 use crate::names::demangled;
 use crate::ptx::ScalarType;
 use crate::ptx::ast::{Function, FunctionParameter, Instruction, Module, Operand, Statement};
+
+/// A function that does nothing but return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stub {
+    /// As the PTX or the source calls it.
+    pub name: String,
+    /// Low bits of what it returns; the rest is zero.
+    pub returns: u64,
+}
 
 /// Gives the functions with the name of a stub a body that returns its value.
 pub(super) fn define(module: &mut Module, stub: &Stub) {

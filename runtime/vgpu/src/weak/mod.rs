@@ -166,7 +166,7 @@ impl WeakMemory {
         let mark = self.order.mark(access);
         let mut history = self.take(access, &mark, spot)?;
         let (at, _) = self.choose(access, &mark, &mut history);
-        self.read_message(access, &mark, &mut history, at);
+        let at = self.read_message(access, &mark, &mut history, at);
         let content = history.message(at).content;
         let last = history.message(history.len() - 1).content;
         self.give_back(access, spot, history);
@@ -192,13 +192,13 @@ impl WeakMemory {
         history.known(|event: (Thread, Time)| self.order.has_to_see(mark, view, shared, event))
     }
 
-    /// Takes up what a strong read of a message acquires.
-    fn read_message(&mut self, access: &Access, mark: &Mark, history: &mut History, at: usize) {
-        let Some(scope) = mark.strong.filter(|_| mark.proxy == Proxy::Generic) else { return };
+    /// Takes up what a strong read of a message acquires. Where the message is then: older ones may be forgotten.
+    fn read_message(&mut self, access: &Access, mark: &Mark, history: &mut History, at: usize) -> usize {
+        let Some(scope) = mark.strong.filter(|_| mark.proxy == Proxy::Generic) else { return at };
         let message = history.message(at);
         let site = self.order.site(mark.thread);
         if !message.writer.is_some_and(|writer| morally_strong(&writer, mark.thread, site, Some(scope))) {
-            return;
+            return at;
         }
         let place = self.place(access);
         let view = self.order.view_of(mark);
@@ -210,8 +210,10 @@ impl WeakMemory {
             if message.seen.len() > MOST_SEEN {
                 message.seen.clear();
                 history.forget_before(at);
+                return 0;
             }
         }
+        at
     }
 
     /// A write over what was there. Whether what it writes is what memory holds from now on.
@@ -287,7 +289,7 @@ impl WeakMemory {
         }
         let read = history.message(at).content;
         let update = change(&read);
-        self.read_message(access, &mark, &mut history, at);
+        let at = self.read_message(access, &mark, &mut history, at);
         let mut last = true;
         if let Update::Writes(new) = update {
             let releases = std::mem::take(&mut history.releases);
