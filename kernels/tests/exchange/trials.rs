@@ -30,7 +30,7 @@ pub fn trials(kernel: Kernel, loaded: &Loaded) -> Vec<Trial> {
     if kernel.row().waits.is_some() && !alone {
         trials.extend([a_rank_that_does_not_come as Trial, a_host_that_stops_a_wait]);
     }
-    trials.push(a_host_that_stops);
+    trials.extend([a_host_that_stops_at_the_end as Trial, a_host_that_stops]);
     trials
 }
 
@@ -197,6 +197,13 @@ fn a_host_that_stops(loaded: &Loaded, _: Kernel, schedule: Schedule) -> Outcome 
     let mut world = World::new(loaded, schedule);
     enqueue_all(&mut world, CALLS);
     stopped(&mut world, 1)
+}
+
+/// The host gives up when all calls have looked whether it has: nothing has told it how far they are.
+fn a_host_that_stops_at_the_end(loaded: &Loaded, _: Kernel, schedule: Schedule) -> Outcome {
+    let mut world = World::new(loaded, schedule);
+    enqueue_all(&mut world, CALLS);
+    stopped(&mut world, 1_000_000_000)
 }
 
 /// What waits for a rank that does not come ends when the host says so.
