@@ -208,3 +208,111 @@ fn every_kernel_is_supported_or_refused_with_a_reason() {
         assert!(old("sm_90a", body).status.success(), "{body}");
     }
 }
+
+/// Variables of modules, functions that are stubs, clusters, and a tensor map that goes by value.
+#[test]
+fn jobs_reach_variables_stubs_clusters_and_tensors() {
+    let folder = folder();
+    folder.write(
+        "all.ptx",
+        ".version 8.6
+.target sm_90a
+.address_size 64
+.visible .global .align 4 .u32 limit;
+.visible .global .align 4 .b8 sums[16];
+.extern .func (.param .b32 r) elsewhere(.param .b32 a);
+.extern .func nothing();
+.visible .entry sum(.param .align 64 .b8 map[128], .param .u64 out) {
+    .reg .pred %p<4>; .reg .b32 %r<12>; .reg .b64 %d<6>;
+    .shared .align 128 .b8 tile[64];
+    .shared .align 8 .b64 gate;
+    ld.param.u64 %d1, [out];
+    mov.b64 %d2, map;
+    cvta.param.u64 %d2, %d2;
+    mov.u32 %r1, tile;
+    mov.u32 %r2, gate;
+    mbarrier.init.shared::cta.b64 [%r2], 1;
+    mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], 64;
+    mov.u32 %r3, %cluster_ctarank;
+    cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%d2, {0, %r3}], [%r2];
+wait:
+    mbarrier.try_wait.parity.shared::cta.b64 %p1, [%r2], 0;
+    @!%p1 bra wait;
+    ld.shared.u32 %r4, [tile+20];
+    ld.global.u32 %r5, [limit];
+    {
+    .param .b32 a; .param .b32 r;
+    st.param.b32 [a], %r4;
+    call.uni (r), elsewhere, (a);
+    ld.param.b32 %r6, [r];
+    }
+    call.uni nothing, ();
+    add.u32 %r7, %r4, %r5;
+    add.u32 %r7, %r7, %r6;
+    mul.wide.u32 %d3, %r3, 4;
+    add.u64 %d1, %d1, %d3;
+    st.global.u32 [%d1], %r7;
+    mov.u64 %d4, sums;
+    add.u64 %d4, %d4, %d3;
+    st.global.u32 [%d4], %r7;
+    ret;
+}
+.visible .entry forever(.param .u64 out) {
+    .reg .b32 %r<2>; .reg .b64 %d<2>;
+    ld.param.u64 %d1, [out];
+more:
+    red.relaxed.gpu.global.add.u32 [%d1], 1;
+    bra more;
+}
+",
+    );
+    let job = "modules = [\"all.ptx\"]
+stub = [{ name = \"elsewhere\", returns = 1000 }, { name = \"nothing\" }]
+buffer = [
+    { name = \"x\", type = \"u32\", count = 64, steps = [0, 1] },
+    { name = \"map\", type = \"tensormap\", tensor = { of = \"x\", type = \"u32\", dims = [8, 8], tile = [8, 2], swizzle = 32 } },
+    { name = \"out\", type = \"u32\", count = 2 },
+]
+step = [
+    { write = \"limit\", type = \"u32\", values = [100] },
+    { launch = \"sum\", grid = [2], cluster = [2], args = [\"map\", \"out\"] },
+]
+expect = [
+    { buffer = \"out\", values = [1105, 1113] },
+    { buffer = \"sums\", type = \"u32\", values = [1105, 1113, 0, 0] },
+]
+";
+    folder.write("job.toml", job);
+    let said = folder.succeeds(&["ptx", "run", "job.toml", "--seeds", "2"]);
+    assert!(said.contains("no finding"), "{said}");
+    for (from, to, expected) in [
+        (
+            "write = \"limit\", type = \"u32\"",
+            "write = \"limit\"",
+            "step 1: `limit` is a variable: give the `type` of its elements",
+        ),
+        ("write = \"limit\"", "write = \"limits\"", "step 1: there is no buffer `limits`, and no variable of a module"),
+        (
+            "tile = [8, 2]",
+            "tile = [9, 2]",
+            "buffer `map`: a tensor map: a row of a tile has a multiple of 16 bytes, not 36",
+        ),
+        ("cluster = [2]", "cluster = [3]", "grid [2, 1, 1] is not a multiple of cluster [3, 1, 1]"),
+    ] {
+        assert!(job.contains(from), "{from}");
+        folder.write("job.toml", job.replacen(from, to, 1));
+        let said = folder.fails(&["ptx", "run", "job.toml", "--seeds", "1"]);
+        assert!(said.contains(expected), "{to}: {said}");
+    }
+    // The time is looked at within a schedule.
+    folder.write(
+        "job.toml",
+        "modules = [\"all.ptx\"]
+buffer = [{ name = \"out\", type = \"u32\", values = [0] }]
+step = [{ launch = \"forever\", args = [\"out\"] }]
+limits = { seconds = 1, instructions = 1000000000000000 }
+",
+    );
+    let said = folder.fails(&["ptx", "run", "job.toml", "--seeds", "1"]);
+    assert!(said.contains("0 of 4 schedules have taken the 1 seconds that `limits.seconds` allows"), "{said}");
+}
