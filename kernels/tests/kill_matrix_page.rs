@@ -27,6 +27,8 @@ fn cells(row: &str) -> Vec<&str> {
 #[test]
 fn the_page_has_the_mutants_of_today() {
     let page = include_str!("../../docs/judge.md");
+    let (_, page) = page.split_once("<!-- make judge writes from here -->").expect("where the matrix begins");
+    let (page, _) = page.split_once("<!-- to here -->").expect("where it ends");
     let head = page.lines().find(|line| line.starts_with("| kernel |")).expect("the table by kernel");
     let (first, last) = (1, cells(head).iter().position(|cell| *cell == "all").expect("its sums"));
     for kernel in [Kernel::Barrier, Kernel::Route, Kernel::WeightGradientSend] {
