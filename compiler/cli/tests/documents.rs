@@ -11,10 +11,11 @@ use support::{Folder, text, workspace};
 use unicode_width::UnicodeWidthStr as _;
 
 /// What a page shows and this test does not run, and why.
-const NOT_RUN: [(&str, &str); 4] = [
+const NOT_RUN: [(&str, &str); 5] = [
     ("make demo", "builds the tool again, optimised; its last step is the `moec run` that README shows"),
     ("make test", "is what runs this test"),
     ("make bench", "measures, for many minutes"),
+    ("make judge", "runs every mutant of every kernel, for some minutes"),
     ("cargo install --path compiler/cli", "builds the tool again, optimised, and writes outside of the clone"),
 ];
 
