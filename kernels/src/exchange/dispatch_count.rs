@@ -9,7 +9,6 @@
 
 use moe_contract::{Buffer, Flag, Region};
 
-use super::copies::Copies;
 use super::frame::{Frame, Slot};
 use super::order;
 use crate::device::{Builder, Chunk, Global, Pointer, Shared, U32, Value};
@@ -26,8 +25,7 @@ pub(super) fn body(frame: &Frame<'_, '_>) {
     });
 
     let starts = k.shared::<U32>(exchange.ranks);
-    let copies = Copies::of(frame, counts);
-    k.when(k.warp().equals(k.u32(0)), || copies.store_starts(frame, starts));
+    let copies = number_by_source(frame, counts, starts);
     k.cta_barrier();
 
     let (first, experts) = frame.experts_of(frame.rank());
@@ -46,12 +44,36 @@ pub(super) fn body(frame: &Frame<'_, '_>) {
         // Entry of the pick in an array [source][max_tokens][K].
         (found, (source * exchange.max_tokens + slot) * exchange.top_k + place)
     };
-    let total = order::places(k, exchange.threads, copies.total, exchange.top_k, find, |entry| {
+    let total = order::places(k, exchange.threads, copies, exchange.top_k, find, |entry| {
         if exchange.layout.by_expert() {
             k.when(entry.listed, || rows.at(entry.detail).store(entry.place));
         }
     });
     k.when(k.thread().equals(k.u32(0)), || frame.buffer(Buffer::ExpertCounts).at(k.cta()).store(total));
+}
+
+/// Numbers copies by source, and those of a source by slot: the number of the first copy of each source to `starts`, by one warp. How many there
+/// are. All threads of the CTA run it.
+fn number_by_source<'k>(
+    frame: &Frame<'k, '_>,
+    counts: Pointer<'k, Global, U32>,
+    starts: Pointer<'k, Shared, U32>,
+) -> Value<'k, U32> {
+    let (k, ranks) = (frame.k, frame.exchange.ranks);
+    let mut total = k.u32(0);
+    for group in 0..ranks.div_ceil(32) {
+        let source = k.lane() + 32 * group;
+        let exists = source.less(k.u32(ranks));
+        let count = counts.at(source.min(k.u32(ranks - 1))).load().when(exists, k.u32(0));
+        let mut sum = count;
+        for distance in [1, 2, 4, 8, 16] {
+            let below = sum.of_lane_below(distance);
+            sum = sum + below.when(k.lane().at_least(k.u32(distance)), k.u32(0));
+        }
+        k.when(exists & k.warp().equals(k.u32(0)), || starts.at(source).store(total + sum - count));
+        total = total + sum.of_lane(k.u32(31));
+    }
+    total
 }
 
 /// The picks of a record, in 16-byte loads: they start at its third word, and what follows them is in the record as well.

@@ -22,7 +22,7 @@ pub(super) fn body(frame: &Frame<'_, '_>) {
     if !frame.exchange.layout.by_expert() {
         return Copies::for_each_of_handle(frame, |copy| {
             complete_rank_major(frame, copy);
-            place(frame, copy, Rows::One(copy.number));
+            place(frame, copy, Rows::One(copy.row()));
         });
     }
     let offsets = offsets(frame);
@@ -37,7 +37,7 @@ pub(super) fn body(frame: &Frame<'_, '_>) {
 pub(super) fn cached_body(frame: &Frame<'_, '_>) {
     frame.wait_together(Flag::Dispatch);
     if !frame.exchange.layout.by_expert() {
-        return Copies::for_each_of_handle(frame, |copy| place(frame, copy, Rows::One(copy.number)));
+        return Copies::for_each_of_handle(frame, |copy| place(frame, copy, Rows::One(copy.row())));
     }
     zero_padding(frame, frame.buffer(Buffer::ExpertOffsets), Tensor::ExpertInput);
     Copies::for_each_of_handle(frame, |copy| place(frame, copy, Rows::of_lanes(frame, copy_rows(frame, copy))));
@@ -192,9 +192,9 @@ fn complete_rank_major<'k>(frame: &Frame<'k, '_>, copy: Copy<'k>) {
         let store = |buffer, row: Value<'k, U32>, value| {
             frame.buffer::<U32>(buffer).at(row * top_k + k.lane()).store(value);
         };
-        store(Buffer::CopyRows, copy.place, copy.number.when(pick.local, none));
-        store(Buffer::RowPicks, copy.number, pick.expert.when(pick.local, none));
-        store(Buffer::RowWeights, copy.number, pick.weight);
+        store(Buffer::CopyRows, copy.place, copy.row().when(pick.local, none));
+        store(Buffer::RowPicks, copy.row(), pick.expert.when(pick.local, none));
+        store(Buffer::RowWeights, copy.row(), pick.weight);
     });
 }
 

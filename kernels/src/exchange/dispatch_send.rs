@@ -4,7 +4,8 @@
 //!   `send_counts`. Writes, at every destination, rows, scales and records of its slots in the half of this epoch, the count of this
 //!   source, and the flag of dispatch.
 //! * `ctas` CTAs; one warp per token. A row is loaded and converted once, in batches of a few chunks per lane, and each batch is stored
-//!   to all destinations before the next is loaded. A lane stands for up to three ranks, so that no array has the size of the ranks.
+//!   to all destinations before the next is loaded, the rank behind this one first. A lane stands for up to three ranks, so that no array has
+//!   the size of the ranks.
 //! * Memory order: stores are weak; [`Frame::publish_together`] makes them visible before the flag. CTA 0 stores the counts
 //!   by the threads that then add to the flag of the same rank. The half is free: see [`super`].
 //! * Cost, per destination rank: what the table says ([`moe_contract::kernel`]); each row is loaded once.
@@ -28,7 +29,7 @@ pub(super) enum Sent {
 
 /// Ranks of one group, one for each lane, and the slots of a token there.
 struct Group<'k> {
-    /// Number of its first rank.
+    /// Its first place in [`Frame::rank_at`].
     first: u32,
     /// Each lane's rank; `None` where a lane has no registers left for it, so that a rank is looked up when it is written to.
     peers: Option<Peer<'k>>,
@@ -43,11 +44,12 @@ pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
     let format = if rows == Tensor::CombinedGradient { exchange.combine } else { exchange.dispatch };
 
     let ranks = exchange.ranks;
-    let of_lane = |group: u32| k.lane() + 32 * group;
+    let place_of_lane = |group: u32| k.lane() + 32 * group;
+    let rank_of_lane = |group: u32| frame.rank_at(place_of_lane(group));
     // Three groups of ranks and the pieces in flight are more than the registers of a thread of a large CTA.
     let held = exchange.threads <= 512 || frame.rank_groups() < 3;
     let peers: Vec<Option<Peer>> =
-        (0..frame.rank_groups()).map(|group| held.then(|| frame.peer(of_lane(group).min(k.u32(ranks - 1))))).collect();
+        (0..frame.rank_groups()).map(|group| held.then(|| frame.peer(rank_of_lane(group)))).collect();
 
     frame.for_each_by_warps(frame.tokens(), |token| {
         let slots = frame.buffer::<U32>(Buffer::Slots).bytes(token.wide() * (4 * u64::from(ranks)));
@@ -55,8 +57,8 @@ pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
         let groups: Vec<Group> = (0..)
             .zip(&peers)
             .map(|(group, &peers)| {
-                let exists = of_lane(group).less(k.u32(ranks));
-                let slots = slots.at(of_lane(group).min(k.u32(ranks - 1))).load();
+                let exists = place_of_lane(group).less(k.u32(ranks));
+                let slots = slots.at(rank_of_lane(group)).load();
                 Group { first: 32 * group, peers, slots, lanes: k.ballot(exists & !slots.is_negative()) }
             })
             .collect();
@@ -85,7 +87,8 @@ pub(super) fn pieces(frame: &Frame<'_, '_>, format: Format) -> u32 {
     frame.exchange.row_bytes(format) as u32 / 16
 }
 
-/// Runs `body` with each destination, and the slot of this rank's copy there, in ascending rank order. All lanes run it.
+/// Runs `body` with each destination, and the slot of this rank's copy there, in the order of [`Frame::rank_at`]: ranks that send at the same
+/// time begin with different ones. All lanes run it.
 fn for_each_destination<'k>(frame: &Frame<'k, '_>, groups: &[Group<'k>], body: impl Fn(Peer<'k>, Slot<'k>)) {
     let k = frame.k;
     for group in groups {
@@ -96,7 +99,9 @@ fn for_each_destination<'k>(frame: &Frame<'k, '_>, groups: &[Group<'k>], body: i
                 let lane = left.get().lowest_set();
                 left.set(left.get().without_lowest_set());
                 let slot = Slot { list: frame.rank(), index: group.slots.of_lane(lane) };
-                let peer = group.peers.map_or_else(|| frame.peer(lane + group.first), |peers| peers.of_lane(lane));
+                let peer = group
+                    .peers
+                    .map_or_else(|| frame.peer(frame.rank_at(lane + group.first)), |peers| peers.of_lane(lane));
                 body(peer, slot);
             },
         );
@@ -110,7 +115,14 @@ fn send_records<'k>(frame: &Frame<'k, '_>, token: Value<'k, U32>, groups: &[Grou
     let place = k.lane().min(k.u32(top_k - 1));
     let [pick, weight] =
         [Tensor::Indices, Tensor::Weights].map(|tensor| frame.tensor_row(tensor, token).cast::<U32>().at(place).load());
-    let ordinal = k.variable(k.u32(0));
+    // Ordinals are by ascending rank: those up to this rank have the lowest, and come last.
+    let (mut count, mut lowest) = (k.u32(0), k.u32(0));
+    for group in groups {
+        let low = !frame.rank().less(frame.rank_at(k.lane() + group.first));
+        count = count + group.lanes.count_ones();
+        lowest = lowest + (group.lanes & k.ballot(low)).count_ones();
+    }
+    let ordinal = k.variable(lowest.when(lowest.less(count), k.u32(0)));
     for_each_destination(frame, groups, |peer, slot| {
         let record = frame.place(Remote { peer, region: Region::Records, slot });
         let picks = record.behind::<U64>(1);
@@ -121,7 +133,8 @@ fn send_records<'k>(frame: &Frame<'k, '_>, token: Value<'k, U32>, groups: &[Grou
         k.when(k.lane().equals(k.u32(0)), || {
             record.store_first::<U64>(token.wide() | (ordinal.get().wide() << 32));
         });
-        ordinal.set(ordinal.get() + 1);
+        let next = ordinal.get() + 1;
+        ordinal.set(next.when(next.less(count), k.u32(0)));
     });
 }
 

@@ -140,7 +140,14 @@ impl<'k, 'x> Frame<'k, 'x> {
         (rank * each + rank.min(self.k.u32(more)), larger + each)
     }
 
-    /// Groups of 32 ranks: a lane stands for one rank of each group.
+    /// All ranks in the order in which this rank turns to them: the one behind it first, itself last. A place that is none gives the last.
+    pub fn rank_at(&self, place: Value<'k, U32>) -> Value<'k, U32> {
+        let ranks = self.k.u32(self.exchange.ranks);
+        let rank = place.min(ranks - 1) + self.rank() + 1;
+        rank.min(rank - ranks)
+    }
+
+    /// Groups of 32 ranks, or places of ranks: a lane stands for one of each group.
     pub fn rank_groups(&self) -> u32 {
         self.exchange.ranks.div_ceil(32)
     }

@@ -10,6 +10,7 @@ mod random;
 #[path = "../common/run.rs"]
 mod run;
 mod scenario;
+mod spread;
 mod trials;
 mod world;
 

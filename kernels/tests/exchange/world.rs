@@ -189,6 +189,12 @@ impl<'l> World<'l> {
         &self.loaded.exchange
     }
 
+    /// Where the symmetric memory of each rank begins.
+    #[allow(dead_code, reason = "the kill matrix asks for less")]
+    pub fn symmetric(&self) -> &[Address] {
+        &self.symmetric
+    }
+
     /// Bytes that kernels of a rank wrote to its own symmetric memory, where they were counted.
     pub fn written_to_own_symmetric(&self, rank: u32) -> Option<u64> {
         self.own.as_ref().map(|own| own[rank as usize].load(Ordering::Relaxed))
