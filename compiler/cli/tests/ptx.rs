@@ -316,3 +316,34 @@ limits = { seconds = 1, instructions = 1000000000000000 }
     let said = folder.fails(&["ptx", "run", "job.toml", "--seeds", "1"]);
     assert!(said.contains("0 of 4 schedules have taken the 1 seconds that `limits.seconds` allows"), "{said}");
 }
+
+#[test]
+fn a_job_launches_dependents() {
+    let kernels = |before: &str, behind: &str| {
+        format!(
+            ".version 8.6\n.target sm_90a\n.address_size 64\n\
+             .visible .entry first(.param .u64 x) {{ .reg .b64 %a; ld.param.u64 %a, [x]; griddepcontrol.launch_dependents;\n\
+             st.global.u32 [%a], 5; ret; }}\n\
+             .visible .entry second(.param .u64 x, .param .u64 out) {{ .reg .b64 %a, %b; .reg .b32 %v;\n\
+             ld.param.u64 %a, [x]; ld.param.u64 %b, [out];\n{before} ld.global.u32 %v, [%a]; {behind}\nst.global.u32 [%b], %v; ret; }}\n"
+        )
+    };
+    let job = |file: &str, dependent: bool| {
+        format!(
+            "modules = [\"{file}\"]\n\
+             buffer = [{{ name = \"x\", type = \"u32\", values = [0] }}, {{ name = \"out\", type = \"u32\", values = [0] }}]\n\
+             step = [{{ launch = \"first\", args = [\"x\"] }}, {{ launch = \"second\", dependent = {dependent}, args = [\"x\", \"out\"] }}]\n\
+             expect = [{{ buffer = \"out\", values = [5] }}]\n"
+        )
+    };
+    let folder = Folder::new();
+    folder.write("right.ptx", kernels("griddepcontrol.wait;", ""));
+    folder.write("wrong.ptx", kernels("", "griddepcontrol.wait;"));
+    for (file, dependent, holds) in [("right.ptx", true, true), ("wrong.ptx", true, false), ("wrong.ptx", false, true)] {
+        folder.write("job.toml", job(file, dependent));
+        let said = folder.run(&["ptx", "run", "job.toml", "--seeds", "3"]);
+        let told = text(&said.stdout);
+        assert_eq!(said.status.success(), holds, "{file}, {dependent}: {told}");
+        assert_eq!(told.contains("griddepcontrol.wait has to come before its access"), !holds, "{told}");
+    }
+}

@@ -234,8 +234,8 @@ impl Cluster {
     }
 
     /// As [`Cluster::launch`], of a launch that may begin before the end of the one before it in its stream (programmatic dependent
-    /// launch): what that one wrote is there after `griddepcontrol.wait`. Here it begins after the end all the same; what it does before
-    /// it waits is for a [`crate::Judge`] to see.
+    /// launch): as soon as all CTAs of that one have executed `griddepcontrol.launch_dependents`, or ended. What it wrote is there after
+    /// `griddepcontrol.wait`; what is read before that is a race, which a [`crate::Judge`] tells.
     ///
     /// # Errors
     /// As [`Cluster::launch`].

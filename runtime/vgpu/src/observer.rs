@@ -243,7 +243,7 @@ pub enum Event {
         /// Any thread of it.
         thread: ThreadId,
     },
-    /// The lanes wait for the end of the launches before theirs (`griddepcontrol.wait`).
+    /// The lanes have waited for the end of the launch before theirs in its stream (`griddepcontrol.wait`).
     GridWait {
         /// Thread of the lowest lane.
         thread: ThreadId,

@@ -202,7 +202,7 @@ fn a_launch_that_does_not_wait_for_the_one_before() {
     };
     let wrong = mended(text, &[]);
     let found = run(&wrong, true);
-    assert_snapshot!(found[0].1, @r"`x` of rank 0: rank 0, `a` (launch 0), CTA 0, warp 0, lane 0 writes it in line 10; rank 0, `b` (launch 1), CTA 0, warp 0, lane 0 reads it in line 19; the launch need not wait for the one before it in its stream: griddepcontrol.wait has to come before the second");
+    assert_snapshot!(found[0].1, @r"`x` of rank 0: rank 0, `a` (launch 0), CTA 0, warp 0, lane 0 writes it in line 10; rank 0, `b` (launch 1), CTA 0, warp 0, lane 0 reads it in line 19; the later launch need not wait for those before it in its stream: griddepcontrol.wait has to come before its access, and before the end of launches between them");
     assert_eq!(missing(&found), [&Missing::GridWait]);
     assert_eq!(run(&wrong, false), [], "launches of a stream run one after the other");
     let right = mended(text, &[("ld.global.u32 %v,[%a];", "griddepcontrol.wait; ld.global.u32 %v,[%a];")]);

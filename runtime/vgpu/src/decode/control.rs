@@ -103,7 +103,7 @@ impl Decoder<'_> {
             "griddepcontrol" => {
                 let op = match m.one_of(&["launch_dependents", "wait"]) {
                     Some("wait") => Op::GridWait,
-                    Some(_) => Op::Nothing,
+                    Some(_) => Op::LaunchDependents,
                     None => return self.fail("needs .launch_dependents or .wait"),
                 };
                 self.expect_count(operands, 0)?;

@@ -80,6 +80,7 @@ fn operands(op: &mut Op, each: Each<'_>) {
         | Op::WaitBulk { .. }
         | Op::CommitCopies
         | Op::WaitCopies { .. }
+        | Op::LaunchDependents
         | Op::GridWait
         | Op::Nothing => {}
         Op::NoFunction(op) => {

@@ -499,7 +499,9 @@ pub(crate) enum Op {
         place: Box<Place>,
         no_increment: bool,
     },
-    /// Waits for the launches before this one in its stream.
+    /// Lets the launch behind this one begin.
+    LaunchDependents,
+    /// Waits for the launch before this one in its stream.
     GridWait,
     /// No effect on memory or registers: prefetches, cache policies, register hints.
     Nothing,

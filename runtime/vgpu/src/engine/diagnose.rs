@@ -57,7 +57,7 @@ impl Machine {
             }
         }
         for (&id, stream) in &self.streams {
-            if let (false, Some(super::Command::Wait(event))) = (stream.busy, stream.commands.front()) {
+            if let (false, Some(super::Command::Wait(event))) = (stream.running > 0, stream.commands.front()) {
                 out.push(NotStarted::Stream { rank: RankId(stream.rank), stream: id, event: *event });
             }
         }
@@ -83,6 +83,7 @@ impl Machine {
                 let (expected, arrived, missing) = self.cluster_progress(warp.cta);
                 (pc.saturating_sub(1), WaitReason::Cluster { expected, arrived, missing })
             }
+            SplitState::Grid => (pc, self.awaited_grid(warp.launch)),
             SplitState::BulkGroups { .. } | SplitState::CopyGroups { .. } => (pc.saturating_sub(1), WaitReason::Copies),
             SplitState::Watch(ticket) => {
                 let parked = warp.probe.parked.iter().find(|parked| parked.ticket == ticket);

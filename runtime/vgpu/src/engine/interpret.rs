@@ -235,11 +235,6 @@ impl Machine {
                 }
                 Op::Fence { kind, scope } => self.fence(warp, mask, *kind, *scope, code.lines[pc as usize]),
                 Op::Nothing => {}
-                Op::GridWait => {
-                    // Launches of one stream run one after the other here, so that there is nothing to wait for.
-                    let (thread, lanes) = (warp.thread(mask.trailing_zeros()), mask);
-                    self.observers.tell(|| Event::GridWait { thread, lanes });
-                }
                 Op::CopyLocal { from, to, bytes } => self.copy_local(warp, *from, *to, *bytes, mask),
                 Op::System(call) => self.system_call(warp, code, call, mask)?,
                 Op::NoFunction(missing) => {
@@ -356,6 +351,23 @@ impl Machine {
                             if let Some(state) = wait {
                                 return Ok(Stop::Wait(state));
                             }
+                        }
+                        Op::LaunchDependents => {
+                            split.pc += 1;
+                            if self.launch_dependents(warp) {
+                                // In turn, too, what begins runs beside what follows.
+                                warp.yields = true;
+                                return Ok(Stop::Ready);
+                            }
+                        }
+                        Op::GridWait => {
+                            if self.waits_for_grid(warp.launch) {
+                                // It is executed again behind that end.
+                                return Ok(Stop::Wait(SplitState::Grid));
+                            }
+                            split.pc += 1;
+                            let (thread, lanes) = (warp.thread(mask.trailing_zeros()), mask);
+                            self.observers.tell(|| Event::GridWait { thread, lanes });
                         }
                         Op::Sleep { nanoseconds } => {
                             let longest = lanes(mask).map(|lane| warp.u32(*nanoseconds, lane)).max().unwrap_or(0);

@@ -13,6 +13,7 @@ mod barrier;
 mod clusters;
 mod collective;
 pub(crate) mod copies;
+mod dependents;
 mod diagnose;
 mod diverge;
 mod file;
@@ -96,15 +97,17 @@ pub(crate) struct Request {
 struct Stream {
     rank: u32,
     commands: VecDeque<Command>,
-    /// A launch of it is running.
-    busy: bool,
+    /// Launches of it that run: more than one only where each behind the first is dependent.
+    running: u32,
+    /// Slot of the last one that began, as long as it runs.
+    latest: Option<u32>,
     /// Ends when it is empty.
     closed: bool,
 }
 
 impl Stream {
     fn is_idle(&self) -> bool {
-        !self.busy && self.commands.is_empty()
+        self.running == 0 && self.commands.is_empty()
     }
 }
 
@@ -128,6 +131,12 @@ struct LaunchState {
     ctas: u32,
     started: u32,
     finished: u32,
+    /// The launch that `griddepcontrol.wait` waits for, as long as it runs.
+    prerequisite: Option<LaunchId>,
+    /// CTAs that have let dependents start, or ended.
+    triggered: u32,
+    /// Its dependents start behind its end, as they may on hardware.
+    holds_dependents: bool,
     /// Asynchronous copies under way.
     transfers: u32,
 }
@@ -191,6 +200,8 @@ pub(crate) struct Cta {
     running: u32,
     /// Asynchronous copies that still read or write its shared memory.
     pub copies_pending: u32,
+    /// It has executed `griddepcontrol.launch_dependents`.
+    pub triggered: bool,
     pub flights: Flights,
 }
 
@@ -315,7 +326,8 @@ impl Machine {
     pub fn add_stream(&mut self, rank: RankId) -> Option<StreamId> {
         let id = StreamId(self.next_stream);
         self.next_stream = self.next_stream.checked_add(1)?;
-        self.streams.insert(id, Stream { rank: rank.0, commands: VecDeque::new(), busy: false, closed: false });
+        self.streams
+            .insert(id, Stream { rank: rank.0, commands: VecDeque::new(), running: 0, latest: None, closed: false });
         Some(id)
     }
 
@@ -452,7 +464,7 @@ impl Machine {
                 }
                 Command::Record(_) | Command::Wait(_) => None,
             }));
-            stream.busy = false;
+            (stream.running, stream.latest) = (0, None);
         }
         self.remove_closed();
         for gpu in &mut self.gpus {
@@ -502,17 +514,22 @@ impl Machine {
     fn advance(&mut self, id: StreamId) -> bool {
         let mut progress = false;
         loop {
-            let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.busy) else { return progress };
+            let Some(stream) = self.streams.get(&id) else { return progress };
+            let may_overlap = |request: &Request| request.dependent && self.lets_dependents_start(stream.latest);
             match stream.commands.front() {
                 None => return progress,
+                Some(Command::Launch(request)) if stream.running > 0 && !may_overlap(request) => return progress,
+                Some(Command::Record(_) | Command::Free(_) | Command::Wait(_)) if stream.running > 0 => {
+                    return progress;
+                }
                 Some(Command::Wait(event)) if self.ahead.contains(event) => return progress,
                 Some(_) => {}
             }
+            let Some(stream) = self.streams.get_mut(&id) else { return progress };
             progress = true;
             let rank = RankId(stream.rank);
             match stream.commands.pop_front() {
                 Some(Command::Launch(request)) => {
-                    stream.busy = true;
                     self.begin(id, rank, *request);
                 }
                 Some(Command::Record(event)) => {

@@ -263,6 +263,8 @@ pub enum WaitReason {
     },
     /// Asynchronous copies.
     Copies,
+    /// The end of the launch before its own in the stream.
+    Grid { kernel: String, launch: LaunchId },
     /// A turn: it could go on (only in a report of the instruction limit).
     Turn,
 }
@@ -306,6 +308,9 @@ impl std::fmt::Display for WaitReason {
                 }
             }
             WaitReason::Copies => f.write_str("waits for asynchronous copies"),
+            WaitReason::Grid { kernel, launch } => {
+                write!(f, "waits for the end of `{kernel}` (launch {}), which is before it in its stream", launch.0)
+            }
             WaitReason::Turn => f.write_str("goes on"),
         }
     }

@@ -117,7 +117,7 @@ fn variables(code: &KernelCode, shared: u32, rules: &Rules) -> Arc<[(u32, u32)]>
 }
 
 impl Machine {
-    /// Begins a launch, whose stream is busy with it from now on.
+    /// Begins a launch, which runs in its stream from now on.
     pub(super) fn begin(&mut self, stream: StreamId, rank: RankId, request: Request) {
         let Request {
             id,
@@ -218,6 +218,7 @@ impl Machine {
         if slot as usize == self.launches.len() {
             self.launches.push(None);
         }
+        let prerequisite = self.enter_stream(stream, slot);
         self.launches[slot as usize] = Some(LaunchState {
             id,
             kernel,
@@ -234,6 +235,9 @@ impl Machine {
             ctas: grid.iter().product(),
             started: 0,
             finished: 0,
+            prerequisite,
+            triggered: 0,
+            holds_dependents: false,
             transfers: 0,
         });
         self.gpus[rank.0 as usize].queue.push_back(slot);
@@ -333,6 +337,7 @@ impl Machine {
             warps,
             running: count,
             copies_pending: 0,
+            triggered: false,
             flights: Flights::default(),
         });
         if cta_slot as usize == self.ctas.len() {
@@ -364,6 +369,7 @@ impl Machine {
         }
         let (launch, rank, sm) = (cta.launch, cta.rank, cta.sm);
         let (cluster, cluster_rank, index) = (cta.cluster, cta.cluster_rank, cta.index);
+        let triggered = cta.triggered;
         // Who waits for a write to its shared memory reads again, which is an error now.
         self.memory.woken.extend(cta.shared.waiters.drain(..).map(|waiter| waiter.ticket));
         self.ctas[cta_slot as usize] = None;
@@ -375,6 +381,9 @@ impl Machine {
         self.observers.tell(|| Event::CtaEnd { thread });
         self.gpus[rank as usize].sms[sm as usize].give_back(state.threads().next_multiple_of(32), state.shared);
         state.finished += 1;
+        if !triggered {
+            self.count_trigger(launch);
+        }
         self.finish_launch(launch);
         self.start_ctas(rank);
     }
@@ -391,10 +400,8 @@ impl Machine {
             self.observers.tell(|| Event::Freed { address: workspace });
         }
         self.finished_launches += 1;
-        if let Some(stream) = self.streams.get_mut(&state.stream) {
-            stream.busy = false;
-        }
         self.observers.tell(|| Event::LaunchComplete { rank: RankId(state.rank), launch: state.id });
+        self.leave_stream(state.stream, slot, state.id);
         self.pump();
     }
 }

@@ -340,6 +340,7 @@ impl Machine {
             | Op::CommitCopies
             | Op::WaitCopies { .. }
             | Op::CopyArrive { .. }
+            | Op::LaunchDependents
             | Op::GridWait
             | Op::Nothing => ("an operand", &[]),
         };

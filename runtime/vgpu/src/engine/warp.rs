@@ -38,6 +38,8 @@ pub(crate) enum SplitState {
     Barrier(u32),
     /// At the barrier of its cluster.
     Cluster,
+    /// For the end of the launch before its own in the stream.
+    Grid,
     /// A loop that goes on when a watched location changes: the ticket of the watch.
     Watch(u64),
     Sleep(u64),

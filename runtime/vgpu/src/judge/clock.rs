@@ -198,6 +198,11 @@ impl Clock {
         self.cta_mut(cta).raise(time);
     }
 
+    /// Whether all launches of a stream up to this one are known to be complete.
+    pub fn knows_launches(&self, stream: StreamId, number: u64) -> bool {
+        self.streams.get(&stream).copied().unwrap_or_default() >= number
+    }
+
     /// All launches of a stream up to this one; `belongs` says of which CTAs nothing need be kept for that.
     pub fn complete(&mut self, (stream, number): Position, belongs: impl Fn(CtaNumber) -> bool) {
         let last = self.streams.entry(stream).or_default();

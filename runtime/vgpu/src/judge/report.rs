@@ -219,7 +219,8 @@ impl std::fmt::Display for Missing {
             ),
             Missing::GridWait => write!(
                 f,
-                "the launch need not wait for the one before it in its stream: griddepcontrol.wait has to come before the second"
+                "the later launch need not wait for those before it in its stream: griddepcontrol.wait has to come before its access, and before \
+                 the end of launches between them"
             ),
         }
     }

@@ -448,8 +448,10 @@ impl State {
         let position = self.position(first.thread.cta);
         let (a, b) = (self.at(first.thread.cta), self.at(second.thread.cta));
         if second.thread.cta != HOST {
-            let launch = &self.launches[b.launch];
-            if launch.began.dependent && launch.full.all.knows(first.thread, first.time, position) {
+            let own = self.position(second.thread.cta);
+            let later = if own > position { b.launch } else { a.launch };
+            let of_one_stream = position.zip(own).is_some_and(|(first, second)| first.0 == second.0);
+            if of_one_stream && own != position && self.launches[later].before.is_some() {
                 return Missing::GridWait;
             }
             if let Some(warp) = b.warps.get(second.thread.warp as usize) {
@@ -768,7 +770,8 @@ impl State {
             }
             Event::GridWait { thread, lanes } => {
                 let number = self.cta(*thread);
-                let full = self.launches[self.at(number).launch].full.clone();
+                let before = self.launches[self.at(number).launch].before;
+                let Some(full) = before.and_then(|before| self.launches[before].end.clone()) else { return };
                 if let Some(warp) = self.at_mut(number).warps.get_mut(thread.warp as usize) {
                     warp.update(*lanes, |state| state.knowledge.join(&full));
                 }
@@ -780,7 +783,9 @@ impl State {
             }
             Event::Waited { stream, event } => {
                 if let Some(known) = self.events.get(event) {
-                    self.streams.entry(*stream).or_default().end.join(known);
+                    let stream = self.streams.entry(*stream).or_default();
+                    stream.end.join(known);
+                    stream.last_base.join(known);
                 }
             }
             Event::Host { address, bytes, kind } => {
@@ -1025,20 +1030,22 @@ impl State {
             host.tell(&mut known);
             Knowledge::through_every_proxy(known.all)
         };
-        let full = with_host(&stream.end);
-        let base = if began.dependent { with_host(&stream.last_base) } else { full.clone() };
+        let before = stream.last.filter(|_| began.dependent);
+        let base = with_host(if before.is_some() { &stream.last_base } else { &stream.end });
         stream.last_base = base.clone();
         stream.launches += 1;
+        stream.running += 1;
+        stream.last = Some(self.launches.len());
         let position = (began.stream, stream.launches);
         self.launch_of.insert(began.launch, self.launches.len());
-        self.launches.push(Launch { began, position, base, full, ctas: Vec::new() });
+        self.launches.push(Launch { began, position, base, before, end: None, ctas: Vec::new() });
         self.launches.len() - 1
     }
 
     fn complete(&mut self, launch: LaunchId) {
         let Some(&at) = self.launch_of.get(&launch) else { return };
-        let Launch { position, ref mut ctas, ref full, .. } = self.launches[at];
-        let (ctas, mut end) = (std::mem::take(ctas), full.clone());
+        let Launch { position, ref mut ctas, ref base, .. } = self.launches[at];
+        let (ctas, mut end) = (std::mem::take(ctas), base.clone());
         let mut seen: Vec<Knowledge> = Vec::new();
         for number in &ctas {
             let cta = &mut self.ctas[number.0 as usize];
@@ -1051,12 +1058,29 @@ impl State {
         }
         seen.iter().for_each(|known| end.join(known));
         let (launches, all) = (&self.launches, &self.ctas);
+        let launches_of = |cta: CtaNumber| launches[all[cta.0 as usize].launch].position;
         let belongs = |cta: CtaNumber| {
-            let (stream, number) = launches[all[cta.0 as usize].launch].position;
+            let (stream, number) = launches_of(cta);
             cta != HOST && stream == position.0 && number <= position.1
         };
-        Arc::make_mut(&mut end.all).complete(position, belongs);
-        self.streams.entry(position.0).or_default().end = Knowledge::through_every_proxy(end.all);
+        let all = Arc::make_mut(&mut end.all);
+        if all.knows_launches(position.0, position.1 - 1) {
+            all.complete(position, belongs);
+        } else {
+            // It has not waited for the one before, and nor does who waits for it.
+            ctas.iter().for_each(|number| all.add_cta(*number, Time::MAX));
+        }
+        let end = Knowledge::through_every_proxy(end.all);
+        let stream = self.streams.entry(position.0).or_default();
+        stream.end.join(&end);
+        stream.running -= 1;
+        if stream.running == 0 {
+            let last = (position.0, stream.launches);
+            let all = Arc::make_mut(&mut stream.end.all);
+            all.complete(last, |cta| cta != HOST && launches_of(cta).0 == position.0);
+            stream.end = Knowledge::through_every_proxy(Arc::clone(&stream.end.all));
+        }
+        self.launches[at].end = Some(end);
     }
 }
 

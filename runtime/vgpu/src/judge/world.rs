@@ -17,17 +17,24 @@ pub(super) struct Launch {
     pub position: Position,
     /// What all its threads know as they start.
     pub base: Knowledge,
-    /// What they know when they have waited for the launches before.
-    pub full: Knowledge,
+    /// The launch before it in its stream, if it need not wait for its end.
+    pub before: Option<usize>,
+    /// What is known to whoever has waited for its end.
+    pub end: Option<Knowledge>,
     pub ctas: Vec<CtaNumber>,
 }
 
-/// A stream: what the next launch knows, and what the last one did as it started.
+/// A stream.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stream {
+    /// What is known behind all that is over.
     pub end: Knowledge,
+    /// What a launch knows that does not wait for the last one.
     pub last_base: Knowledge,
     pub launches: u64,
+    /// Launches that are not over.
+    pub running: u64,
+    pub last: Option<usize>,
 }
 
 /// Who has come to a barrier.
