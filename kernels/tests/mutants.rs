@@ -118,7 +118,7 @@ fn what_orders_nothing_has_no_mutants() {
 #[test]
 fn what_is_not_known_is_an_error_with_its_line() {
     for instruction in [
-        "mbarrier.arrive.shared.b64 %rd1, [%r1];",
+        "mbarrier.pending_count.b64 %r1, %rd1;",
         "red.async.relaxed.cluster.global.add.u32 [%rd1], 1;",
         "atom.release.gpu.global.exch.b32 %r1, [%rd1], 2;",
         "bar.red.popc.u32 %r1, 0, %p1;",
@@ -128,4 +128,25 @@ fn what_is_not_known_is_an_error_with_its_line() {
         let unknown = mutants(&kernel(instruction)).expect_err(instruction);
         assert_eq!((unknown.line, &unknown.instruction[..]), (6, instruction));
     }
+}
+
+#[test]
+fn copies_and_what_waits_for_them() {
+    is("cp.async.bulk.commit_group;", &[(Kind::CopyWait, "(nothing)")]);
+    is(
+        "cp.async.bulk.wait_group 1;",
+        &[(Kind::CopyWait, "(nothing)"), (Kind::ReadWait, "cp.async.bulk.wait_group.read 1;")],
+    );
+    is("cp.async.bulk.wait_group.read 0;", &[(Kind::ReadWait, "(nothing)")]);
+    is("cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r1], %r2;", &[]);
+    is("mbarrier.init.shared::cta.b64 [%r1], 1;", &[]);
+    is(
+        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], %r2;",
+        &[(Kind::Expect, "mbarrier.arrive.shared::cta.b64 _, [%r1];")],
+    );
+    is("mbarrier.arrive.shared::cta.b64 _, [%r1];", &[(Kind::Flag, "(nothing)")]);
+    is("mbarrier.try_wait.parity.shared::cta.b64 %p1, [%r1], %r2;", &[(Kind::Wait, "setp.eq.u32 %p1, 0, 0;")]);
+    is("fence.mbarrier_init.release.cluster;", &[(Kind::ProxyFence, "(nothing)")]);
+    is("griddepcontrol.wait;", &[(Kind::GridWait, "(nothing)")]);
+    is("griddepcontrol.launch_dependents;", &[]);
 }

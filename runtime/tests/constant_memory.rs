@@ -71,7 +71,10 @@ fn fifty_thousand_calls_without_a_wait_take_no_more_memory() {
             let pointer = |memory: &Memory| Value::Pointer(memory.address());
             let arguments = vec![pointer(&flags[own]), pointer(&flags[peer]), Value::U32(call), pointer(&new)];
             device
-                .launch(streams[own], &Launch { function, grid: 1, block: 32, shared: 0, arguments })
+                .launch(
+                    streams[own],
+                    &Launch { function, grid: 1, block: 32, shared: 0, programmatic: false, arguments },
+                )
                 .expect("launched");
         }
         let event = device.record(streams[0]).expect("an event");

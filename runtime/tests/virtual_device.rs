@@ -57,7 +57,9 @@ fn word(device: &Arc<dyn Device>, rank: RankId, name: &str, value: u32) -> Memor
 }
 
 fn launch(device: &Arc<dyn Device>, stream: StreamId, function: FunctionId, arguments: Vec<Value>) {
-    device.launch(stream, &Launch { function, grid: 1, block: 1, shared: 0, arguments }).expect("launched");
+    device
+        .launch(stream, &Launch { function, grid: 1, block: 1, shared: 0, programmatic: false, arguments })
+        .expect("launched");
 }
 
 fn finish(device: &Arc<dyn Device>, streams: &[StreamId]) -> Result<(), DeviceError> {
@@ -221,7 +223,7 @@ fn what_it_cannot_do_is_said() {
     let stream = device.stream(RankId(1)).expect("a stream");
     let function = device.load(RANK, STEP, "step").expect("a kernel");
     let refused = |launch: Launch| device.launch(stream, &launch).expect_err("refused").to_string();
-    let launch = Launch { function, grid: 1, block: 1, shared: 0, arguments: vec![] };
+    let launch = Launch { function, grid: 1, block: 1, shared: 0, programmatic: false, arguments: vec![] };
     assert_eq!(refused(launch.clone()), "virtual GPU: `step` of rank 0 in a stream of rank 1");
     assert_eq!(refused(Launch { function: FunctionId(9), ..launch }), "function 9 does not exist on this device");
     assert_eq!(device.load(RANK, STEP, "stop").expect_err("none").to_string(), "the module has no kernel `stop`");

@@ -337,6 +337,7 @@ fn a_wrong_kernel_is_not_verified() {
                 block: entry.block,
                 grid: entry.grid,
                 shared: entry.shared,
+                programmatic: entry.programmatic,
                 registers: None,
                 ptx: if wrong { ptx.replace("add.rn.f32", "sub.rn.f32") } else { ptx.to_owned() },
                 cubin: None,

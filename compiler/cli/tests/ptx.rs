@@ -232,6 +232,7 @@ fn jobs_reach_variables_stubs_clusters_and_tensors() {
     mov.u32 %r1, tile;
     mov.u32 %r2, gate;
     mbarrier.init.shared::cta.b64 [%r2], 1;
+    fence.mbarrier_init.release.cluster;
     mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], 64;
     mov.u32 %r3, %cluster_ctarank;
     cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%d2, {0, %r3}], [%r2];
@@ -339,7 +340,8 @@ fn a_job_launches_dependents() {
     let folder = Folder::new();
     folder.write("right.ptx", kernels("griddepcontrol.wait;", ""));
     folder.write("wrong.ptx", kernels("", "griddepcontrol.wait;"));
-    for (file, dependent, holds) in [("right.ptx", true, true), ("wrong.ptx", true, false), ("wrong.ptx", false, true)] {
+    for (file, dependent, holds) in [("right.ptx", true, true), ("wrong.ptx", true, false), ("wrong.ptx", false, true)]
+    {
         folder.write("job.toml", job(file, dependent));
         let said = folder.run(&["ptx", "run", "job.toml", "--seeds", "3"]);
         let told = text(&said.stdout);

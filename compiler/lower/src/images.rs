@@ -50,8 +50,8 @@ fn image(target: Target, kernel: &KernelCode) -> Result<KernelImage, LowerError>
         target: target.text().into(),
         block: kernel.block,
         grid: kernel.grid,
-        // Kernels declare all their shared memory in the text.
-        shared: 0,
+        shared: kernel.code.dynamic_shared(),
+        programmatic: kernel.code.waits_for_grid(),
         registers: None,
         ptx,
         cubin: None,

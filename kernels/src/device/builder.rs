@@ -9,7 +9,8 @@ use melior::ir::r#type::IntegerType;
 use melior::ir::{Block, BlockLike, BlockRef, Identifier, Location, Operation, Region, RegionLike, Type, ValueLike};
 use melior::{Context, dialect};
 
-use super::memory::{Global, Pointer, Shared, Space};
+use super::memory::{Global, Pointer, Space};
+use super::shared::{self, SharedPart};
 use super::value::{Element, Pred, U32, Value};
 use crate::context::Lease;
 
@@ -18,12 +19,29 @@ use crate::context::Lease;
 pub struct DeviceCode {
     name: String,
     body: String,
+    parts: Vec<SharedPart>,
+    waits_for_grid: bool,
 }
 
 impl DeviceCode {
     /// The entry point.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The parts of its dynamic shared memory, one behind the other.
+    pub fn shared_parts(&self) -> &[SharedPart] {
+        &self.parts
+    }
+
+    /// Bytes of dynamic shared memory of a launch.
+    pub fn dynamic_shared(&self) -> u32 {
+        self.parts.last().map_or(0, |part| part.start + part.bytes)
+    }
+
+    /// Whether it waits by itself for the end of the launch before it in its stream, so that it may begin earlier.
+    pub fn waits_for_grid(&self) -> bool {
+        self.waits_for_grid
     }
 
     /// The operations of its module (globals and the function), as MLIR text.
@@ -41,6 +59,10 @@ pub struct Builder {
     exit: BlockRef<'static, 'static>,
     name: String,
     globals: RefCell<Vec<Operation<'static>>>,
+    /// Bytes of the variables in static shared memory.
+    statics: Cell<u32>,
+    parts: RefCell<Vec<SharedPart>>,
+    waits_for_grid: Cell<bool>,
     /// Last, so that it ends when nothing of its context is left.
     lease: Lease,
 }
@@ -84,6 +106,9 @@ impl Builder {
             exit,
             name: name.to_owned(),
             globals: RefCell::default(),
+            statics: Cell::new(0),
+            parts: RefCell::default(),
+            waits_for_grid: Cell::new(false),
             region,
             lease: Lease::take(),
         };
@@ -118,9 +143,12 @@ impl Builder {
             .add_regions([self.region])
             .build()
             .expect("a function has a name, a type and a body");
+        let parts = self.parts.take();
+        shared::check(&self.name, self.statics.get(), &parts);
         let mut body: String = self.globals.borrow().iter().map(|global| format!("{global}\n")).collect();
         body.push_str(&function.to_string());
-        DeviceCode { name: self.name, body }
+        let waits_for_grid = self.waits_for_grid.get();
+        DeviceCode { name: self.name, body, parts, waits_for_grid }
     }
 
     pub(super) fn context(&self) -> &'static Context {
@@ -308,27 +336,45 @@ impl Builder {
         variable
     }
 
-    /// Memory of the CTA for `count` elements, 16-byte aligned.
-    pub fn shared<T: Element>(&self, count: u32) -> Pointer<'_, Shared, T> {
-        let mut globals = self.globals.borrow_mut();
-        let symbol = format!("{}_shared_{}", self.name, globals.len());
-        let array = Type::parse(self.context(), &format!("!llvm.array<{count} x {}>", T::mlir(self.context())));
+    /// A symbol of the kernel's own.
+    pub(super) fn symbol(&self, name: &str) -> String {
+        format!("{}_{name}", self.name)
+    }
+
+    /// Adds a variable in shared memory to the module.
+    pub(super) fn declare_shared(&self, symbol: &str, bytes: u32, alignment: u32, linkage: &str) {
+        let array = Type::parse(self.context(), &format!("!llvm.array<{bytes} x i8>"));
         let name = |text| Identifier::new(self.context(), text);
         let global = OperationBuilder::new("llvm.mlir.global", self.location())
             .add_attributes(&[
-                (name("sym_name"), StringAttribute::new(self.context(), &symbol).into()),
-                (name("global_type"), TypeAttribute::new(array.expect("an array of a known type")).into()),
+                (name("sym_name"), StringAttribute::new(self.context(), symbol).into()),
+                (name("global_type"), TypeAttribute::new(array.expect("an array of bytes")).into()),
                 self.number("addr_space", 32, 3),
-                self.number("alignment", 64, 16),
-                self.attribute("linkage", "#llvm.linkage<internal>"),
+                self.number("alignment", 64, i64::from(alignment)),
+                self.attribute("linkage", linkage),
             ])
             .add_regions([Region::new()])
             .build()
             .expect("a global has a name and a type");
-        globals.push(global);
-        let symbol = self.attribute("global_name", &format!("@{symbol}"));
-        let operation = self.operation("llvm.mlir.addressof", &[], Some(Shared::pointer_type(self.context())));
-        Pointer::new(self, self.result(operation.add_attributes(&[symbol])))
+        self.globals.borrow_mut().push(global);
+    }
+
+    /// How many variables the module has so far.
+    pub(super) fn variables(&self) -> usize {
+        self.globals.borrow().len()
+    }
+
+    /// How many bytes of static shared memory there are so far, and so many more.
+    pub(super) fn static_shared(&self) -> &Cell<u32> {
+        &self.statics
+    }
+
+    pub(super) fn shared_layout(&self) -> &RefCell<Vec<SharedPart>> {
+        &self.parts
+    }
+
+    pub(super) fn note_grid_wait(&self) {
+        self.waits_for_grid.set(true);
     }
 }
 

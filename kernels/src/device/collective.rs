@@ -1,5 +1,8 @@
 //! What a thread is, and what a warp or a CTA does together. All as LLVM intrinsics: they are convergent.
 
+use melior::ir::attribute::DenseI64ArrayAttribute;
+use melior::ir::{Identifier, Type};
+
 use super::Builder;
 use super::value::{Element, F32, Pred, U32, U64, Value};
 
@@ -59,6 +62,17 @@ impl Builder {
     pub fn pause(&self, nanoseconds: u32) {
         let time = self.u32(nanoseconds);
         self.inline("nanosleep.u32 $0;", "r,~{memory}", &[time.raw], None);
+    }
+
+    /// Holds in one lane of the warp, the same one each time. All lanes run it.
+    pub fn elected(&self) -> Value<'_, Pred> {
+        let all = self.u32(ALL_LANES);
+        let pair = Type::parse(self.context(), "!llvm.struct<(i32, i1)>").expect("a struct of known types");
+        let raw = self.intrinsic("llvm.nvvm.elect.sync", &[all.raw], Some(pair)).expect("it has a result");
+        let place =
+            (Identifier::new(self.context(), "position"), DenseI64ArrayAttribute::new(self.context(), &[1]).into());
+        let extract = self.operation("llvm.extractvalue", &[raw], Some(Pred::mlir(self.context())));
+        Value::new(self, self.result(extract.add_attributes(&[place])))
     }
 
     /// All lanes have arrived; what they wrote before is visible to all of them after.

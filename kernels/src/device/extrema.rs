@@ -4,7 +4,7 @@ use melior::ir::Identifier;
 use melior::ir::attribute::IntegerAttribute;
 use melior::ir::r#type::IntegerType;
 
-use super::value::{Element, F32, Pred, Value};
+use super::value::{Element, F32, Pred, U32, Value};
 
 /// MLIR's number of the comparison that holds where an operand is NaN.
 const UNORDERED: i64 = 14;
@@ -33,5 +33,24 @@ impl<'k> Value<'k, F32> {
         let builder = self.builder;
         let operation = builder.operation(name, &[self.raw, other.raw], Some(F32::mlir(builder.context())));
         Value::new(builder, builder.result(operation))
+    }
+}
+
+impl<'k> Value<'k, U32> {
+    /// Of two pairs of bfloat16: the larger magnitude in each half, under the sign of the product; the other number where one is NaN.
+    pub fn larger_magnitudes_bf16(self, other: Value<'k, U32>) -> Value<'k, U32> {
+        self.packed_extremum("max.xorsign.abs.bf16x2 $0, $1, $2;", other)
+    }
+
+    /// The same of two pairs of binary16.
+    pub fn larger_magnitudes_f16(self, other: Value<'k, U32>) -> Value<'k, U32> {
+        self.packed_extremum("max.xorsign.abs.f16x2 $0, $1, $2;", other)
+    }
+
+    fn packed_extremum(self, text: &str, other: Value<'k, U32>) -> Value<'k, U32> {
+        let builder = self.builder;
+        let word = Some(U32::mlir(builder.context()));
+        let raw = builder.inline(text, "=r,r,r", &[self.raw, other.raw], word);
+        Value::new(builder, raw.expect("it has a result"))
     }
 }

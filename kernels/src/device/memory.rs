@@ -39,8 +39,8 @@ impl Space for Shared {
 
 /// A pointer to elements `T` in space `S`, aligned to the size of an element.
 pub struct Pointer<'k, S, T> {
-    builder: &'k Builder,
-    raw: mlir_sys::MlirValue,
+    pub(super) builder: &'k Builder,
+    pub(super) raw: mlir_sys::MlirValue,
     target: PhantomData<(S, T)>,
 }
 

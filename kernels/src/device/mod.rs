@@ -6,6 +6,8 @@
 //!   `red_release_sys_add`), and there is no other way to build one;
 //! * warp- and CTA-collective operations are LLVM intrinsics, which are convergent; inline PTX is used for single-thread
 //!   instructions only (LLVM may duplicate it into both arms of a branch);
+//! * an asynchronous copy is started, and waited for, by methods whose names say so; [`ring::Ring`] puts them together in the only order that
+//!   is right;
 //! * no pointer is `noalias`, no arithmetic is contracted: what is written is what runs.
 //!
 //! ```
@@ -22,13 +24,20 @@
 //! ```
 
 mod builder;
+mod bulk;
 mod collective;
 mod convert;
 mod extrema;
+mod grid;
+mod mbarrier;
 mod memory;
 mod number;
+pub mod ring;
+pub mod shared;
 mod value;
 
 pub use builder::{Builder, DeviceCode, Parameters, Variable};
+pub use bulk::CachePolicy;
+pub use mbarrier::Mbarrier;
 pub use memory::{Global, Pointer, Shared, Space};
 pub use value::{Chunk, Element, F32, Pred, U8, U16, U32, U64, Value};

@@ -34,10 +34,18 @@ pub enum Kind {
     Fence,
     /// A fence between proxies is gone.
     ProxyFence,
+    /// A phase does not wait for the bytes of a copy.
+    Expect,
+    /// A wait for copies is gone, or what makes a group of them.
+    CopyWait,
+    /// A wait for copies waits until their sources have been read, or not even that.
+    ReadWait,
+    /// A wait for the launch before is gone.
+    GridWait,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Order,
         Kind::Scope,
         Kind::Strength,
@@ -48,6 +56,10 @@ impl Kind {
         Kind::WarpBarrier,
         Kind::Fence,
         Kind::ProxyFence,
+        Kind::Expect,
+        Kind::CopyWait,
+        Kind::ReadWait,
+        Kind::GridWait,
     ];
 
     /// As the head of a column.
@@ -63,6 +75,10 @@ impl Kind {
             Kind::WarpBarrier => "warp barrier",
             Kind::Fence => "fence",
             Kind::ProxyFence => "proxy fence",
+            Kind::Expect => "expect",
+            Kind::CopyWait => "copy wait",
+            Kind::ReadWait => "read wait",
+            Kind::GridWait => "grid wait",
         }
     }
 }
@@ -93,7 +109,7 @@ impl fmt::Display for Unknown {
 }
 
 /// Names of instructions that order no accesses, whatever follows the name.
-const ORDERS_NOTHING: &str = "abs add and bfe bfi bra brev clz copysign cvt cvta div ex2 fma lg2 mad match max min mov mul nanosleep neg not \
+const ORDERS_NOTHING: &str = "abs add and bfe bfi bra brev clz copysign createpolicy cvt cvta div elect ex2 fma lg2 mad match max min mov mul nanosleep neg not \
                               or popc prmt rcp redux rem ret selp setp shf shfl shl shr sqrt sub testp vote xor";
 
 /// Scopes, each with the next narrower one.
@@ -244,7 +260,33 @@ impl<'t> Instruction<'t> {
                 weaker.push((Kind::Strength, self.in_steps()?));
                 weaker.push((Kind::Flag, self.without_write()?));
             }
-            "fence" if self.has("proxy") => weaker.push((Kind::ProxyFence, String::new())),
+            // Copies order nothing: what waits for them does, and what lets them wait.
+            "cp" if self.has("bulk") && self.has("commit_group") => weaker.push((Kind::CopyWait, String::new())),
+            "cp" if self.has("bulk") && self.has("wait_group") => {
+                if self.has("read") {
+                    weaker.push((Kind::ReadWait, String::new()));
+                } else {
+                    weaker.push((Kind::CopyWait, String::new()));
+                    weaker.push((Kind::ReadWait, format!("cp.async.bulk.wait_group.read {};", self.operands.first()?)));
+                }
+            }
+            "cp" if self.has("bulk") && !self.has("prefetch") => {}
+            "mbarrier" if self.has("init") || self.has("inval") => {}
+            "mbarrier" if self.has("arrive") => {
+                if self.has("expect_tx") {
+                    let arrive = self.parts.iter().filter(|part| **part != "expect_tx").copied();
+                    let arrive = arrive.collect::<Vec<_>>().join(".");
+                    weaker.push((Kind::Expect, self.guarded(&[&arrive, &self.operands[..2].join(", ")])));
+                } else {
+                    weaker.push((Kind::Flag, String::new()));
+                }
+            }
+            "mbarrier" if self.has("try_wait") => {
+                weaker.push((Kind::Wait, self.guarded(&[&format!("setp.eq.u32 {}, 0, 0", self.operands[0])])));
+            }
+            "griddepcontrol" if self.has("wait") => weaker.push((Kind::GridWait, String::new())),
+            "griddepcontrol" => {}
+            "fence" if self.has("proxy") || self.has("mbarrier_init") => weaker.push((Kind::ProxyFence, String::new())),
             "fence" | "membar" => {
                 weaker.push((Kind::Fence, String::new()));
                 if order == Some("sc") {

@@ -156,6 +156,7 @@ impl Bundle {
                 block: image.block,
                 grid: image.grid,
                 shared: image.shared,
+                programmatic: image.programmatic,
                 registers: image.registers,
                 ptx_start: ptx.len() as u64,
                 ptx_bytes: image.ptx.len() as u64,

@@ -121,6 +121,9 @@ pub struct KernelEntry {
     pub grid: Grid,
     /// Dynamic shared memory in bytes; PTX declares the static one itself.
     pub shared: u32,
+    /// It waits by itself for the end of the launch before it, and may begin before that.
+    #[serde(default)]
+    pub programmatic: bool,
     /// Registers per thread, where ptxas was asked.
     pub registers: Option<u32>,
     /// Where its PTX starts in the file's part for PTX, in bytes.
@@ -146,6 +149,8 @@ pub struct KernelImage {
     pub grid: Grid,
     /// Dynamic shared memory in bytes.
     pub shared: u32,
+    /// It waits by itself for the end of the launch before it, and may begin before that.
+    pub programmatic: bool,
     /// Registers per thread, where ptxas was asked.
     pub registers: Option<u32>,
     /// The text that the driver compiles where no cubin fits.

@@ -57,6 +57,7 @@ fn image(kernel: Kernel, grid: Grid, ptx: &str) -> KernelImage {
         block: 64,
         grid,
         shared: 0,
+        programmatic: false,
         registers: Some(18),
         ptx: ptx.into(),
         cubin,

@@ -69,9 +69,9 @@ impl Communicator {
             for &argument in kernel.row().arguments {
                 self.resolve(argument, rank, tokens, call, &mut arguments);
             }
-            let KernelEntry { block, shared, grid, .. } = loaded.entry;
+            let KernelEntry { block, shared, programmatic, grid, .. } = loaded.entry;
             let function = loaded.functions[self.world.kernels().place(rank)];
-            let launch = Launch { function, grid: grid.ctas(tokens), block, shared, arguments };
+            let launch = Launch { function, grid: grid.ctas(tokens), block, shared, programmatic, arguments };
             if let Err(problem) = self.world.device.launch(self.stream(rank), &launch) {
                 let error = Error::Launch { rank, kernel, problem };
                 self.world.stop(&error);

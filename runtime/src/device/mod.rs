@@ -2,7 +2,8 @@
 //!
 //! Invariants every implementation keeps:
 //! * an [`Address`] is what a kernel dereferences, on its own rank and, for symmetric memory, on every other;
-//! * launches of one stream run in order, launches of different streams together;
+//! * launches of one stream run in order, launches of different streams together; a [`Launch::programmatic`] one may begin earlier, and
+//!   uses nothing of those before it, nor memory that they used, before it has waited for their end;
 //! * nothing waits for launches but [`Device::synchronise`], [`Device::abandon`] and [`Device::take_launch_times`]. What copies does so at
 //!   once, beside whatever runs: its caller has synchronised the streams that use the memory;
 //! * any thread may call.
@@ -88,6 +89,8 @@ pub struct Launch {
     pub block: u32,
     /// Dynamic shared memory in bytes.
     pub shared: u32,
+    /// It may begin before the end of the launch before it in its stream (programmatic stream serialisation), for whose end it then waits itself.
+    pub programmatic: bool,
     /// In order.
     pub arguments: Vec<Value>,
 }

@@ -308,6 +308,7 @@ impl State {
             Value::U64(number) => number.into(),
             Value::Pointer(pointer) => address(pointer).into(),
         });
+        let programmatic = launch.programmatic;
         let launch = moe_vgpu::Launch {
             grid: [launch.grid, 1, 1],
             block: [launch.block, 1, 1],
@@ -315,7 +316,12 @@ impl State {
             shared: launch.shared,
             arguments: arguments.collect(),
         };
-        let launched = self.cluster.launch(moe_vgpu::StreamId(stream.0), &function.kernel, launch).map_err(refused)?;
+        let stream = moe_vgpu::StreamId(stream.0);
+        let launched = match programmatic {
+            true => self.cluster.launch_dependent(stream, &function.kernel, launch),
+            false => self.cluster.launch(stream, &function.kernel, launch),
+        };
+        let launched = launched.map_err(refused)?;
         self.last_launch = launched;
         self.queued += 1;
         if self.queued == MOST_QUEUED {

@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn a_message_arrives_as_it_was_and_nonsense_is_no_message() {
-        let launch = Launch { function: FunctionId(3), grid: 2, block: 64, shared: 0, arguments: vec![] };
+        let launch =
+            Launch { function: FunctionId(3), grid: 2, block: 64, shared: 0, programmatic: false, arguments: vec![] };
         let mut pipe = Vec::new();
         send(&mut pipe, &Request::Launch { stream: StreamId(7), launch: launch.clone() }).expect("sent");
         let found = receive::<Request>(&mut pipe.as_slice()).expect("received");

@@ -202,7 +202,7 @@ fn a_launch_that_does_not_wait_for_the_one_before() {
     };
     let wrong = mended(text, &[]);
     let found = run(&wrong, true);
-    assert_snapshot!(found[0].1, @r"`x` of rank 0: rank 0, `a` (launch 0), CTA 0, warp 0, lane 0 writes it in line 10; rank 0, `b` (launch 1), CTA 0, warp 0, lane 0 reads it in line 19; the later launch need not wait for those before it in its stream: griddepcontrol.wait has to come before its access, and before the end of launches between them");
+    assert_snapshot!(found[0].1, @r"`x` of rank 0: rank 0, `b` (launch 1), CTA 0, warp 0, lane 0 reads it in line 19; rank 0, `a` (launch 0), CTA 0, warp 0, lane 0 writes it in line 10; the later launch need not wait for those before it in its stream: griddepcontrol.wait has to come before its access, and before the end of launches between them");
     assert_eq!(missing(&found), [&Missing::GridWait]);
     assert_eq!(run(&wrong, false), [], "launches of a stream run one after the other");
     let right = mended(text, &[("ld.global.u32 %v,[%a];", "griddepcontrol.wait; ld.global.u32 %v,[%a];")]);
@@ -344,7 +344,7 @@ fn events_order_streams() {
 /// A tile comes by bulk copy, and its mbarrier tells of it; the tile is written over only when all have read it.
 #[test]
 fn a_tile_that_comes_by_bulk_copy() {
-    let fetch = |seeds: &[u64], wait: &str, meet: &str| {
+    let fetch_with = |fence: &str, seeds: &[u64], wait: &str, meet: &str| {
         of_cta_under(
             seeds,
             64,
@@ -354,6 +354,7 @@ fn a_tile_that_comes_by_bulk_copy() {
                  mov.u32 %r6, tile; mov.u32 %r7, full; mov.u32 %r10, 0;
                  setp.ne.u32 %p1, %r1, 0;
                  @!%p1 mbarrier.init.shared::cta.b64 [%r7], 1;
+                 {fence}
                  bar.sync 0;
                  again:
                  @%p1 bra taken;
@@ -370,8 +371,15 @@ fn a_tile_that_comes_by_bulk_copy() {
             ),
         )
     };
+    let fetch = |seeds: &[u64], wait: &str, meet: &str| {
+        fetch_with("@!%p1 fence.mbarrier_init.release.cluster;", seeds, wait, meet)
+    };
     let wait = "wait: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r7], %r10; @!%p2 bra wait;";
     assert_eq!(fetch(&[1, 8, 8], wait, "bar.sync 0;"), []);
+    assert_eq!(fetch_with("@!%p1 fence.proxy.async.shared::cta;", &[1, 8, 8], wait, "bar.sync 0;"), []);
+    // The copy signals through another proxy than the one that the mbarrier was made through.
+    let untold = fetch_with("", &[1, 8, 8], wait, "bar.sync 0;");
+    assert_eq!(missing(&untold), [&Missing::ProxyFence { shared: true }]);
     // Under other policies a warp may miss a phase, and wait for ever.
     let early = fetch(&[1], wait, "");
     assert!(!early.is_empty(), "the second copy overwrites what may be read still");

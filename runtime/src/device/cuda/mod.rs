@@ -506,6 +506,40 @@ fn give_back(address: u64) {
     let _ = unsafe { result::free_sync(address) };
 }
 
+/// As `launch_kernel`, of a launch that may begin before the end of the one before it in its stream.
+///
+/// # Safety
+/// As for `cuLaunchKernel`: number and sizes of the arguments are those of the kernel's parameters.
+unsafe fn launch_dependent(
+    function: sys::CUfunction,
+    (grid_x, grid_y, grid_z): (u32, u32, u32),
+    (block_x, block_y, block_z): (u32, u32, u32),
+    shared: u32,
+    stream: sys::CUstream,
+    arguments: &mut [*mut c_void],
+) -> Result<(), result::DriverError> {
+    let mut attribute = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    };
+    let configuration = sys::CUlaunchConfig {
+        gridDimX: grid_x,
+        gridDimY: grid_y,
+        gridDimZ: grid_z,
+        blockDimX: block_x,
+        blockDimY: block_y,
+        blockDimZ: block_z,
+        sharedMemBytes: shared,
+        hStream: stream,
+        attrs: &raw mut attribute,
+        numAttrs: 1,
+    };
+    // SAFETY: configuration and attribute live until the driver returns, which copies them and the arguments.
+    unsafe { sys::cuLaunchKernelEx(&raw const configuration, function, arguments.as_mut_ptr(), std::ptr::null_mut()) }
+        .result()
+}
+
 /// In the current context. Without this a kernel gets no more than [`SHARED_WITHOUT_ASKING`].
 fn ask_for_shared(function: sys::CUfunction, bytes: u32) -> Result<(), DeviceError> {
     if bytes <= SHARED_WITHOUT_ASKING {
@@ -698,8 +732,14 @@ impl Device for CudaDevice {
         let mut start = || {
             // SAFETY: the driver copies the arguments before it returns; their number and sizes are those of the kernel's parameters,
             // which the compiler derived from the same list.
-            unsafe { result::launch_kernel(function, grid, block, launch.shared, stream, &mut pointers) }
-                .map_err(failed(format!("{rank}: launch")))
+            let started = unsafe {
+                if launch.programmatic {
+                    launch_dependent(function, grid, block, launch.shared, stream, &mut pointers)
+                } else {
+                    result::launch_kernel(function, grid, block, launch.shared, stream, &mut pointers)
+                }
+            };
+            started.map_err(failed(format!("{rank}: launch")))
         };
         let mut objects = self.objects();
         if objects.streams.get(&id).map_or(Ok(false), |stream| stream.is_captured())? {

@@ -19,7 +19,7 @@ impl Machine {
     /// Whether the last launch of a stream lets the next one begin.
     pub(super) fn lets_dependents_start(&self, latest: Option<u32>) -> bool {
         let state = latest.and_then(|slot| self.launches[slot as usize].as_ref());
-        state.is_none_or(|state| state.triggered == state.ctas && !state.holds_dependents)
+        state.is_none_or(|state| state.triggered == state.ctas && state.holds_dependents != Some(true))
     }
 
     /// A launch begins. The one that it may have to wait for: one that is not dependent finds its stream empty.
@@ -81,23 +81,23 @@ impl Machine {
             return false;
         }
         warp.effects += 1;
-        self.count_trigger(warp.launch);
-        let stream = self.launches[warp.launch as usize].as_ref().map(|state| state.stream);
-        if let Some(stream) = stream {
-            self.advance(stream);
+        let Some(state) = &mut self.launches[warp.launch as usize] else { return true };
+        if state.holds_dependents.is_none() {
+            state.holds_dependents = Some(match self.config.policy {
+                Policy::RoundRobin => false,
+                Policy::Random | Policy::Adversarial | Policy::Weak => self.random.below(4) == 0,
+            });
         }
+        let stream = state.stream;
+        self.count_trigger(warp.launch);
+        self.advance(stream);
         true
     }
 
     /// One more CTA of a launch lets dependents begin.
     pub(super) fn count_trigger(&mut self, launch: u32) {
-        let Some(state) = &mut self.launches[launch as usize] else { return };
-        state.triggered += 1;
-        if state.triggered == state.ctas {
-            state.holds_dependents = match self.config.policy {
-                Policy::RoundRobin => false,
-                Policy::Random | Policy::Adversarial | Policy::Weak => self.random.below(4) == 0,
-            };
+        if let Some(state) = &mut self.launches[launch as usize] {
+            state.triggered += 1;
         }
     }
 }

@@ -135,8 +135,8 @@ struct LaunchState {
     prerequisite: Option<LaunchId>,
     /// CTAs that have let dependents start, or ended.
     triggered: u32,
-    /// Its dependents start behind its end, as they may on hardware.
-    holds_dependents: bool,
+    /// Whether its dependents start behind its end, as they may on hardware: drawn when a CTA lets them start.
+    holds_dependents: Option<bool>,
     /// Asynchronous copies under way.
     transfers: u32,
 }

@@ -237,7 +237,7 @@ impl Machine {
             finished: 0,
             prerequisite,
             triggered: 0,
-            holds_dependents: false,
+            holds_dependents: None,
             transfers: 0,
         });
         self.gpus[rank.0 as usize].queue.push_back(slot);

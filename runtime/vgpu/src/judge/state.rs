@@ -951,8 +951,10 @@ impl State {
         let barrier = cta.mbarrier(offset).number;
         match step {
             MbarrierStep::Made => {
-                let number = cta.mbarrier(offset).number;
-                *cta.mbarrier(offset) = Mbarrier { number, ..Mbarrier::default() };
+                let (number, time) = (cta.mbarrier(offset).number, cta.now);
+                let (kind, proxy) = (AccessKind::Write, Proxy::Generic);
+                let made = Some(Mark { thread, time, line, kind, strong: None, proxy, copy: None });
+                *cta.mbarrier(offset) = Mbarrier { number, made, ..Mbarrier::default() };
             }
             MbarrierStep::Arrived(Order::Release | Order::AcqRel | Order::SeqCst, scope) => {
                 let until = self.at_mut(own).tick();
@@ -968,7 +970,10 @@ impl State {
                 }
             }
             MbarrierStep::Arrived(..) => {}
-            MbarrierStep::Signalled(copy) => self.signal(number, offset, barrier, &[copy]),
+            MbarrierStep::Signalled(copy) => {
+                self.copy_knows_mbarrier(number, offset, copy);
+                self.signal(number, offset, barrier, &[copy]);
+            }
             MbarrierStep::SmallCopiesDone(last) => {
                 let copies: Vec<CopyId> =
                     self.at(own).groups.all(thread, false).into_iter().filter(|copy| *copy < last).collect();
@@ -1005,6 +1010,20 @@ impl State {
             }
             MbarrierStep::Passed(..) => {}
         }
+    }
+
+    /// A copy signals through the async proxy, which has to be told of the initialisation.
+    fn copy_knows_mbarrier(&mut self, number: CtaNumber, offset: u32, copy: CopyId) {
+        let mbarrier = self.at_mut(number).mbarrier(offset);
+        let fenced = mbarrier.fenced.is_some();
+        let Some((made, known)) = mbarrier.made.take().zip(self.copies.get(&copy)) else { return };
+        if fenced || known.view.knowledge.shared.knows(made.thread, made.time, self.position(number)) {
+            return;
+        }
+        let View { own: thread, until: time, .. } = known.view;
+        let (kind, strong, proxy) = (AccessKind::Atomic, Some(Scope::Cluster), Proxy::Async);
+        let signal = Mark { thread, time, line: known.line, kind, strong, proxy, copy: Some(copy) };
+        self.tell(Place::Shared(number, offset), &made, &signal, Missing::ProxyFence { shared: true });
     }
 
     /// Copies are done as far as an mbarrier tells.

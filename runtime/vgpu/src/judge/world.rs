@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::clock::{CtaNumber, FIRST_MBARRIER, Knowledge, Position, Thread, Time};
 use super::copies::AllGroups;
 use super::lanes::{Failed, Warp, lanes_of};
-use super::shadow::Shadow;
+use super::shadow::{Mark, Shadow};
 use super::words::Word;
 use crate::ids::RankId;
 use crate::observer::Began;
@@ -59,6 +59,8 @@ pub(super) struct Mbarrier {
     pub narrow: Vec<Failed>,
     /// What is known when the last phase is complete.
     pub complete: Complete,
+    /// Its initialisation, until copies are known to know of it.
+    pub made: Option<Mark>,
     /// Completions of the cluster's barrier before the last `fence.mbarrier_init` behind its initialisation.
     pub fenced: Option<u64>,
 }
