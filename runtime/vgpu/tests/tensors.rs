@@ -444,6 +444,21 @@ fn a_map_that_a_kernel_changes_needs_its_fences() {
     );
     let changed = TensorMap { dims: vec![70, 10], ..plain(Address(0)) };
     assert_eq!(right(&in_place, plain, 2048), expected(&changed, &[3, 5], &content()));
+    let unreleased = judged(&in_place.replace("@%p1 fence.proxy.tensormap::generic.release.cta;\n", ""), plain);
+    assert_eq!(unreleased[0].0, Missing::TensorMapRelease);
+    assert!(
+        unreleased[0].1.contains("a fence.proxy.tensormap::generic.release has to stand behind the change"),
+        "{}",
+        unreleased[0].1
+    );
+    let unacquired =
+        judged(&in_place.replace("@%p1 fence.proxy.tensormap::generic.acquire.cta [%other], 128;\n", ""), plain);
+    assert_eq!(unacquired[0].0, Missing::TensorMapFence);
+    // A release in front of the change is none of it.
+    let too_early = in_place
+        .replace("fence.proxy.tensormap::generic.release.cta", "bar.warp.sync 1")
+        .replace("@%p1 tensormap.replace", "@%p1 fence.proxy.tensormap::generic.release.cta;\n@%p1 tensormap.replace");
+    assert_eq!(judged(&too_early, plain)[0].0, Missing::TensorMapRelease);
     // A field that hardware would not take.
     assert_snapshot!(error(&load.replace("global_dim.shared::cta.b1024.b32 [%r3], 1, 10", "box_dim.shared::cta.b1024.b32 [%r3], 1, 300"), plain), @r"
     a dimension of a tile is from 1 to 256, not 300

@@ -266,6 +266,8 @@ pub(crate) struct Knowledge {
     pub shared: Arc<Clock>,
     /// What copies of tensors may see of changes of their maps.
     pub maps: Arc<Clock>,
+    /// The changes of maps that a release has published, of which an acquire makes such.
+    pub published: Arc<Clock>,
 }
 
 impl Knowledge {
@@ -274,6 +276,7 @@ impl Knowledge {
         join(&mut self.global, &other.global);
         join(&mut self.shared, &other.shared);
         join(&mut self.maps, &other.maps);
+        join(&mut self.published, &other.published);
     }
 
     pub fn is(&self, other: &Knowledge) -> bool {
@@ -281,11 +284,13 @@ impl Knowledge {
             && Arc::ptr_eq(&self.global, &other.global)
             && Arc::ptr_eq(&self.shared, &other.shared)
             && Arc::ptr_eq(&self.maps, &other.maps)
+            && Arc::ptr_eq(&self.published, &other.published)
     }
 
     /// As between kernels, where no proxy needs a fence.
     pub fn through_every_proxy(all: Arc<Clock>) -> Knowledge {
-        Knowledge { global: Arc::clone(&all), shared: Arc::clone(&all), maps: Arc::clone(&all), all }
+        let [global, shared, maps, published] = std::array::from_fn(|_| Arc::clone(&all));
+        Knowledge { all, global, shared, maps, published }
     }
 }
 

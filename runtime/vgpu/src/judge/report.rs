@@ -78,8 +78,10 @@ pub enum Missing {
     ProxyFence { shared: bool },
     /// So they are, in a way that only the letter of the model minds, see [`Rule::StrictProxies`].
     StrictProxyFence { shared: bool },
-    /// A tensor map is used that a kernel has changed.
+    /// A tensor map is used that a kernel has changed, without an acquire of the change.
     TensorMapFence,
+    /// The change of the map has not been released.
+    TensorMapRelease,
     /// Memory that somebody writes is read through the non-coherent proxy.
     Coherence,
     /// Nobody has waited for a copy.
@@ -107,7 +109,7 @@ impl Missing {
             Missing::AcquireScope { .. } => "scope of an acquire",
             Missing::FenceScope { .. } => "scope of a fence",
             Missing::ProxyFence { .. } | Missing::StrictProxyFence { .. } => "proxy fence",
-            Missing::TensorMapFence => "fence of a tensor map",
+            Missing::TensorMapFence | Missing::TensorMapRelease => "fence of a tensor map",
             Missing::Coherence => "coherent load",
             Missing::CopyWait { .. } => "wait for a copy",
             Missing::CtaStart => "start of a CTA",
@@ -195,6 +197,11 @@ impl std::fmt::Display for Missing {
                 f,
                 "they are in order, but a fence.proxy.tensormap::generic.acquire has to stand before the copy, as it looks at its map through \
                  another proxy"
+            ),
+            Missing::TensorMapRelease => write!(
+                f,
+                "they are in order, but a fence.proxy.tensormap::generic.release has to stand behind the change, as a copy looks at its map \
+                 through another proxy"
             ),
             Missing::Coherence => write!(
                 f,

@@ -390,7 +390,8 @@ impl State {
             && first.writes()
             && !view.knowledge.maps.knows(first.thread, first.time, position)
         {
-            return Some(Missing::TensorMapFence);
+            let published = view.knowledge.published.knows(first.thread, first.time, position);
+            return Some(if published { Missing::TensorMapFence } else { Missing::TensorMapRelease });
         }
         let base = (second.thread.cta != HOST).then(|| &self.launches[self.at(second.thread.cta).launch].base.all);
         if second.proxy == Proxy::NonCoherent
@@ -847,9 +848,12 @@ impl State {
             Fence::TensorMap { acquire } => warp.update(lanes, |state| {
                 state.fence(scope, now, line);
                 if acquire {
+                    let published = Arc::clone(&state.knowledge.published);
+                    join(&mut state.knowledge.maps, &published);
+                } else {
                     let mut told = Arc::clone(&state.knowledge.all);
                     Arc::make_mut(&mut told).add(number, thread.warp as u16, own, now);
-                    join(&mut state.knowledge.maps, &told);
+                    join(&mut state.knowledge.published, &told);
                 }
             }),
             Fence::MbarrierInit => self.fence_initialisation(number),
