@@ -158,3 +158,49 @@ w:
     let launch = Launched { kernel: "k", rank: 0, ctas: 1, threads: 1, arguments: &["data", "out"] };
     shows(text, &[launch], &[("// here", "fence.proxy.async.global;")], 2, Some(0));
 }
+
+/// Of a word that more threads have read than are remembered of a message, older values are forgotten, and no thread goes back to one.
+#[test]
+fn more_readers_of_a_word_than_are_remembered() {
+    let text = "
+.version 8.6
+.target sm_90a
+.address_size 64
+.visible .entry put(.param .u64 flag) {
+    .reg .b64 %a; .reg .b32 %v; .reg .pred %p;
+    ld.param.u64 %a, [flag];
+    mov.u32 %v, 1;
+again:
+    st.release.gpu.global.u32 [%a], %v;
+    add.u32 %v, %v, 1;
+    setp.le.u32 %p, %v, 6;
+    @%p bra again;
+    ret;
+}
+.visible .entry get(.param .u64 flag, .param .u64 out) {
+    .reg .b64 %a, %b; .reg .b32 %v, %w, %t; .reg .pred %p;
+    ld.param.u64 %a, [flag];
+    ld.param.u64 %b, [out];
+    mov.u32 %v, 0;
+again:
+    ld.acquire.gpu.global.u32 %w, [%a];
+    setp.lt.u32 %p, %w, %v;
+    @%p st.relaxed.gpu.global.u32 [%b], 1;
+    mov.u32 %v, %w;
+    setp.lt.u32 %p, %v, 6;
+    @%p bra again;
+    ret;
+}";
+    let module = Module::parse(text).unwrap_or_else(|error| panic!("{error}"));
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(Config { policy: Policy::Weak, seed, ..Config::default() }).unwrap();
+        let (flag, out) = (zeroed(&mut cluster, 0, 4, "flag"), zeroed(&mut cluster, 0, 4, "out"));
+        for (kernel, ctas, threads, arguments) in [("put", 1, 1, vec![flag]), ("get", 4, 256, vec![flag, out])] {
+            let stream = cluster.stream(RankId(0)).unwrap();
+            let arguments = arguments.into_iter().map(Into::into).collect();
+            cluster.launch(stream, &module.kernel(kernel).unwrap(), Launch::linear(ctas, threads, arguments)).unwrap();
+        }
+        cluster.run().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!((words(&mut cluster, flag, 1)[0], words(&mut cluster, out, 1)[0]), (6, 0), "seed {seed}");
+    }
+}
