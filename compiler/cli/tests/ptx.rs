@@ -177,20 +177,30 @@ fn every_kernel_is_supported_or_refused_with_a_reason() {
     let module = |target: &str, kernels: &[String]| {
         format!(".version 8.6\n.target {target}\n.address_size 64\n{}", kernels.concat())
     };
-    folder
-        .write("all.ptx", module("sm_90a", &[kernel("one", "frobnicate.u32 %r1;"), kernel("two", "mov.u32 %r1, 1;")]));
+    let kernels =
+        [kernel("one", "frobnicate.u32 %r1;"), kernel("two", "mov.u32 %r1, 1;"), kernel("three", "mov.u32 %r1 %r2;")];
+    folder.write("all.ptx", module("sm_90a", &kernels));
     let said = folder.run(&["ptx", "check", "all.ptx", "exchange.ptx"]);
     assert_eq!(said.status.code(), Some(1));
     let shown = text(&said.stdout);
     for expected in [
         "all.ptx:6: `one` cannot be run: unknown instruction `frobnicate`",
         "all.ptx: `two` can be run",
+        "all.ptx:16: `three` cannot be run: expected `;`, found `%r2`",
         "exchange.ptx: `get` can be run",
-        "3 of 4 kernels can be run",
+        "3 of 5 kernels can be run",
     ] {
         assert!(shown.contains(expected), "{shown}");
     }
-    assert!(text(&said.stderr).contains("1 kernels cannot be run"));
+    assert!(text(&said.stderr).contains("2 kernels cannot be run"));
+    // A job that needs none of these runs.
+    let job = |kernel: &str| format!("modules = [\"all.ptx\"]\n[[step]]\nlaunch = \"{kernel}\"\nblock = [32]\n");
+    folder.write("two.toml", job("two"));
+    folder.succeeds(&["ptx", "run", "two.toml"]);
+    folder.write("three.toml", job("three"));
+    let said = folder.run(&["ptx", "run", "three.toml"]);
+    assert_eq!(said.status.code(), Some(1));
+    assert!(text(&said.stderr).contains("expected `;`, found `%r2`"), "{}", text(&said.stderr));
     folder.succeeds(&["ptx", "check", "exchange.ptx"]);
     let old = |target: &str, body: &str| {
         folder.write("old.ptx", module(target, &[kernel("k", body)]));

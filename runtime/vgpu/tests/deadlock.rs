@@ -548,3 +548,138 @@ fn a_warp_that_counts_meetings_is_not_taken_for_one_that_waits() {
         }
     }
 }
+
+/// Thread 0 of the first CTA of a cluster reads the flag, and all look at it in its shared memory; then they meet again.
+const POLL_IN_CLUSTER: &str = "
+    .shared .align 4 .b32 relayed;
+    ld.param.u64 %rd1, [flag];
+    mov.u32 %r1, %tid.x;
+    mov.u32 %r4, %cluster_ctarank;
+    or.b32 %r4, %r1, %r4;
+    mov.u32 %r5, relayed;
+    mapa.shared::cluster.u32 %r6, %r5, 0;
+again:
+    setp.ne.u32 %p1, %r4, 0;
+    @%p1 bra meet;
+    ld.acquire.sys.global.u32 %r2, [%rd1];
+    st.shared.u32 [relayed], %r2;
+meet:
+    ARRIVE
+    WAIT
+    ld.shared::cluster.u32 %r3, [%r6];
+    ARRIVE
+    WAIT
+    setp.eq.u32 %p2, %r3, 0;
+    @%p2 bra again;";
+
+/// The same: with the barriers of whole warps or of lanes, with a barrier of each CTA in between, and with something between arrival and
+/// wait.
+fn polls_in_cluster() -> [(&'static str, String); 4] {
+    let with = |arrive: &str, wait: &str| POLL_IN_CLUSTER.replace("ARRIVE", arrive).replace("WAIT", wait);
+    let (arrive, wait) = ("barrier.cluster.arrive.aligned;", "barrier.cluster.wait.aligned;");
+    [
+        ("of_warps", with(arrive, wait)),
+        ("of_lanes", with("barrier.cluster.arrive;", "barrier.cluster.wait;")),
+        ("with_parts", with(&format!("bar.sync 0; {arrive}"), &format!("{wait} bar.sync 0;"))),
+        ("apart", with(&format!("{arrive} add.u32 %r7, %r3, 1;"), wait)),
+    ]
+}
+
+#[test]
+fn clusters_that_wait_together_are_found() {
+    for (name, body) in polls_in_cluster() {
+        let body = body.replace("ld.param.u64 %rd1, [flag];", "ld.param.u64 %rd1, [flag]; mov.u32 %r3, 0;");
+        let kernel = kernel(name, ".param .u64 flag", &body);
+        for policy in POLICIES {
+            // Where lanes are drawn one by one, those that have something to do before they wait are elsewhere at each meeting.
+            if name == "apart" && policy != Policy::RoundRobin {
+                continue;
+            }
+            for seed in 0..4 {
+                let mut cluster = brief(policy, seed);
+                let flag = zeroed(&mut cluster, 0, 4, "flag");
+                cluster.label(flag, 4, "arrived", Some(RankId(1))).unwrap();
+                let stream = stream(&mut cluster, 0);
+                let launch = Launch { cluster: Some([2, 1, 1]), ..Launch::linear(4, 64, vec![flag.into()]) };
+                cluster.launch(stream, &kernel, launch).unwrap();
+                let error = cluster.run().unwrap_err();
+                assert!(matches!(error, RunError::Deadlock(_)), "{name}, {policy}, seed {seed}: {error}");
+                let report = error.to_string();
+                assert!(
+                    report.contains("polls `arrived` of rank 0: found 0"),
+                    "{name}, {policy}, seed {seed}: {report}"
+                );
+                assert!(report.contains("to be written by rank 1"), "{report}");
+            }
+        }
+    }
+}
+
+#[test]
+fn clusters_that_wait_together_go_on_when_the_flag_comes() {
+    let late = kernel(
+        "late",
+        ".param .u64 flag",
+        "
+        ld.param.u64 %rd1, [flag];
+        mov.u32 %r1, 30000;
+    count:
+        add.u32 %r1, %r1, -1;
+        setp.ne.u32 %p1, %r1, 0;
+        @%p1 bra count;
+        nanosleep.u32 500000;
+        st.release.sys.global.u32 [%rd1], 1;",
+    );
+    for (name, body) in polls_in_cluster() {
+        let body = body.replace("ld.param.u64 %rd1, [flag];", "ld.param.u64 %rd1, [flag]; mov.u32 %r3, 0;");
+        let kernel = kernel(name, ".param .u64 flag", &body);
+        for policy in POLICIES {
+            // Where lanes are drawn one by one, those that have something to do before they wait are elsewhere at each meeting.
+            if name == "apart" && policy != Policy::RoundRobin {
+                continue;
+            }
+            for seed in 0..4 {
+                let mut cluster = brief(policy, seed);
+                let flag = zeroed(&mut cluster, 0, 4, "flag");
+                let (a, b) = (stream(&mut cluster, 0), stream(&mut cluster, 1));
+                let launch = Launch { cluster: Some([2, 1, 1]), ..Launch::linear(4, 64, vec![flag.into()]) };
+                cluster.launch(a, &kernel, launch).unwrap();
+                cluster.launch(b, &late, Launch::linear(1, 1, vec![flag.into()])).unwrap();
+                cluster.run().unwrap_or_else(|error| panic!("{name}, {policy}, seed {seed}: {error}"));
+            }
+        }
+    }
+}
+
+/// One CTA counts the meetings of its cluster and writes what the other waits for after a thousand.
+#[test]
+fn a_cta_that_counts_meetings_is_not_taken_for_one_that_waits() {
+    let body = "
+        ld.param.u64 %rd1, [flag];
+        mov.u32 %r1, %cluster_ctarank;
+        setp.eq.u32 %p1, %r1, 1;
+        mov.u32 %r4, 0;
+    again:
+        @!%p1 bra look;
+        add.u32 %r4, %r4, 1;
+        setp.ne.u32 %p2, %r4, 1000;
+        @%p2 bra look;
+        st.release.sys.global.u32 [%rd1], 1;
+    look:
+        barrier.cluster.arrive.aligned;
+        barrier.cluster.wait.aligned;
+        ld.acquire.sys.global.u32 %r2, [%rd1];
+        barrier.cluster.arrive.aligned;
+        barrier.cluster.wait.aligned;
+        setp.eq.u32 %p3, %r2, 0;
+        @%p3 bra again;";
+    let kernel = kernel("count", ".param .u64 flag", body);
+    for policy in POLICIES {
+        let mut cluster = brief(policy, 5);
+        let flag = zeroed(&mut cluster, 0, 4, "flag");
+        let stream = stream(&mut cluster, 0);
+        let launch = Launch { cluster: Some([2, 1, 1]), ..Launch::linear(2, 32, vec![flag.into()]) };
+        cluster.launch(stream, &kernel, launch).unwrap();
+        cluster.run().unwrap_or_else(|error| panic!("{policy}: {error}"));
+    }
+}

@@ -1,5 +1,5 @@
-//! Matrix instructions against plain products of matrices. Where elements lie in registers is stated here once more, shape by shape, as the PTX
-//! ISA draws it; `ldmatrix` and `mma` have to agree about it too.
+//! Matrix instructions against plain products of matrices. Where elements lie in registers is stated here once more, shape by shape, as the
+//! PTX ISA draws it; `ldmatrix` and `mma` have to agree about it too.
 
 use moe_random::Random;
 use moe_vgpu::{Cluster, Config, Launch, Module, RankId};
@@ -51,8 +51,8 @@ fn words8(row: usize, column: usize) -> (usize, usize) {
     (row * 4 + column / 2, column % 2 * 4)
 }
 
-/// Element of a factor of 16 rows with `each` elements side by side in a register: a register for row g, one for row g + 8, and again for the
-/// second half of the depth.
+/// Element of a factor of 16 rows with `each` elements side by side in a register: a register for row g, one for row g + 8, and again for
+/// the second half of the depth.
 fn beside(row: usize, inner: usize, each: usize) -> (usize, usize) {
     let lane = (row % 8) * 4 + inner / each % 4;
     let register = match (row < 8, inner < 4 * each) {
@@ -403,6 +403,119 @@ fn matrices_go_through_shared_memory() {
             assert_eq!(half(256 + 2 * lane + row % 2), expected, "row {row}, column {column}, transposed in registers");
         }
     }
+}
+
+/// Each lane writes 16 bytes of `in` to `tile`, and 16 of `tile` behind the instruction to `out`; its row is at `%row`, its registers are
+/// `%r0` to `%r3`.
+fn through_shared(instruction: &str) -> String {
+    format!(
+        ".version 8.7\n.target sm_100a\n.address_size 64\n.visible .entry k(.param .u64 in, .param .u64 out)\n{{\n.shared .align 16 .b8 \
+         tile[512];\n.reg .b32 %lane, %row, %r<4>;\n.reg .b64 %in, %out;\nld.param.u64 %in, [in];\nld.param.u64 %out, [out];\n\
+         mov.u32 %lane, %laneid;\nmov.u32 %row, tile;\nmad.lo.u32 %row, %lane, 16, %row;\nmad.wide.u32 %in, %lane, 16, %in;\n\
+         mad.wide.u32 %out, %lane, 16, %out;\nld.global.v4.u32 {{%r0, %r1, %r2, %r3}}, [%in];\n{instruction}\n\
+         st.global.v4.u32 [%out], {{%r0, %r1, %r2, %r3}};\nret;\n}}\n"
+    )
+}
+
+const LOADED: &str = "st.shared.v4.u32 [%row], {%r0, %r1, %r2, %r3};\nbar.warp.sync -1;\n";
+
+/// 512 bytes of which no two that are near are alike.
+fn many_bytes() -> Vec<u8> {
+    (0..512u32).map(|at| (at * 167 + at / 256 * 31) as u8).collect()
+}
+
+/// Lane 4g + t has of 16 × 16 bytes, transposed, rows 4t to 4t + 3 of columns g and g + 8: two rows in each register, those of column g
+/// first.
+#[test]
+fn matrices_of_bytes_are_transposed() {
+    let input = many_bytes();
+    let load = "ldmatrix.sync.aligned.m16n16.x2.trans.shared.b8 {%r0, %r1, %r2, %r3}, [%row];";
+    let found =
+        run(&through_shared(&format!("{LOADED}{load}")), 32, &input, 512).unwrap_or_else(|error| panic!("{error}"));
+    let expect = |lane: usize, matrix: usize| {
+        let (g, t) = (lane / 4, lane % 4);
+        let at = |row: usize, column: usize| input[matrix * 256 + row * 16 + column];
+        let two = |row: usize| [at(row, g), at(row + 1, g), at(row, g + 8), at(row + 1, g + 8)];
+        [two(4 * t), two(4 * t + 2)].concat()
+    };
+    for lane in 0..32 {
+        let expected = [expect(lane, 0), expect(lane, 1)].concat();
+        assert_eq!(found[lane * 16..][..16], expected, "lane {lane}");
+    }
+    let one = load.replace("x2", "x1").replace(", %r2, %r3", "");
+    let found =
+        run(&through_shared(&format!("{LOADED}{one}")), 32, &input, 512).unwrap_or_else(|error| panic!("{error}"));
+    for lane in 0..32 {
+        assert_eq!(found[lane * 16..][..8], expect(lane, 0), "lane {lane}");
+        assert_eq!(found[lane * 16 + 8..][..8], input[lane * 16 + 8..][..8], "lane {lane} keeps the others");
+    }
+    // Stored: of matrix j, register j of lane 4g + t goes to rows 2t and 2t + 1, columns g and g + 8.
+    let back = "ld.shared.v4.u32 {%r0, %r1, %r2, %r3}, [%row];";
+    let store = "stmatrix.sync.aligned.m16n8.x4.trans.shared.b8 [%row], {%r0, %r1, %r2, %r3};\nbar.warp.sync -1;\n";
+    let found =
+        run(&through_shared(&format!("{store}{back}")), 32, &input, 512).unwrap_or_else(|error| panic!("{error}"));
+    for (matrix, row, column) in (0..512).map(|at| (at / 128, at / 16 % 8, at % 16)) {
+        let lane = 4 * (column % 8) + row / 2;
+        let byte = row % 2 + 2 * (column / 8);
+        let expected = input[lane * 16 + 4 * matrix + byte];
+        assert_eq!(found[128 * matrix + 16 * row + column], expected, "matrix {matrix}, row {row}, column {column}");
+    }
+    for count in [1, 2] {
+        let registers = ["%r0", "%r0, %r1"][count - 1];
+        let some = format!(
+            "{LOADED}stmatrix.sync.aligned.m16n8.x{count}.trans.shared.b8 [%row], {{{registers}}};\nbar.warp.sync -1;\n"
+        );
+        let part =
+            run(&through_shared(&format!("{some}{back}")), 32, &input, 512).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(part[..128 * count], found[..128 * count]);
+        assert_eq!(part[128 * count..], input[128 * count..], "the others are not written");
+    }
+}
+
+/// 16 elements lie in the first 12 or 8 bytes of a row, the first in the lowest bits; what is behind them may be anything.
+#[test]
+fn narrow_elements_become_bytes() {
+    let elements = |at: usize, bits: u32| ((at * 29 + at / 16 * 7) % (1 << bits)) as u8;
+    for (bits, name) in [(6, "b6x16_p32"), (4, "b4x16_p64")] {
+        let mut input = vec![0xa5u8; 512];
+        for row in 0..32 {
+            let packed =
+                (0..16).fold(0u128, |all, at| all | u128::from(elements(16 * row + at, bits)) << (bits * at as u32));
+            let bytes = bits as usize * 2;
+            input[16 * row..][..bytes].copy_from_slice(&packed.to_le_bytes()[..bytes]);
+        }
+        let load =
+            format!("{LOADED}ldmatrix.sync.aligned.m8n16.x4.shared.b8x16.{name} {{%r0, %r1, %r2, %r3}}, [%row];");
+        let found = run(&through_shared(&load), 32, &input, 512).unwrap_or_else(|error| panic!("{error}"));
+        // Lane 4g + t has in register j the elements 4t to 4t + 3 of row g of matrix j.
+        for (lane, matrix, at) in (0..512).map(|at| (at / 16, at / 4 % 4, at % 4)) {
+            let element = 16 * (8 * matrix + lane / 4) + 4 * (lane % 4) + at;
+            assert_eq!(
+                found[16 * lane + 4 * matrix + at],
+                elements(element, bits),
+                "{name}: lane {lane}, matrix {matrix}"
+            );
+        }
+        let load = format!(
+            "{LOADED}ldmatrix.sync.aligned.m16n16.x2.trans.shared.b8x16.{name} {{%r0, %r1, %r2, %r3}}, [%row];"
+        );
+        let found = run(&through_shared(&load), 32, &input, 512).unwrap_or_else(|error| panic!("{error}"));
+        for (lane, register, at) in (0..512).map(|at| (at / 16, at / 4 % 4, at % 4)) {
+            let (row, column) = (4 * (lane % 4) + 2 * (register % 2) + at % 2, lane / 4 + at / 2 * 8);
+            let element = 16 * (16 * (register / 2) + row) + column;
+            assert_eq!(
+                found[16 * lane + 4 * register + at],
+                elements(element, bits),
+                "{name}: lane {lane}, register {register}"
+            );
+        }
+    }
+    // The bytes behind the elements need not be defined.
+    let partly = "st.shared.v2.u32 [%row], {%r0, %r1};\nbar.warp.sync -1;\n\
+                  ldmatrix.sync.aligned.m8n16.x4.shared.b8x16.b4x16_p64 {%r0, %r1, %r2, %r3}, [%row];\nadd.u32 %r0, %r0, 1;";
+    run(&through_shared(partly), 32, &[0; 512], 512).unwrap_or_else(|error| panic!("{error}"));
+    let text = run(&through_shared(&partly.replace("b4x16_p64", "b6x16_p32")), 32, &[0; 512], 512).unwrap_err();
+    assert!(text.contains("use before initialisation") && text.contains("`tile+"), "{text}");
 }
 
 /// Row addresses are multiples of 16, and what of a factor is not defined makes its row of the result so.

@@ -104,6 +104,42 @@ fn loads_combine_the_copies_of_all_ranks() {
     assert_eq!(load("add.acc::f32.bf16x2", "%r1", "u32", brains)[0], brain(258.0, 7.0));
 }
 
+/// Sums of floats of 8 bits are rounded to them at the end; in f16 a step may lose what single precision keeps.
+#[test]
+fn floats_of_8_bits_are_combined() {
+    let load = |operation: &str, registers: &str, store: &str, contents: [[u32; 4]; 3]| {
+        let body =
+            format!("multimem.ld_reduce.{operation} {registers}, [%all];\nst.global.{store} [%out], {registers};");
+        let text = text(&body)
+            .replace("8.6", "8.8")
+            .replace("sm_90", "sm_100a")
+            .replace(".b16 %h<9>", ".b16 %h<9>;\n.reg .b8 %b<9>");
+        let Copies { mut cluster, all, out, .. } = copies(contents, Policy::RoundRobin, 0);
+        let stream = stream(&mut cluster, 1);
+        let module = Module::parse(&text).unwrap_or_else(|error| panic!("{error}"));
+        cluster
+            .launch(stream, &module.kernel("k").unwrap(), Launch::linear(1, 1, vec![all.into(), out.into()]))
+            .unwrap();
+        cluster.run().unwrap_or_else(|error| panic!("{error}"));
+        words(&mut cluster, out, 4)
+    };
+    // e4m3: 1 is 0x38, 2 is 0x40, 4 is 0x48, -1 is 0xb8, 448 is 0x7e, NaN is 0x7f.
+    let rows = [[0x7eb8_3840, 0, 0x3838_3838, 0], [0x4038_3838, 0, 0x3838_3838, 0], [0x4038_3838, 0, 0x4040_4040, 0]];
+    assert_eq!(load("add.e4m3x4", "%r1", "u32", rows)[0], 0x7e38_4448);
+    assert_eq!(load("relaxed.sys.global.min.e4m3x4", "%r1", "u32", rows)[0], 0x40b8_3838);
+    assert_eq!(load("max.v2.e4m3x2", "{%h1, %h2}", "v2.u16", rows)[0], 0x7e38_3840);
+    assert_eq!(load("add.v4.e4m3", "{%b1, %b2, %b3, %b4}", "v4.u8", rows)[0], 0x7e38_4448);
+    assert_eq!(load("add.v4.e4m3x4", "{%r1, %r2, %r3, %r4}", "v4.u32", rows), [0x7e38_4448, 0, 0x4848_4848, 0]);
+    // A NaN is not the least; it stays in sums.
+    let with_nan = [[0x38, 0, 0, 0], [0x7f, 0, 0, 0], [0x40, 0, 0, 0]];
+    assert_eq!(load("min.e4m3x4", "%r1", "u32", with_nan)[0], 0x38);
+    assert_eq!(load("add.e4m3x4", "%r1", "u32", with_nan)[0], 0x7f);
+    // e5m2: 40960 is 0x79, which twice is beyond f16 and not beyond f32; -40960 is 0xf9.
+    let large = [[0x79, 0, 0, 0], [0x79, 0, 0, 0], [0xf9, 0, 0, 0]];
+    assert_eq!(load("add.e5m2x4", "%r1", "u32", large)[0], 0x79);
+    assert_eq!(load("add.acc::f16.e5m2x4", "%r1", "u32", large)[0], 0x7b);
+}
+
 #[test]
 fn stores_and_reductions_reach_the_copies_of_all_ranks() {
     let contents = [[1, 2, 3, 4], [10, 20, 30, 40], [100, 200, 300, 400]];

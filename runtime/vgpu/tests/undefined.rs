@@ -286,6 +286,45 @@ fn a_register_that_was_never_written() {
     assert!(found.as_ref().is_some_and(|found| found.contains("`%p`, which was never written")), "{found:?}");
 }
 
+/// What is spilled, or goes through shared memory or a call, is told as what it is.
+#[test]
+fn an_undefined_value_that_was_stored_is_told_with_its_origin() {
+    let text = include_str!("judge/register_never_written.ptx");
+    let through = |body: &str| {
+        let declared = ".local .align 8 .b8 l[16]; .shared .align 8 .b8 m[16];";
+        verdict(&mended(text, &[("add.u32 %v, %v, 1;", &format!("{declared} {body}"))]), 1)
+    };
+    for spilled in [
+        "st.local.u32 [l], %v; ld.local.u32 %v, [l];",
+        "st.shared.u32 [m+4], %v; ld.shared.u32 %v, [m+4];",
+        ".reg .b64 %g; cvta.local.u64 %g, l; cvta.to.local.u64 %g, %g; st.local.u32 [%g+8], %v; ld.local.v2.u16 {%h0, %h1}, [l+8]; mov.b32 %v, {%h0, %h1};",
+        "add.u32 %v, %v, 1; st.local.u32 [l], %v; ld.local.u32 %v, [l]; add.u32 %v, %v, 1;",
+    ] {
+        let found = through(&format!(".reg .b16 %h<2>; {spilled}")).unwrap_or_else(|| panic!("nothing of {spilled}"));
+        assert!(
+            found.starts_with(
+                "use of an undefined value: what is stored in device memory comes from `%v`, which was never written"
+            ),
+            "{found}"
+        );
+    }
+    // What is written over it is defined.
+    assert_eq!(through("st.local.u32 [l], %v; st.local.u32 [l], 5; ld.local.u32 %v, [l];"), None);
+    // Of a place that nobody wrote it is said as before.
+    let found = through("st.local.u32 [l], %v; ld.local.u32 %v, [l+4]; add.u32 %v, %v, 1;").expect("nobody wrote it");
+    assert!(found.contains("comes from local memory+4, which was never written, read in line 10"), "{found}");
+    // What was computed with does not become a copy of padding by being spilled.
+    let padding = "ld.shared.u32 %v, [m]; add.u32 %v, %v, 1; st.local.u32 [l], %v; ld.local.u32 %v, [l];";
+    let found = through(padding).expect("it was used");
+    assert!(
+        found.starts_with(
+            "use before initialisation: what is stored in device memory comes from `m`, which was never written"
+        ),
+        "{found}"
+    );
+    assert_eq!(through("ld.shared.u32 %v, [m]; st.local.u32 [l], %v; ld.local.u32 %v, [l];"), None);
+}
+
 #[test]
 fn findings_that_are_warnings_or_accepted_are_told() {
     let text = include_str!("judge/register_never_written.ptx");

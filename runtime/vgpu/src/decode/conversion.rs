@@ -7,7 +7,7 @@ use super::{Decoded, Decoder};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
 use crate::semantics::convert::*;
-use crate::semantics::float::{Rounding, flush, saturate, to_f32};
+use crate::semantics::float::{self, Format, Rounding, flush, round_stochastically, saturate, to_f32};
 use crate::semantics::lanes::AluFn;
 use crate::semantics::narrow;
 
@@ -38,6 +38,9 @@ impl Decoder<'_> {
         use ScalarType::*;
         if m.take("pack") {
             return self.pack_conversion(m, operands);
+        }
+        if m.take("rs") {
+            return self.stochastic_conversion(m, operands);
         }
         let integral = m.one_of(&["rni", "rzi", "rmi", "rpi"]).map(|word| match word {
             "rni" => Rounding::Nearest,
@@ -281,6 +284,70 @@ impl Decoder<'_> {
             high << width | low
         });
         self.scalar(run, target, vec![source]);
+        Ok(())
+    }
+
+    /// `cvt.rs{.relu}{.satfinite}.f16x2.f32 d, a, b, rbits;`, or `bf16x2`, and `cvt.rs{.relu}.satfinite.e4m3x4.f32 d, {a, b, e, f},
+    /// rbits;`, or another type of at most 8 bits.
+    ///
+    /// PTX says which random bits are whose for two results: the lower 13 or 16 of a half of `rbits`. For four it is published of e4m3
+    /// alone, by those who measured it: of each half, the upper byte is for the second of its two results, and the lower byte, its first
+    /// bit last, for the first. It is taken to be so for the other types of four results.
+    fn stochastic_conversion(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
+        const FOUR: [&str; 5] = ["e4m3x4", "e5m2x4", "e2m1x4", "e2m3x4", "e3m2x4"];
+        const TWO: [&str; 2] = ["f16x2", "bf16x2"];
+        let options = Narrow { mode: Rounding::Zero, relu: m.take("relu"), finite: m.take("satfinite") };
+        let four = m.one_of(&FOUR);
+        let Some(to) = four.or_else(|| m.one_of(&TWO)) else {
+            return self.fail("this type is not rounded stochastically");
+        };
+        self.only_type(m, ScalarType::F32)?;
+        let (format, encode): (Format, fn(f64, Narrow) -> u64) = match to {
+            "f16x2" => (float::F16, |x, n| to_f16(x, n).into()),
+            "bf16x2" => (float::BF16, |x, n| to_bf16(x, n).into()),
+            "e4m3x4" => (float::E4M3, |x, n| to_e4m3(x, n).into()),
+            "e5m2x4" => (float::E5M2, |x, n| to_e5m2(x, n).into()),
+            "e2m1x4" => (float::E2M1, |x, n| to_e2m1(x, n).into()),
+            "e2m3x4" => (float::E2M3, |x, n| to_e2m3(x, n).into()),
+            _ => (float::E3M2, |x, n| to_e3m2(x, n).into()),
+        };
+        let rounded = move |x: u64, bits: i32, random: u64| {
+            let value = float_of(x, ScalarType::F32, false);
+            // A value that is negative becomes zero before it could be rounded.
+            let value = if options.relu && value <= 0.0 { 0.0 } else { value };
+            encode(round_stochastically(value, format, bits, random as u32 & ((1 << bits) - 1)), options)
+        };
+        if four.is_none() {
+            self.expect_count(operands, 4)?;
+            let target = self.target(&operands[0], 4)?;
+            let types = [ScalarType::F32, ScalarType::F32, ScalarType::B32];
+            let sources = operands[1..].iter().zip(types);
+            let sources =
+                sources.map(|(operand, element)| self.source(operand, element)).collect::<Decoded<Vec<_>>>()?;
+            let bits = if to == "f16x2" { 13 } else { 16 };
+            let run: ScalarFn = Box::new(move |s| rounded(s[0], bits, s[2] >> 16) << 16 | rounded(s[1], bits, s[2]));
+            self.scalar(run, target, sources);
+            return Ok(());
+        }
+        if !options.finite {
+            return self.fail("needs .satfinite");
+        }
+        self.expect_count(operands, 3)?;
+        let width = if to == "e2m1x4" { 4 } else { 8 };
+        let values = self.registers(&operands[1], 4, |decoder, part| decoder.source(part, ScalarType::F32))?;
+        let random = self.source(&operands[2], ScalarType::B32)?;
+        let target = self.target(&operands[0], width / 2)?;
+        let mut halves = Vec::new();
+        for (pair, shift) in values.chunks_exact(2).zip([16, 0]) {
+            let half = self.temporary(4)?;
+            let run: ScalarFn = Box::new(move |s| {
+                let (upper, lower) = ((s[2] >> shift >> 8) as u8, ((s[2] >> shift) as u8).reverse_bits());
+                rounded(s[0], 8, lower.into()) << width | rounded(s[1], 8, upper.into())
+            });
+            self.scalar(run, half, vec![pair[0], pair[1], random]);
+            halves.push(half);
+        }
+        self.scalar(Box::new(move |s| s[0] << (2 * width) | s[1]), target, halves);
         Ok(())
     }
 

@@ -28,6 +28,7 @@ pub(crate) mod stubs;
 mod synchronisation;
 mod target;
 mod tensor;
+mod wmma;
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -350,6 +351,9 @@ impl<'m> Decoder<'m> {
         let Some(body) = &function.body else {
             return self.fail(format!("`{}` is declared but never defined", function.name));
         };
+        if let Some(error) = &function.malformed {
+            return Err(error.clone());
+        }
         self.source = (0, 0);
         self.block(body)?;
         self.scopes.pop();

@@ -7,6 +7,7 @@ use super::{Decoded, Decoder};
 use crate::memory::order::{Order, Scope};
 use crate::ptx::ScalarType;
 use crate::ptx::ast::Operand;
+use crate::semantics::matrix::Fragment;
 
 impl Decoder<'_> {
     pub(super) fn multimem(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded<()> {
@@ -34,21 +35,34 @@ impl Decoder<'_> {
         };
         let precision = m.one_of(&["acc::f32", "acc::f16"]);
         let length = Self::vector_length(m);
-        if m.has("e4m3") || m.has("e5m2") || m.has("e4m3x2") || m.has("e5m2x2") || m.has("e4m3x4") || m.has("e5m2x4") {
-            return self.fail("floats of 8 bits are not known here");
-        }
-        let element = self.need_element(m)?;
-        if !exists(kind, element) {
+        let small = m.one_of(&["e4m3", "e5m2", "e4m3x2", "e5m2x2", "e4m3x4", "e5m2x4"]);
+        let element = match small {
+            // Registers of four of them, of two, or of one.
+            Some(word) if word.ends_with("x4") => ScalarType::B32,
+            Some(word) if word.ends_with("x2") => ScalarType::B16,
+            Some(_) => ScalarType::B8,
+            None => self.need_element(m)?,
+        };
+        let small = small.and_then(|word| Fragment::named(&word[..4]));
+        let exists = match small {
+            Some(_) => matches!(
+                kind,
+                MultimemKind::Store | MultimemKind::LoadReduce(AtomicKind::Add | AtomicKind::Min | AtomicKind::Max)
+            ),
+            None => exists(kind, element),
+        };
+        if !exists {
             return self.unsupported(element);
         }
         let half = matches!(element, ScalarType::F16 | ScalarType::F16x2 | ScalarType::Bf16 | ScalarType::Bf16x2);
         match precision {
             None => {}
             Some("acc::f32") if half && operation == Some(AtomicKind::Add) => {}
-            Some(other) => return self.fail(format!("`.{other}` is for sums of 16-bit floats")),
+            Some("acc::f16") if small.is_some() && kind == MultimemKind::LoadReduce(AtomicKind::Add) => {}
+            Some(other) => return self.fail(format!("`.{other}` is not for sums of this type")),
         }
         let bytes = length as u32 * element.bytes();
-        if length > 1 && !(half || element == ScalarType::F32) {
+        if length > 1 && !(half || element == ScalarType::F32 || small.is_some()) {
             return self.fail("only floats have vectors");
         }
         if !matches!(bytes, 4 | 8 | 16) {
@@ -69,6 +83,7 @@ impl Decoder<'_> {
         let unit = match element {
             ScalarType::F16x2 => ScalarType::F16,
             ScalarType::Bf16x2 => ScalarType::Bf16,
+            _ if small.is_some() => ScalarType::B8,
             other => other,
         };
         let Strength { order, scope } = strength;
@@ -78,7 +93,8 @@ impl Decoder<'_> {
             unit,
             bytes: element.bytes(),
             registers: Elements::new(&registers),
-            wide: precision.is_some() && loads,
+            small,
+            wide: loads && if small.is_some() { precision.is_none() } else { precision.is_some() },
             order,
             scope,
         })));

@@ -8,7 +8,7 @@ use crate::memory::tensor::MapField;
 use crate::ptx::ScalarType;
 use crate::ptx::ast::{ClusterLimits, VariableSpace};
 use crate::semantics::lanes::{AluFn, Args};
-use crate::semantics::matrix::Product;
+use crate::semantics::matrix::{Fragment, Product};
 pub(crate) use crate::semantics::shuffle::{ShuffleMode, Sources};
 
 pub(crate) const NO_GUARD: u32 = u32::MAX;
@@ -340,7 +340,9 @@ pub(crate) struct MultimemOp {
     /// Bytes of one register.
     pub bytes: u32,
     pub registers: Elements,
-    /// Sums of 16 bits are rounded once.
+    /// The floats of 8 bits that it has, if it does; a unit is one of them.
+    pub small: Option<Fragment>,
+    /// Sums of 16 and of 8 bits are rounded once.
     pub wide: bool,
     pub order: Order,
     pub scope: Scope,

@@ -10,7 +10,7 @@ use crate::ptx::ast::{Instruction, Module, Operand};
 struct Chip {
     number: u32,
     /// `a` or `f`: it also has what other chips of its generation need not have.
-    specific: bool,
+    letter: Option<char>,
 }
 
 /// The chips that have something which is not on all newer ones.
@@ -22,6 +22,8 @@ enum Specific {
     Lettered,
     /// On those of compute capability 10 with a letter.
     Datacenter,
+    /// On those of compute capability 10 with the letter `a`.
+    DatacenterAlone,
 }
 
 /// What an instruction needs.
@@ -48,7 +50,7 @@ fn of_module(module: &Module) -> Option<Chip> {
     let mut names = module.targets.iter().filter_map(|name| name.strip_prefix("sm_"));
     names.find_map(|name| {
         let digits = name.trim_end_matches(|c: char| c.is_ascii_lowercase());
-        digits.parse().ok().map(|number| Chip { number, specific: digits.len() < name.len() })
+        digits.parse().ok().map(|number| Chip { number, letter: name[digits.len()..].chars().next() })
     })
 }
 
@@ -62,13 +64,16 @@ pub(super) fn refusal(module: &Module, instruction: &Instruction) -> Option<Stri
             return Some(format!("needs sm_{}, {here}", needs.chip));
         }
         match needs.specific {
-            Specific::Lettered if !chip.specific => {
+            Specific::Lettered if chip.letter.is_none() => {
                 return Some(format!("needs a target such as sm_{}a, {here}", needs.chip));
             }
-            Specific::Datacenter if !(chip.specific && (100..110).contains(&chip.number)) => {
+            Specific::Datacenter if chip.letter.is_none() || !(100..110).contains(&chip.number) => {
                 return Some(format!("needs sm_100a, sm_100f or sm_103a, {here}"));
             }
-            Specific::No | Specific::Lettered | Specific::Datacenter => {}
+            Specific::DatacenterAlone if chip.letter != Some('a') || !(100..110).contains(&chip.number) => {
+                return Some(format!("needs sm_100a or sm_103a, {here}"));
+            }
+            Specific::No | Specific::Lettered | Specific::Datacenter | Specific::DatacenterAlone => {}
         }
     }
     let (major, minor) = needs.version;
@@ -153,6 +158,9 @@ fn arithmetic(needs: &mut Needs, instruction: &Instruction, words: Words) {
         "bar" if words.has("cta") => needs.at_least(70, (7, 8)),
         "cvta" if words.any(&["param", "param::entry"]) => needs.at_least(70, (7, 7)),
         "mapa" | "getctarank" => needs.at_least(90, (7, 8)),
+        "multimem" if words.0.iter().any(|word| word.starts_with("e4m3") || word.starts_with("e5m2")) => {
+            needs.lettered(100, (8, 6));
+        }
         "multimem" if words.any(&["acc::f32", "acc::f16"]) => needs.at_least(90, (8, 2)),
         "multimem" => needs.at_least(90, (8, 1)),
         "tensormap" if words.has("replace") => needs.lettered(90, (8, 3)),
@@ -166,7 +174,10 @@ fn conversion(needs: &mut Needs, words: Words, chip: u32) {
     let (eight, six_or_four) = (words.any(&["e4m3x2", "e5m2x2"]), words.any(&["e2m1x2", "e2m3x2", "e3m2x2"]));
     let to_brain = words.0.iter().position(|word| word == "bf16x2").is_some_and(|at| at + 1 < words.0.len());
     let finite = if words.has("satfinite") { (8, 1) } else { (7, 0) };
-    if words.has("ue8m0x2") {
+    if words.has("rs") {
+        needs.at_least(100, (8, 7));
+        needs.specific = Specific::DatacenterAlone;
+    } else if words.has("ue8m0x2") {
         needs.lettered(100, (8, 6));
     } else if (eight || six_or_four) && words.has("bf16x2") {
         needs.lettered(100, if to_brain { (9, 2) } else { (9, 1) });
@@ -276,6 +287,7 @@ fn matrix(needs: &mut Needs, instruction: &Instruction, words: Words) {
         "ldmatrix" => needs.at_least(75, (6, 5)),
         "stmatrix" => needs.at_least(90, (7, 8)),
         "movmatrix" => needs.at_least(75, (7, 8)),
+        "wmma" if words.has("and") => needs.at_least(80, (7, 1)),
         "wmma" if words.any(&["bf16", "tf32", "f64"]) => needs.at_least(80, (7, 0)),
         "wmma" => {}
         _ if small_float => {

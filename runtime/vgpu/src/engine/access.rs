@@ -8,12 +8,13 @@
 use super::flight::DeviceAccess;
 use super::probe::{Watch, Watched};
 use super::registers::extended;
+use super::stored::Source;
 use super::together::device_space;
 use super::undefined::{Origin, bits_of, bytes_of};
 use super::warp::{Outcome, Warp, bad_access, copy_element, lanes, put_low_bytes, undefined};
 use super::{LaunchState, Machine};
 use crate::decode::op::{
-    FillOp, KernelCode, MemoryOp, NO_RANK, OFFSET_MASK, Place, Reg, SHARED_BASE, Space, VARIABLE_SHIFT, unmapped,
+    FillOp, KernelCode, MemoryOp, NO_RANK, OFFSET_MASK, Place, SHARED_BASE, Space, VARIABLE_SHIFT, unmapped,
 };
 use crate::memory::address::{OWNER_MASK, Target, target};
 use crate::memory::segment::Segment;
@@ -396,12 +397,44 @@ impl Machine {
             }
             if missing != 0 {
                 undefined = true;
+                // An older value, where memory is weak, is none that is there.
+                let is_there = symbol.is_some();
                 let symbol = symbol.unwrap_or_else(|| self.symbol_of(code, home));
-                load_undefined(warp, op, missing, lane, &symbol, manner.line);
+                self.load_undefined(warp, op, (lane, home, is_there), missing, &symbol, manner.line);
             }
             self.after_read(warp, home, size, pc, lane, manner);
         }
         Ok(undefined)
+    }
+
+    /// A lane has loaded undefined bytes, these of the element; nobody wrote them, or somebody stored an undefined value that may be there
+    /// still.
+    #[cold]
+    fn load_undefined(
+        &self,
+        warp: &mut Warp,
+        op: &MemoryOp,
+        (lane, home, is_there): (u32, Home, bool),
+        missing: u32,
+        symbol: &str,
+        line: u32,
+    ) {
+        let text = format!("{symbol}, which was never written, read in line {line}");
+        let origin = Origin { rule: Rule::Uninitialised, symbol: Some(symbol.to_owned()), text };
+        for (index, reg) in (0u32..).zip(op.registers.iter()) {
+            let first = index * op.bytes;
+            let bits = bits_of((first..first + op.bytes).map(|at| missing >> at & 1 == 1));
+            let Some(reg) = reg.filter(|_| bits != 0) else { continue };
+            // The sign is that of the last byte.
+            let extended = op.signed && bits >> (8 * op.bytes - 1) & 1 == 1;
+            let all = u128::MAX >> (128 - 8 * reg.bytes);
+            let bits = if extended { bits | all & !(u128::MAX >> (128 - 8 * op.bytes)) } else { bits & all };
+            let byte = first + bits.trailing_zeros() / 8;
+            match self.source_of(warp, home, byte).filter(|_| is_there) {
+                Some(Source { origin, computed }) => warp.depends_on_undefined(reg, lane, bits, origin, computed),
+                None => warp.got_undefined(reg, lane, bits, origin.clone()),
+            }
+        }
     }
 
     /// The name of a place.
@@ -491,12 +524,14 @@ impl Machine {
                 Some(_) => self.stored_undefined(warp, op, home, lane, pc, code)?,
             };
             let element = &element[..size as usize];
+            let bytes: Vec<u64> = missing.iter().map(|(at, _)| *at).collect();
             let put = if self.observers.weak().is_some() {
-                self.store_weakly(warp, op.bytes, (lane, home), element, &missing, manner)
+                self.store_weakly(warp, op.bytes, (lane, home), element, &bytes, manner)
             } else {
-                self.store_defined(warp, home, element, missing)
+                self.store_defined(warp, home, element, bytes)
             };
             put.map_err(|fault| bad_access(lane, address, size, fault))?;
+            self.remember(warp, home, missing);
             if !self.observers.is_empty() {
                 self.show(warp, lane, home, size, manner);
             }
@@ -515,7 +550,7 @@ impl Machine {
         lane: u32,
         pc: u32,
         code: &KernelCode,
-    ) -> Outcome<Vec<u64>> {
+    ) -> Outcome<Vec<(u64, Source)>> {
         let mut missing = Vec::new();
         for (index, reg) in (0u64..).zip(op.registers.iter()) {
             let Some((bits, origin, copied)) = reg.and_then(|reg| warp.undefined_bits(reg, lane)) else { continue };
@@ -526,7 +561,9 @@ impl Machine {
             if matches!(home, Home::Device(_)) && !copied {
                 self.used(warp, code, pc, lane, "what is stored in device memory", &origin.clone())?;
             } else {
-                missing.extend(bytes_of(bits, op.bytes).map(|at| index * u64::from(op.bytes) + at));
+                let source = Source { origin: origin.clone(), computed: !copied };
+                let bytes = bytes_of(bits, op.bytes).map(|at| index * u64::from(op.bytes) + at);
+                missing.extend(bytes.map(|at| (at, source.clone())));
             }
         }
         Ok(missing)
@@ -620,6 +657,8 @@ impl Machine {
                 let (source, target) = (base + u64::from(from) + at, base + u64::from(to) + at);
                 if warp.local.first_uninitialised(source, 1).is_some() {
                     warp.local.make_undefined(target);
+                    let source = warp.stored.of(source).cloned();
+                    warp.stored.put(target, source);
                     continue;
                 }
                 let byte = warp.local.span(source, 1)[0];
@@ -643,28 +682,6 @@ impl Machine {
         let address = warp.address(place, lane);
         let home = self.resolve(warp, place.space, address, bytes, lane, write);
         home.map(|home| (address, home)).map_err(|fault| bad_access(lane, address, bytes, fault))
-    }
-}
-
-/// A lane has loaded bytes that nobody wrote, these of the element.
-#[cold]
-fn load_undefined(warp: &mut Warp, op: &MemoryOp, missing: u32, lane: u32, symbol: &str, line: u32) {
-    let marks: Vec<(Reg, u128)> = (0u32..)
-        .zip(op.registers.iter())
-        .filter_map(|(index, reg)| {
-            let first = index * op.bytes;
-            let bits = bits_of((first..first + op.bytes).map(|at| missing >> at & 1 == 1));
-            // The sign is that of the last byte.
-            let extended = op.signed && bits >> (8 * op.bytes - 1) & 1 == 1;
-            let reg = (*reg)?;
-            let all = u128::MAX >> (128 - 8 * reg.bytes);
-            Some((reg, if extended { bits | all & !(u128::MAX >> (128 - 8 * op.bytes)) } else { bits & all }))
-        })
-        .collect();
-    let text = format!("{symbol}, which was never written, read in line {line}");
-    let origin = Origin { rule: Rule::Uninitialised, symbol: Some(symbol.to_owned()), text };
-    for (reg, bits) in marks {
-        warp.got_undefined(reg, lane, bits, origin.clone());
     }
 }
 

@@ -153,7 +153,7 @@ impl Machine {
 
     /// The warps at a barrier, a bit for each, and whether all of their lanes wait there. `current` is one of them, and `mask` the lanes
     /// of it that run.
-    fn who_meets(&self, current: &Warp, number: u32, mask: u32) -> (u32, bool) {
+    fn who_meets(&self, current: &Warp, number: u32, mask: u32) -> (u64, bool) {
         let Some(cta) = self.ctas[current.cta as usize].as_deref() else { return (0, false) };
         let Some(barrier) = cta.barriers.barriers.get(number as usize) else { return (0, false) };
         let (mut warps, mut whole) = (0, true);

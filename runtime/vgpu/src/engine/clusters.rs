@@ -4,7 +4,8 @@
 //! very step in which it is the last one of the threads that have not exited; a thread that has arrived waits before it arrives again.
 
 use super::Machine;
-use super::warp::{Outcome, SplitState, Warp, undefined};
+use super::meet::{CLUSTER, Group};
+use super::warp::{Outcome, Split, SplitState, Warp, undefined};
 use crate::decode::op::ClusterBarrierOp;
 use crate::observer::Event;
 use crate::rules::Rule;
@@ -28,6 +29,8 @@ pub(crate) struct CtaCluster {
     /// Somebody has arrived.
     open: bool,
     completions: u64,
+    /// All of its warps, as they meet at its barrier.
+    pub groups: Vec<Group>,
 }
 
 impl CtaCluster {
@@ -49,7 +52,8 @@ impl Machine {
         }
         let lanes = Lanes { live: u32::MAX, arrived: 0, passed: 0, from: [None; 2] };
         let warps = vec![lanes; ctas * warps_of_cta as usize];
-        let cluster = CtaCluster { ctas: vec![None; ctas], warps_of_cta, warps, open: false, completions: 0 };
+        let cluster =
+            CtaCluster { ctas: vec![None; ctas], warps_of_cta, warps, open: false, completions: 0, groups: Vec::new() };
         self.clusters[slot as usize] = Some(Box::new(cluster));
         slot
     }
@@ -105,8 +109,7 @@ impl Machine {
         }
         cluster.open |= op.arrives;
         let complete = cluster.is_complete();
-        // Others may wait for it.
-        warp.effects += u64::from(op.arrives);
+        warp.arrivals += u64::from(op.arrives);
         if let Some(other) = apart {
             let kernel = warp.kernel.clone();
             let code = kernel.code();
@@ -120,10 +123,12 @@ impl Machine {
         let thread = warp.thread(mask.trailing_zeros());
         if op.arrives {
             self.observers.tell(|| Event::ClusterArrive { thread, lanes: mask, releases: op.releases });
-            if complete {
-                self.complete_cluster(slot, warp);
+            if !complete {
+                return Ok(None);
             }
-            return Ok(None);
+            self.complete_cluster(slot, warp);
+            let split = Split { pc: pc + 1, mask, state: SplitState::Ready };
+            return Ok(self.met(warp, split, CLUSTER).map(SplitState::Watch));
         }
         if waits == 0 {
             self.observers.tell(|| Event::ClusterPassed { thread, lanes: mask });

@@ -220,7 +220,8 @@ impl Machine {
         let mut marks: Vec<(Reg, u32, Origin)> = Vec::new();
         let checks = self.config.check_initialised;
         if warp.undefined.is_some() || all != u32::MAX && checks {
-            for (row, column) in (0..op.product.rows).flat_map(|row| (0..8).map(move |column| (row, column))) {
+            let columns = op.product.columns;
+            for (row, column) in (0..op.product.rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
                 let of_lists = matrix::depends(&op.product, row, column);
                 let lists = [&op.first, &op.second, &op.sum];
                 let mut sources = of_lists

@@ -481,7 +481,10 @@ impl Machine {
             End::Shared { cta, offset } => {
                 if let Some(cta) = &mut self.ctas[cta as usize] {
                     cta.shared.span_mut(offset.into(), size, &mut self.memory.woken).copy_from_slice(data);
-                    undefined.iter().for_each(|at| cta.shared.make_undefined(u64::from(offset) + at));
+                    for at in undefined.iter().map(|at| u64::from(offset) + at) {
+                        cta.shared.make_undefined(at);
+                        cta.stored.put(at, None);
+                    }
                 }
             }
         }

@@ -1,9 +1,10 @@
 //! Calls that come back to their caller: what a thread keeps of a function while a later call of the same function runs.
 //!
-//! Functions have places of their own in the register file and in local memory. A function that may be called again while it runs puts what is
-//! there on the stack of the thread before the call, and takes it back behind it.
+//! Functions have places of their own in the register file and in local memory. A function that may be called again while it runs puts what
+//! is there on the stack of the thread before the call, and takes it back behind it.
 
 use super::Machine;
+use super::stored::Source;
 use super::undefined::Kept;
 use super::warp::{Outcome, Warp, lanes, undefined};
 use crate::decode::op::{Frame, KernelCode};
@@ -18,6 +19,8 @@ struct Saved {
     values: Vec<u8>,
     /// Local memory, and which of its bytes are defined.
     local: Vec<(u8, bool)>,
+    /// Where undefined bytes of it come from, by their number.
+    stored: Vec<(usize, Source)>,
     undefined: Vec<Kept>,
 }
 
@@ -41,7 +44,12 @@ impl Machine {
                 frame.local.iter().flat_map(|&(offset, bytes)| offset..offset + bytes).map(|at| {
                     (warp.local.span(place(at), 1)[0], warp.local.first_uninitialised(place(at), 1).is_none())
                 });
-            let saved = Saved { local: local.collect(), undefined: warp.kept(frame, lane), values };
+            let local: Vec<(u8, bool)> = local.collect();
+            let bytes = frame.local.iter().flat_map(|&(offset, bytes)| offset..offset + bytes).enumerate();
+            let missing = bytes.filter(|(number, _)| !local[*number].1);
+            let stored =
+                missing.filter_map(|(number, at)| Some((number, warp.stored.of(place(at))?.clone()))).collect();
+            let saved = Saved { local, stored, undefined: warp.kept(frame, lane), values };
             let bytes = &mut stacks.bytes[lane as usize];
             *bytes += saved.size();
             if *bytes > MOST_BYTES {
@@ -72,12 +80,15 @@ impl Machine {
                 warp.set_predicate(*predicate, 1 << lane, u32::from(*bit) << lane);
             }
             let places = frame.local.iter().flat_map(|&(offset, bytes)| offset..offset + bytes);
-            for (at, &(byte, defined)) in places.zip(&saved.local) {
+            let mut stored = saved.stored.into_iter().peekable();
+            for ((number, at), &(byte, defined)) in places.enumerate().zip(&saved.local) {
                 let at = u64::from(lane) * u64::from(warp.local_bytes) + u64::from(at);
                 if defined {
                     warp.local.span_mut(at, 1, &mut Vec::new())[0] = byte;
                 } else {
                     warp.local.make_undefined(at);
+                    let source = stored.next_if(|(of, _)| *of == number).map(|(_, source)| source);
+                    warp.stored.put(at, source);
                 }
             }
             warp.keep(frame, lane, saved.undefined);
@@ -88,6 +99,10 @@ impl Machine {
 
 impl Saved {
     fn size(&self) -> usize {
-        self.values.len() + 2 * self.local.len() + size_of::<Saved>() + size_of::<Kept>() * self.undefined.len()
+        self.values.len()
+            + 2 * self.local.len()
+            + size_of::<Saved>()
+            + size_of::<Kept>() * self.undefined.len()
+            + size_of::<Source>() * self.stored.len()
     }
 }

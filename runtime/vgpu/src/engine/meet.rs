@@ -6,10 +6,15 @@
 //! on the memory that they read, and on nothing else. As in [`super::probe`] a snapshot is compared with after 1, 2, 4 … meetings; a round
 //! that returns to it is watched; and when another one has seen nothing change of what it read, one of the warps waits for a change.
 //! The others come to the next meeting and wait for that one. A part of a group may meet in between.
+//!
+//! The warps of a cluster meet when its barrier is complete. Some of them may not have come to their wait by then: where each is belongs to
+//! its state, and one that is at its wait is behind it as well. Lanes that have something to do before they wait, under policies that draw
+//! them one by one, may never be in the same places at two meetings; then nothing is found.
 
 use super::Machine;
 use super::probe::{Armed, Watch, Watched};
 use super::warp::{Split, SplitState, Warp};
+use crate::decode::op::{NO_GUARD, Op};
 use crate::semantics::lanes::Row;
 
 const FIRST: u32 = 8;
@@ -19,6 +24,9 @@ const MOST_READS: usize = 8192;
 const MOST_NARROWER: u32 = 64;
 /// Groups of a CTA of whom something is kept.
 const MOST_GROUPS: usize = 4;
+
+/// The warps of a cluster; those of a CTA have a bit each in the lower half.
+pub(super) const CLUSTER: u64 = u64::MAX;
 
 /// What a warp was like.
 #[derive(Debug)]
@@ -41,11 +49,18 @@ impl Snapshot {
 
 /// Where the lanes are, by counter, however they are divided; `current` is the split that runs.
 fn places(warp: &Warp, current: Option<Split>) -> Vec<(u32, u32)> {
+    let code = warp.kernel.code();
+    let waits = |pc: u32| {
+        let step = &code.steps[pc as usize];
+        step.guard == NO_GUARD && matches!(&step.op, Op::ClusterBarrier(op) if !op.arrives)
+    };
     let mut places: Vec<(u32, u32)> = Vec::with_capacity(warp.splits.len() + 1);
     for split in warp.splits.iter().chain(&current) {
-        match places.iter_mut().find(|place| place.0 == split.pc) {
+        // Who is at that barrier has arrived, and whoever meets has been let go.
+        let pc = if warp.group == CLUSTER && waits(split.pc) { split.pc + 1 } else { split.pc };
+        match places.iter_mut().find(|place| place.0 == pc) {
             Some(place) => place.1 |= split.mask,
-            None => places.push((split.pc, split.mask)),
+            None => places.push((pc, split.mask)),
         }
     }
     places.sort_unstable();
@@ -55,8 +70,8 @@ fn places(warp: &Warp, current: Option<Split>) -> Vec<(u32, u32)> {
 /// Warps of a CTA that meet.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
-    /// A bit for each warp.
-    warps: u32,
+    /// As [`Warp::group`].
+    warps: u64,
     /// Of all of them together, at the last meeting.
     effects: u64,
     /// Meetings since the last effect.
@@ -67,7 +82,7 @@ pub(crate) struct Group {
     recording: bool,
     renew_time: bool,
     time: u64,
-    /// The warp that watches what was read, and the ticket.
+    /// The slot of the warp that watches what was read, and the ticket.
     armed: Option<(u32, u64)>,
 }
 
@@ -85,8 +100,7 @@ enum Next {
 impl Machine {
     /// Warps have met at a barrier that has just let them go. `current` is one of them, not in its slot, with the split that goes on; the
     /// ticket for which that one has to wait instead, if it has to.
-    pub(super) fn met(&mut self, current: &mut Warp, split: Split, warps: u32) -> Option<u64> {
-        let cta = current.cta;
+    pub(super) fn met(&mut self, current: &mut Warp, split: Split, warps: u64) -> Option<u64> {
         let (mut effects, mut all) = (0u64, true);
         self.each(current, warps, |warp| {
             warp.narrower = if warp.group == warps { 0 } else { warp.narrower + 1 };
@@ -102,7 +116,7 @@ impl Machine {
         if !all {
             return None;
         }
-        let groups = &mut self.ctas[cta as usize].as_mut()?.groups;
+        let groups = self.groups_of(current, warps)?;
         let at = groups.iter().position(|group| group.warps == warps);
         let mut group = match at {
             Some(at) => groups.swap_remove(at),
@@ -122,7 +136,7 @@ impl Machine {
             }
             Next::Returned => self.returned(&mut group, current, split),
         };
-        let groups = &mut self.ctas[cta as usize].as_mut()?.groups;
+        let groups = self.groups_of(current, warps)?;
         if groups.len() == MOST_GROUPS {
             groups.remove(0);
         }
@@ -130,8 +144,17 @@ impl Machine {
         waits
     }
 
+    /// What is kept of the groups of the CTA, or of its cluster.
+    fn groups_of(&mut self, current: &Warp, warps: u64) -> Option<&mut Vec<Group>> {
+        let cta = self.ctas[current.cta as usize].as_mut()?;
+        match warps {
+            CLUSTER => Some(&mut self.clusters[cta.cluster as usize].as_mut()?.groups),
+            _ => Some(&mut cta.groups),
+        }
+    }
+
     /// Warps have met of which some went on before, or only a part came.
-    pub(super) fn met_in_part(&mut self, current: &mut Warp, warps: u32) {
+    pub(super) fn met_in_part(&mut self, current: &mut Warp, warps: u64) {
         self.each(current, warps, |warp| warp.group = 0);
     }
 
@@ -159,11 +182,12 @@ impl Machine {
         }
         let mut same = true;
         let mut snapshots = group.snapshots.iter();
-        let number = current.number;
+        let slot = current.slot;
         self.each(current, group.warps, |warp| {
-            let running = (warp.number == number).then_some(split);
+            let running = (warp.slot == slot).then_some(split);
             same = same && snapshots.next().is_some_and(|snapshot| snapshot.is_of(warp, running));
         });
+        let same = same && snapshots.next().is_none();
         match (same, group.recording) {
             (false, _) => Next::GoOn,
             (true, false) => {
@@ -183,10 +207,10 @@ impl Machine {
         }
         group.recording = false;
         let mut snapshots = Vec::new();
-        let (number, time) = (current.number, group.time);
+        let (slot, time) = (current.slot, group.time);
         self.each(current, group.warps, |warp| {
             warp.probe.compare_group(time);
-            snapshots.push(Snapshot::of(warp, (warp.number == number).then_some(split)));
+            snapshots.push(Snapshot::of(warp, (warp.slot == slot).then_some(split)));
         });
         group.snapshots = snapshots;
     }
@@ -201,23 +225,22 @@ impl Machine {
             overflow |= recorded.overflow;
             let device = recorded.reads.iter().any(|read| read.memory == Watched::Device);
             if !recorded.reads.is_empty() && leader.is_none_or(|leader| device && !leader.0) {
-                leader = Some((device, warp.number));
+                leader = Some((device, warp.slot));
             }
-            reads.push((warp.number, recorded.reads));
+            reads.push((warp.slot, recorded.reads));
         });
-        let leader = leader.map_or(current.number, |leader| leader.1);
+        let leader = leader.map_or(current.slot, |leader| leader.1);
         // The leader's own come first.
-        reads.sort_by_key(|(number, _)| *number != leader);
+        reads.sort_by_key(|(slot, _)| *slot != leader);
         let own = reads.first().map_or(0, |(_, reads)| reads.len());
         let places: Vec<Watch> = reads.into_iter().flat_map(|(_, reads)| reads).collect();
         if overflow || places.len() > MOST_READS {
             group.rounds = 0;
             return None;
         }
-        let slot = self.ctas[current.cta as usize].as_ref()?.warps[leader as usize];
-        let is_current = leader == current.number;
-        let ticket = self.new_ticket(slot);
-        let warp = if is_current { &mut *current } else { self.warps[slot as usize].as_deref_mut()? };
+        let is_current = leader == current.slot;
+        let ticket = self.new_ticket(leader);
+        let warp = if is_current { &mut *current } else { self.warps[leader as usize].as_deref_mut()? };
         let before = warp.probe.armed.take();
         let as_before = before.as_ref().is_some_and(|armed| {
             group.armed == Some((leader, armed.ticket)) && (&armed.reads, armed.own) == (&places, own)
@@ -241,6 +264,12 @@ impl Machine {
         let runs = is_current && (split.mask >> lane & 1 == 1 || warp.splits.is_empty());
         if !runs {
             let at = warp.splits.iter().position(|split| split.mask >> lane & 1 == 1).unwrap_or(0);
+            if warp.splits[at].state != SplitState::Ready {
+                // It has arrived at the barrier of its cluster and waits for something else now.
+                warp.probe.armed = before;
+                self.each(current, group.warps, |warp| warp.probe.record_group());
+                return None;
+            }
             warp.splits[at].state = SplitState::Watch(ticket);
         }
         warp.probe.parked.extend(before);
@@ -253,16 +282,23 @@ impl Machine {
         runs.then_some(ticket)
     }
 
-    /// Calls a function for some warps of a CTA in their order; `current` is not in its slot.
-    fn each(&mut self, current: &mut Warp, warps: u32, mut run: impl FnMut(&mut Warp)) {
-        let Some(cta) = &self.ctas[current.cta as usize] else { return };
-        for number in super::warp::lanes(warps) {
-            if number == current.number {
-                run(current);
-            } else if let Some(warp) =
-                cta.warps.get(number as usize).and_then(|slot| self.warps[*slot as usize].as_deref_mut())
-            {
-                run(warp);
+    /// Calls a function for the warps of a group in their order; `current` is not in its slot.
+    fn each(&mut self, current: &mut Warp, warps: u64, mut run: impl FnMut(&mut Warp)) {
+        let Some(own) = &self.ctas[current.cta as usize] else { return };
+        let ctas = match &self.clusters[own.cluster as usize] {
+            Some(cluster) if warps == CLUSTER => cluster.ctas.as_slice(),
+            _ => &[Some(current.cta)],
+        };
+        for cta in ctas.iter().flatten() {
+            let Some(members) = self.ctas[*cta as usize].as_ref().map(|cta| &cta.warps) else { continue };
+            for (number, slot) in (0u32..).zip(members).filter(|(number, _)| warps >> (number & 31) & 1 == 1) {
+                if *slot == current.slot {
+                    run(current);
+                } else if let Some(warp) = self.warps[*slot as usize].as_deref_mut()
+                    && (warp.cta, warp.number) == (*cta, number)
+                {
+                    run(warp);
+                }
             }
         }
     }

@@ -32,6 +32,7 @@ mod registers;
 pub(crate) mod report;
 mod schedule;
 mod start;
+mod stored;
 mod system;
 mod tensor;
 mod together;
@@ -55,6 +56,7 @@ use print::Printed;
 use report::{Finding, Report, RunError};
 use schedule::Victim;
 pub(crate) use start::ctas_per_sm;
+use stored::Stored;
 use warp::Warp;
 
 use crate::config::{Config, Policy};
@@ -190,6 +192,8 @@ pub(crate) struct Cta {
     pub cluster: u32,
     pub cluster_rank: u32,
     pub shared: Segment,
+    /// What threads stored there that is undefined.
+    pub stored: Stored,
     /// Where the variables in it begin and end, by the number that addresses have.
     pub variables: Arc<[(u32, u32)]>,
     pub barriers: Barriers,

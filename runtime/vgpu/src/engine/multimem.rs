@@ -12,8 +12,9 @@ use crate::decode::op::{AtomicKind, KernelCode, MultimemKind, MultimemOp};
 use crate::memory::{MemoryFault, Order, Proxy};
 use crate::observer::AccessKind;
 use crate::ptx::ScalarType;
-use crate::semantics::convert::{Narrow, bf16_to_f64, f16_to_f64, to_bf16, to_f16};
-use crate::semantics::float::Rounding;
+use crate::semantics::convert::{Narrow, bf16_to_f64, f16_to_f64, to_bf16, to_e4m3, to_e5m2, to_f16};
+use crate::semantics::float::{Rounding, max, min};
+use crate::semantics::matrix::Fragment;
 
 /// Bytes of the widest access.
 const MOST: usize = 16;
@@ -103,7 +104,7 @@ impl Machine {
                 }
             }
             if let MultimemKind::LoadReduce(kind) = op.kind {
-                let result = reduced(kind, op.unit, op.wide, &copies, bytes as usize);
+                let result = reduced(kind, op, &copies, bytes as usize);
                 for (part, reg) in result.chunks_exact(width).zip(op.registers.iter().flatten()) {
                     warp.set_value(*reg, lane, zero_extended(part));
                 }
@@ -114,20 +115,38 @@ impl Machine {
 }
 
 /// All copies combined, element by element.
-fn reduced(kind: AtomicKind, unit: ScalarType, wide: bool, copies: &[[u8; MOST]], bytes: usize) -> [u8; MOST] {
-    let width = unit.bytes() as usize;
+fn reduced(kind: AtomicKind, op: &MultimemOp, copies: &[[u8; MOST]], bytes: usize) -> [u8; MOST] {
+    let width = op.unit.bytes() as usize;
     let mut result = [0; MOST];
     for at in (0..bytes).step_by(width) {
         let mut values = copies.iter().map(|copy| zero_extended(&copy[at..at + width]));
-        let value = if wide {
-            summed_once(unit, values)
+        let value = if let Some(float) = op.small {
+            let values = values.map(|bits| float.value(bits as u64));
+            let value = reduced_small(kind, op.wide, values);
+            if float == Fragment::E4m3 { to_e4m3(value, NEAREST) } else { to_e5m2(value, NEAREST) }.into()
+        } else if op.wide {
+            summed_once(op.unit, values)
         } else {
             let first = values.next().unwrap_or(0);
-            values.fold(first, |sum, value| combine(kind, unit, sum, value, 0))
+            values.fold(first, |sum, value| combine(kind, op.unit, sum, value, 0))
         };
         put_low_bytes(&mut result[at..at + width], value);
     }
     result
+}
+
+const NEAREST: Narrow = Narrow { mode: Rounding::Nearest, finite: false, relu: false };
+
+/// Floats of 8 bits, summed in single precision or in that of f16, and rounded to their type at the end. PTX does not say in which
+/// precision they are summed where none is stated.
+fn reduced_small(kind: AtomicKind, wide: bool, values: impl Iterator<Item = f64>) -> f64 {
+    let step = |a: f64, b: f64| match kind {
+        AtomicKind::Min => min(a, b),
+        AtomicKind::Max => max(a, b),
+        _ if wide => f64::from((a + b) as f32),
+        _ => f16_to_f64(to_f16(a + b, NEAREST)),
+    };
+    values.reduce(step).unwrap_or(0.0)
 }
 
 /// The sum of 16-bit floats in single precision, rounded at the end.
@@ -135,6 +154,5 @@ fn summed_once(unit: ScalarType, values: impl Iterator<Item = u128>) -> u128 {
     let brain = unit == ScalarType::Bf16;
     let widened = |bits: u128| if brain { bf16_to_f64(bits as u16) } else { f16_to_f64(bits as u16) } as f32;
     let sum = f64::from(values.map(widened).fold(-0.0f32, |sum, value| sum + value));
-    let nearest = Narrow { mode: Rounding::Nearest, finite: false, relu: false };
-    if brain { to_bf16(sum, nearest) } else { to_f16(sum, nearest) }.into()
+    if brain { to_bf16(sum, NEAREST) } else { to_f16(sum, NEAREST) }.into()
 }

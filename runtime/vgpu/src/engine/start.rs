@@ -7,6 +7,7 @@ use super::copies::LaneCopies;
 use super::file::RegisterFile;
 use super::flight::Flights;
 use super::probe::Probe;
+use super::stored::Stored;
 use super::warp::{Split, SplitState, Warp};
 use super::{Cta, LaunchState, Machine, Request, Sm};
 use crate::config::Policy;
@@ -331,6 +332,7 @@ impl Machine {
             cluster,
             cluster_rank,
             shared: Segment::new(state.shared as usize),
+            stored: Stored::default(),
             variables: Arc::clone(&state.variables),
             barriers: Barriers::new(count),
             groups: Vec::new(),
@@ -441,6 +443,7 @@ fn make_warp(
             undefined: None,
             stacks: None,
             local: Segment::default(),
+            stored: Stored::default(),
             local_bytes: 0,
             parameters: Arc::clone(&state.parameters),
             effects: 0,
@@ -472,6 +475,7 @@ fn make_warp(
     warp.late.clear();
     warp.yields = false;
     warp.local = Segment::new(code.local_bytes as usize * 32);
+    warp.stored.clear();
     warp.local_bytes = code.local_bytes;
     warp.parameters = Arc::clone(&state.parameters);
     (warp.effects, warp.arrivals, warp.group, warp.narrower) = (0, 0, 0, 0);

@@ -172,7 +172,7 @@ pub(super) struct Kept {
 const OTHERS: [u128; 4] = [0, u128::MAX, u128::MAX / 255 * 0x7f, u128::MAX / 255 * 0x80];
 
 /// Instructions that put bits elsewhere and do not compute with them.
-const COPYING: [&str; 20] = [
+const COPYING: [&str; 21] = [
     "mov",
     "cvt",
     "cvta",
@@ -193,6 +193,7 @@ const COPYING: [&str; 20] = [
     "ldmatrix",
     "stmatrix",
     "movmatrix",
+    "wmma",
 ];
 
 impl Warp {

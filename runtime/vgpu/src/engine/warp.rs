@@ -12,6 +12,7 @@ use super::frames::Stacks;
 use super::late::Late;
 use super::probe::Probe;
 use super::report::FaultKind;
+use super::stored::Stored;
 use super::undefined::Undefined;
 use crate::decode::op::{Place, Reg};
 use crate::ids::{LaunchId, RankId, ThreadId};
@@ -106,14 +107,16 @@ pub(crate) struct Warp {
     /// What calls keep that may come back to their caller.
     pub stacks: Option<Box<Stacks>>,
     pub local: Segment,
+    /// What it stored in local memory that is undefined.
+    pub stored: Stored,
     pub local_bytes: u32,
     pub parameters: Arc<[u8]>,
     /// Steps that other threads could notice, or that change what is not in registers; barriers apart.
     pub effects: u64,
     /// Arrivals at barriers.
     pub arrivals: u64,
-    /// The warps that it meets at barriers, a bit for each.
-    pub group: u32,
+    /// The warps that it meets at barriers, a bit for each of its CTA, or those of its cluster.
+    pub group: u64,
     /// Meetings with a part of them since the last one with all.
     pub narrower: u32,
     pub probe: Box<Probe>,

@@ -1,6 +1,6 @@
 //! Syntax tree of a PTX module. Names are unresolved strings; every node that can be wrong later carries its line.
 
-use super::ScalarType;
+use super::{PtxError, ScalarType};
 
 /// One PTX module.
 #[derive(Debug, Clone, Default)]
@@ -79,6 +79,8 @@ pub struct Function {
     pub clusters: ClusterLimits,
     /// Body; `None` for a prototype.
     pub body: Option<Vec<Statement>>,
+    /// Why the body cannot be read. It is empty then.
+    pub malformed: Option<PtxError>,
     /// Line of the header.
     pub line: u32,
 }

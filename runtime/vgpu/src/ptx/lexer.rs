@@ -1,4 +1,5 @@
-//! PTX text → tokens with their lines. Invariant: every byte is part of a token, white space or a comment.
+//! PTX text → tokens with their lines. Invariant: every byte is part of a token, white space or a comment. What is no PTX is a token too,
+//! which nobody accepts: it may cost less than the module.
 
 use super::PtxError;
 
@@ -24,6 +25,10 @@ pub(super) enum Token<'a> {
     Bits32(u32),
     /// `0d` and sixteen digits.
     Bits64(u64),
+    /// A sign that PTX does not have.
+    Unknown(char),
+    /// What begins as a number and is none.
+    NoNumber(&'a str),
 }
 
 /// Cuts a text into tokens.
@@ -119,7 +124,7 @@ impl<'a> Lexer<'a> {
                 }
                 Token::Dot(&self.text[start..self.at])
             }
-            byte if byte.is_ascii_digit() => self.number()?,
+            byte if byte.is_ascii_digit() => self.number(),
             b'"' => self.string()?,
             byte if b";,{}()[]<>+-!|@:=".contains(&byte) => {
                 self.at += 1;
@@ -128,7 +133,8 @@ impl<'a> Lexer<'a> {
             _ => {
                 // Only ASCII was consumed, so this is a character boundary.
                 let found = self.text[self.at..].chars().next().unwrap_or('\u{fffd}');
-                return self.error(format!("`{}` has no meaning in PTX", found.escape_default()));
+                self.at += found.len_utf8();
+                Token::Unknown(found)
             }
         };
         Ok(Some(token))
@@ -147,7 +153,7 @@ impl<'a> Lexer<'a> {
         Ok(Token::Text(self.text.get(start..self.at - 1).unwrap_or_default()))
     }
 
-    fn number(&mut self) -> Result<Token<'a>, PtxError> {
+    fn number(&mut self) -> Token<'a> {
         let start = self.at;
         while continues_word(self.byte(0)) {
             self.at += 1;
@@ -161,10 +167,7 @@ impl<'a> Lexer<'a> {
                 self.at += usize::from(exponent);
             }
             let literal = &self.text[start..self.at];
-            return match literal.parse::<f64>() {
-                Ok(value) => Ok(Token::Float(value)),
-                Err(_) => self.error(format!("`{literal}` is not a number")),
-            };
+            return literal.parse().map_or(Token::NoNumber(literal), Token::Float);
         }
         let digits = whole.strip_suffix(['U', 'u']).unwrap_or(whole);
         let value = match (digits.get(..2), digits.get(2..)) {
@@ -179,6 +182,6 @@ impl<'a> Lexer<'a> {
             _ if digits.len() > 1 && digits.starts_with('0') => u64::from_str_radix(digits, 8).map(Token::Integer),
             _ => digits.parse::<u64>().map(Token::Integer),
         };
-        value.or_else(|_| self.error(format!("`{whole}` is not a number of at most 64 bits")))
+        value.unwrap_or(Token::NoNumber(whole))
     }
 }

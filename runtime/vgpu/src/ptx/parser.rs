@@ -1,4 +1,7 @@
 //! Tokens → syntax tree. Recursive descent with a bounded depth, so that no text can overflow the stack.
+//!
+//! What is wrong in the body of a function costs that function: it goes on behind the brace that closes the body, or before the next
+//! function if there is none. What is wrong elsewhere costs the module.
 
 use super::PtxError;
 use super::ScalarType;
@@ -41,7 +44,31 @@ impl<'a> Parser<'a, '_> {
     }
 
     fn error<T>(&self, message: impl Into<String>) -> Result_<T> {
+        let message = match self.peek() {
+            Some(Token::Unknown(found)) => format!("`{}` has no meaning in PTX", found.escape_default()),
+            Some(Token::NoNumber(found)) => format!("`{found}` is not a number of at most 64 bits"),
+            Some(
+                Token::Word(_)
+                | Token::Dot(_)
+                | Token::Punct(_)
+                | Token::Text(_)
+                | Token::Integer(_)
+                | Token::Float(_)
+                | Token::Bits32(_)
+                | Token::Bits64(_),
+            )
+            | None => message.into(),
+        };
         Err(PtxError::new(self.line(), message))
+    }
+
+    /// Goes on behind a token that means nothing here.
+    fn skip(&mut self) -> Result_<()> {
+        if let Some(Token::Unknown(_) | Token::NoNumber(_)) = self.peek() {
+            return self.error("");
+        }
+        self.at += 1;
+        Ok(())
     }
 
     fn found(&self) -> String {
@@ -52,7 +79,8 @@ impl<'a> Parser<'a, '_> {
             Some(Token::Punct(punct)) => format!("`{punct}`"),
             Some(Token::Text(_)) => "a string".into(),
             Some(Token::Integer(value)) => format!("`{value}`"),
-            Some(_) => "a number".into(),
+            Some(Token::Float(_) | Token::Bits32(_) | Token::Bits64(_)) => "a number".into(),
+            Some(Token::Unknown(_) | Token::NoNumber(_)) => "what is no PTX".into(),
         }
     }
 
@@ -161,21 +189,19 @@ impl<'a> Parser<'a, '_> {
         let section = self.peek() == Some(Token::Dot("section"));
         self.at += 1;
         if section {
-            while !self.accept('{') {
-                if self.peek().is_none() {
-                    return self.error("this .section has no body");
-                }
+            if let Some(Token::Dot(_) | Token::Word(_)) = self.peek() {
                 self.at += 1;
             }
+            self.expect('{')?;
             while !self.accept('}') {
                 if self.peek().is_none() {
                     return Err(PtxError::new(line, "this .section is never closed"));
                 }
-                self.at += 1;
+                self.skip()?;
             }
         } else {
             while self.at < self.tokens.len() && self.tokens[self.at].1 == line {
-                self.at += 1;
+                self.skip()?;
             }
         }
         Ok(())
@@ -258,7 +284,7 @@ impl<'a> Parser<'a, '_> {
                         if self.peek().is_none() {
                             return self.error("this .attribute is never closed");
                         }
-                        self.at += 1;
+                        self.skip()?;
                     }
                 }
                 _ => match ScalarType::from_name(word) {
@@ -416,16 +442,58 @@ impl<'a> Parser<'a, '_> {
                 _ => break,
             }
         }
+        let mut malformed = None;
         let body = if self.accept(';') {
             None
         } else {
             self.expect('{')?;
-            Some(self.block(0)?)
+            let start = self.at;
+            Some(self.block(0).or_else(|error| {
+                self.end_of_body(start, error).map(|error| {
+                    malformed = Some(error);
+                    Vec::new()
+                })
+            })?)
         };
         if entry && body.is_none() {
             return self.error(format!("kernel `{name}` has no body"));
         }
-        Ok(Function { entry, name, returns, parameters, max_threads, required_threads, clusters, body, line })
+        Ok(Function {
+            entry,
+            name,
+            returns,
+            parameters,
+            max_threads,
+            required_threads,
+            clusters,
+            body,
+            malformed,
+            line,
+        })
+    }
+
+    /// Goes to the end of a body that starts there and cannot be read: behind its brace, or to the function that follows. If there is
+    /// neither, the error is that of the module.
+    fn end_of_body(&mut self, start: usize, error: PtxError) -> Result_<PtxError> {
+        let mut depth = 1;
+        for at in start..self.tokens.len() {
+            match self.tokens[at].0 {
+                Token::Punct('{') => depth += 1,
+                Token::Punct('}') => depth -= 1,
+                Token::Dot("entry" | "func") => {
+                    let linking =
+                        |token: &&(Token<'a>, u32)| matches!(token.0, Token::Dot("extern" | "visible" | "weak"));
+                    self.at = at - self.tokens[start..at].iter().rev().take_while(linking).count();
+                    return Ok(error);
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                self.at = at + 1;
+                return Ok(error);
+            }
+        }
+        Err(error)
     }
 
     fn extents(&mut self) -> Result_<[u32; 3]> {

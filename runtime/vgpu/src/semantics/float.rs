@@ -71,6 +71,21 @@ pub fn round(x: f64, format: Format, mode: Rounding) -> f64 {
     value
 }
 
+/// The value of the format next to one of f32, towards zero or away from it: away if the first bits of what is cut off and `random`, so
+/// many bits of both, give a carry. An overflow goes to infinity.
+pub fn round_stochastically(x: f64, format: Format, bits: i32, random: u32) -> f64 {
+    if x == 0.0 || !x.is_finite() {
+        return x;
+    }
+    let exponent = ((x.to_bits() >> 52 & 0x7ff) as i32 - 1023).max(-1022);
+    let quantum = exponent.max(format.least) - format.mantissa;
+    let scaled = x.abs() * power(-quantum);
+    let cut_off = ((scaled - scaled.trunc()) * power(bits)).trunc();
+    let carry = cut_off + f64::from(random) >= power(bits);
+    let value = (scaled.trunc() + f64::from(u8::from(carry))) * power(quantum);
+    if value > format.largest { f64::INFINITY } else { value }.copysign(x)
+}
+
 /// The exact sum `s + error` (error much smaller than s) rounded to odd.
 #[inline(always)]
 fn to_odd(s: f64, error: f64) -> f64 {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::super::module;
+use super::super::{module, supported};
 
 const HEAD: &str = ".version 8.6\n.target sm_90a\n.address_size 64\n";
 
@@ -191,5 +191,34 @@ proptest! {
         let form = super::forms::form(form);
         let declarations = ".reg .b16 %h<4>; .reg .b32 %r<4>; .reg .b64 %d<4>; .reg .pred %p<4>;";
         let _ = check(&format!("{HEAD}.entry k(.param .u64 a) {{ {declarations} {form} {}; ret; }}", parts.join(" ")));
+    }
+
+    /// Whatever stands in a body, with its braces, comments and strings closed, the functions around it are there.
+    #[test]
+    fn any_fragments_in_a_body_leave_the_others_alone(parts in prop::collection::vec(fragment(), 0..40)) {
+        let body = parts.join(" ");
+        let ends = ["{", "}", "\"", "/*", ".entry", ".func"];
+        prop_assume!(!ends.iter().any(|end| body.contains(end)));
+        let kernel = |name: &str, body: &str| format!(".visible .entry {name}() {{ {body} }}\n");
+        let others = [kernel("before", "ret;"), kernel("after", "{ ret; } ret;"), kernel("last", "ret;")];
+        let text = format!("{HEAD}{}.visible .entry any() {{ .reg .b32 %r<4>; {body}\n }}\n{}{}", others[0], others[1], others[2]);
+        let (program, refused) = supported(&text, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let names: Vec<&str> = program.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+        let kept: Vec<&str> = names.iter().copied().filter(|name| *name != "any").collect();
+        prop_assert_eq!(kept, ["before", "after", "last"]);
+        prop_assert_eq!(refused.len() + names.len(), 4);
+    }
+
+    /// Open and closed braces anywhere: an error names a line of the text.
+    #[test]
+    fn any_braces_in_bodies(parts in prop::collection::vec(prop_oneof![fragment(), Just("{".to_owned()), Just("}".to_owned())], 0..40)) {
+        let body = parts.join(" ");
+        let text = format!("{HEAD}.visible .entry a() {{ {body}\n }}\n.visible .entry b() {{ ret; }}\n");
+        let lines = text.split('\n').count();
+        let inside = |line: u32| line >= 1 && line as usize <= lines;
+        match supported(&text, &[]) {
+            Ok((_, refused)) => prop_assert!(refused.iter().all(|one| inside(one.error.line))),
+            Err(error) => prop_assert!(inside(error.line)),
+        }
     }
 }

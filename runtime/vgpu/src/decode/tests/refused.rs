@@ -1,6 +1,6 @@
 //! What is not PTX, or not known here, is refused with its line and the reason.
 
-use super::super::module;
+use super::super::{module, supported};
 
 fn refusal(body: &str) -> String {
     let text = format!(
@@ -54,4 +54,54 @@ fn unknown_instructions_modifiers_and_names() {
     for (body, message) in cases {
         assert_eq!(refusal(body), message);
     }
+}
+
+/// Kernels around a function of whose body a statement cannot be read.
+fn around(statement: &str, kind: &str) -> String {
+    format!(
+        ".version 8.6\n.target sm_90a\n.address_size 64\n.visible .entry before()\n{{\nret;\n}}\n{kind}()\n{{\n.reg .b32 %r<4>;\n.reg .b64 \
+         %d<4>;\n{{\nmov.u32 %r1, 1;\n}}\n{statement}\nret;\n}}\n.visible .entry calls()\n{{\ncall broken, ();\nret;\n}}\n.visible .entry \
+         after()\n{{\n{{\nret;\n}}\n}}\n"
+    )
+}
+
+#[test]
+fn a_statement_that_cannot_be_read_costs_its_function() {
+    let statements = [
+        ("mov.u32 %r1 %r2;", "expected `;`, found `%r2`"),
+        ("add.u32 %r1, , 2;", "expected an operand, found `,`"),
+        ("?", "`?` has no meaning in PTX"),
+        ("mov.u32 %r1, 99999999999999999999;", "`99999999999999999999` is not a number of at most 64 bits"),
+        ("mov.u32 %r1, 0x;", "`0x` is not a number of at most 64 bits"),
+        (".reg .q32 %x;", "`.q32` is not a register type"),
+        (".shared .align 3 .b8 s[4];", "alignment 3 is not a power of two up to 4096"),
+        ("= 5;", "expected an instruction, found `=`"),
+        ("mov.b64 %d1, {%r1, %r2;", "expected `}`, found `;`"),
+        ("{ add.u32 %r1, %r1", "expected `;`, found `ret`"),
+    ];
+    for (statement, message) in statements {
+        for kind in [".visible .entry broken", ".func broken", ".weak .func broken"] {
+            let text = around(statement, kind);
+            let (program, refused) = supported(&text, &[]).unwrap_or_else(|error| panic!("{statement}: {error}"));
+            let kernels: Vec<&str> = program.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+            assert_eq!(kernels, ["before", "after"], "{statement}");
+            // A kernel that calls it has the same error; one that calls a kernel has its own.
+            let told = refused.iter().find(|one| one.error.message == message).unwrap_or_else(|| panic!("{refused:?}"));
+            let line = text.lines().position(|line| line == statement).expect("its line") + 1;
+            let ends_later = statement.starts_with('{');
+            assert_eq!(told.error.line as usize, line + usize::from(ends_later), "{statement}");
+            let mut names: Vec<&str> = refused.iter().map(|one| one.kernel.as_str()).collect();
+            names.sort_unstable();
+            assert_eq!(names, ["broken", "calls"], "{statement}");
+            // Whoever wants the whole module hears of it.
+            assert!(module(&text).is_err(), "{statement}");
+        }
+    }
+    // What no brace can end costs the module.
+    for statement in ["/* no end", "mov.u32 %r1, \"no end;"] {
+        assert!(supported(&around(statement, ".visible .entry broken"), &[]).is_err(), "{statement}");
+    }
+    // So does what is wrong outside of bodies.
+    let header = around("", ".visible .entry broken").replace("entry calls()", "entry calls(");
+    assert!(supported(&header, &[]).is_err());
 }
