@@ -7,7 +7,8 @@ use moe_vgpu::{Address, Argument, Cluster, Config, Kernel, Launch, Module, RankI
 
 const HEADER: &str = ".version 8.6\n.target sm_90a\n.address_size 64\n";
 
-/// Every warp copies 16 bytes per lane and step, four steps in flight, as the dispatch kernel does.
+/// Every warp copies 16 bytes per lane and step, four steps in flight, as the dispatch kernel does. Each CTA begins 2 KiB behind the one
+/// before it, so that a store never finds what it stores.
 const COPY: &str = "
 .visible .entry kernel(.param .u64 source, .param .u64 target, .param .u32 rounds) {
     .reg .pred %p<2>; .reg .b32 %r<20>; .reg .b64 %rd<8>;
@@ -18,6 +19,9 @@ const COPY: &str = "
     mul.wide.u32 %rd3, %r2, 16;
     add.u64 %rd1, %rd1, %rd3;
     add.u64 %rd2, %rd2, %rd3;
+    mov.u32 %r3, %ctaid.x;
+    mul.wide.u32 %rd3, %r3, 2048;
+    add.u64 %rd1, %rd1, %rd3;
 loop:
     ld.global.v4.b32 {%r4, %r5, %r6, %r7}, [%rd1];
     ld.global.v4.b32 {%r8, %r9, %r10, %r11}, [%rd1+512];
@@ -116,7 +120,12 @@ fn one_rank(text: &str, rounds: u32, ctas: u32) -> (u64, Duration) {
     best(|| {
         let mut cluster = Cluster::new(Config::default()).expect("a cluster");
         let bytes = 2048 * u64::from(rounds.min(200));
-        let (source, target) = (zeroed(&mut cluster, 0, bytes, "source"), zeroed(&mut cluster, 0, bytes, "target"));
+        let source = zeroed(&mut cluster, 0, bytes + 2048 * u64::from(ctas), "source");
+        let numbers: Vec<u8> = (0u64..(bytes / 8) + 256 * u64::from(ctas))
+            .flat_map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+            .collect();
+        cluster.write(source, &numbers).expect("its own memory");
+        let target = zeroed(&mut cluster, 0, bytes, "target");
         let stream = cluster.stream(RankId(0)).expect("a stream");
         let arguments: Vec<Argument> = vec![source.into(), target.into(), rounds.into()];
         cluster.launch(stream, &kernel, Launch::linear(ctas, 32, arguments)).expect("a launch");
@@ -142,7 +151,7 @@ fn two_ranks(rounds: u32) -> (u64, Duration) {
 fn main() {
     type Run = fn() -> (u64, Duration);
     let benches: [(&str, Run); 3] = [
-        ("copy, 16 bytes per lane", || one_rank(COPY, 200, 400)),
+        ("copy, 16 bytes per lane", || one_rank(COPY, 200, 2000)),
         ("compute", || one_rank(COMPUTE, 400_000, 8)),
         ("ping-pong of two ranks", || two_ranks(200_000)),
     ];

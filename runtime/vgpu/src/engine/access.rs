@@ -326,17 +326,23 @@ impl Machine {
         pc: u32,
         code: &KernelCode,
     ) -> Outcome<bool> {
-        if self.observers.is_empty() || op.place.space == Space::Param {
-            if self.load_together(warp, op, mask, pc) {
-                return Ok(false);
-            }
-        } else if let Some(row) = self.row(warp, op, mask, AccessKind::Read, code.lines[pc as usize])
-            && self.load_together(warp, op, mask, pc)
+        let observed = !self.observers.is_empty() && op.place.space != Space::Param;
+        if if observed { self.load_observed(warp, op, mask, pc, code) } else { self.load_together(warp, op, mask, pc) }
         {
-            self.observers.row(&row);
             return Ok(false);
         }
         self.load_lanes(warp, op, mask, pc, code)
+    }
+
+    /// A load of which observers are told in one piece. False if nothing has been done.
+    #[inline(never)]
+    fn load_observed(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32, pc: u32, code: &KernelCode) -> bool {
+        let Some(row) = self.row(warp, op, mask, AccessKind::Read, code.lines[pc as usize]) else { return false };
+        let done = self.load_together(warp, op, mask, pc);
+        if done {
+            self.observers.row(&row);
+        }
+        done
     }
 
     /// Lane by lane. Whether something undefined has been loaded.
@@ -465,20 +471,37 @@ impl Machine {
         pc: u32,
         code: &KernelCode,
     ) -> Outcome<()> {
-        let told = !self.observers.is_empty();
-        let row = if told { self.row(warp, op, mask, AccessKind::Write, code.lines[pc as usize]) } else { None };
-        if op.place.space != Space::Local && (!told || row.is_some()) {
-            let done = if warp.probe.checks_stores {
-                self.store_together::<true>(warp, op, mask)
+        let observed = !self.observers.is_empty();
+        if op.place.space != Space::Local
+            && (if observed {
+                self.store_observed(warp, op, mask, pc, code)
             } else {
-                self.store_together::<false>(warp, op, mask)
-            };
-            if done {
-                row.iter().for_each(|row| self.observers.row(row));
-                return Ok(());
-            }
+                self.store_at_once(warp, op, mask)
+            })
+        {
+            return Ok(());
         }
         self.store_lanes(warp, op, mask, pc, code)
+    }
+
+    #[inline(always)]
+    fn store_at_once(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32) -> bool {
+        if warp.probe.checks_stores {
+            self.store_together::<true>(warp, op, mask)
+        } else {
+            self.store_together::<false>(warp, op, mask)
+        }
+    }
+
+    /// A store of which observers are told in one piece. False if nothing has been done.
+    #[inline(never)]
+    fn store_observed(&mut self, warp: &mut Warp, op: &MemoryOp, mask: u32, pc: u32, code: &KernelCode) -> bool {
+        let Some(row) = self.row(warp, op, mask, AccessKind::Write, code.lines[pc as usize]) else { return false };
+        let done = self.store_at_once(warp, op, mask);
+        if done {
+            self.observers.row(&row);
+        }
+        done
     }
 
     /// Lane by lane.
