@@ -1,5 +1,7 @@
 //! Numbers of what a cluster has. Invariant: a number means one thing for the life of its cluster.
 
+use std::num::NonZeroU64;
+
 /// Number of a rank (a virtual GPU) in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RankId(pub u32);
@@ -24,7 +26,7 @@ pub struct LaunchId(pub u64);
 
 /// Number of an asynchronous copy in the cluster, in the order of issue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CopyId(pub u64);
+pub struct CopyId(pub NonZeroU64);
 
 /// Which thread, exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -143,7 +143,7 @@ pub use memory::tensor::{OutOfBounds, Swizzle, TensorElement, TensorMap, TensorM
 pub use memory::{Address, Lent, MemoryFault, Order, Proxy, Scope, Traffic};
 pub use module::{Kernel, Module};
 pub use names::demangled;
-pub use observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep, Observer, Row};
+pub use observer::{Access, AccessKind, Began, Event, Fence, Location, MbarrierStep, Observer, Places, Row};
 pub use ptx::PtxError;
 pub use rules::{Rule, Rules, Severity, Waiver};
 

@@ -44,28 +44,44 @@ pub struct Access {
     pub copy: Option<CopyId>,
 }
 
-/// Weak accesses of one instruction by lanes next to each other, each of its own bytes behind those of the lane before, or all of the same.
+/// Where the bytes of the lanes of a [`Row`] are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Places {
+    /// All lanes access the same bytes.
+    Same,
+    /// Those of each lane are behind those of the lane that is numbered one less, whether that takes part or not.
+    Behind,
+    /// So many bytes behind those of the first lane that takes part, or before them.
+    Each([i32; 32]),
+}
+
+/// Accesses of one instruction by lanes of a warp that order nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     /// That of the first lane.
     pub first: Access,
-    /// So many lanes.
-    pub count: u32,
-    /// Bytes from the place of one lane to that of the next: those of an access, or 0.
-    pub step: u32,
+    /// The lanes.
+    pub lanes: u32,
+    pub places: Places,
 }
 
 impl Row {
     /// The access of each lane.
-    pub fn accesses(self) -> impl Iterator<Item = Access> {
-        (0..self.count).map(move |number| {
-            let behind = number * self.step;
-            let location = match self.first.location {
-                Location::Device(Address(start)) => Location::Device(Address(start + u64::from(behind))),
-                Location::Shared(cta, start) => Location::Shared(cta, start + behind),
+    pub fn accesses(&self) -> impl Iterator<Item = Access> {
+        let first = self.first.thread.lane;
+        (first..32).filter(|lane| self.lanes >> lane & 1 == 1).map(move |lane| {
+            let behind = match &self.places {
+                Places::Same => 0,
+                Places::Behind => ((lane - first) * self.first.bytes).cast_signed(),
+                Places::Each(places) => places[lane as usize],
             };
-            let thread = ThreadId { lane: self.first.thread.lane + number, ..self.first.thread };
-            Access { thread, location, ..self.first }
+            let location = match self.first.location {
+                Location::Device(Address(start)) => {
+                    Location::Device(Address(start.wrapping_add_signed(i64::from(behind))))
+                }
+                Location::Shared(cta, start) => Location::Shared(cta, start.wrapping_add_signed(behind)),
+            };
+            Access { thread: ThreadId { lane, ..self.first.thread }, location, ..self.first }
         })
     }
 }

@@ -4,6 +4,7 @@
 //! (`cp.async`) does both at once; a group of a thread is complete when everything committed to it is.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::Machine;
@@ -169,6 +170,11 @@ pub(super) struct Data {
 }
 
 impl Transfer {
+    /// What observers call it. Copies are numbered from 1 on.
+    pub(super) fn id(&self) -> CopyId {
+        CopyId(NonZeroU64::new(self.issued).unwrap_or(NonZeroU64::MAX))
+    }
+
     /// Bytes that it reads.
     pub(super) fn source_bytes(&self) -> u32 {
         match self.work {
@@ -327,7 +333,7 @@ impl Machine {
                     let kernel = transfer.kernel.clone();
                     let completes = self.arrive_late(kernel.code(), (cta, offset));
                     let completes = completes.map_err(|fault| (offset.into(), fault))?;
-                    let step = MbarrierStep::SmallCopiesDone(CopyId(transfer.issued));
+                    let step = MbarrierStep::SmallCopiesDone(transfer.id());
                     self.tell_signal(transfer, (cta, offset), step, completes);
                 }
             }
@@ -354,7 +360,7 @@ impl Machine {
                         let kernel = transfer.kernel.clone();
                         let completes = self.complete_bytes(kernel.code(), mbarrier, transfer.bytes);
                         let completes = completes.map_err(|fault| (mbarrier.1.into(), fault))?;
-                        let step = MbarrierStep::Signalled(CopyId(transfer.issued));
+                        let step = MbarrierStep::Signalled(transfer.id());
                         self.tell_signal(transfer, mbarrier, step, completes);
                     }
                     self.finish_part(transfer, true, false, true);
@@ -624,7 +630,7 @@ impl Machine {
             proxy: if transfer.work == Work::Bulk { Proxy::Async } else { Proxy::Generic },
             kind,
             line: transfer.line(),
-            copy: Some(CopyId(transfer.issued)),
+            copy: Some(transfer.id()),
         }
     }
 

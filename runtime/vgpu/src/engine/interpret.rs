@@ -179,14 +179,14 @@ impl Machine {
             match &step.op {
                 Op::Load(op) => {
                     if TRACKS {
-                        self.load_lanes(warp, op, mask, pc, code)?;
+                        self.load(warp, op, mask, pc, code)?;
                     } else if self.load(warp, op, mask, pc, code)? {
                         split.pc += 1;
                         return Ok(Stop::Ready);
                     }
                 }
                 Op::Store(op) => {
-                    if TRACKS {
+                    if TRACKS && !warp.is_defined(op, mask) {
                         self.store_lanes(warp, op, mask, pc, code)?;
                     } else {
                         self.store(warp, op, mask, pc, code)?;

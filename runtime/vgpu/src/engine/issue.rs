@@ -8,7 +8,6 @@ use super::copies::{Data, End, LATENCY, Transfer, Work, lane_copies};
 use super::flight::Issued;
 use super::warp::{Outcome, Warp, bad_access, lanes, put_low_bytes, undefined};
 use crate::decode::op::{AsyncStoreOp, BulkOp, CopyOp, KernelCode, Place, Space};
-use crate::ids::CopyId;
 use crate::memory::MemoryFault;
 use crate::observer::Event;
 
@@ -256,7 +255,7 @@ impl Machine {
         }
         let ends = [(transfer.source, transfer.source_bytes(), false), (transfer.target, transfer.bytes, true)];
         if transfer.work != Work::Arrive {
-            let (thread, copy, line) = (transfer.thread, CopyId(transfer.issued), transfer.line());
+            let (thread, copy, line) = (transfer.thread, transfer.id(), transfer.line());
             let bulk = matches!(transfer.work, Work::Bulk | Work::Store { .. });
             self.observers.tell(|| Event::CopyIssued { thread, copy, bulk, grouped: group.is_some(), line });
             let kernel = transfer.kernel.clone();

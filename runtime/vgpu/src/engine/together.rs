@@ -13,7 +13,7 @@ use crate::decode::op::{MemoryOp, OFFSET_MASK, Space, VARIABLE_SHIFT};
 use crate::memory::address::{MAX_ALLOCATION_BYTES, is_device};
 use crate::memory::segment::Segment;
 use crate::memory::{Address, Order};
-use crate::observer::{Access, AccessKind, Location, Row};
+use crate::observer::{Access, AccessKind, Location, Places, Row};
 
 /// How what the lanes access lies in a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,21 +37,33 @@ struct Span {
 impl Machine {
     /// What observers are told of an access in one piece, if they can be.
     pub(super) fn row(&mut self, warp: &Warp, op: &MemoryOp, mask: u32, kind: AccessKind, line: u32) -> Option<Row> {
-        let lane = mask.trailing_zeros();
-        let neighbours = (mask >> lane).trailing_ones() == mask.count_ones();
-        if op.order != Order::Weak || !neighbours || self.observers.weak().is_some() {
+        let orders = match op.order {
+            Order::Weak => false,
+            // It orders nothing by itself, but what is written may be read by what does.
+            Order::Relaxed | Order::Volatile => kind != AccessKind::Read,
+            Order::Acquire | Order::Release | Order::AcqRel | Order::SeqCst => true,
+        };
+        if orders || self.observers.weak().is_some() {
             return None;
         }
+        let lane = mask.trailing_zeros();
         let span = span(warp, op, mask)?;
-        let step = match span.pattern {
-            Pattern::Row => op.size(),
-            Pattern::Same if kind == AccessKind::Read => 0,
-            Pattern::Same | Pattern::Scattered => return None,
+        let (start, places) = match span.pattern {
+            Pattern::Row => (span.start, Places::Behind),
+            Pattern::Same => (span.start, Places::Same),
+            Pattern::Scattered => {
+                let places = warp.addresses_plus(&op.place, 0);
+                let first = places[lane as usize];
+                if span.bytes > i32::MAX as u64 {
+                    return None;
+                }
+                (first, Places::Each(places.map(|place| place.wrapping_sub(first) as i32)))
+            }
         };
-        let location = if device_space(op.place.space, span.start) {
-            Location::Device(Address(span.start))
+        let location = if device_space(op.place.space, start) {
+            Location::Device(Address(start))
         } else if op.place.space == Space::Shared {
-            Location::Shared(warp.cta_index, (span.start & u64::from(OFFSET_MASK)) as u32)
+            Location::Shared(warp.cta_index, (start & u64::from(OFFSET_MASK)) as u32)
         } else {
             return None;
         };
@@ -67,7 +79,7 @@ impl Machine {
             line,
             copy: None,
         };
-        Some(Row { first, count: mask.count_ones(), step })
+        Some(Row { first, lanes: mask, places })
     }
 
     /// False if nothing has been done.

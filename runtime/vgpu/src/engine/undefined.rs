@@ -9,7 +9,7 @@
 use super::Machine;
 use super::report::{FaultKind, Finding};
 use super::warp::{Outcome, Trouble, Warp, lanes, put_low_bytes};
-use crate::decode::op::{Frame, GUARD_NOT, KernelCode, NO_GUARD, Op, Reg, Slot, WarpOp};
+use crate::decode::op::{Frame, GUARD_NOT, KernelCode, MemoryOp, NO_GUARD, Op, Reg, Slot, WarpOp};
 use crate::rules::{Found, Rule, Severity, Verdict};
 
 /// Findings that are kept.
@@ -262,6 +262,12 @@ impl Warp {
         let undefined = self.undefined.get_or_insert_default();
         let origin = undefined.origin(origin);
         undefined.mark(reg, Mark { lane, bits, origin, computed });
+    }
+
+    /// Whether all that these lanes store is defined.
+    pub(super) fn is_defined(&self, op: &MemoryOp, mask: u32) -> bool {
+        let Some(undefined) = &self.undefined else { return true };
+        op.registers.iter().flatten().all(|reg| undefined.lanes_of(Slot::Register(*reg), mask) == 0)
     }
 
     /// The undefined bits of a lane of a register, and whether they have only been copied from memory.

@@ -4,30 +4,25 @@
 use super::shadow::{Mark, Row};
 use crate::ids::ThreadId;
 use crate::memory::{Address, Order};
-use crate::observer::{self, Access, AccessKind, Location};
+use crate::observer::{Access, AccessKind, Location};
 
-/// See the module.
+/// See the module. What several lanes write is without gaps.
 #[derive(Debug)]
 pub(super) struct Gathered {
     /// That of the first lane.
     pub first: Access,
-    /// Lanes that each access their own bytes, behind those of the lane before.
-    count: u32,
-    /// Lanes that read the same bytes.
-    alike: u32,
+    lanes: u32,
+    /// From the bytes of one lane to those of the next; 0 where all are the same.
+    step: u32,
 }
 
 impl Gathered {
     pub fn new(first: Access) -> Gathered {
-        Gathered { first, count: 1, alike: 1 << first.thread.lane }
+        Gathered { first, lanes: 1 << first.thread.lane, step: 0 }
     }
 
-    pub fn of_row(row: &observer::Row) -> Gathered {
-        let one = Gathered::new(row.first);
-        match row.step {
-            0 => Gathered { alike: lanes(row.first.thread.lane, row.count), ..one },
-            _ => Gathered { count: row.count, ..one },
-        }
+    pub fn of_lanes(first: Access, lanes: u32, step: u32) -> Gathered {
+        Gathered { first, lanes, step }
     }
 
     /// Takes another access of the same instruction if it fits.
@@ -41,37 +36,31 @@ impl Gathered {
         if !same {
             return false;
         }
-        let is_one = self.alike.is_power_of_two();
+        let lane = access.thread.lane;
+        let count = self.lanes.count_ones();
         let behind = match self.first.location {
-            Location::Device(Address(start)) => Location::Device(Address(start + u64::from(bytes * self.count))),
-            Location::Shared(cta, start) => Location::Shared(cta, start + bytes * self.count),
+            Location::Device(Address(start)) => Location::Device(Address(start + u64::from(bytes * count))),
+            Location::Shared(cta, start) => Location::Shared(cta, start + bytes * count),
         };
-        if is_one && access.thread.lane == thread.lane + self.count && access.location == behind {
-            self.count += 1;
+        if !self.is_alike() && lane == thread.lane + count && access.location == behind {
+            (self.step, self.lanes) = (bytes, self.lanes | 1 << lane);
             return true;
         }
         // What lanes write at the same place is a conflict.
-        let new = self.alike >> access.thread.lane & 1 == 0;
-        if self.count == 1 && new && kind == AccessKind::Read && access.location == self.first.location {
-            self.alike |= 1 << access.thread.lane;
+        let new = self.lanes >> lane & 1 == 0;
+        if self.step == 0 && new && kind == AccessKind::Read && access.location == self.first.location {
+            self.lanes |= 1 << lane;
             return true;
         }
         false
     }
 
-    pub fn bytes(&self) -> u64 {
-        u64::from(self.first.bytes) * u64::from(self.count)
+    /// Whether several lanes read the same.
+    pub fn is_alike(&self) -> bool {
+        self.step == 0 && !self.lanes.is_power_of_two()
     }
 
     pub fn row(&self, mark: Mark, start: u64) -> Row {
-        match self.count {
-            1 => Row { mark, start, each: 0, lanes: self.alike },
-            count => Row { mark, start, each: self.first.bytes.into(), lanes: lanes(mark.thread.lane.into(), count) },
-        }
+        Row { mark, start, each: self.first.bytes, step: self.step, lanes: self.lanes }
     }
-}
-
-/// So many lanes from one on.
-fn lanes(first: u32, count: u32) -> u32 {
-    (u64::from(u32::MAX) >> (32 - count) << first) as u32
 }

@@ -1,7 +1,6 @@
-//! Who accessed what last. Bytes that were always accessed together have one entry: a row that the lanes of a warp wrote at once has one, and
-//! so has an allocation that the host wrote. A partial access splits it.
+//! Who accessed what last. Bytes that were written at once have one entry, and so have bytes that the lanes of a warp read at once.
 //!
-//! Invariant: the stretches of a page are in order and do not overlap.
+//! Invariants: the stretches of a page are in order and do not overlap; what was read is kept until it is written again, and no longer.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -36,125 +35,99 @@ impl Mark {
     }
 }
 
-/// An access by lanes of a warp at once: each its own bytes, one lane behind the other, or all the same ones.
+/// An access by lanes of a warp at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Row {
     /// That of the first lane.
     pub mark: Mark,
     /// The first byte of the first lane.
     pub start: u64,
-    /// Bytes of each lane; 0 where all lanes access all bytes.
-    pub each: u64,
+    /// Bytes of each lane.
+    pub each: u32,
+    /// From the first byte of one lane to that of the next one; 0 where all access the same.
+    pub step: u32,
     pub lanes: u32,
 }
 
 impl Row {
     /// One thread accesses all bytes.
-    pub fn of_one(mark: Mark, start: u64) -> Row {
-        Row { mark, start, each: 0, lanes: 1 << mark.thread.lane }
+    pub fn of_one(mark: Mark, start: u64, bytes: u32) -> Row {
+        Row { mark, start, each: bytes, step: 0, lanes: 1 << mark.thread.lane }
     }
 
-    /// The mark of the lane that accesses this byte, where each has its own.
-    fn at(&self, address: u64) -> Mark {
-        let lane = (address - self.start).checked_div(self.each).unwrap_or(0);
-        Mark { thread: Thread { lane: self.mark.thread.lane + lane as u8, ..self.mark.thread }, ..self.mark }
+    fn first_lane(&self) -> u32 {
+        self.mark.thread.lane.into()
     }
 
-    /// Where the bytes of the next lane begin.
-    fn behind(&self, address: u64) -> u64 {
-        match self.each {
-            0 => u64::MAX,
-            each => self.start + ((address - self.start) / each + 1) * each,
-        }
+    /// Where the bytes of a lane would begin if all lanes took part.
+    fn at(&self, lane: u32) -> u64 {
+        self.start.wrapping_add_signed((i64::from(lane) - i64::from(self.first_lane())) * i64::from(self.step))
     }
 
-    /// Whether every byte is of the same lane of the same warp in both.
+    /// Behind the last byte of the last lane.
+    pub fn end(&self) -> u64 {
+        self.at(31 - self.lanes.leading_zeros()) + u64::from(self.each)
+    }
+
+    /// What each lane accesses of these bytes.
+    fn pieces(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, u64, Mark)> {
+        (0..32).filter(|lane| self.lanes >> lane & 1 == 1).filter_map(move |lane| {
+            let start = self.at(lane);
+            let (from, to) = (from.max(start), to.min(start + u64::from(self.each)));
+            let mark = Mark { thread: Thread { lane: lane as u8, ..self.mark.thread }, ..self.mark };
+            (from < to).then_some((from, to, mark))
+        })
+    }
+
+    /// Whether the bytes of a lane are the same in both, of whatever lanes take part.
+    fn lies_like(&self, other: &Row) -> bool {
+        (self.each, self.step, self.at(0)) == (other.each, other.step, other.at(0))
+    }
+
+    /// Whether every byte that both have is of the same thread in both.
     pub fn has_lanes_of(&self, other: &Row) -> bool {
-        let first = |row: &Row| i128::from(row.start) - i128::from(row.mark.thread.lane) * i128::from(row.each);
-        (self.mark.thread.cta, self.mark.thread.warp, self.each)
-            == (other.mark.thread.cta, other.mark.thread.warp, other.each)
-            && if self.each == 0 {
-                self.lanes == other.lanes && self.lanes.is_power_of_two()
-            } else {
-                first(self) == first(other)
+        let warp = |row: &Row| (row.mark.thread.cta, row.mark.thread.warp);
+        warp(self) == warp(other)
+            && (self.lanes == other.lanes && self.lanes.is_power_of_two()
+                || self.step >= self.each && self.lies_like(other))
+    }
+
+    /// Whether it still says something when the new read is known.
+    fn remains_beside(&self, new: &Row) -> bool {
+        let stands_for = self.lanes & !new.lanes == 0 && self.lies_like(new);
+        !(stands_for && self.mark.is_like(&new.mark))
+    }
+
+    /// What is left when these bytes are taken out.
+    fn without(&self, from: u64, to: u64, left: &mut Vec<Row>) {
+        let mut whole = 0;
+        for (start, end, mark) in self.pieces(0, u64::MAX) {
+            if end <= from || to <= start {
+                whole |= 1 << mark.thread.lane;
+                continue;
             }
-    }
-
-    /// The rows, each of one lane for each byte, that this is.
-    fn apart(&self) -> impl Iterator<Item = Row> {
-        let of_lane =
-            |lane: u8| Row::of_one(Mark { thread: Thread { lane, ..self.mark.thread }, ..self.mark }, self.start);
-        let alike = (0..32u8).filter(|lane| self.each == 0 && self.lanes >> lane & 1 == 1).map(of_lane);
-        (self.each != 0).then_some(*self).into_iter().chain(alike)
-    }
-}
-
-/// Reads of a place beyond which the oldest are forgotten.
-const MOST_READS: usize = 4096;
-/// So far back reads of the same warp are replaced.
-const NEAR: usize = 4;
-
-#[derive(Debug, Default, Clone)]
-struct Cell {
-    written: Option<Row>,
-    /// Reads since then.
-    read: Vec<Row>,
-}
-
-impl Cell {
-    fn access(&mut self, new: &Row, bytes: (u64, u64), see: &mut impl See) {
-        let meet = |first: &Row, see: &mut _| meet(first, new, bytes, see);
-        self.written.iter().for_each(|first| meet(first, see));
-        if !new.mark.writes() {
-            self.add_read(new);
-            return;
-        }
-        self.read.iter().for_each(|first| meet(first, see));
-        self.read.clear();
-        self.written = Some(*new);
-    }
-
-    fn add_read(&mut self, new: &Row) {
-        let same = |mark: &Mark| Mark { thread: Thread { lane: 0, ..mark.thread }, ..*mark };
-        if let Some((last, before)) = self.read.split_last_mut()
-            && (last.each, new.each) == (0, 0)
-            && same(&last.mark) == same(&new.mark)
-        {
-            last.lanes |= new.lanes;
-            for row in before.iter_mut().rev().take(NEAR).filter(|row| row.each == 0 && row.mark.is_like(&new.mark)) {
-                row.lanes &= !new.lanes;
-            }
-            return;
-        }
-        self.read.retain_mut(|row| {
-            if row.mark.is_like(&new.mark) {
-                match (row.each, new.each) {
-                    (0, 0) => row.lanes &= !new.lanes,
-                    _ if row.has_lanes_of(new) => return false,
-                    _ => {}
+            for (start, end) in [(start, end.min(from)), (start.max(to), end)] {
+                if start < end {
+                    left.push(Row::of_one(mark, start, (end - start) as u32));
                 }
             }
-            row.lanes != 0
-        });
-        if self.read.len() >= MOST_READS {
-            self.read.drain(..MOST_READS / 2);
         }
-        self.read.push(*new);
+        if whole != 0 {
+            let lane = u32::trailing_zeros(whole);
+            let thread = Thread { lane: lane as u8, ..self.mark.thread };
+            left.push(Row { mark: Mark { thread, ..self.mark }, start: self.at(lane), lanes: whole, ..*self });
+        }
     }
 }
 
-/// Shows every pair of accesses to a byte of these, unless all are in order.
+/// Shows the accesses to each byte of these that both have, unless all are in order.
 fn meet(first: &Row, second: &Row, (from, to): (u64, u64), see: &mut impl See) {
     if see.in_order(first, second) {
         return;
     }
-    for first in first.apart() {
-        for second in second.apart() {
-            let mut at = from;
-            while at < to {
-                see.pair(at, &first.at(at), &second.at(at));
-                at = first.behind(at).min(second.behind(at));
-            }
+    for (start, end, first) in first.pieces(from, to) {
+        for (at, _, second) in second.pieces(start, end) {
+            see.pair(at, &first, &second);
         }
     }
 }
@@ -163,91 +136,178 @@ fn meet(first: &Row, second: &Row, (from, to): (u64, u64), see: &mut impl See) {
 pub(super) trait See {
     /// Whether all of an earlier access is known to be in order with all of the new one; then its pairs are not shown.
     fn in_order(&mut self, first: &Row, second: &Row) -> bool;
-    /// An earlier access and the new one to the byte at an address, of which one writes.
+    /// An earlier access and the new one, of which one writes, and the first byte that both have.
     fn pair(&mut self, at: u64, first: &Mark, second: &Mark);
 }
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
+/// An access to so many bytes is one of a warp that goes through pages.
+const WIDE: u16 = 256;
+/// Reads of a page beyond which the oldest are forgotten.
+const MOST_READS: usize = 4096;
+/// So far back reads that the new one stands for are looked for at once.
+const NEAR: usize = 4;
 
+/// Bytes of a page, counted from its beginning, that were written at once.
 #[derive(Debug)]
 struct Stretch {
-    start: u64,
-    end: u64,
-    cell: Cell,
+    start: u16,
+    end: u16,
+    row: Row,
 }
 
 #[derive(Debug, Default)]
-struct Page(Vec<Stretch>);
+struct Page {
+    written: Vec<Stretch>,
+    /// Reads of what is there now.
+    read: Vec<Row>,
+}
 
 impl Page {
-    fn access(&mut self, from: u64, to: u64, new: &Row, see: &mut impl See) {
-        let first = self.0.partition_point(|stretch| stretch.end <= from);
-        let (mut next, mut at) = (first, from);
-        while at < to {
-            match self.0.get_mut(next) {
-                Some(found) if found.start < at => {
-                    let front = Stretch { start: found.start, end: at, cell: found.cell.clone() };
-                    found.start = at;
-                    self.0.insert(next, front);
-                    next += 1;
-                }
-                Some(found) if found.start == at => {
-                    if found.end > to {
-                        let rest = Stretch { start: to, end: found.end, cell: found.cell.clone() };
-                        found.end = to;
-                        self.0.insert(next + 1, rest);
-                    }
-                    let found = &mut self.0[next];
-                    found.cell.access(new, (at, found.end), see);
-                    at = found.end;
-                    next += 1;
-                }
-                later => {
-                    let end = later.map_or(to, |later| later.start.min(to));
-                    let mut cell = Cell::default();
-                    cell.access(new, (at, end), see);
-                    self.0.insert(next, Stretch { start: at, end, cell });
-                    at = end;
-                    next += 1;
-                }
+    /// An access to these bytes of the page that begins at `base`, and perhaps to others.
+    fn access(&mut self, base: u64, (from, to): (u16, u16), new: &Row, see: &mut impl See) {
+        let first = self.written.partition_point(|stretch| stretch.end <= from);
+        let mut behind = first;
+        while let Some(stretch) = self.written.get(behind).filter(|stretch| stretch.start < to) {
+            let common = (base + u64::from(stretch.start.max(from)), base + u64::from(stretch.end.min(to)));
+            meet(&stretch.row, new, common, see);
+            behind += 1;
+        }
+        if !new.mark.writes() {
+            self.add_read(new);
+            return;
+        }
+        let (start, end) = (base + u64::from(from), base + u64::from(to));
+        let mut left = Vec::new();
+        self.read.retain(|row| {
+            if row.end() <= start || end <= row.start {
+                return true;
+            }
+            meet(row, new, (start, end), see);
+            row.without(start, end, &mut left);
+            false
+        });
+        self.read.append(&mut left);
+        self.write((from, to), new, first..behind);
+    }
+
+    /// Bytes have been written, in the place of those of some stretches.
+    fn write(&mut self, (from, to): (u16, u16), new: &Row, old: std::ops::Range<usize>) {
+        if self.written.is_empty() && to - from >= WIDE {
+            self.written.reserve_exact(usize::from(PAGE as u16 / (to - from)));
+        }
+        let stretch = Stretch { start: from, end: to, row: *new };
+        let front = self.written[old.clone()].first().filter(|first| first.start < from);
+        let front = front.map(|first| Stretch { end: from, ..*first });
+        let rest = self.written[old.clone()].last().filter(|last| last.end > to);
+        let rest = rest.map(|last| Stretch { start: to, ..*last });
+        if let (None, None, [same]) = (&front, &rest, &mut self.written[old.clone()]) {
+            *same = stretch;
+        } else if old.start == self.written.len() {
+            self.written.push(stretch);
+        } else {
+            self.written.splice(old, front.into_iter().chain([stretch]).chain(rest));
+        }
+    }
+
+    fn add_read(&mut self, new: &Row) {
+        let same = |mark: &Mark| Mark { thread: Thread { lane: 0, ..mark.thread }, ..*mark };
+        if let Some(last) = self.read.last_mut()
+            && last.step == 0
+            && last.lies_like(new)
+            && same(&last.mark) == same(&new.mark)
+        {
+            last.lanes |= new.lanes;
+            return;
+        }
+        match self.read.len() {
+            0 => self.read.reserve_exact(1),
+            NEAR.. if self.read.len() == self.read.capacity() => self.compact(),
+            1.. => {}
+        }
+        let near = self.read.len().saturating_sub(NEAR);
+        if let Some(old) = self.read[near..].iter().position(|row| !row.remains_beside(new)) {
+            self.read.remove(near + old);
+        }
+        self.read.push(*new);
+    }
+
+    /// Forgets reads that later ones of the same lanes stand for.
+    fn compact(&mut self) {
+        let mut later: HashMap<u64, Vec<Row>, BuildHasherDefault<Spread>> = HashMap::default();
+        let mut kept: Vec<Row> = Vec::with_capacity(self.read.len());
+        for row in self.read.drain(..).rev() {
+            let Thread { cta, warp, .. } = row.mark.thread;
+            let of_warp = later.entry(u64::from(cta.0) << 16 | u64::from(warp)).or_default();
+            if of_warp.iter().all(|later| row.remains_beside(later)) {
+                of_warp.push(row);
+                kept.push(row);
             }
         }
-        if new.mark.writes() {
-            // All of it has the same history now.
-            let first = first + usize::from(self.0[first].start < from);
-            self.0[first].end = to;
-            self.0.drain(first + 1..next);
+        if kept.len() >= MOST_READS {
+            kept.truncate(MOST_READS / 2);
         }
+        kept.reverse();
+        self.read.append(&mut kept);
+        self.read.reserve(self.read.len());
     }
 }
 
 /// The accesses of a space.
 #[derive(Debug, Default)]
-pub(super) struct Shadow(HashMap<u64, Page, BuildHasherDefault<Spread>>);
+pub(super) struct Shadow {
+    pages: Vec<Page>,
+    /// Which page is where.
+    places: HashMap<u64, u32, BuildHasherDefault<Spread>>,
+    /// Some of those that were looked at last, each where its number says.
+    recent: Vec<Option<(u64, u32)>>,
+}
+
+const RECENT: u64 = 16;
 
 impl Shadow {
     /// Every access that is kept.
     pub fn each(&self, mut see: impl FnMut(u64, &Mark)) {
-        for stretch in self.0.values().flat_map(|page| &page.0) {
-            for row in stretch.cell.written.iter().chain(&stretch.cell.read).flat_map(Row::apart) {
-                let mut at = stretch.start;
-                while at < stretch.end {
-                    see(at, &row.at(at));
-                    at = row.behind(at);
-                }
+        for (&number, &place) in &self.places {
+            let (base, page) = (number * PAGE, &self.pages[place as usize]);
+            let written = page.written.iter();
+            let written = written.map(|it| (&it.row, base + u64::from(it.start), base + u64::from(it.end)));
+            let read = page.read.iter().map(|row| (row, base, base + PAGE));
+            for (row, from, to) in written.chain(read) {
+                row.pieces(from, to).for_each(|(at, _, mark)| see(at, &mark));
             }
         }
     }
 
-    /// An access to so many bytes from the beginning of a row on, with those before it that have a byte in common.
-    pub fn access(&mut self, bytes: u64, new: &Row, see: &mut impl See) {
-        let (mut at, end) = (new.start, new.start + bytes);
+    /// An access, with those before it that have a byte in common. What several lanes write is the bytes of one behind those of the other.
+    pub fn access(&mut self, new: &Row, see: &mut impl See) {
+        let (mut at, end) = (new.start, new.end());
         while at < end {
-            let next = ((at / PAGE + 1) * PAGE).min(end);
-            self.0.entry(at / PAGE).or_default().access(at, next, new, see);
-            at = next;
+            let number = at / PAGE;
+            let base = number * PAGE;
+            let to = (base + PAGE).min(end);
+            let page = self.page(number);
+            page.access(base, ((at - base) as u16, (to - base) as u16), new, see);
+            at = to;
         }
+    }
+
+    fn page(&mut self, number: u64) -> &mut Page {
+        self.recent.resize(RECENT as usize, None);
+        let recent = &mut self.recent[(number % RECENT) as usize];
+        let place = match *recent {
+            Some((found, place)) if found == number => place,
+            _ => {
+                let place = *self.places.entry(number).or_insert_with(|| {
+                    self.pages.push(Page::default());
+                    (self.pages.len() - 1) as u32
+                });
+                *recent = Some((number, place));
+                place
+            }
+        };
+        &mut self.pages[place as usize]
     }
 }
 
@@ -297,7 +357,8 @@ mod tests {
         }
     }
 
-    /// Rows of lanes, broadcasts and single accesses, at and across the end of a page: what meets is what meets if every byte is kept apart.
+    /// Rows of lanes with and without gaps, broadcasts and single accesses, at and across the end of a page: what meets is what meets if
+    /// every byte is kept apart.
     #[test]
     fn every_byte_has_its_own_history() {
         let mut random = moe_random::Random::new(5);
@@ -309,25 +370,40 @@ mod tests {
             let lane = random.below(32) as u8;
             let kind = if random.below(2) == 0 { AccessKind::Read } else { AccessKind::Write };
             let start = random.below(128 / bytes) * bytes;
-            let count = match random.below(3) {
-                0 => 1,
-                _ => (1 + random.below(32 - u64::from(lane))).min((256 - start) / bytes),
+            let (reads, gap) = (kind == AccessKind::Read, bytes * random.below(3));
+            let row = match random.below(4) {
+                0 if reads => Row {
+                    lanes: random.bits() as u32 | 1 << lane,
+                    ..Row::of_one(mark(lane, kind), base + start, bytes as u32)
+                },
+                1 | 2 => {
+                    let step = if reads { bytes + gap } else { bytes };
+                    let most = (32 - u64::from(lane)).min((256 - start) / step).max(1);
+                    let all = u32::MAX >> (32 - (1 + random.below(most)) as u32);
+                    let some = if reads { all & random.bits() as u32 | 1 } else { all };
+                    Row {
+                        mark: mark(lane, kind),
+                        start: base + start,
+                        each: bytes as u32,
+                        step: step as u32,
+                        lanes: some << lane,
+                    }
+                }
+                _ => Row::of_one(mark(lane, kind), base + start, bytes as u32),
             };
-            let together = kind == AccessKind::Read && random.below(3) == 0;
-            let row = match (count, together) {
-                (1, _) => Row::of_one(mark(lane, kind), base + start),
-                (_, true) => Row { lanes: random.bits() as u32 | 1, ..Row::of_one(mark(lane, kind), base + start) },
-                (_, false) => Row { each: bytes, lanes: u32::MAX, ..Row::of_one(mark(lane, kind), base + start) },
-            };
-            let length = if row.each == 0 { bytes } else { bytes * count };
             let mut found = Pairs::default();
-            shadow.access(length, &row, &mut found);
+            shadow.access(&row, &mut found);
             let mut expected = BTreeSet::new();
-            for at in start..start + length {
-                let own: Vec<u8> = match row.each {
-                    0 => (0..32).filter(|lane| row.lanes >> lane & 1 == 1).collect(),
-                    each => vec![lane + ((at - start) / each) as u8],
+            for at in 0..256 {
+                let of_lane = |lane: &u8| {
+                    let behind = (i64::from(*lane) - i64::from(row.mark.thread.lane)) * i64::from(row.step);
+                    let first = (row.start - base).wrapping_add_signed(behind);
+                    row.lanes >> lane & 1 == 1 && (first..first.saturating_add(bytes)).contains(&at)
                 };
+                let own: Vec<u8> = (0..32u8).filter(of_lane).collect();
+                if own.is_empty() {
+                    continue;
+                }
                 let (written, read) = &mut plain[at as usize];
                 let writes = kind == AccessKind::Write;
                 let before = written.iter().chain(read.iter().filter(|_| writes));
@@ -348,11 +424,11 @@ mod tests {
         for round in 0..4 {
             for at in 0..8 {
                 let kind = if round % 2 == 0 { AccessKind::Write } else { AccessKind::Read };
-                let row = Row { each: 16, lanes: u32::MAX, ..Row::of_one(mark(0, kind), at * 512) };
-                shadow.access(512, &row, &mut Pairs::default());
+                let row = Row { mark: mark(0, kind), start: at * 512, each: 16, step: 16, lanes: u32::MAX };
+                shadow.access(&row, &mut Pairs::default());
             }
         }
-        assert_eq!(shadow.0.len(), 1);
-        assert!(shadow.0.values().all(|page| page.0.len() == 8));
+        let kept: Vec<(usize, usize)> = shadow.pages.iter().map(|page| (page.written.len(), page.read.len())).collect();
+        assert_eq!(kept, [(8, 8)]);
     }
 }

@@ -15,6 +15,9 @@ use crate::judge::world::{Cta, Launch, Mbarrier};
 use crate::memory::{Order, Proxy, Scope};
 use crate::observer::{AccessKind, Began, Event, Fence, MbarrierStep};
 
+/// The host accesses so many bytes at once.
+const PIECE: u64 = 1 << 30;
+
 impl State {
     pub fn event(&mut self, event: &Event) {
         self.catch_up();
@@ -126,7 +129,11 @@ impl State {
                 let time = self.at(HOST).now;
                 let mark = Mark { thread, time, line: 0, kind: *kind, strong: None, proxy: Proxy::Generic, copy: None };
                 let place = Place::Device(address.0);
-                self.judge(place, *bytes, &Row::of_one(mark, address.0), None);
+                let end = address.0 + *bytes;
+                for start in (address.0..end).step_by(PIECE as usize) {
+                    let row = Row::of_one(mark, start, PIECE.min(end - start) as u32);
+                    self.judge(place, &row, None);
+                }
                 if mark.writes() {
                     self.forget_words(place, *bytes);
                 }

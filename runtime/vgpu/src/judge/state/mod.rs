@@ -18,7 +18,7 @@ use super::words::{Head, Word};
 use super::world::{Cluster, Cta, Launch, Stream};
 use crate::ids::{CopyId, EventId, LaunchId, StreamId, ThreadId};
 use crate::memory::{Address, Order, Proxy, Scope};
-use crate::observer::{self, Access, Began, Location};
+use crate::observer::{self, Access, AccessKind, Began, Location, Places};
 use crate::rules::Rules;
 
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct State {
     launch_of: HashMap<LaunchId, usize>,
     ctas: Vec<Cta>,
     cta_of: HashMap<(LaunchId, u32), CtaNumber>,
+    /// The CTA that was looked for last.
+    last_cta: Option<(LaunchId, u32, CtaNumber)>,
     clusters: HashMap<u64, Cluster>,
     streams: HashMap<StreamId, Stream>,
     events: HashMap<EventId, Knowledge>,
@@ -54,6 +56,7 @@ impl Default for State {
             launch_of: HashMap::new(),
             ctas: vec![Cta { now: 1, ..Cta::default() }],
             cta_of: HashMap::new(),
+            last_cta: None,
             clusters: HashMap::new(),
             streams: HashMap::new(),
             events: HashMap::new(),
@@ -102,6 +105,17 @@ impl State {
     }
 
     pub fn cta(&mut self, thread: ThreadId) -> CtaNumber {
+        if let Some((launch, cta, number)) = self.last_cta
+            && (launch, cta) == (thread.launch, thread.cta)
+        {
+            return number;
+        }
+        let number = self.cta_among_all(thread);
+        self.last_cta = Some((thread.launch, thread.cta, number));
+        number
+    }
+
+    fn cta_among_all(&mut self, thread: ThreadId) -> CtaNumber {
         if let Some(found) = self.cta_of.get(&(thread.launch, thread.cta)) {
             return *found;
         }
@@ -223,8 +237,57 @@ impl State {
     }
 
     pub fn row(&mut self, row: &observer::Row) {
-        self.catch_up();
-        self.judge_gathered(&Gathered::of_row(row));
+        let observer::Row { first, lanes, .. } = *row;
+        let (weak, reads) = (first.order == Order::Weak, first.kind == AccessKind::Read);
+        match row.places {
+            Places::Same if reads && !self.is_word(&first) => {
+                self.catch_up();
+                self.judge_gathered(&Gathered::of_lanes(first, lanes, 0));
+            }
+            Places::Behind if weak && reads => {
+                self.catch_up();
+                self.judge_gathered(&Gathered::of_lanes(first, lanes, first.bytes));
+            }
+            Places::Behind if weak => {
+                self.catch_up();
+                let mut rest = lanes;
+                for first in row.accesses() {
+                    let lane = first.thread.lane;
+                    if rest >> lane & 1 == 1 {
+                        let beside = u32::MAX >> (32 - (rest >> lane).trailing_ones()) << lane;
+                        self.judge_gathered(&Gathered::of_lanes(first, beside, first.bytes));
+                        rest &= !beside;
+                    }
+                }
+            }
+            Places::Each(places) if weak && reads => {
+                self.catch_up();
+                let mut rest = lanes;
+                for first in row.accesses() {
+                    if rest >> first.thread.lane & 1 == 1 {
+                        let (some, step) = in_steps(&places, rest);
+                        self.judge_gathered(&Gathered::of_lanes(first, some, step));
+                        rest &= !some;
+                    }
+                }
+            }
+            Places::Same | Places::Behind | Places::Each(_) => row.accesses().for_each(|access| self.access(&access)),
+        }
+    }
+
+    /// Whether a strong access meets a word that has been synchronised on.
+    fn is_word(&mut self, access: &Access) -> bool {
+        if access.order == Order::Weak {
+            return false;
+        }
+        let word = match access.location {
+            Location::Device(Address(address)) => self.words.get(&address),
+            Location::Shared(cta, offset) => {
+                let cta = self.cta(ThreadId { cta, ..access.thread });
+                self.at(cta).words.get(&offset)
+            }
+        };
+        word.is_some_and(|word| word.last.is_some())
     }
 
     /// Judges what has been gathered so far.
@@ -245,7 +308,10 @@ impl State {
                 Place::Shared(self.cta(ThreadId { cta: index, ..access.thread }), offset)
             }
         };
-        self.judge(place, gathered.bytes(), &gathered.row(mark, place.start()), copy.as_ref());
+        let row = gathered.row(mark, place.start());
+        self.judge(place, &row, copy.as_ref());
+        // Nobody has written with order what several lanes read.
+        let strong = strong.filter(|_| !gathered.is_alike());
         match (strong, access.order) {
             (Some(scope), order)
                 if access.proxy == Proxy::Generic
@@ -257,7 +323,7 @@ impl State {
                 self.synchronise(&mut word, place, &mark, access.order, scope, &view);
                 *self.word(place) = word;
             }
-            _ if mark.writes() => self.forget_words(place, gathered.bytes()),
+            _ if mark.writes() => self.forget_words(place, row.end() - row.start),
             _ => {}
         }
     }
@@ -275,6 +341,20 @@ impl State {
         let sequential = sequential.map(|_| Vec::new());
         *self = State { names, sequential, found, rules, ..State::default() };
     }
+}
+
+/// The first of some lanes and those behind it whose places lie in equal steps, and the step.
+fn in_steps(places: &[i32; 32], lanes: u32) -> (u32, u32) {
+    let first = lanes.trailing_zeros();
+    let of = |lane: u32| i64::from(places[(lane & 31) as usize]) - i64::from(places[(first & 31) as usize]);
+    let others = || (first + 1..32).filter(|lane| lanes >> lane & 1 == 1);
+    let step = others().next().map_or(0, |lane| of(lane) / i64::from(lane - first));
+    if step < 0 {
+        return (1 << first, 0);
+    }
+    let fits = others().take_while(|lane| of(*lane) == step * i64::from(lane - first));
+    let fitting = fits.fold(1 << first, |mask, lane| mask | 1 << lane);
+    (fitting, if u32::is_power_of_two(fitting) { 0 } else { step as u32 })
 }
 
 /// The number of the cluster that a CTA is in.

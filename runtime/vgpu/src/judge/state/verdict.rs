@@ -56,7 +56,7 @@ impl See for Look<'_> {
 
 impl State {
     /// Judges an access against those before it. A copy has a view of its own.
-    pub(super) fn judge(&mut self, place: Place, bytes: u64, row: &Row, copy: Option<&View>) {
+    pub(super) fn judge(&mut self, place: Place, row: &Row, copy: Option<&View>) {
         let mut shadow = std::mem::take(self.shadow(place));
         let thread = row.mark.thread;
         let known = match self.at(thread.cta).warps.get(usize::from(thread.warp)) {
@@ -65,7 +65,7 @@ impl State {
             None => Some(&self.host),
         };
         let mut look = Look { state: self, place, copy, known: known.map(|known| &*known.all), found: Vec::new() };
-        shadow.access(bytes, row, &mut look);
+        shadow.access(row, &mut look);
         let mut found = look.found;
         if let Place::Shared(cta, offset) = place
             && cta != thread.cta
