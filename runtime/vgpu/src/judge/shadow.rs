@@ -46,6 +46,7 @@ pub(super) struct Row {
     pub each: u32,
     /// From the first byte of one lane to that of the next one; 0 where all access the same.
     pub step: u32,
+    /// At least one.
     pub lanes: u32,
 }
 
@@ -66,7 +67,7 @@ impl Row {
 
     /// Behind the last byte of the last lane.
     pub fn end(&self) -> u64 {
-        self.at(31 - self.lanes.leading_zeros()) + u64::from(self.each)
+        self.at(self.lanes.ilog2()) + u64::from(self.each)
     }
 
     /// What each lane accesses of these bytes.
