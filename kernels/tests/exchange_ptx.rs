@@ -20,7 +20,8 @@ const DEEPSEEK_V3: Exchange = Exchange {
     combine: Format::BF16,
     weighted: true,
     drop: None,
-    ctas: 24,
+    ctas_link: 24,
+    ctas_local: 25,
     threads: 512,
 };
 
@@ -100,7 +101,7 @@ fn batched_with_either_kind_of_weights() {
 
 #[test]
 fn rows_of_one_chunk() {
-    let request = Exchange { hidden: 8, ranks: 1, experts: 3, top_k: 1, ctas: 1, ..DEEPSEEK_V3 };
+    let request = Exchange { hidden: 8, ranks: 1, experts: 3, top_k: 1, ctas_link: 1, ctas_local: 1, ..DEEPSEEK_V3 };
     for payload in [Format::BF16, Format::F16, Format::F32] {
         assemble_all(&Exchange { dispatch: payload, combine: payload, ..request });
     }
@@ -115,7 +116,8 @@ const SMALL: Exchange = Exchange {
     max_tokens: 4,
     dispatch: Format::BF16,
     drop: Some(Drop::Position),
-    ctas: 1,
+    ctas_link: 1,
+    ctas_local: 1,
     threads: 32,
     ..DEEPSEEK_V3
 };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use moe_bundle::{Bundle, KernelEntry};
-use moe_contract::{Kernel, RankId};
+use moe_contract::{Grid, Kernel, RankId};
 
 use crate::device::{Device, FunctionId, Residency, StreamId, Waiting};
 use crate::error::{Error, Result};
@@ -53,6 +53,7 @@ impl Kernels {
             }
             loaded.insert(entry.kernel, Loaded { entry: entry.clone(), functions });
         }
+        leave_room(&mut loaded, &places);
         let kernels = Kernels { loaded, first: RankId(device.mine().start), places: places.into_values().collect() };
         let waits = kernels.most_waiting();
         waits
@@ -92,6 +93,23 @@ impl Kernels {
     }
 }
 
+/// Where ranks share a GPU, kernels that wait and whose CTAs nobody counts have fewer of them, so that [`fits`] holds.
+fn leave_room(loaded: &mut BTreeMap<Kernel, Loaded>, places: &BTreeMap<RankId, Residency>) {
+    let Some(room) = places.values().filter_map(room).min() else { return };
+    for (_, Loaded { entry, .. }) in loaded.iter_mut().filter(|(kernel, _)| kernel.row().waits.is_some()) {
+        entry.grid = match entry.grid {
+            Grid::UpTo(ctas) => Grid::UpTo(ctas.min(room)),
+            grid @ (Grid::Fixed(_) | Grid::PerTokens(_)) => grid,
+        };
+    }
+}
+
+/// CTAs with which a rank may wait where it shares its GPU: the most for which [`fits`] holds, if there are any.
+fn room(place: &Residency) -> Option<u32> {
+    let others = u64::from(place.ranks.checked_sub(1).filter(|&others| others > 0)?);
+    Some(u32::try_from(place.ctas.saturating_sub(1) / others).unwrap_or(u32::MAX).max(1))
+}
+
 /// A CTA that waits occupies its place until the rank it waits for has sent. While all ranks but one of a GPU wait, the last one must
 /// still have a place for a CTA that sends: one is enough, since those finish. `residency` counts places in which any kernel of the
 /// bundle fits, so many to a multiprocessor that each takes at most one part of it: where fewer than all places are taken, a
@@ -107,6 +125,19 @@ fn fits(kernel: Kernel, per_rank: u32, residency: Residency) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_counts_takes_the_room_that_there_is() {
+        for (ctas, ranks) in [(132, 2), (132, 3), (264, 8), (1056, 72), (5, 5)] {
+            let place = Residency { gpu: 0, ctas, ranks };
+            let most = room(&place).expect("it is shared");
+            assert_eq!(fits(Kernel::CombineReduce, most, place), Ok(()), "{place:?}");
+            assert!(fits(Kernel::CombineReduce, most + 1, place).is_err(), "{place:?}");
+        }
+        assert_eq!(room(&Residency { gpu: 0, ctas: 132, ranks: 1 }), None, "it is alone");
+        let crowded = Residency { gpu: 0, ctas: 4, ranks: 5 };
+        assert!(fits(Kernel::CombineReduce, room(&crowded).expect("it is shared"), crowded).is_err(), "not even one");
+    }
 
     #[test]
     fn waiting_ranks_leave_room_for_the_last_one() {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use moe_contract::{Call, Flow, RankId, Tensor};
+use moe_contract::{Call, Flow, Launch, RankId, Tensor};
 use moe_front::check_source;
 use moe_front::spec::Model;
 use moe_gate::interpret::{self, Routing};
@@ -61,7 +61,7 @@ fn every_example_routes_alike_on_every_back_end_and_moves_the_predicted_bytes() 
         moe.dispatch_counted(&rows, &routing).expect("it is launched");
         moe.synchronise().expect("dispatch runs");
         let counted = moe.traffic().expect("virtual GPUs count").since(&before);
-        assert_predicted(&name, model, exchange.ctas, &indices, &counted);
+        assert_predicted(&name, model, exchange.ctas_link, &indices, &counted);
     }
 }
 
@@ -72,10 +72,10 @@ fn assert_same(what: &str, expected: &Routing, found: &Routing) {
 }
 
 /// The planner's exact count of a dispatch, from the model and the routing alone, on every link. A rank's own memory is no link.
-fn assert_predicted(name: &str, model: &Model, ctas: u32, indices: &[Vec<i32>], counted: &LinkBytes) {
+fn assert_predicted(name: &str, model: &Model, ctas_link: u32, indices: &[Vec<i32>], counted: &LinkBytes) {
     let homes = traffic::contiguous(model, 8, 8).expect("one node");
     let picks: Vec<&[i32]> = indices.iter().map(Vec::as_slice).collect();
-    let exchange = model.exchange(8, 1, ctas, 256);
+    let exchange = model.exchange(8, 1, Launch { ctas_link, ..Launch::LEAST });
     let predicted = LinkBytes::of(Call::Dispatch, &exchange, &Flow::to(&homes, model.top_k(), &picks));
     for from in (0..8).map(RankId) {
         for to in (0..8).map(RankId).filter(|&to| to != from) {

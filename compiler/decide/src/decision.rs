@@ -1,12 +1,12 @@
 //! The decision itself.
 
-use moe_contract::{Exchange, Protocol, Topology};
+use moe_contract::{Exchange, Launch, Protocol, Topology};
 use moe_front::diagnostics::{BuildProblem, Diagnostic, Diagnostics};
 use moe_front::spec::{Cluster, Deploy, DeployId, Mode, Spec, Target};
 
 use crate::built;
 use crate::choice::{Choice, ChoiceError};
-use crate::launch::Launch;
+use crate::launch;
 
 /// The numbers of a deploy that kernels are specialised to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +17,10 @@ pub struct Numbers {
     pub per_node: u32,
     /// Most tokens of a rank in one call.
     pub tokens: u32,
-    /// Multiprocessors for communication, where that is said.
+    /// Multiprocessors for what is sent, where that is said.
     pub sms: Option<u32>,
+    /// Multiprocessors for what has come, where that is said.
+    pub sms_local: Option<u32>,
     /// What is optimised.
     pub mode: Mode,
 }
@@ -27,7 +29,14 @@ impl Numbers {
     /// Of a deploy as it is written.
     pub fn of(deploy: &Deploy, cluster: &Cluster) -> Numbers {
         let (ranks, per_node) = (deploy.ep, cluster.gpus_per_node);
-        Numbers { ranks, per_node, tokens: deploy.tokens.0, sms: deploy.sms, mode: deploy.mode }
+        Numbers {
+            ranks,
+            per_node,
+            tokens: deploy.tokens.0,
+            sms: deploy.sms,
+            sms_local: deploy.sms_local,
+            mode: deploy.mode,
+        }
     }
 
     /// The nodes that the ranks fill.
@@ -96,8 +105,8 @@ impl Decision {
         let deploy = &spec.deploys[id];
         let (model, cluster) = (&spec.models[deploy.model], &spec.clusters[deploy.cluster]);
         let topology = numbers.topology();
-        let launch = Launch::of(numbers.mode, cluster, numbers.sms, numbers.tokens);
-        let exchange = model.exchange(numbers.ranks, numbers.tokens, launch.ctas, launch.threads);
+        let launch = launch::launch(numbers, cluster);
+        let exchange = model.exchange(numbers.ranks, numbers.tokens, launch);
         let protocol = match (topology.domains(), numbers.mode) {
             (1, Mode::Throughput | Mode::Latency) => Protocol::Direct,
             (_, Mode::Throughput) => Protocol::Hybrid,

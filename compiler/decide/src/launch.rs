@@ -1,29 +1,33 @@
 //! How many CTAs of how many threads a kernel of an exchange has.
 
+use moe_contract::Launch;
 use moe_front::spec::{Cluster, Mode};
 
-/// SMs for communication where the deploy does not say: about where one node's NVLink is full on Hopper.
+use crate::decision::Numbers;
+
+/// SMs for what is sent where the deploy does not say: about where one node's NVLink is full on Hopper.
 const SMS: u32 = 20;
 /// Warps of a CTA at most: with two CTAs on an SM a thread still has 64 registers.
 const WARPS_MOST: u32 = 16;
 /// Fewer warps than this do not keep enough bytes in flight.
 const WARPS_LEAST: u32 = 4;
 
-/// CTAs and threads of every sending, placing and reducing kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Launch {
-    /// CTAs, one for each multiprocessor.
-    pub ctas: u32,
-    /// Threads of a CTA.
-    pub threads: u32,
+/// Multiprocessors for the kernels that write to peers, where the deploy says a number or none.
+pub fn link_sms(cluster: &Cluster, sms: Option<u32>) -> u32 {
+    sms.unwrap_or(SMS.min(cluster.gpu.sms / 2)).clamp(1, cluster.gpu.sms)
 }
 
-impl Launch {
-    /// For calls of `tokens` tokens; `sms` where the deploy says.
-    pub fn of(mode: Mode, cluster: &Cluster, sms: Option<u32>, tokens: u32) -> Launch {
-        let ctas = sms.unwrap_or(SMS.min(cluster.gpu.sms / 2)).clamp(1, cluster.gpu.sms);
-        Launch { ctas, threads: 32 * warps(mode, tokens, ctas) }
-    }
+/// One CTA for each multiprocessor.
+pub(crate) fn launch(numbers: &Numbers, cluster: &Cluster) -> Launch {
+    let ctas_link = link_sms(cluster, numbers.sms);
+    let warps = warps(numbers.mode, numbers.tokens, ctas_link);
+    // What does not send need not leave links to anybody: memory of the GPU is full with all that are left over.
+    let others = (cluster.gpu.sms - ctas_link).max(ctas_link);
+    // A warp for each copy that can come; more would have nothing to do.
+    let copies = u64::from(numbers.ranks) * u64::from(numbers.tokens);
+    let busy = u32::try_from(copies.div_ceil(u64::from(warps))).unwrap_or(u32::MAX).max(1);
+    let ctas_local = numbers.sms_local.unwrap_or(others).clamp(1, cluster.gpu.sms).min(busy);
+    Launch { ctas_link, ctas_local, threads: 32 * warps }
 }
 
 /// Warps of a CTA: one for each token that falls to it, within what an SM can use.

@@ -11,5 +11,5 @@ mod whole;
 
 pub use choice::{Choice, ChoiceError, choose_deploy};
 pub use decision::{Decision, Numbers};
-pub use launch::Launch;
+pub use launch::link_sms;
 pub use whole::not_built;

@@ -1,6 +1,6 @@
 //! What a deploy is built and planned as.
 
-use moe_contract::Protocol;
+use moe_contract::{Exchange, Launch, Protocol};
 use moe_decide::{Choice, Decision, Numbers, not_built};
 use moe_front::check_source;
 use moe_front::spec::{Spec, Target};
@@ -28,15 +28,25 @@ fn codes(decision: &Decision) -> Vec<&'static str> {
 fn multiprocessors_and_threads_are_those_that_kernels_are_launched_with() {
     let launch = |deploy: &str, sms| {
         let decision = decide(deploy, sms, &Choice::default());
-        let exchange = decision.built().expect("kernels");
-        assert_eq!((exchange.ctas, exchange.threads), (decision.launch.ctas, decision.launch.threads));
-        (exchange.ctas, exchange.threads)
+        let Exchange { ctas_link, ctas_local, threads, .. } = decision.built().expect("kernels");
+        assert_eq!(Launch { ctas_link, ctas_local, threads }, decision.launch);
+        (ctas_link, ctas_local, threads)
     };
-    assert_eq!(launch("ep 4 tokens 4096 per gpu", 132), (20, 512), "20, with 16 warps for 205 tokens");
-    assert_eq!(launch("ep 4 tokens 100 per gpu", 132), (20, 256), "8 warps for 5 tokens");
-    assert_eq!(launch("ep 4 tokens 100 per gpu mode latency", 132), (20, 512));
-    assert_eq!(launch("ep 4 tokens 4096 per gpu sms 3", 132), (3, 512));
-    assert_eq!(launch("ep 4 tokens 4096 per gpu", 16), (8, 512), "half of a small GPU");
+    assert_eq!(
+        launch("ep 4 tokens 4096 per gpu", 132),
+        (20, 112, 512),
+        "20 and the others, with 16 warps for 205 tokens"
+    );
+    assert_eq!(
+        launch("ep 4 tokens 100 per gpu", 132),
+        (20, 50, 256),
+        "8 warps for 5 tokens, and one for each of 400 copies"
+    );
+    assert_eq!(launch("ep 4 tokens 100 per gpu mode latency", 132), (20, 25, 512));
+    assert_eq!(launch("ep 4 tokens 4096 per gpu sms 3", 132), (3, 129, 512));
+    assert_eq!(launch("ep 4 tokens 4096 per gpu sms 100", 132), (100, 100, 512), "never fewer than send");
+    assert_eq!(launch("ep 4 tokens 4096 per gpu sms 20 sms_local 8", 132), (20, 8, 512));
+    assert_eq!(launch("ep 4 tokens 4096 per gpu", 16), (8, 8, 512), "half of a small GPU");
 }
 
 #[test]

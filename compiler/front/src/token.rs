@@ -269,6 +269,7 @@ keywords! {
     Latency "latency" in Cluster;
     Target "target" in Gpu;
     Sms "sms" in Gpu Deploy;
+    SmsLocal "sms_local" in Deploy;
     Memory "memory" in Gpu;
     Ep "ep" in Deploy;
     Pp "pp" in Deploy;

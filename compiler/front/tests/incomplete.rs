@@ -60,7 +60,8 @@ const CLUSTER: &[&str] = &[
     "rdma 50 GB/s per",
     "rdma 50 GB/s per gpu latency",
 ];
-const DEPLOY: &[&str] = &["ep", "pp", "dp", "tp", "zero", "tokens", "tokens 128", "tokens 128 per", "mode", "sms"];
+const DEPLOY: &[&str] =
+    &["ep", "pp", "dp", "tp", "zero", "tokens", "tokens 128", "tokens 128 per", "mode", "sms", "sms_local"];
 
 /// The codes of problems of structure, in a file with `setting` in such a block.
 fn problems(block: &str, setting: &str) -> Vec<(String, String)> {

@@ -44,7 +44,8 @@ fn what_the_plan_places_is_what_the_checker_counts() {
             combine: combine.1,
             weighted: true,
             drop: None,
-            ctas: 20,
+            ctas_link: 20,
+            ctas_local: 21,
             threads: 512,
         };
         let placed = request.checked().expect("the request keeps every limit").symmetric_bytes();

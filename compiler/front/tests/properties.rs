@@ -85,6 +85,7 @@ const PIECES: &[&str] = &[
     "target",
     "sm_90a",
     "sms",
+    "sms_local",
     "memory",
     "ep",
     "pp",

@@ -22,7 +22,8 @@ fn exchange(change: impl FnOnce(&mut Exchange)) -> Exchange {
         combine: Format::BF16,
         weighted: true,
         drop: None,
-        ctas: 2,
+        ctas_link: 2,
+        ctas_local: 3,
         threads: 64,
     };
     change(&mut request);

@@ -67,7 +67,8 @@ impl Layer {
             combine: Format::BF16,
             weighted: false,
             drop: model.capacity.map(|capacity| capacity.drop.picks()),
-            ctas: 1,
+            ctas_link: 1,
+            ctas_local: 1,
             threads: 256,
         };
         Layer {

@@ -27,7 +27,12 @@ impl fmt::Display for Planned {
         writeln!(f, "  dispatch          {}, {}", name(exchange.dispatch), exchange.layout)?;
         let weighted = if exchange.weighted { "weighted" } else { "unweighted" };
         writeln!(f, "  combine           {}, {weighted}", name(exchange.combine))?;
-        writeln!(f, "  launches          {} CTAs of {} threads", exchange.ctas, exchange.threads)?;
+        let (link, local) = (exchange.ctas_link, exchange.ctas_local);
+        writeln!(
+            f,
+            "  launches          {link} CTAs that send, up to {local} that place and reduce, of {} threads",
+            exchange.threads
+        )?;
         writeln!(f, "symmetric memory, the same on every rank: {} bytes", exchange.symmetric_bytes())?;
         for place in exchange.symmetric_places().filter(|place| place.bytes > 0) {
             writeln!(f, "  {:<18} at {:>12}  {:>12} bytes", place.part.name(), place.start, place.bytes)?;

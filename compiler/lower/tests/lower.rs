@@ -47,7 +47,7 @@ fn the_file_decides_formats_and_layouts() {
     assert_eq!((exchange.dispatch, exchange.combine), (Format::F16, Format::F32));
     assert_eq!(exchange.layout, RowLayout::RankMajor);
     assert!(!exchange.weighted);
-    assert_eq!((exchange.ranks, exchange.max_tokens, exchange.ctas), (4, 16, 3));
+    assert_eq!((exchange.ranks, exchange.max_tokens, exchange.ctas_link), (4, 16, 3));
     assert_eq!(planned.layer.targets, [Target::Sm100a]);
     let capacity =
         plan(&file("capacity 1.5 drop lowest", "ep 4 tokens 16 per gpu"), &Choice::default()).expect("a plan");

@@ -109,7 +109,7 @@ proptest! {
         let (report, decision) = both(&spec);
         let codes: Vec<_> = decision.not_built.iter().map(|problem| problem.code).collect();
         prop_assert_eq!(report.not_built.iter().map(|problem| problem.code).collect::<Vec<_>>(), codes);
-        prop_assert_eq!((report.parallel.sms, report.protocol), (decision.launch.ctas, decision.protocol));
+        prop_assert_eq!((report.parallel.sms, report.protocol), (decision.launch.ctas_link, decision.protocol));
         let memory = report.memory.as_ref().expect("everything is said");
         let counted = memory.parts.iter().find(|part| part.kind == Kind::Communication).expect("a part").bytes.0;
         // A row for each token of each rank, twice: whatever the kernels are.

@@ -136,7 +136,8 @@ fn ranks_of_several_nodes_hold_what_they_hand_on() {
         combine: moe_contract::Format::BF16,
         weighted: true,
         drop: None,
-        ctas: 20,
+        ctas_link: 20,
+        ctas_local: 21,
         threads: 256,
     };
     let exchange = request.checked().unwrap();

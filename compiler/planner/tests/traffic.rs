@@ -2,7 +2,7 @@
 
 use moe_contract::placement::Placement;
 use moe_contract::topology::Link;
-use moe_contract::{Call, Exchange, ExpertId, Flow, Format, Homes, LinkBytes, RankId, RowLayout};
+use moe_contract::{Call, Exchange, ExpertId, Flow, Format, Homes, Launch, LinkBytes, RankId, RowLayout};
 use moe_front::spec::{Model, Spec};
 use moe_planner::sample::Source;
 use moe_planner::traffic::{self, Expected, expected_distinct};
@@ -135,14 +135,15 @@ fn one_node_is_the_plan_byte_for_byte() {
         combine: Format::BF16,
         weighted: true,
         drop: None,
-        ctas: 20,
+        ctas_link: 20,
+        ctas_local: 21,
         threads: 256,
     };
     let exchange = request.checked().unwrap();
     // The model's homes and its exchange, against an exchange that is written out.
     let (built, planned) = (Flow::of(&exchange, &picks), Flow::to(&homes(&model, 8), 8, &picks));
     assert_eq!(built, planned);
-    let of_model = model.exchange(8, 100, 20, 256);
+    let of_model = model.exchange(8, 100, Launch { ctas_link: 20, ctas_local: 112, threads: 256 });
     for call in Call::ALL {
         assert_eq!(LinkBytes::of(call, &of_model, &planned), LinkBytes::of(call, &exchange, &built), "{call:?}");
     }
@@ -169,7 +170,7 @@ fn two_nodes_counted_by_hand() {
     let homes = traffic::contiguous(model, 4, 2).unwrap();
     let picks: [&[i32]; 4] = [&[1, 4, 5], &[4, 6, 7], &[], &[]];
     let flow = Flow::to(&homes, 3, &picks);
-    let exchange = model.exchange(4, 2, 1, 32);
+    let exchange = model.exchange(4, 2, Launch::LEAST);
     let [r0, r1, r2, r3] = [0, 1, 2, 3].map(RankId);
 
     let dispatch = LinkBytes::of(Call::Dispatch, &exchange, &flow);

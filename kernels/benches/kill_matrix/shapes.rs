@@ -138,7 +138,8 @@ fn smaller(exchange: &Exchange) -> Vec<Exchange> {
             ranks,
             experts,
             zero_experts: exchange.zero_experts.min(2),
-            ctas: 2,
+            ctas_link: 2,
+            ctas_local: 3,
             threads,
             layout,
             ..*exchange
@@ -169,7 +170,8 @@ fn odd() -> Vec<Named> {
         combine: Format::BF16,
         weighted: true,
         drop: None,
-        ctas: 2,
+        ctas_link: 2,
+        ctas_local: 3,
         threads: 64,
     };
     let (rank_major, batched) = (RowLayout::RankMajor, RowLayout::Batched);
@@ -180,10 +182,22 @@ fn odd() -> Vec<Named> {
     let mut all = vec![
         of("3 ranks, 8 experts", usual),
         of("1 rank", Exchange { ranks: 1, ..usual }),
-        of("1 CTA", Exchange { ctas: 1, ..usual }),
-        of("1 rank, 1 CTA", Exchange { ranks: 1, ctas: 1, ..usual }),
-        of("1 warp a CTA", Exchange { threads: 32, ctas: 3, ..usual }),
-        of("40 ranks", Exchange { ranks: 40, experts: 33, max_tokens: 4, hidden: 8, ctas: 1, threads: 64, ..usual }),
+        of("1 CTA", Exchange { ctas_link: 1, ctas_local: 1, ..usual }),
+        of("1 rank, 1 CTA", Exchange { ranks: 1, ctas_link: 1, ctas_local: 1, ..usual }),
+        of("1 warp a CTA", Exchange { threads: 32, ctas_link: 3, ctas_local: 3, ..usual }),
+        of(
+            "40 ranks",
+            Exchange {
+                ranks: 40,
+                experts: 33,
+                max_tokens: 4,
+                hidden: 8,
+                ctas_link: 1,
+                ctas_local: 1,
+                threads: 64,
+                ..usual
+            },
+        ),
         of("rows of 35 chunks", Exchange { hidden: 280, max_tokens: 12, ..usual }),
         of("rows of 1 chunk, 1 pick", Exchange { hidden: 8, top_k: 1, ..usual }),
         of("unweighted", Exchange { weighted: false, ..usual }),

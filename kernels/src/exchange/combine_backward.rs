@@ -4,7 +4,7 @@
 //!   output and the handle. Writes the gradient of each row of the experts' output (weight × gradient, rounded once; a copy when
 //!   unweighted; zeros in padding rows) and, when weighted, the gradient of each local pick's weight to `weight_gradients` of the source,
 //!   then `gradient_arrival`.
-//! * `ctas` CTAs; one warp per copy, in the order of [`super::copies`], one pick after the other. A lane adds output × gradient of its chunks in ascending order; a butterfly
+//! * `ctas_link` CTAs, or up to `ctas_local` where it publishes nothing; one warp per copy, in the order of [`super::copies`], one pick after the other. A lane adds output × gradient of its chunks in ascending order; a butterfly
 //!   adds the lanes. The order is part of the contract.
 //! * Memory order: each CTA acquires every flag itself; weight gradients are weak stores before
 //!   [`Frame::publish_together`].

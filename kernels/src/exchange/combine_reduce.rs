@@ -2,7 +2,7 @@
 //!
 //! * Waits for `combine_arrival` of all ranks. Reads `slots` i32 `[tokens][R]`, which says how many partial sums a token has, and `partials`
 //!   of the half of this epoch. Writes the combined rows `[tokens, h]`; zeros for a token that was sent nowhere.
-//! * `ctas` CTAs; one warp per token. Partial sums lie in ascending rank; they are added in f32 in this order, the first starts the sum,
+//! * Up to `ctas_local` CTAs; one warp per token. Partial sums lie in ascending rank; they are added in f32 in this order, the first starts the sum,
 //!   and the sum is rounded once.
 //! * Memory order: each CTA acquires every flag itself.
 //! * Cost: no bytes on links; reads each partial sum once.

@@ -2,7 +2,7 @@
 //!
 //! * Reads the experts' output `[N, h]` and the handle: `received_counts`, tokens, ordinals, rows and weights of copies. Writes
 //!   `partials` at the source: slot (ordinal, token) of the half of this epoch, and `combine_arrival`.
-//! * `ctas` CTAs; one warp per copy, in the order of [`super::copies`], a lane for each of its picks. For each batch of chunks the local picks are added in ascending position
+//! * `ctas_link` CTAs; one warp per copy, in the order of [`super::copies`], a lane for each of its picks. For each batch of chunks the local picks are added in ascending position
 //!   in f32, the first starts the sum, and the sum is rounded once. In a rank-major layout a copy is one row.
 //! * Memory order: stores are weak; [`Frame::publish_together`] makes them visible before the flag.
 //! * Cost, per source rank: what the table says ([`moe_contract::kernel`]); each row of the output is read once.

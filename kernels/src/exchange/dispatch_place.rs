@@ -3,7 +3,7 @@
 //! * Reads rows, scales and (new handle) records of the half of this epoch, `received_counts`, `expert_counts`, and `copy_rows`: for a new
 //!   handle the places that `dispatch_count` has left there, for a cached one rows. Writes the experts' input and its scales, padding rows
 //!   included, and completes a new handle: tokens, ordinals, rows and weights of copies, expert offsets, picks and weights of rows.
-//! * `ctas` CTAs; one warp per copy, which stores each batch of chunks to all rows of the copy before it loads the next. Padding rows are
+//! * Up to `ctas_local` CTAs; one warp per copy, which stores each batch of chunks to all rows of the copy before it loads the next. Padding rows are
 //!   shared out among all warps; a batched layout has none, and what is behind the rows of an expert is not written.
 //! * Memory order: `dispatch_count`, earlier in the stream, has acquired every flag; the cached kernel acquires them itself.
 //! * Cost: no bytes on links; reads each received copy once, writes each row once.
@@ -246,10 +246,11 @@ pub(super) fn zero_padding<'k, S: Space>(frame: &Frame<'k, '_>, offsets: Pointer
     if !exchange.layout.pads() {
         return;
     }
+    let ctas = frame.ctas();
     let counts = frame.buffer::<U32>(Buffer::ExpertCounts);
-    let warps = k.u32(exchange.ctas * frame.warps());
+    let warps = ctas * frame.warps();
     // The first padding row of the expert that is this warp's.
-    let next = k.variable(k.warp() * exchange.ctas + k.cta());
+    let next = k.variable(k.warp() * ctas + k.cta());
     k.for_each(k.u32(0), k.u32(exchange.local_experts_max()), k.u32(1), |expert| {
         let end = offsets.at(expert).load() + counts.at(expert).load();
         let padding = offsets.at(expert + 1).load() - end;

@@ -3,7 +3,7 @@
 //! * Reads the rows of this rank's tokens in the source format, `slots` i32 `[tokens][R]`; with records the indices, weights and
 //!   `send_counts`. Writes, at every destination, rows, scales and records of its slots in the half of this epoch, the count of this
 //!   source, and the flag of dispatch.
-//! * `ctas` CTAs; one warp per token. A row is loaded and converted once, in batches of a few chunks per lane, and each batch is stored
+//! * `ctas_link` CTAs; one warp per token. A row is loaded and converted once, in batches of a few chunks per lane, and each batch is stored
 //!   to all destinations before the next is loaded, the rank behind this one first. A lane stands for up to three ranks, so that no array has
 //!   the size of the ranks.
 //! * Memory order: stores are weak; [`Frame::publish_together`] makes them visible before the flag. CTA 0 stores the counts

@@ -157,10 +157,22 @@ impl<'k, 'x> Frame<'k, 'x> {
         self.exchange.threads / 32
     }
 
+    /// CTAs of the launch.
+    pub fn ctas(&self) -> Value<'k, U32> {
+        match self.grid() {
+            Grid::Fixed(ctas) => self.k.u32(ctas),
+            Grid::UpTo(_) | Grid::PerTokens(_) => self.k.ctas(),
+        }
+    }
+
+    fn grid(&self) -> Grid {
+        self.kernel.grid(self.exchange).expect("a kernel of an exchange has a grid")
+    }
+
     /// Runs `body` for each number below `count`, one warp for each; neighbours go to different CTAs.
     pub fn for_each_by_warps(&self, count: Value<'k, U32>, body: impl FnOnce(Value<'k, U32>)) {
-        let (k, ctas) = (self.k, self.exchange.ctas);
-        k.for_each(k.warp() * ctas + k.cta(), count, k.u32(ctas * self.warps()), body);
+        let (k, ctas) = (self.k, self.ctas());
+        k.for_each(k.warp() * ctas + k.cta(), count, ctas * self.warps(), body);
     }
 
     /// Ends the CTA when there is an error. The host may set the status while kernels run, as may other CTAs of some kernels, so that
@@ -242,21 +254,17 @@ impl<'k, 'x> Frame<'k, 'x> {
         if ended.is_empty() || !self.exchange.has_flags() {
             return;
         }
-        let ctas = match self.kernel.grid(self.exchange) {
-            Some(Grid::Fixed(ctas)) => ctas,
-            Some(Grid::PerTokens(_)) | None => unreachable!("a kernel of an exchange has a fixed grid"),
-        };
         let calls = self.buffer::<U64>(Buffer::Calls);
         k.when(k.thread().equals(k.u32(0)), || {
             for flag in ended {
                 let end = || calls.at_constant(flag.epoch_word()).store(self.epoch(flag));
-                if ctas == 1 {
+                if self.grid().ctas(0) == 1 {
                     end();
                     continue;
                 }
                 let ticket = calls.at_constant(flag.ticket_word());
                 let before = ticket.fetch_add_acq_rel_gpu(k.u64(1));
-                k.when(before.equals(k.u64(u64::from(ctas) - 1)), || {
+                k.when(before.equals((self.ctas() - 1).wide()), || {
                     ticket.store(k.u64(0));
                     end();
                 });

@@ -2,7 +2,7 @@
 //!
 //! * Waits for `gradient_arrival` of all ranks. Reads `weight_gradients` of the half of this epoch and the indices. Writes the
 //!   weights' gradients f32 `[tokens, K]`; 0 for a pick that was sent nowhere, whose word no rank has written.
-//! * `ctas` CTAs; one thread per pick.
+//! * Up to `ctas_local` CTAs; one thread per pick.
 //! * Memory order: each CTA acquires every flag itself.
 //! * Cost: no bytes on links.
 
@@ -18,7 +18,7 @@ pub(super) fn body(frame: &Frame<'_, '_>) {
     let indices = frame.tensor::<U32>(Tensor::Indices);
     let arrived: Pointer<Global, F32> = frame.own_first(Region::WeightGradients).cast();
     let first = k.cta() * exchange.threads + k.thread();
-    let threads = k.u32(exchange.ctas * exchange.threads);
+    let threads = frame.ctas() * exchange.threads;
     k.for_each(first, frame.tokens() * exchange.top_k, threads, |pick| {
         let gradient = k.variable(k.f32(0.0));
         // −1 is the largest number of all.

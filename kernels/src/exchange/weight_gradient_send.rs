@@ -2,7 +2,7 @@
 //!
 //! * Reads the gradients of row weights f32 `[N][P]` and the handle: `received_counts`, tokens and rows of copies. Writes the gradient of
 //!   each local pick to `weight_gradients` of the source, then the flag of gradients.
-//! * `ctas` CTAs; one warp per copy, in the order of [`super::copies`], a lane for each pick.
+//! * `ctas_link` CTAs; one warp per copy, in the order of [`super::copies`], a lane for each pick.
 //! * Memory order: stores are weak; [`Frame::publish_together`] makes them visible before the flag.
 //! * Cost, per source rank: what the table says ([`moe_contract::kernel`]).
 

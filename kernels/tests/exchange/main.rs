@@ -15,7 +15,7 @@ mod trials;
 mod world;
 
 use moe_contract::{Drop, Exchange, Format, RowLayout, Scales};
-use scenario::{Numbers, Picks, Scenario, Tokens, USUAL, request, run};
+use scenario::{Numbers, Picks, Scenario, Tokens, USUAL, request, run, run_in};
 use world::{Loaded, Schedule};
 
 /// Runs a scenario in turn, at random and adversarially.
@@ -107,13 +107,31 @@ fn any_number_of_ranks() {
 #[test]
 fn seventy_two_ranks() {
     // Three groups of lanes; the last ranks have one expert less than the first.
-    let shape = Exchange { ranks: 72, experts: 100, top_k: 8, max_tokens: 3, hidden: 8, ctas: 1, ..request() };
+    let shape = Exchange {
+        ranks: 72,
+        experts: 100,
+        top_k: 8,
+        max_tokens: 3,
+        hidden: 8,
+        ctas_link: 1,
+        ctas_local: 1,
+        ..request()
+    };
     let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
     for schedule in [Schedule::IN_TURN, Schedule::adversarial(1).judged()] {
         run(&loaded, Scenario { rounds: 1, ..USUAL }, schedule).unwrap_or_else(|problem| panic!("{problem}"));
     }
     // Fewer experts than ranks: some ranks have none.
-    let shape = Exchange { ranks: 40, experts: 33, top_k: 4, max_tokens: 3, hidden: 8, ctas: 1, ..request() };
+    let shape = Exchange {
+        ranks: 40,
+        experts: 33,
+        top_k: 4,
+        max_tokens: 3,
+        hidden: 8,
+        ctas_link: 1,
+        ctas_local: 1,
+        ..request()
+    };
     let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
     run(&loaded, Scenario { rounds: 2, ..USUAL }, Schedule::IN_TURN.judged())
         .unwrap_or_else(|problem| panic!("{problem}"));
@@ -175,15 +193,40 @@ fn many_epochs_one_after_the_other() {
 
 #[test]
 fn ctas_of_one_warp_and_of_many() {
-    for (ctas, threads) in [(1, 32), (5, 32), (3, 256), (2, 1024)] {
-        agrees(&Exchange { ctas, threads, max_tokens: 40, ..request() }, Scenario { rounds: 2, ..USUAL });
+    for (ctas_link, ctas_local, threads) in [(1, 2, 32), (5, 3, 32), (3, 1, 256), (2, 5, 1024)] {
+        let shape = Exchange { ctas_link, ctas_local, threads, max_tokens: 40, ..request() };
+        agrees(&shape, Scenario { rounds: 2, ..USUAL });
+    }
+}
+
+/// What places and reduces does with fewer CTAs, where ranks share a GPU.
+#[test]
+fn fewer_ctas_than_there_could_be() {
+    let shape = Exchange { ctas_local: 5, max_tokens: 40, ..request() };
+    for (layout, weighted) in layouts() {
+        let loaded = Loaded::new(&Exchange { layout, weighted, ..shape }.checked().expect("it keeps its limits"));
+        for room in [1, 2] {
+            for schedule in [Schedule::IN_TURN, Schedule::adversarial(1).judged()] {
+                run_in(&loaded, Scenario { rounds: 2, ..USUAL }, schedule, room)
+                    .unwrap_or_else(|problem| panic!("{layout:?}, {room} CTAs, {schedule:?}: {problem}"));
+            }
+        }
     }
 }
 
 #[test]
 fn many_tokens_for_few_threads() {
     for threads in [32, 64] {
-        let shape = Exchange { ranks: 2, experts: 6, max_tokens: 700, hidden: 8, threads, ctas: 1, ..request() };
+        let shape = Exchange {
+            ranks: 2,
+            experts: 6,
+            max_tokens: 700,
+            hidden: 8,
+            threads,
+            ctas_link: 1,
+            ctas_local: 1,
+            ..request()
+        };
         let loaded = Loaded::new(&shape.checked().expect("it keeps its limits"));
         let scenario = Scenario { tokens: Tokens::All, rounds: 1, ..USUAL };
         run(&loaded, scenario, Schedule::IN_TURN.judged()).unwrap_or_else(|problem| panic!("{problem}"));

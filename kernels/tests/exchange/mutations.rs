@@ -47,7 +47,7 @@ fn each_is_caught(request: &Exchange, kernels: &[Kernel]) {
 }
 
 /// A barrier is missed when a warp that does not publish is late: there should be several such warps.
-const SHAPE: Exchange = Exchange { hidden: 8, max_tokens: 44, threads: 64, ctas: 2, ..request() };
+const SHAPE: Exchange = Exchange { hidden: 8, max_tokens: 44, threads: 64, ctas_link: 2, ctas_local: 2, ..request() };
 
 #[test]
 fn expert_major_weighted() {
@@ -63,8 +63,14 @@ fn capacity_by_weight() {
 /// Also the kernels that are only there where experts weigh, and epochs that a single CTA ends.
 #[test]
 fn rank_major_with_capacity_by_position() {
-    let shape =
-        Exchange { layout: RowLayout::RankMajor, drop: Some(Drop::Position), weighted: false, ctas: 1, ..SHAPE };
+    let shape = Exchange {
+        layout: RowLayout::RankMajor,
+        drop: Some(Drop::Position),
+        weighted: false,
+        ctas_link: 1,
+        ctas_local: 1,
+        ..SHAPE
+    };
     let kernels = [Kernel::Capacity, Kernel::DispatchPlace, Kernel::WeightGradientSend, Kernel::WeightGradientCollect];
     each_is_caught(&shape, &kernels);
 }

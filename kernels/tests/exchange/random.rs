@@ -31,7 +31,8 @@ fn exchange(random: &mut Random, dispatch: Format, layout: RowLayout, weighted: 
         combine: draw(random, without_scales),
         weighted,
         drop: draw(random, [None, Some(Drop::Lowest), Some(Drop::Position)]),
-        ctas: 1 + random.below(4) as u32,
+        ctas_link: 1 + random.below(4) as u32,
+        ctas_local: 1 + random.below(4) as u32,
         threads: draw(random, [32, 64, 256]),
     };
     exchange.checked().unwrap_or_else(|error| panic!("{exchange:?}: {error}"))

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use moe_contract::{Argument, Buffer, Call, Exchange, Flag, Format, Kernel, Tensor};
+use moe_contract::{Argument, Buffer, Call, Exchange, Flag, Format, Grid, Kernel, Tensor};
 use moe_judge::Rows;
 use moe_kernels::exchange::{device_code, kernels};
 use moe_kernels::ptx::{Chip, Target};
@@ -82,6 +82,8 @@ pub struct World<'l> {
     peers: Everywhere,
     /// Nanoseconds of every wait; 0 for none.
     pub deadline: u64,
+    /// CTAs of kernels that do with fewer than they would have.
+    pub room: u32,
     /// Bytes that each rank wrote to its own symmetric memory; counted once, in turn, as no schedule changes them.
     own: Option<Arc<Vec<AtomicU64>>>,
     /// The judge of memory order, where there is one.
@@ -149,6 +151,7 @@ impl<'l> World<'l> {
             calls: vec![],
             peers: vec![],
             deadline: 0,
+            room: u32::MAX,
             own: None,
             judge: None,
         };
@@ -240,7 +243,8 @@ impl<'l> World<'l> {
     pub fn launch(&mut self, kernel: Kernel, call: &Passed<'_>) {
         let exchange = self.exchange();
         let ctas = match kernel.grid(exchange) {
-            Some(grid) => grid.ctas(0),
+            Some(Grid::UpTo(most)) => most.min(self.room),
+            Some(grid @ (Grid::Fixed(_) | Grid::PerTokens(_))) => grid.ctas(0),
             None => panic!("{kernel:?} belongs to a gate"),
         };
         for rank in (0..exchange.ranks as usize).filter(|&rank| call.absent != Some(rank as u32)) {

@@ -352,7 +352,7 @@ fn check_launch(entry: &KernelEntry, exchange: &Exchange) -> Result<(), Manifest
     {
         return Err(ManifestError::GridDiffers { kernel, found: grid, expected });
     }
-    let (Grid::Fixed(ctas) | Grid::PerTokens(ctas)) = grid;
+    let (Grid::Fixed(ctas) | Grid::UpTo(ctas) | Grid::PerTokens(ctas)) = grid;
     if ctas == 0 || !moe_contract::limits::THREADS.contains(&entry.block) || !entry.block.is_multiple_of(32) {
         return Err(ManifestError::Launch { kernel, threads: entry.block, grid });
     }

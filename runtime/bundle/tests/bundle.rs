@@ -23,7 +23,8 @@ fn exchange() -> Exchange {
         combine: Format::BF16,
         weighted: true,
         drop: None,
-        ctas: 2,
+        ctas_link: 2,
+        ctas_local: 3,
         threads: 64,
     }
 }

@@ -47,10 +47,28 @@ pub struct Exchange {
     pub weighted: bool,
     /// Capacity: what is dropped.
     pub drop: Option<Drop>,
-    /// CTAs of every sending, placing and reducing kernel.
-    pub ctas: u32,
+    /// CTAs of every kernel that writes to peers.
+    pub ctas_link: u32,
+    /// CTAs, at most, of every kernel that places and reduces what has come.
+    pub ctas_local: u32,
     /// Threads of a CTA, a multiple of 32.
     pub threads: u32,
+}
+
+/// How the kernels of an exchange are launched: numbers of an [`Exchange`] that do not follow from model and deploy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// [`Exchange::ctas_link`]
+    pub ctas_link: u32,
+    /// [`Exchange::ctas_local`]
+    pub ctas_local: u32,
+    /// [`Exchange::threads`]
+    pub threads: u32,
+}
+
+impl Launch {
+    /// One warp: for whoever asks what does not depend on it.
+    pub const LEAST: Launch = Launch { ctas_link: 1, ctas_local: 1, threads: 32 };
 }
 
 impl Exchange {

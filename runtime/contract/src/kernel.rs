@@ -57,7 +57,7 @@ pub enum Ctas {
     PerRank,
     /// One for each expert of the rank that has most.
     PerLocalExpert,
-    /// [`Exchange::ctas`]
+    /// [`Exchange::ctas_link`] where it publishes a flag, else up to [`Exchange::ctas_local`].
     Workers,
     /// A single one.
     One,
@@ -67,8 +67,10 @@ pub enum Ctas {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Grid {
-    /// Always so many.
+    /// Always so many: peers count on it.
     Fixed(u32),
+    /// So many, or fewer where other ranks need places on the same GPU: nobody counts them.
+    UpTo(u32),
     /// One for so many tokens of the rank, at least one.
     PerTokens(u32),
 }
@@ -77,7 +79,7 @@ impl Grid {
     /// CTAs for a number of tokens.
     pub fn ctas(self, tokens: u32) -> u32 {
         match self {
-            Grid::Fixed(ctas) => ctas,
+            Grid::Fixed(ctas) | Grid::UpTo(ctas) => ctas,
             Grid::PerTokens(each) => tokens.div_ceil(each).max(1),
         }
     }
@@ -464,7 +466,8 @@ impl Kernel {
             Ctas::PerExpert => exchange.gate_width(),
             Ctas::PerRank => exchange.ranks,
             Ctas::PerLocalExpert => exchange.local_experts_max(),
-            Ctas::Workers => exchange.ctas,
+            Ctas::Workers if self.publishes(exchange).is_some() => exchange.ctas_link,
+            Ctas::Workers => return Some(Grid::UpTo(exchange.ctas_local)),
             Ctas::One => 1,
         };
         Some(Grid::Fixed(ctas))

@@ -31,7 +31,7 @@ pub mod wire;
 
 pub use buffer::{Buffer, Number, Sizes, Tensor};
 pub use call::Call;
-pub use exchange::{Drop, Exchange};
+pub use exchange::{Drop, Exchange, Launch};
 pub use format::{Element, Format, ScaleElement, Scales};
 pub use homes::Homes;
 pub use ids::{DomainId, ExpertId, RankId};

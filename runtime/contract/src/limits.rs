@@ -97,7 +97,8 @@ impl Exchange {
         within("top_k", self.top_k, &TOP_K)?;
         within("hidden", self.hidden, &HIDDEN)?;
         within("max_tokens", self.max_tokens, &MAX_TOKENS)?;
-        within("ctas", self.ctas, &CTAS)?;
+        within("ctas_link", self.ctas_link, &CTAS)?;
+        within("ctas_local", self.ctas_local, &CTAS)?;
         within("threads", self.threads, &THREADS)?;
         multiple("threads", u64::from(self.threads), 32)?;
         let experts = self.gate_width();

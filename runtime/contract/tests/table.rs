@@ -1,7 +1,7 @@
 //! The table of kernels: what follows from it, held against the protocol as it is meant.
 
 use moe_contract::kernel::steps;
-use moe_contract::{Buffer, Call, Exchange, Fault, Flag, Format, Kernel, RowLayout, Status};
+use moe_contract::{Buffer, Call, Exchange, Fault, Flag, Format, Grid, Kernel, RowLayout, Status};
 
 fn exchange(weighted: bool) -> Exchange {
     Exchange {
@@ -16,7 +16,8 @@ fn exchange(weighted: bool) -> Exchange {
         combine: Format::BF16,
         weighted,
         drop: None,
-        ctas: 5,
+        ctas_link: 5,
+        ctas_local: 6,
         threads: 64,
     }
 }
@@ -70,7 +71,8 @@ fn every_kernel_that_publishes_a_flag_takes_as_many_steps() {
     for exchange in [exchange(true), exchange(false)] {
         for &kernel in Kernel::ALL.iter().filter(|kernel| kernel.is_of(&exchange)) {
             if let (Some(flag), Some(grid)) = (kernel.publishes(&exchange), kernel.grid(&exchange)) {
-                assert_eq!(u64::from(grid.ctas(0)), steps(flag, &exchange), "{}", kernel.name());
+                let Grid::Fixed(ctas) = grid else { panic!("{}: peers count its CTAs", kernel.name()) };
+                assert_eq!(u64::from(ctas), steps(flag, &exchange), "{}", kernel.name());
             }
         }
         assert_eq!(Flag::ALL.map(|flag| steps(flag, &exchange)), [5, 5, 5, 1]);

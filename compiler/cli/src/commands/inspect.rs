@@ -96,8 +96,10 @@ pub struct Numbers {
     combine: String,
     /// Whether combine weighs.
     weighted: bool,
-    /// CTAs of every kernel that sends, places or reduces.
-    ctas: u32,
+    /// CTAs of every kernel that sends.
+    ctas_link: u32,
+    /// CTAs, at most, of every kernel that places or reduces.
+    ctas_local: u32,
     /// Threads of a CTA.
     threads: u32,
     /// Symmetric memory of a rank, in bytes.
@@ -152,6 +154,8 @@ pub struct KernelContents {
 pub enum GridContents {
     /// Always so many.
     Fixed(u32),
+    /// So many, or fewer where ranks share a GPU.
+    UpTo(u32),
     /// One for so many tokens of the rank, at least one.
     PerTokens(u32),
 }
@@ -294,7 +298,8 @@ impl Numbers {
             layout: exchange.layout.to_string(),
             combine: format(exchange.combine),
             weighted: exchange.weighted,
-            ctas: exchange.ctas,
+            ctas_link: exchange.ctas_link,
+            ctas_local: exchange.ctas_local,
             threads: exchange.threads,
             symmetric_bytes: sizes.symmetric,
             fixed_bytes: sizes.fixed,
@@ -316,7 +321,10 @@ impl Numbers {
         page.line(format!("at most {} tokens of a rank in a call, {} elements each", self.max_tokens, self.hidden));
         let weighs = if self.weighted { "weighted" } else { "unweighted" };
         page.line(format!("dispatch {}, {}; combine {}, {weighs}", self.dispatch, self.layout, self.combine));
-        page.line(format!("launches of {} CTAs with {} threads", self.ctas, self.threads));
+        page.line(format!(
+            "launches of {} CTAs that send and up to {} that place and reduce, with {} threads",
+            self.ctas_link, self.ctas_local, self.threads
+        ));
         let bytes = |bytes: u64| human_bytes(bytes as f64);
         page.line(format!(
             "memory of a rank: symmetric {}, fixed {}, each handle {}; at worst the experts' input {} and output {}",
@@ -337,6 +345,7 @@ impl KernelContents {
             arguments: entry.kernel.row().arguments.iter().map(|&argument| name(argument)).collect(),
             grid: match entry.grid {
                 Grid::Fixed(ctas) => GridContents::Fixed(ctas),
+                Grid::UpTo(ctas) => GridContents::UpTo(ctas),
                 Grid::PerTokens(tokens) => GridContents::PerTokens(tokens),
             },
             threads: entry.block,
@@ -352,6 +361,7 @@ impl GridContents {
     fn told(self) -> String {
         match self {
             GridContents::Fixed(ctas) => ctas.to_string(),
+            GridContents::UpTo(ctas) => format!("up to {ctas}"),
             GridContents::PerTokens(1) => "1 a token".to_owned(),
             GridContents::PerTokens(tokens) => format!("1 for {tokens}"),
         }

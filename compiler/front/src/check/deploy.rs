@@ -1,6 +1,6 @@
 //! Checks a deploy against its model and its cluster.
 
-use moe_contract::{Region, Tensor};
+use moe_contract::{Launch, Region, Tensor};
 
 use super::Checker;
 use super::reach::{ExpertNodes, Samples, TOKENS};
@@ -22,6 +22,7 @@ struct Written {
     zero: Option<Span>,
     tokens: Span,
     sms: Option<Span>,
+    sms_local: Option<Span>,
     /// Whether `dp` was given.
     dp_given: bool,
 }
@@ -52,6 +53,7 @@ impl Checker<'_> {
         let mut tokens = Slot::new("tokens");
         let mut mode = Slot::new("mode");
         let mut sms = Slot::new("sms");
+        let mut sms_local = Slot::new("sms_local");
         for setting in &deploy.block.settings {
             let span = setting.span;
             let (slot, name, value, most) = match &setting.kind {
@@ -61,6 +63,7 @@ impl Checker<'_> {
                 DeploySetting::Tp(value) => (&mut tp, "tp", value, limits::RANKS),
                 DeploySetting::Tokens(value) => (&mut tokens, "tokens", value, limits::COUNT),
                 DeploySetting::Sms(value) => (&mut sms, "sms", value, limits::COUNT),
+                DeploySetting::SmsLocal(value) => (&mut sms_local, "sms_local", value, limits::COUNT),
                 DeploySetting::Zero(value) => {
                     let stage = self.zero_stage(value);
                     zero.set(self, span, stage);
@@ -82,7 +85,8 @@ impl Checker<'_> {
             damaged: deploy.block.damaged,
         };
         let (ep_place, tokens_place) = (ep.place(), tokens.place());
-        let (pp_place, zero_place, sms_place, dp_given) = (pp.place(), zero.place(), sms.place(), dp.place().is_some());
+        let (pp_place, zero_place, dp_given) = (pp.place(), zero.place(), dp.place().is_some());
+        let (sms_place, sms_local_place) = (sms.place(), sms_local.place());
         let ep = ep.needed(self, &owner, "ep 8");
         let tokens = tokens.needed(self, &owner, "tokens 4096 per gpu");
         let (pp, tp) = (pp.or(1)?, tp.or(1)?);
@@ -95,6 +99,7 @@ impl Checker<'_> {
             zero: zero_place,
             tokens: tokens_place?,
             sms: sms_place,
+            sms_local: sms_local_place,
             dp_given,
             deploy: Deploy {
                 name: deploy.name.text.clone(),
@@ -108,6 +113,7 @@ impl Checker<'_> {
                 tokens: Tokens(tokens?),
                 mode: mode.or(Mode::Throughput)?,
                 sms: sms.optional(),
+                sms_local: sms_local.optional(),
                 place: deploy.name.span,
             },
         })
@@ -258,6 +264,11 @@ impl Checker<'_> {
                 self.report(DeployProblem::AllSms { span, available });
             }
         }
+        if let (Some(span), Some(sms)) = (written.sms_local, written.deploy.sms_local)
+            && sms > available
+        {
+            self.report(DeployProblem::TooManySms { span, sms, available });
+        }
         let tokens = written.deploy.tokens.0;
         let span = written.tokens;
         if written.deploy.mode == Mode::Latency && tokens > LATENCY_TOKENS {
@@ -306,7 +317,7 @@ struct Buffers {
 impl Buffers {
     fn of(model: &Model, ranks: u32) -> Buffers {
         // The regions of one token; launches decide nothing of them.
-        let exchange = model.exchange(ranks, 1, 1, 32);
+        let exchange = model.exchange(ranks, 1, Launch::LEAST);
         let of = |regions: &[Region]| regions.iter().map(|region| region.shape(&exchange).bytes()).sum();
         let row: u64 = [Tensor::ExpertInput, Tensor::ExpertInputScales, Tensor::ExpertOutput]
             .map(|tensor| exchange.tensor_row_bytes(tensor))

@@ -315,7 +315,7 @@ impl From<DeployProblem> for Diagnostic {
             DeployProblem::TooManySms { span, sms, available } => {
                 Diagnostic::new(Code::TooManySms, format!("{sms} SMs are asked for, the GPU has {available}"))
                     .label(span, format!("at most {available}"))
-                    .help("communication needs few: 20 is common")
+                    .help("sending needs few, 20 is common; what places and reduces needs no more than there are")
             }
             DeployProblem::AllSms { span, available } => {
                 Diagnostic::new(Code::AllSms, format!("communication takes all {available} SMs"))

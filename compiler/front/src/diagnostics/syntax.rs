@@ -327,6 +327,7 @@ fn code(form: Form) -> Option<&'static str> {
         Keyword::Latency => "latency 5 us",
         Keyword::Target => "target sm_90a",
         Keyword::Sms => "sms 20",
+        Keyword::SmsLocal => "sms_local 112",
         Keyword::Memory => "memory 80 GB",
         Keyword::Ep => "ep 8",
         Keyword::Pp => "pp 8",

@@ -1,6 +1,6 @@
 //! What a model is in the contract of kernels, runtime and planner.
 
-use moe_contract::{Drop, Exchange};
+use moe_contract::{Drop, Exchange, Launch};
 
 use super::{DropRule, Model};
 
@@ -16,7 +16,8 @@ impl DropRule {
 
 impl Model {
     /// The numbers that kernels for so many ranks and tokens would be specialised to, whether or not there are such kernels.
-    pub fn exchange(&self, ranks: u32, tokens: u32, ctas: u32, threads: u32) -> Exchange {
+    pub fn exchange(&self, ranks: u32, tokens: u32, launch: Launch) -> Exchange {
+        let Launch { ctas_link, ctas_local, threads } = launch;
         Exchange {
             ranks,
             experts: self.stored_experts(),
@@ -30,7 +31,8 @@ impl Model {
             combine: self.combine.payload,
             weighted: self.combine.weighted,
             drop: self.capacity.map(|capacity| capacity.drop.picks()),
-            ctas,
+            ctas_link,
+            ctas_local,
             threads,
         }
     }

@@ -327,8 +327,10 @@ pub struct Deploy {
     pub tokens: Tokens,
     /// What is optimised.
     pub mode: Mode,
-    /// Multiprocessors for communication, when it is said.
+    /// Multiprocessors for what is sent, when it is said.
     pub sms: Option<u32>,
+    /// Multiprocessors for what has come, when it is said.
+    pub sms_local: Option<u32>,
     pub place: Span,
 }
 

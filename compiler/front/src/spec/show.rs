@@ -42,6 +42,9 @@ impl fmt::Display for Spec {
             if let Some(sms) = deploy.sms {
                 writeln!(f, "  sms             {sms}")?;
             }
+            if let Some(sms) = deploy.sms_local {
+                writeln!(f, "  sms_local       {sms}")?;
+            }
         }
         Ok(())
     }

@@ -288,6 +288,8 @@ pub enum DeploySetting {
     Mode(Name),
     /// `sms 20`
     Sms(Quantity),
+    /// `sms_local 112`
+    SmsLocal(Quantity),
 }
 
 /// `gate(logits: f32[experts]) { … }`

@@ -158,6 +158,7 @@ impl Dump {
             DeploySetting::Tokens(value) => self.value("tokens per gpu", value),
             DeploySetting::Mode(name) => self.name("mode", Some(name)),
             DeploySetting::Sms(value) => self.value("sms", value),
+            DeploySetting::SmsLocal(value) => self.value("sms_local", value),
         }
     }
 

@@ -54,7 +54,8 @@ pub fn request() -> Exchange {
         combine: Format::BF16,
         weighted: true,
         drop: None,
-        ctas: 2,
+        ctas_link: 2,
+        ctas_local: 3,
         threads: 64,
     }
 }

@@ -14,7 +14,7 @@ pub mod step;
 use std::collections::BTreeMap;
 
 use moe_contract::{Exchange, Homes, Protocol};
-use moe_decide::{Decision, Launch, Numbers};
+use moe_decide::{Decision, Numbers, link_sms};
 use moe_front::spec::{Cluster, Deploy, DeployId, Link, Mode, Model, Spec};
 use moe_front::units::Microseconds;
 use schemars::JsonSchema;
@@ -333,6 +333,7 @@ impl<'a> Planner<'a> {
             per_node: self.cluster.gpus_per_node,
             tokens: parallel.tokens,
             sms: Some(parallel.sms),
+            sms_local: self.deploy.sms_local,
             mode: self.deploy.mode,
         };
         Decision::with(self.spec, self.id, &numbers)
@@ -359,7 +360,7 @@ impl<'a> Planner<'a> {
             tp,
             zero: change.zero.unwrap_or(deploy.zero),
             // More than there are is refused where plans are checked.
-            sms: change.sms.or(deploy.sms).unwrap_or(Launch::of(deploy.mode, self.cluster, None, tokens).ctas),
+            sms: change.sms.or(deploy.sms).unwrap_or(link_sms(self.cluster, None)),
             tokens,
             micro_batches: setting::MICRO_BATCHES.narrow(u64::try_from(micro_batches).unwrap_or(u64::MAX))?,
             schedule: self.options.schedule.unwrap_or(default),

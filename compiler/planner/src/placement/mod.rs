@@ -33,6 +33,7 @@ pub use error::PlacementError;
 pub use load::{Load, LoadError};
 pub use result::{Balance, LayerPlacement, Memory, PlacementReport};
 
+use moe_contract::Launch;
 use moe_contract::placement::Placement;
 use moe_front::spec::Model;
 use moe_front::units::Bytes;
@@ -98,7 +99,7 @@ pub struct Options {
 impl Options {
     /// Of a model: a copy takes what the kernels send, an expert matrices of 16-bit numbers.
     pub fn of(model: &Model) -> Options {
-        let wire = Wire::of(&model.exchange(1, 1, 1, 32));
+        let wire = Wire::of(&model.exchange(1, 1, Launch::LEAST));
         Options {
             top_k: model.top_k(),
             copy_bytes: Bytes(wire.dispatch_copy() + wire.combine_row),

@@ -31,7 +31,7 @@ impl Wire {
             combine_row: Call::Combine.bytes_per(Per::CopyReceived, exchange),
             weight_gradient: Call::CombineBackward.bytes_per(Per::PickReceived, exchange),
             count: Call::Dispatch.bytes_per(Per::Source, exchange),
-            flag: FLAG_BYTES * u64::from(exchange.ctas),
+            flag: FLAG_BYTES * u64::from(exchange.ctas_link),
         }
     }
 

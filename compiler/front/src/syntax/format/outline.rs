@@ -209,6 +209,7 @@ fn deploy_setting(setting: &DeploySetting) -> Part<'_> {
         DeploySetting::Tokens(value) => leaf("tokens", format!("{} per gpu", quantity(value))),
         DeploySetting::Mode(name) => leaf("mode", name.text.clone()),
         DeploySetting::Sms(value) => leaf("sms", quantity(value)),
+        DeploySetting::SmsLocal(value) => leaf("sms_local", quantity(value)),
     }
 }
 
