@@ -28,6 +28,7 @@ pub(crate) mod stubs;
 mod synchronisation;
 mod target;
 mod tensor;
+mod video;
 mod wmma;
 
 use std::collections::{HashMap, HashSet};
@@ -707,6 +708,7 @@ impl<'m> Decoder<'m> {
         let decode = [
             (arithmetic::OPCODES, Decoder::arithmetic as Decode<'m>),
             (arithmetic::OPCODES_OF_BITS, Decoder::bits),
+            (video::OPCODES, Decoder::video),
             (moves::OPCODES, Decoder::moves),
             (conversion::OPCODES, |decoder, _, modifiers, operands| decoder.conversion(modifiers, operands)),
             (memory::OPCODES, Decoder::memory),

@@ -693,8 +693,8 @@ impl<'a> Parser<'a, '_> {
                 self.at += 1;
                 let mut name = word.to_owned();
                 // `%tid.x` and the parts of a register that video instructions take are one name.
-                if let Some(Token::Dot(component @ ("x" | "y" | "z" | "w" | "b0" | "b1" | "b2" | "b3" | "h0" | "h1"))) =
-                    self.peek()
+                if let Some(Token::Dot(component)) = self.peek()
+                    && (matches!(component, "x" | "y" | "z" | "w") || selects_parts(component))
                 {
                     self.at += 1;
                     name.push('.');
@@ -777,6 +777,12 @@ impl<'a> Parser<'a, '_> {
         self.expect(']')?;
         Ok(operand)
     }
+}
+
+/// `b` or `h` and the numbers of at most four parts of a register.
+fn selects_parts(word: &str) -> bool {
+    let digits = word.strip_prefix(['b', 'h']).unwrap_or_default();
+    (1..=4).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 fn space(word: &str) -> Option<VariableSpace> {

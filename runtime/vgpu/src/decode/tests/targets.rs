@@ -331,6 +331,33 @@ fn matrices_of_wmma_are_those_that_the_assembler_takes() {
     assert!(differ.is_empty(), "{} differ; refused only\n{}", differ.len(), differ[..differ.len().min(100)].join("\n"));
 }
 
+#[test]
+fn video_instructions_on_parts_are_those_that_the_assembler_takes() {
+    const OPERANDS: [&str; 9] = [
+        "%r0, %r1, %r2, %r3",
+        "%r0, %r1, %r2",
+        "%r0, %r1.b7654, %r2.b0123, %r3",
+        "%r0.b20, %r1, %r2, %r3",
+        "%r0.b02, %r1, %r2, %r3",
+        "%r0, %r1.b765, %r2, %r3",
+        "%r0, %r1.h30, %r2.h12, %r3",
+        "%r0.h1, %r1, %r2, %r3",
+        "%r0.h2, %r1, %r2, %r3.h10",
+    ];
+    let mut forms = Vec::new();
+    for name in ["vadd", "vsub", "vavrg", "vabsdiff", "vmin", "vmax", "vset"] {
+        for parts in ["2", "4"] {
+            for types in ["u32.u32.u32", "s32.u32.s32", "u32.s32.s32", "s32.s32", "u32.s32"] {
+                for end in ["", ".sat", ".add", ".sat.add", ".lt", ".ne.add", ".ge.sat"] {
+                    forms.extend(OPERANDS.map(|operands| format!("{name}{parts}.{types}{end} {operands};")));
+                }
+            }
+        }
+    }
+    let differ = differences(&forms);
+    assert!(differ.is_empty(), "{} differ; refused only\n{}", differ.len(), differ[..differ.len().min(100)].join("\n"));
+}
+
 /// What is refused by one side only.
 fn differences(forms: &[String]) -> Vec<String> {
     let of_some = |forms: &[String]| {
