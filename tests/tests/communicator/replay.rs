@@ -1,7 +1,9 @@
 //! Captured calls, replayed with other contents in the same memory.
 
+use std::collections::BTreeSet;
+
 use moe_contract::Tensor;
-use moe_runtime::{Error, Policy};
+use moe_runtime::{Communicator, Error, Policy};
 
 use crate::layer::{download, every_call, launch, row_gradients};
 use crate::support::{Input, LAYERS, WEIGHTED, assert_same, bundle, communicator, device, noise, on};
@@ -96,6 +98,54 @@ fn a_captured_gate_reads_parameters_that_are_on_the_device() {
         let expected = fresh.gate(&other_logits, &same_bias).expect("launched");
         assert_eq!(indices, fresh.download::<i32>(&expected.indices).expect("they run"), "seed {seed}");
     }
+}
+
+/// A layer from its logits to its result, each time with others: every replay gives the bits of the calls of another communicator.
+#[test]
+fn a_layer_replayed_a_thousand_times_gives_the_bits_of_a_thousand_calls() {
+    let bundle = bundle(WEIGHTED);
+    let mut moe = on(&device(Policy::Adversarial, 12), &bundle);
+    let mut fresh = communicator(&bundle);
+    let exchange = *moe.exchange();
+    let first = Input::new(&exchange, &TOKENS, 0);
+    let place = |moe: &mut Communicator| {
+        let logits = moe.upload(Tensor::Logits, &first.logits).expect("uploaded");
+        let tokens = moe.upload(Tensor::Tokens, &first.tokens).expect("uploaded");
+        (
+            logits,
+            tokens,
+            moe.upload_parameters(&first.parameters()).expect("uploaded"),
+            noise(moe, 9).expect("uploaded"),
+        )
+    };
+    let (logits, tokens, bias, output) = place(&mut moe);
+    let (fresh_logits, fresh_tokens, fresh_bias, fresh_output) = place(&mut fresh);
+    let ((routing, combined), capture) = moe
+        .capture(|moe| {
+            let routing = moe.gate(&logits, &bias)?;
+            let dispatched = moe.dispatch(&tokens, &routing)?;
+            let combined = moe.combine(&dispatched.handle, &output)?;
+            Ok((routing, combined))
+        })
+        .expect("captured");
+    let mut picks = BTreeSet::new();
+    for replay in 0..1000 {
+        let input = Input::new(&exchange, &TOKENS, replay);
+        moe.upload_into(&logits, &input.logits).expect("replaced");
+        moe.upload_into(&tokens, &input.tokens).expect("replaced");
+        moe.replay(&capture).expect("launched");
+        fresh.upload_into(&fresh_logits, &input.logits).expect("replaced");
+        fresh.upload_into(&fresh_tokens, &input.tokens).expect("replaced");
+        let fresh_routing = fresh.gate(&fresh_logits, &fresh_bias).expect("launched");
+        let dispatched = fresh.dispatch(&fresh_tokens, &fresh_routing).expect("launched");
+        let expected = fresh.combine(&dispatched.handle, &fresh_output).expect("launched");
+        let indices: Vec<Vec<i32>> = moe.download(&routing.indices).expect("they run");
+        assert_eq!(indices, fresh.download::<i32>(&fresh_routing.indices).expect("they run"), "replay {replay}");
+        let found = moe.download::<u8>(&combined).expect("they run");
+        assert!(found == fresh.download::<u8>(&expected).expect("they run"), "replay {replay}");
+        picks.insert(indices);
+    }
+    assert_eq!(picks.len(), 1000, "every replay has a routing of its own");
 }
 
 #[test]
