@@ -105,7 +105,7 @@ impl Decision {
         let deploy = &spec.deploys[id];
         let (model, cluster) = (&spec.models[deploy.model], &spec.clusters[deploy.cluster]);
         let topology = numbers.topology();
-        let launch = launch::launch(numbers, cluster);
+        let launch = launch::launch(numbers, cluster, model.combine.payload.row_bytes(model.hidden));
         let exchange = model.exchange(numbers.ranks, numbers.tokens, launch);
         let protocol = match (topology.domains(), numbers.mode) {
             (1, Mode::Throughput | Mode::Latency) => Protocol::Direct,

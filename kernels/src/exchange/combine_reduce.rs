@@ -2,7 +2,7 @@
 //!
 //! * Waits for `combine_arrival` of all ranks. Reads `slots` i32 `[tokens][R]`, which says how many partial sums a token has, and `partials`
 //!   of the half of this epoch. Writes the combined rows `[tokens, h]`; zeros for a token that was sent nowhere.
-//! * Up to `ctas_local` CTAs; one warp per token. Partial sums lie in ascending rank; they are added in f32 in this order, the first starts the sum,
+//! * Up to `ctas_local` CTAs; one warp per token, or several where there are fewer tokens than warps. Partial sums lie in ascending rank; they are added in f32 in this order, the first starts the sum,
 //!   and the sum is rounded once.
 //! * Memory order: each CTA acquires every flag itself.
 //! * Cost: no bytes on links; reads each partial sum once.
@@ -13,7 +13,7 @@ use super::combine_send::Sums;
 use super::dispatch_send::pieces;
 use super::frame::{Frame, Slot};
 use super::payload;
-use super::row::{Piece, for_each_batch};
+use super::row::{self, Piece, for_each_batch_of_part};
 use crate::device::{Chunk, F32, Global, Pointer, U32, Value};
 
 pub(super) fn body<'k>(frame: &Frame<'k, '_>) {
@@ -21,7 +21,8 @@ pub(super) fn body<'k>(frame: &Frame<'k, '_>) {
     let format = exchange.combine;
     frame.wait_together(Flag::Combine);
 
-    frame.for_each_by_warps(frame.tokens(), |token| {
+    let (pieces, in_flight) = (pieces(frame, format), payload::sums_in_flight(exchange.threads));
+    frame.for_each_part_by_warps(frame.tokens(), row::batches(pieces, in_flight), |token, part| {
         let count = destinations(frame, token);
         let to = frame.tensor_row(Tensor::Combined, token);
         let term = |ordinal: Value<'k, U32>, pieces: &[Piece<'k>]| -> Vec<Vec<Value<'k, F32>>> {
@@ -29,7 +30,7 @@ pub(super) fn body<'k>(frame: &Frame<'k, '_>) {
             let chunks: Vec<_> = pieces.iter().map(|piece| piece.load_from::<Chunk>(from.cast())).collect();
             chunks.into_iter().map(|chunk| payload::numbers(format, chunk)).collect()
         };
-        for_each_batch(k, pieces(frame, format), payload::sums_in_flight(exchange.threads), |pieces| {
+        for_each_batch_of_part(k, pieces, in_flight, part, |pieces| {
             k.when_else(
                 count.equals(k.u32(0)),
                 || {

@@ -2,7 +2,8 @@
 //!
 //! * Reads the experts' output `[N, h]` and the handle: `received_counts`, tokens, ordinals, rows and weights of copies. Writes
 //!   `partials` at the source: slot (ordinal, token) of the half of this epoch, and `combine_arrival`.
-//! * `ctas_link` CTAs; one warp per copy, in the order of [`super::copies`], a lane for each of its picks. For each batch of chunks the local picks are added in ascending position
+//! * `ctas_link` CTAs; one warp per copy, in the order of [`super::copies`], a lane for each of its picks. Several warps share a
+//!   copy where there are fewer copies than warps. For each batch of chunks the local picks are added in ascending position
 //!   in f32, the first starts the sum, and the sum is rounded once. In a rank-major layout a copy is one row.
 //! * Memory order: stores are weak; [`Frame::publish_together`] makes them visible before the flag.
 //! * Cost, per source rank: what the table says ([`moe_contract::kernel`]); each row of the output is read once.
@@ -15,7 +16,7 @@ use super::dispatch_send::pieces;
 use super::frame::{Frame, Slot};
 use super::link::Remote;
 use super::payload;
-use super::row::{Piece, for_each_batch};
+use super::row::{self, Part, Piece, for_each_batch_of_part};
 use crate::device::{Builder, Chunk, F32, U32, Value, Variable};
 
 /// Whether rows are multiplied by their weights.
@@ -33,11 +34,12 @@ impl Weighting {
 
 pub(super) fn body(frame: &Frame<'_, '_>, weighting: Weighting) {
     frame.end_on_error();
-    Copies::for_each_of_handle(frame, |copy| send(frame, weighting, copy));
+    let batches = row::batches(pieces(frame, frame.exchange.combine), payload::sums_in_flight(frame.exchange.threads));
+    Copies::for_each_part_of_handle(frame, batches, |copy, part| send(frame, weighting, copy, part));
     frame.publish_together(Flag::Combine);
 }
 
-fn send<'k>(frame: &Frame<'k, '_>, weighting: Weighting, copy: Copy<'k>) {
+fn send<'k>(frame: &Frame<'k, '_>, weighting: Weighting, copy: Copy<'k>, part: Option<Part<'k>>) {
     let (k, exchange) = (frame.k, frame.exchange);
     let format = exchange.combine;
     let token = frame.buffer::<U32>(Buffer::CopyTokens).at(copy.place).load();
@@ -62,7 +64,7 @@ fn send<'k>(frame: &Frame<'k, '_>, weighting: Weighting, copy: Copy<'k>) {
         let weigh = |number| weight.map_or(number, |weight| weight * number);
         chunks.into_iter().map(|chunk| payload::numbers(format, chunk).into_iter().map(weigh).collect()).collect()
     };
-    for_each_batch(k, pieces(frame, format), payload::sums_in_flight(exchange.threads), |pieces| {
+    for_each_batch_of_part(k, pieces(frame, format), payload::sums_in_flight(exchange.threads), part, |pieces| {
         let sums = Sums::start(k, term(lanes.lowest_set(), pieces));
         if exchange.layout.by_expert() {
             let left = k.variable(lanes.without_lowest_set());

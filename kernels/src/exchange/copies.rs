@@ -11,6 +11,7 @@
 use moe_contract::Buffer;
 
 use super::frame::{Frame, Slot};
+use super::row::Part;
 use crate::device::{Global, Pointer, U32, Value};
 
 impl<'k> Copy<'k> {
@@ -113,7 +114,12 @@ impl<'k> Copies<'k> {
 
     /// Runs `body` for every copy that the handle lists, a warp for each.
     pub fn for_each_of_handle(frame: &Frame<'k, '_>, body: impl FnOnce(Copy<'k>)) {
+        Copies::for_each_part_of_handle(frame, 1, |copy, _| body(copy));
+    }
+
+    /// The same; where there are fewer copies than warps, several warps take the parts of each, `batches` at most.
+    pub fn for_each_part_of_handle(frame: &Frame<'k, '_>, batches: u32, body: impl FnOnce(Copy<'k>, Option<Part<'k>>)) {
         let copies = Copies::of(frame, frame.buffer(Buffer::ReceivedCounts));
-        frame.for_each_by_warps(copies.total, |number| body(copies.find(frame, number)));
+        frame.for_each_part_by_warps(copies.total, batches, |number, part| body(copies.find(frame, number), part));
     }
 }

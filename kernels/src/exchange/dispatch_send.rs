@@ -3,7 +3,7 @@
 //! * Reads the rows of this rank's tokens in the source format, `slots` i32 `[tokens][R]`; with records the indices, weights and
 //!   `send_counts`. Writes, at every destination, rows, scales and records of its slots in the half of this epoch, the count of this
 //!   source, and the flag of dispatch.
-//! * `ctas_link` CTAs; one warp per token. A row is loaded and converted once, in batches of a few chunks per lane, and each batch is stored
+//! * `ctas_link` CTAs; one warp per token, or several where there are fewer tokens than warps. A row is loaded and converted once, in batches of a few chunks per lane, and each batch is stored
 //!   to all destinations before the next is loaded, the rank behind this one first. A lane stands for up to three ranks, so that no array has
 //!   the size of the ranks.
 //! * Memory order: stores are weak; [`Frame::publish_together`] makes them visible before the flag. CTA 0 stores the counts
@@ -15,7 +15,7 @@ use moe_contract::{Buffer, Flag, Format, Region, Tensor};
 use super::frame::{Frame, Slot};
 use super::link::{Peer, Remote};
 use super::payload;
-use super::row::for_each_batch;
+use super::row::{self, for_each_batch_of_part};
 use crate::device::{Global, Pointer, U32, U64, Value};
 
 /// What travels.
@@ -51,7 +51,8 @@ pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
     let peers: Vec<Option<Peer>> =
         (0..frame.rank_groups()).map(|group| held.then(|| frame.peer(rank_of_lane(group)))).collect();
 
-    frame.for_each_by_warps(frame.tokens(), |token| {
+    let (pieces, in_flight) = (pieces(frame, format), payload::in_flight(exchange.threads));
+    frame.for_each_part_by_warps(frame.tokens(), row::batches(pieces, in_flight), |token, part| {
         let slots = frame.buffer::<U32>(Buffer::Slots).bytes(token.wide() * (4 * u64::from(ranks)));
         let slots: Pointer<Global, U32> = slots.cast();
         let groups: Vec<Group> = (0..)
@@ -63,10 +64,11 @@ pub(super) fn body(frame: &Frame<'_, '_>, rows: Tensor, sent: Sent) {
             })
             .collect();
         if sent == Sent::RowsAndRecords {
-            send_records(frame, token, &groups);
+            let send = || send_records(frame, token, &groups);
+            part.map_or_else(send, |part| k.when(part.number.equals(k.u32(0)), send));
         }
         let row = frame.tensor_row(rows, token);
-        for_each_batch(k, pieces(frame, format), payload::in_flight(exchange.threads), |pieces| {
+        for_each_batch_of_part(k, pieces, in_flight, part, |pieces| {
             let pieces = payload::load(k, format, row, pieces);
             for_each_destination(frame, &groups, |peer, slot| {
                 let [row, scales] =

@@ -2,6 +2,7 @@
 
 use moe_contract::{Argument, Buffer, Exchange, Fault, Flag, Grid, Kernel, Region, Tensor};
 
+use super::row::Part;
 use crate::device::{Builder, Element, Global, Parameters, Pointer, Pred, U8, U32, U64, Value};
 
 /// Nanoseconds between two looks at a flag.
@@ -173,6 +174,26 @@ impl<'k, 'x> Frame<'k, 'x> {
     pub fn for_each_by_warps(&self, count: Value<'k, U32>, body: impl FnOnce(Value<'k, U32>)) {
         let (k, ctas) = (self.k, self.ctas());
         k.for_each(k.warp() * ctas + k.cta(), count, ctas * self.warps(), body);
+    }
+
+    /// Runs `body` for each row below `count`, or for the parts of each where there are fewer rows than warps. `batches`: the most parts that a
+    /// row has; no part where it has one.
+    pub fn for_each_part_by_warps(
+        &self,
+        count: Value<'k, U32>,
+        batches: u32,
+        body: impl FnOnce(Value<'k, U32>, Option<Part<'k>>),
+    ) {
+        if batches == 1 {
+            return self.for_each_by_warps(count, |number| body(number, None));
+        }
+        let k = self.k;
+        let warps = self.ctas() * self.warps();
+        let of = (warps / count.max(k.u32(1))).max(k.u32(1)).min(k.u32(batches));
+        self.for_each_by_warps(count * of, |item| {
+            let number = item / of;
+            body(number, Some(Part { number: item - number * of, of }));
+        });
     }
 
     /// Ends the CTA when there is an error. The host may set the status while kernels run, as may other CTAs of some kernels, so that

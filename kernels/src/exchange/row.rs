@@ -3,7 +3,7 @@
 //! A *piece* is what one lane stores at once: a 16-byte chunk, or a 4-byte word of scales. Lane l of a warp takes the pieces
 //! l, l + 32, l + 64 …; the number of pieces is a constant, so that only the last round of a row can be incomplete.
 
-use crate::device::{Builder, Element, Global, Pointer, Pred, U8, U64, Value};
+use crate::device::{Builder, Element, Global, Pointer, Pred, U8, U32, U64, Value};
 
 /// One piece of a row.
 #[derive(Clone, Copy)]
@@ -59,30 +59,57 @@ impl<'k> Piece<'k> {
     }
 }
 
+/// What a warp takes of a row that several warps share: the batches `number`, `number + of`, `number + 2 of` …. No block of a format with
+/// scales is in two batches.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'k> {
+    pub number: Value<'k, U32>,
+    pub of: Value<'k, U32>,
+}
+
+/// Batches of a row: into so many parts it can be cut.
+pub(super) fn batches(pieces: u32, in_flight: u32) -> u32 {
+    pieces.div_ceil(32 * in_flight)
+}
+
 /// Runs `body` for all pieces of a row, `in_flight` at a time for each lane. All lanes run it.
 pub(super) fn for_each_batch<'k>(k: &'k Builder, pieces: u32, in_flight: u32, body: impl Fn(&[Piece<'k>])) {
+    for_each_batch_of_part(k, pieces, in_flight, None, body);
+}
+
+/// The same for a part of the row, where it is cut.
+pub(super) fn for_each_batch_of_part<'k>(
+    k: &'k Builder,
+    pieces: u32,
+    in_flight: u32,
+    part: Option<Part<'k>>,
+    body: impl Fn(&[Piece<'k>]),
+) {
     let (per_batch, last) = (32 * in_flight, pieces - 1);
-    let (batches, rest) = (pieces / per_batch, pieces % per_batch);
+    let (full_batches, rest) = (pieces / per_batch, pieces % per_batch);
     let lane = k.lane().wide();
     let full = |number| -> Vec<Piece<'k>> {
         (0..in_flight).map(|round| Piece { number, further: 32 * round, active: None, last }).collect()
     };
-    match batches {
-        0 => {}
-        1 => body(&full(lane)),
-        _ => k.for_each(k.u32(0), k.u32(batches * per_batch), k.u32(per_batch), |first| {
-            body(&full(first.wide() + lane));
-        }),
+    let end = full_batches * per_batch;
+    match (part, full_batches) {
+        (_, 0) => {}
+        (None, 1) => body(&full(lane)),
+        (_, _) => {
+            let (first, step) = part.map_or((k.u32(0), k.u32(1)), |part| (part.number, part.of));
+            k.for_each(first * per_batch, k.u32(end), step * per_batch, |first| body(&full(first.wide() + lane)));
+        }
     }
-    let first = batches * per_batch;
     let tail: Vec<Piece<'k>> = (0..rest.div_ceil(32))
         .map(|round| {
             let left = rest - 32 * round;
             let active = (left < 32).then(|| k.lane().less(k.u32(left)));
-            Piece { number: lane, further: first + 32 * round, active, last }
+            Piece { number: lane, further: end + 32 * round, active, last }
         })
         .collect();
-    if !tail.is_empty() {
-        body(&tail);
+    match part {
+        _ if tail.is_empty() => {}
+        None => body(&tail),
+        Some(Part { number, of }) => k.when((k.u32(full_batches) % of).equals(number), || body(&tail)),
     }
 }

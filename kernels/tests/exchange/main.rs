@@ -71,6 +71,20 @@ fn scales_of_one_block_several_and_an_incomplete_round() {
     }
 }
 
+/// Fewer tokens and copies than warps, so that several warps take the parts of a row; and as many, in the same exchange.
+#[test]
+fn rows_that_several_warps_share() {
+    // 325 chunks: two batches of four rounds, and an incomplete one. 144, 288 and 576 chunks of bytes.
+    let rows =
+        [(Format::BF16, 2600), (Format::FP8_F32_128, 4608), (Format::FP8_UE8M0_128, 2304), (Format::MXFP8, 9216)];
+    for ((dispatch, hidden), (layout, weighted)) in rows.into_iter().cycle().zip(layouts()) {
+        for max_tokens in [1, 5] {
+            let shape = Exchange { dispatch, hidden, layout, weighted, max_tokens, ..request() };
+            agrees(&Exchange { ctas_link: 4, ctas_local: 5, ..shape }, Scenario { rounds: 2, ..USUAL });
+        }
+    }
+}
+
 #[test]
 fn rows_of_a_single_chunk() {
     for (payload, hidden) in [(Format::BF16, 8), (Format::F16, 8), (Format::F32, 4)] {

@@ -1,5 +1,6 @@
-//! Who is written to when: at no time do ranks write more to one of them than its links carry.
+//! Who is written to when, and by whom: at no time do ranks write more to one of them than its links carry, and no warp has all to do.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use moe_contract::{Call, Exchange, Kernel, RowLayout, Tensor as X};
@@ -14,21 +15,30 @@ use crate::world::{Everywhere, Loaded, Passed, Schedule, World};
 /// Parts of a kernel's run, by the bytes that have crossed links.
 const SLICES: u64 = 16;
 
-/// What each write across a link carried, and to which rank, in the order of time.
+/// A write across a link.
+struct Write {
+    /// Rank, CTA and warp.
+    by: (usize, u32, u32),
+    /// Rank whose memory is written.
+    owner: usize,
+    bytes: u64,
+}
+
+/// All of them, in the order of time.
 struct Crossing {
     bases: Everywhere,
     bytes: u64,
-    writes: Arc<Mutex<Vec<(usize, u64)>>>,
+    writes: Arc<Mutex<Vec<Write>>>,
 }
 
 impl Observer for Crossing {
     fn access(&mut self, access: &Access) {
         let Location::Device(address) = access.location else { return };
+        let (thread, bytes) = (access.thread, u64::from(access.bytes));
+        let by = (thread.rank.0 as usize, thread.cta, thread.warp);
         let owner = self.bases.iter().position(|base| (base.0..base.0 + self.bytes).contains(&address.0));
-        if let Some(owner) =
-            owner.filter(|&owner| owner != access.thread.rank.0 as usize && access.kind != AccessKind::Read)
-        {
-            self.writes.lock().expect("nobody panics with it").push((owner, u64::from(access.bytes)));
+        if let Some(owner) = owner.filter(|&owner| owner != by.0 && access.kind != AccessKind::Read) {
+            self.writes.lock().expect("nobody panics with it").push(Write { by, owner, bytes });
         }
     }
 }
@@ -65,7 +75,7 @@ fn picks(exchange: &Exchange, routing: Routing, random: &mut Random) -> Vec<i32>
 }
 
 /// Runs every kernel that writes to peers, each when the one before it is over; what each wrote to whom.
-fn writes(exchange: &Exchange, tokens: &[u32], routing: Routing) -> Vec<(Kernel, Vec<(usize, u64)>)> {
+fn writes(exchange: &Exchange, tokens: &[u32], routing: Routing) -> Vec<(Kernel, Vec<Write>)> {
     let loaded = Loaded::new(&exchange.checked().expect("it keeps its limits"));
     let mut world = World::new(&loaded, Schedule::random(1));
     let written = Arc::new(Mutex::new(vec![]));
@@ -139,11 +149,11 @@ fn writes(exchange: &Exchange, tokens: &[u32], routing: Routing) -> Vec<(Kernel,
 }
 
 /// In each slice of a kernel's run: to which rank most was written, and how many times as much as if all got the same.
-fn most_by_slice(ranks: usize, writes: &[(usize, u64)]) -> Vec<(usize, f64)> {
-    let total: u64 = writes.iter().map(|(_, bytes)| bytes).sum();
+fn most_by_slice(ranks: usize, writes: &[Write]) -> Vec<(usize, f64)> {
+    let total: u64 = writes.iter().map(|write| write.bytes).sum();
     let mut of_slice = vec![vec![0; ranks]; SLICES as usize];
     let mut before = 0;
-    for &(owner, bytes) in writes {
+    for &Write { owner, bytes, .. } in writes {
         of_slice[(before * SLICES / total) as usize][owner] += bytes;
         before += bytes;
     }
@@ -176,6 +186,30 @@ fn no_rank_is_written_more_than_twice_its_share() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// A row that one warp would send alone goes out in four parts.
+#[test]
+fn few_rows_are_shared_among_the_warps() {
+    // 512 pieces, of which 64 threads have 128 in flight to a warp.
+    let shape = Exchange { ranks: 2, experts: 4, zero_experts: 0, top_k: 4, hidden: 4096, max_tokens: 1, ..request() };
+    let exchange = Exchange { ctas_link: 4, threads: 64, ..shape };
+    let rows = [
+        Kernel::DispatchSend,
+        Kernel::DispatchSendCached,
+        Kernel::CombineBackwardSend,
+        Kernel::CombineSend,
+        Kernel::CombineSendUnweighted,
+    ];
+    let written = writes(&exchange, &[1, 1], Routing::Uniform);
+    for kernel in rows {
+        let (_, writes) = written.iter().find(|(found, _)| *found == kernel).expect("it sends");
+        for rank in 0..2 {
+            let pieces = writes.iter().filter(|write| write.by.0 == rank && write.bytes == 16);
+            let warps: BTreeSet<_> = pieces.clone().map(|write| write.by).collect();
+            assert_eq!((pieces.count(), warps.len()), (512, 4), "{}, rank {rank}: {warps:?}", kernel.name());
         }
     }
 }
