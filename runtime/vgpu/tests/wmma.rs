@@ -329,9 +329,9 @@ fn what_is_wrong_with_fragments_is_said() {
     // Half of a matrix is 16 bytes behind a multiple of 32.
     let text = fault(&in_shared(WRITE, &format!("bar.warp.sync -1;\nadd.u32 %at, %at, 16;\n{LOADS}")), 32);
     assert!(text.contains("misaligned: the address is not a multiple of 32"), "{text}");
-    // 16 lanes hold half of the sum and have written half of the factors.
+    // 16 lanes hold half of the sum and have written half of the factors. Lane 1 has columns 8 and 9 in its first register.
     let text = fault(&in_shared(&format!("{WRITE}\nbar.warp.sync -1;"), &format!("{LOADS}{MULTIPLY}{STORE}")), 16);
-    assert!(text.contains("`tile+256`, which was never written"), "{text}");
+    assert!(text.contains("`tile+288`, which was never written") && text.contains("lane 1, line"), "{text}");
     // A lane that does not come.
     let apart = format!(
         "{WRITE}\nbar.warp.sync -1;\nsetp.eq.u32 %p, %tid, 5;\n@%p bra DONE;\n{LOADS}{MULTIPLY}{STORE}\nDONE:\nbar.warp.sync -1;"
