@@ -168,7 +168,11 @@ struct Page {
 impl Page {
     /// An access to these bytes of the page that begins at `base`, and perhaps to others.
     fn access(&mut self, base: u64, (from, to): (u16, u16), new: &Row, see: &mut impl See) {
-        let first = self.written.partition_point(|stretch| stretch.end <= from);
+        // Pages are written from front to back most of the time.
+        let first = match self.written.last() {
+            Some(last) if last.end > from => self.written.partition_point(|stretch| stretch.end <= from),
+            _ => self.written.len(),
+        };
         let mut behind = first;
         while let Some(stretch) = self.written.get(behind).filter(|stretch| stretch.start < to) {
             let common = (base + u64::from(stretch.start.max(from)), base + u64::from(stretch.end.min(to)));
@@ -179,7 +183,14 @@ impl Page {
             self.add_read(new);
             return;
         }
-        let (start, end) = (base + u64::from(from), base + u64::from(to));
+        if !self.read.is_empty() {
+            self.overwrite_read((base + u64::from(from), base + u64::from(to)), new, see);
+        }
+        self.write((from, to), new, first..behind);
+    }
+
+    /// What was read is written.
+    fn overwrite_read(&mut self, (start, end): (u64, u64), new: &Row, see: &mut impl See) {
         let mut left = Vec::new();
         self.read.retain(|row| {
             if row.end() <= start || end <= row.start {
@@ -190,7 +201,6 @@ impl Page {
             false
         });
         self.read.append(&mut left);
-        self.write((from, to), new, first..behind);
     }
 
     /// Bytes have been written, in the place of those of some stretches.
