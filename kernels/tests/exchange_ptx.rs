@@ -16,7 +16,7 @@ const DEEPSEEK_V3: Exchange = Exchange {
     hidden: 7168,
     max_tokens: 4096,
     dispatch: Format::FP8_F32_128,
-    layout: RowLayout::ExpertMajor { align: 128 },
+    layout: RowLayout::expert_major(128),
     combine: Format::BF16,
     weighted: true,
     drop: None,

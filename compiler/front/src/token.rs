@@ -259,6 +259,7 @@ keywords! {
     Per "per" in Dispatch Combine Cluster Deploy;
     Layout "layout" in Dispatch;
     Align "align" in Dispatch;
+    Padding "padding" in Dispatch;
     Reduce "reduce" in Combine;
     Nodes "nodes" in Cluster;
     Node "node" in Cluster;

@@ -40,6 +40,7 @@ const MODEL: &[&str] = &[
     "dispatch { payload fp8_e4m3 scale f32 per }",
     "dispatch { layout }",
     "dispatch { layout expert_major align }",
+    "dispatch { layout expert_major align 8 padding }",
     "combine",
     "combine { reduce }",
     "combine { reduce f32 }",

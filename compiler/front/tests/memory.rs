@@ -40,7 +40,7 @@ fn what_the_plan_places_is_what_the_checker_counts() {
             hidden,
             max_tokens: tokens,
             dispatch: dispatch.1,
-            layout: RowLayout::ExpertMajor { align: 1 },
+            layout: RowLayout::expert_major(1),
             combine: combine.1,
             weighted: true,
             drop: None,

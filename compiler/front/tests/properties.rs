@@ -72,6 +72,7 @@ const PIECES: &[&str] = &[
     "per",
     "layout",
     "align",
+    "padding",
     "reduce",
     "f32",
     "weighted",

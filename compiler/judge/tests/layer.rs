@@ -26,7 +26,7 @@ fn values(sums: &[Sum]) -> Vec<f64> {
 #[test]
 fn a_token_worked_out_by_hand() {
     let second = f64::from(0.5f32 + 37.0 / 65.0);
-    let major = RowLayout::ExpertMajor { align: 1 };
+    let major = RowLayout::expert_major(1);
     token(major, true, false, |layer| {
         assert_eq!(layer.weighing(), Weighing::Combine);
         let result = layer.result(RANK, 0);

@@ -1,6 +1,6 @@
 //! The reference against expectations worked out by hand.
 
-use moe_contract::{Drop, Exchange, Flow, Format, RankId, RowLayout};
+use moe_contract::{Drop, Exchange, Flow, Format, RankId, Padding, RowLayout};
 use moe_judge::Rows;
 use moe_judge::reference::{
     Handle, Input, PickProblem, Weighting, combine, combine_backward, dispatch, dispatch_backward, dispatch_cached,
@@ -18,7 +18,7 @@ fn exchange(change: impl FnOnce(&mut Exchange)) -> Exchange {
         hidden: 8,
         max_tokens: 4,
         dispatch: Format::BF16,
-        layout: RowLayout::ExpertMajor { align: 2 },
+        layout: RowLayout::expert_major(2),
         combine: Format::BF16,
         weighted: true,
         drop: None,
@@ -299,10 +299,11 @@ proptest! {
     #[test]
     fn rows_and_picks_correspond(
         picks in proptest::collection::vec(picks(8, 3, 4), 3), align in 1..5u32,
+        padding in proptest::sample::select(&Padding::ALL),
     ) {
         let exchange = exchange(|request| {
             (request.ranks, request.experts, request.top_k) = (3, 7, 3);
-            request.layout = RowLayout::ExpertMajor { align };
+            request.layout = RowLayout::expert_major(align).padded(padding);
         });
         let inputs: Vec<Input> = picks.iter().map(|indices| Input {
             tokens: rows(Format::BF16, &vec![1.0; indices.len() / 3]),
@@ -315,6 +316,12 @@ proptest! {
             used.sort_unstable();
             let filled: Vec<usize> = (0..input.count()).filter(|&row| input.elements(row)[0] == 1.0).collect();
             prop_assert_eq!(&used, &filled);
+            let written: Vec<usize> = handle.written.iter().cloned().flatten().collect();
+            let all = match padding {
+                Padding::Zero => (0..input.count()).collect(),
+                Padding::Any => used.clone(),
+            };
+            prop_assert_eq!(written, all);
             let groups = handle.expert_offsets.iter().zip(&handle.expert_counts);
             let expected: Vec<usize> = groups.flat_map(|(&start, &count)| start..start + count).collect();
             prop_assert_eq!(used, expected);

@@ -132,7 +132,7 @@ fn ranks_of_several_nodes_hold_what_they_hand_on() {
         hidden: 7168,
         max_tokens: 128,
         dispatch: moe_contract::Format::FP8_F32_128,
-        layout: moe_contract::RowLayout::ExpertMajor { align: 128 },
+        layout: moe_contract::RowLayout::expert_major(128),
         combine: moe_contract::Format::BF16,
         weighted: true,
         drop: None,

@@ -131,7 +131,7 @@ fn one_node_is_the_plan_byte_for_byte() {
         hidden: 7168,
         max_tokens: 100,
         dispatch: Format::FP8_F32_128,
-        layout: RowLayout::ExpertMajor { align: 128 },
+        layout: RowLayout::expert_major(128),
         combine: Format::BF16,
         weighted: true,
         drop: None,

@@ -126,7 +126,7 @@ fn examples() -> Vec<Named> {
 fn smaller(exchange: &Exchange) -> Vec<Exchange> {
     let step = exchange.dispatch.scales.map_or(64, |scales| scales.block);
     let layout = match exchange.layout {
-        RowLayout::ExpertMajor { align } if align > 1 => RowLayout::ExpertMajor { align: 4 },
+        RowLayout::ExpertMajor { align, padding } if align > 1 => RowLayout::ExpertMajor { align: 4, padding },
         other => other,
     };
     let mut all = Vec::new();
@@ -166,7 +166,7 @@ fn odd() -> Vec<Named> {
         hidden: 16,
         max_tokens: TOKENS,
         dispatch: Format::BF16,
-        layout: RowLayout::ExpertMajor { align: 4 },
+        layout: RowLayout::expert_major(4),
         combine: Format::BF16,
         weighted: true,
         drop: None,
@@ -203,7 +203,7 @@ fn odd() -> Vec<Named> {
         of("unweighted", Exchange { weighted: false, ..usual }),
         of("capacity by position", Exchange { drop: Some(Drop::Position), ..usual }),
         of("capacity by weight", Exchange { drop: Some(Drop::Lowest), ..usual }),
-        of("not aligned", Exchange { layout: RowLayout::ExpertMajor { align: 1 }, ..usual }),
+        of("not aligned", Exchange { layout: RowLayout::expert_major(1), ..usual }),
     ];
     for (name, layout, weighted) in
         [("rank_major", rank_major, false), ("batched", batched, true), ("batched, unweighted", batched, false)]

@@ -2,7 +2,7 @@
 //!
 //! * Waits for `dispatch_arrival` of all sources. Reads the gradients of combined rows in the slots of the half of this epoch, the experts'
 //!   output and the handle. Writes the gradient of each row of the experts' output (weight × gradient, rounded once; a copy when
-//!   unweighted; zeros in padding rows) and, when weighted, the gradient of each local pick's weight to `weight_gradients` of the source,
+//!   unweighted; zeros in padding rows, where the layout asks for them) and, when weighted, the gradient of each local pick's weight to `weight_gradients` of the source,
 //!   then `gradient_arrival`.
 //! * `ctas_link` CTAs, or up to `ctas_local` where it publishes nothing; one warp per copy, in the order of [`super::copies`], one pick after the other. A lane adds output × gradient of its chunks in ascending order; a butterfly
 //!   adds the lanes. The order is part of the contract.

@@ -4,7 +4,7 @@
 //!   handle the places that `dispatch_count` has left there, for a cached one rows. Writes the experts' input and its scales, padding rows
 //!   included, and completes a new handle: tokens, ordinals, rows and weights of copies, expert offsets, picks and weights of rows.
 //! * Up to `ctas_local` CTAs; one warp per copy, which stores each batch of chunks to all rows of the copy before it loads the next. Padding rows are
-//!   shared out among all warps; a batched layout has none, and what is behind the rows of an expert is not written.
+//!   shared out among all warps; where a layout does not ask for zeros, what is behind the rows of an expert is not written.
 //! * Memory order: `dispatch_count`, earlier in the stream, has acquired every flag; the cached kernel acquires them itself.
 //! * Cost: no bytes on links; reads each received copy once, writes each row once.
 
@@ -234,7 +234,7 @@ fn offsets<'k>(frame: &Frame<'k, '_>) -> Pointer<'k, Shared, U32> {
 fn group_rows<'k>(frame: &Frame<'k, '_>, count: Value<'k, U32>) -> Value<'k, U32> {
     let exchange = frame.exchange;
     match exchange.layout {
-        RowLayout::ExpertMajor { align } => (count + (align - 1)) / align * align,
+        RowLayout::ExpertMajor { align, .. } => (count + (align - 1)) / align * align,
         RowLayout::Batched => frame.k.u32(exchange.ranks * exchange.max_tokens),
         RowLayout::RankMajor => unreachable!("its rows are not by expert"),
     }

@@ -14,7 +14,7 @@ mod spread;
 mod trials;
 mod world;
 
-use moe_contract::{Drop, Exchange, Format, RowLayout, Scales};
+use moe_contract::{Drop, Exchange, Format, Padding, RowLayout, Scales};
 use scenario::{Numbers, Picks, Scenario, Tokens, USUAL, request, run, run_in};
 use world::{Loaded, Schedule};
 
@@ -33,12 +33,14 @@ fn agrees(request: &Exchange, scenario: Scenario) {
 }
 
 /// Every row layout, weighted where that can be.
-fn layouts() -> [(RowLayout, bool); 6] {
+fn layouts() -> [(RowLayout, bool); 8] {
     [
         (RowLayout::RankMajor, false),
-        (RowLayout::ExpertMajor { align: 1 }, true),
-        (RowLayout::ExpertMajor { align: 5 }, false),
-        (RowLayout::ExpertMajor { align: 8 }, true),
+        (RowLayout::expert_major(1), true),
+        (RowLayout::expert_major(5), false),
+        (RowLayout::expert_major(8), true),
+        (RowLayout::expert_major(5).padded(Padding::Any), true),
+        (RowLayout::expert_major(8).padded(Padding::Any), false),
         (RowLayout::Batched, false),
         (RowLayout::Batched, true),
     ]

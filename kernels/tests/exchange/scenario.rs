@@ -517,7 +517,7 @@ pub const fn request() -> moe_contract::Exchange {
         hidden: 16,
         max_tokens: 12,
         dispatch: Format::BF16,
-        layout: RowLayout::ExpertMajor { align: 4 },
+        layout: RowLayout::expert_major(4),
         combine: Format::BF16,
         weighted: true,
         drop: None::<Drop>,

@@ -19,7 +19,7 @@ fn exchange() -> Exchange {
         hidden: 8,
         max_tokens: 2,
         dispatch: Format::BF16,
-        layout: RowLayout::ExpertMajor { align: 1 },
+        layout: RowLayout::expert_major(1),
         combine: Format::BF16,
         weighted: true,
         drop: None,

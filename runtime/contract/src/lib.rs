@@ -37,7 +37,7 @@ pub use homes::Homes;
 pub use ids::{DomainId, ExpertId, RankId};
 pub use item::{Item, Need, Per};
 pub use kernel::{Argument, Grid, Kernel, Row};
-pub use layout::RowLayout;
+pub use layout::{Padding, RowLayout};
 pub use limits::LimitError;
 pub use memory::{Flag, Part, Place, Region};
 pub use protocol::Protocol;

@@ -1,6 +1,6 @@
 //! Places and bytes, worked out by hand.
 
-use moe_contract::{Call, Exchange, Flag, Flow, Format, LimitError, LinkBytes, RankId, Region, RowLayout};
+use moe_contract::{Call, Exchange, Flag, Flow, Format, LimitError, LinkBytes, RankId, Region, Padding, RowLayout};
 use proptest::prelude::*;
 
 fn request() -> Exchange {
@@ -12,7 +12,7 @@ fn request() -> Exchange {
         hidden: 256,
         max_tokens: 3,
         dispatch: Format::FP8_F32_128,
-        layout: RowLayout::ExpertMajor { align: 2 },
+        layout: RowLayout::expert_major(2),
         combine: Format::BF16,
         weighted: true,
         drop: None,
@@ -63,11 +63,11 @@ fn rows_of_every_layout_worked_out_by_hand() {
     // 2 × 3 copies, each with 2 local picks at most, and 2 local experts.
     let rows = |layout, picks: [u64; 4]| (picks.map(|picks| of(layout).rows_of(picks)), of(layout).output_rows_max());
     assert_eq!(rows(RowLayout::RankMajor, [0, 1, 6, 99]), ([0, 1, 6, 6], 6));
-    assert_eq!(rows(RowLayout::ExpertMajor { align: 1 }, [0, 1, 6, 99]), ([0, 1, 6, 12], 12));
+    assert_eq!(rows(RowLayout::expert_major(1), [0, 1, 6, 99]), ([0, 1, 6, 12], 12));
     // One pick fills a group of 4; 6 picks in two groups are at most 5 + 1: 8 + 4.
-    assert_eq!(rows(RowLayout::ExpertMajor { align: 4 }, [0, 1, 6, 99]), ([0, 4, 12, 20], 20));
+    assert_eq!(rows(RowLayout::expert_major(4), [0, 1, 6, 99]), ([0, 4, 12, 20], 20));
     assert_eq!(rows(RowLayout::Batched, [0, 1, 6, 99]), ([12; 4], 12));
-    assert_eq!([0, 1, 4, 5].map(|picks| of(RowLayout::ExpertMajor { align: 4 }).group_rows(picks)), [0, 4, 4, 8]);
+    assert_eq!([0, 1, 4, 5].map(|picks| of(RowLayout::expert_major(4)).group_rows(picks)), [0, 4, 4, 8]);
     assert_eq!([0, 1, 6].map(|picks| of(RowLayout::Batched).group_rows(picks)), [6; 3]);
     for layout in RowLayout::KNOWN {
         assert_eq!(layout.is_fixed(), of(*layout).rows_of(0) == of(*layout).output_rows_max(), "{layout}");
@@ -75,6 +75,9 @@ fn rows_of_every_layout_worked_out_by_hand() {
     let batched = of(RowLayout::Batched);
     assert_eq!(batched.sizes().expert_input, 12 * (256 + 8), "also where nothing arrives");
     assert_eq!(batched.layout.written(12, [(0, 2), (6, 0)].into_iter()), [0..2, 6..6]);
+    let groups = || [(0, 1), (4, 0), (4, 3)].into_iter();
+    assert_eq!(RowLayout::expert_major(4).padded(Padding::Any).written(8, groups()), [0..1, 4..4, 4..7]);
+    assert_eq!(RowLayout::expert_major(4).written(8, groups()), std::iter::once(0..8).collect::<Vec<_>>());
     assert_eq!(RowLayout::RankMajor.written(3, std::iter::empty()), std::iter::once(0..3).collect::<Vec<_>>());
 }
 
@@ -100,7 +103,7 @@ fn limits_speak() {
     assert_eq!(problem(|r| r.top_k = 33), "top_k is 33; it must be from 1 to 32");
     assert_eq!(problem(|r| r.hidden = 200), "hidden is 200; it must be a multiple of 128");
     assert_eq!(problem(|r| r.threads = 48), "threads is 48; it must be a multiple of 32");
-    assert_eq!(problem(|r| r.layout = RowLayout::ExpertMajor { align: 0 }), "align is 0; it must be from 1 to 65536");
+    assert_eq!(problem(|r| r.layout = RowLayout::expert_major(0)), "align is 0; it must be from 1 to 65536");
     let error = Exchange { max_tokens: 1 << 24, ranks: 72, ..request() }.checked().expect_err("wrong");
     assert!(matches!(error, LimitError::TooManyEntries { max_tokens: 16_777_216, .. }), "{error}");
 }
@@ -156,7 +159,7 @@ proptest! {
         max_tokens in prop_oneof![0..9000u32, any::<u32>()], align in prop_oneof![0..300u32, any::<u32>()],
         zero_experts in prop_oneof![0..30u32, any::<u32>()],
     ) {
-        let layout = RowLayout::ExpertMajor { align };
+        let layout = RowLayout::expert_major(align);
         let request = Exchange { ranks, experts, zero_experts, top_k, hidden, max_tokens, layout, ..request() };
         if let Ok(exchange) = request.checked() {
             prop_assert_eq!(exchange.check(), Ok(()));

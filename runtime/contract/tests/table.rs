@@ -12,7 +12,7 @@ fn exchange(weighted: bool) -> Exchange {
         hidden: 16,
         max_tokens: 12,
         dispatch: Format::BF16,
-        layout: RowLayout::ExpertMajor { align: 4 },
+        layout: RowLayout::expert_major(4),
         combine: Format::BF16,
         weighted,
         drop: None,

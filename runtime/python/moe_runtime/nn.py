@@ -92,6 +92,9 @@ class MoE(nn.Module):
             self.register_buffer(parameter.name, torch.zeros(plan.gate_width, device=device))
         self.register_buffer("picked", torch.zeros(plan.gate_width, device=device, dtype=torch.int64), persistent=False)
         if isinstance(experts, int):
+            layout = comm.bundle.inspect()["exchange"]["layout"]
+            if isinstance(layout, dict) and layout["expert_major"]["padding"] != "zero":
+                raise refuse("comm", "gradients of its experts' weights sum over rows of padding; compile the bundle with `padding zero`")
             number = TYPES[plan.output_number] if dtype is None else dtype
             experts = GatedExperts(self.local, plan.hidden, experts, device=device, dtype=number)
         self.experts = experts

@@ -1,6 +1,6 @@
 //! Checks a model.
 
-use moe_contract::{Format, RowLayout, Scales};
+use moe_contract::{Format, Padding, RowLayout, Scales};
 
 use super::Checker;
 use super::settings::{Owner, Slot, described};
@@ -137,7 +137,7 @@ impl Checker<'_> {
         }
         let before_experts = checked_gate.as_ref().is_some_and(|gate| gate.before_experts);
         self.weighting(gate, combine.weighted, dispatch.layout, before_experts);
-        let layout = dispatch.layout.map_or(RowLayout::ExpertMajor { align: 1 }, |layout| layout.value);
+        let layout = dispatch.layout.map_or(RowLayout::expert_major(1), |layout| layout.value);
         let (hidden, experts, gate) = (hidden?, experts?, checked_gate?);
         Some(Model {
             name: model.name.text.clone(),
@@ -275,13 +275,25 @@ impl Checker<'_> {
                     let value = self.payload(written);
                     payload.set(self, setting.span, value);
                 }
-                DispatchSetting::Layout { name, align } => {
+                DispatchSetting::Layout { name, align, padding } => {
                     let value = self.layout(name, align.as_ref());
+                    let value = value.and_then(|layout| self.padding(layout, padding.as_ref()));
                     layout.set(self, setting.span, value);
                 }
             }
         }
         DispatchParts { payload: payload.optional(), layout: layout.optional() }
+    }
+
+    fn padding(&mut self, layout: Placed<RowLayout>, written: Option<&Name>) -> Option<Placed<RowLayout>> {
+        let Some(word) = written else { return Some(layout) };
+        let padding = self.word(word, WordKind::Padding, &Padding::ALL.map(Padding::name), &Padding::ALL)?;
+        let Placed { value, place } = layout;
+        if value.align().is_none_or(|align| align == 1) {
+            self.report(ModelProblem::UselessPadding { span: word.span, layout: value.to_string() });
+            return None;
+        }
+        Some(Placed { value: value.padded(padding), place })
     }
 
     fn layout(&mut self, name: &Name, align: Option<&Quantity>) -> Option<Placed<RowLayout>> {

@@ -107,6 +107,13 @@ pub enum ModelProblem {
         span: Span,
         layout: String,
     },
+    /// `padding` of a layout that has none.
+    UselessPadding {
+        /// The word.
+        span: Span,
+        /// The layout.
+        layout: String,
+    },
     /// A scale on a format that has none.
     ScaleNotTaken {
         /// The scale.
@@ -317,6 +324,11 @@ impl From<ModelProblem> for Diagnostic {
                 Diagnostic::new(Code::UselessAlignment, format!("{} aligns nothing", quoted(&layout)))
                     .label(span, "no experts to align here")
                     .help("remove `align`, or write `layout expert_major align 128`")
+            }
+            ModelProblem::UselessPadding { span, layout } => {
+                Diagnostic::new(Code::UselessAlignment, format!("{} has no padding", quoted(&layout)))
+                    .label(span, "no rows are between its experts")
+                    .help("remove `padding`, or write `layout expert_major align 128 padding any`")
             }
             ModelProblem::ScaleNotTaken { span, format } => {
                 Diagnostic::new(Code::ScaleNotTaken, format!("{} has no scales", quoted(&format)))

@@ -12,6 +12,8 @@ pub enum WordKind {
     Scale,
     /// `layout …`
     Layout,
+    /// `padding …`
+    Padding,
     /// `reduce … weighted`
     Accumulate,
     /// `reduce f32 …`
@@ -32,6 +34,7 @@ impl WordKind {
             WordKind::Payload => Code::UnknownPayload,
             WordKind::Scale => Code::UnknownScale,
             WordKind::Layout => Code::UnknownLayout,
+            WordKind::Padding => Code::UnknownPadding,
             WordKind::Accumulate => Code::UnknownAccumulate,
             WordKind::Weighting => Code::UnknownWeighting,
             WordKind::Drop => Code::UnknownDrop,
@@ -46,6 +49,7 @@ impl WordKind {
             WordKind::Payload => "a payload format",
             WordKind::Scale => "a format of scales",
             WordKind::Layout => "a layout",
+            WordKind::Padding => "what rows of padding hold",
             WordKind::Accumulate => "a format to sum in",
             WordKind::Weighting => "a way to reduce",
             WordKind::Drop => "a rule for dropping",

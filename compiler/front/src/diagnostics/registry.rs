@@ -94,6 +94,7 @@ codes! {
     M0223 UnknownType Error "an unknown type";
     M0224 UnknownDimension Error "an unknown dimension";
     M0225 UnknownEmbeddings Error "an unknown kind of embeddings";
+    M0226 UnknownPadding Error "an unknown padding";
     M0301 Mismatch Error "two values of different shapes";
     M0302 Argument Error "an argument of the wrong type";
     M0303 ArgumentCount Error "too few or too many arguments";

@@ -318,6 +318,7 @@ fn code(form: Form) -> Option<&'static str> {
         Keyword::Payload => "payload bf16",
         Keyword::Scale => "scale f32 per 128",
         Keyword::Layout => "layout expert_major align 128",
+        Keyword::Padding => "padding zero",
         Keyword::Reduce => "reduce f32 weighted",
         Keyword::Nodes => "nodes 8",
         Keyword::Gpus => "gpus 8 per node",

@@ -204,6 +204,8 @@ pub enum DispatchSetting {
         name: Name,
         /// `128`
         align: Option<Quantity>,
+        /// `padding any`
+        padding: Option<Name>,
     },
 }
 

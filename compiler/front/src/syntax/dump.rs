@@ -93,9 +93,12 @@ impl Dump {
             ModelSetting::Dispatch(block) => self.node("dispatch", |dump| {
                 dump.block(block, |dump, setting| match setting {
                     DispatchSetting::Payload(payload) => dump.payload(payload),
-                    DispatchSetting::Layout { name, align } => dump.node("layout", |dump| {
+                    DispatchSetting::Layout { name, align, padding } => dump.node("layout", |dump| {
                         dump.name("name", Some(name));
                         dump.optional("align", align.as_ref());
+                        if padding.is_some() {
+                            dump.name("padding", padding.as_ref());
+                        }
                     }),
                 });
             }),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use moe_contract::{Exchange, RankId, RowLayout};
+use moe_contract::{Exchange, Padding, RankId, RowLayout};
 
 use crate::rows::Rows;
 
@@ -229,8 +229,11 @@ fn assign_rows(exchange: &Exchange, handle: &mut Handle) {
         handle.expert_counts.push(count);
         match exchange.layout {
             RowLayout::RankMajor => {}
-            RowLayout::ExpertMajor { align } => {
+            RowLayout::ExpertMajor { align, padding } => {
                 handle.expert_offsets.push(start);
+                if padding == Padding::Any {
+                    handle.written.push(start..start + count);
+                }
                 handle.rows = (start + count).next_multiple_of(align as usize);
             }
             RowLayout::Batched => {
@@ -246,9 +249,11 @@ fn assign_rows(exchange: &Exchange, handle: &mut Handle) {
             handle.rows = handle.copies.len();
             handle.written.push(0..handle.rows);
         }
-        RowLayout::ExpertMajor { .. } => {
+        RowLayout::ExpertMajor { padding, .. } => {
             handle.expert_offsets.push(handle.rows);
-            handle.written.push(0..handle.rows);
+            if padding == Padding::Zero {
+                handle.written.push(0..handle.rows);
+            }
         }
         RowLayout::Batched => handle.expert_offsets.push(handle.rows),
     }

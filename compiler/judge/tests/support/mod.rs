@@ -50,7 +50,7 @@ pub fn request() -> Exchange {
         hidden: 256,
         max_tokens: 6,
         dispatch: Format::BF16,
-        layout: RowLayout::ExpertMajor { align: 4 },
+        layout: RowLayout::expert_major(4),
         combine: Format::BF16,
         weighted: true,
         drop: None,

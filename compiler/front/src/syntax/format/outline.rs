@@ -149,9 +149,10 @@ fn payload(payload: &Payload) -> Part<'static> {
 fn dispatch_setting(setting: &DispatchSetting) -> Part<'_> {
     match setting {
         DispatchSetting::Payload(value) => payload(value),
-        DispatchSetting::Layout { name, align } => {
+        DispatchSetting::Layout { name, align, padding } => {
             let align = align.as_ref().map_or(String::new(), |align| format!(" align {}", quantity(align)));
-            leaf("layout", format!("{}{align}", name.text))
+            let padding = padding.as_ref().map_or(String::new(), |padding| format!(" padding {}", padding.text));
+            leaf("layout", format!("{}{align}{padding}", name.text))
         }
     }
 }
