@@ -1,6 +1,6 @@
 //! The reference against expectations worked out by hand.
 
-use moe_contract::{Drop, Exchange, Flow, Format, RankId, Padding, RowLayout};
+use moe_contract::{Drop, Exchange, Flow, Format, Padding, RankId, RowLayout};
 use moe_judge::Rows;
 use moe_judge::reference::{
     Handle, Input, PickProblem, Weighting, combine, combine_backward, dispatch, dispatch_backward, dispatch_cached,

@@ -1,6 +1,6 @@
 //! Places and bytes, worked out by hand.
 
-use moe_contract::{Call, Exchange, Flag, Flow, Format, LimitError, LinkBytes, RankId, Region, Padding, RowLayout};
+use moe_contract::{Call, Exchange, Flag, Flow, Format, LimitError, LinkBytes, Padding, RankId, Region, RowLayout};
 use proptest::prelude::*;
 
 fn request() -> Exchange {
