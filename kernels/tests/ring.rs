@@ -42,7 +42,8 @@ impl<'k> Source<'k> for Rows<'k> {
     }
 
     fn next(&self) -> Extent<'k> {
-        let (k, row, start) = (self.k, self.row.get(), self.start.get());
+        // Lanes that meet here, as in sources that exchange registers, know no more of each other's accesses for that.
+        let (k, row, start) = (self.k, self.row.get().of_lane(self.k.u32(0)), self.start.get());
         let after = start + UNIT;
         let over = after.at_least(k.u32(ROW));
         self.start.set(k.u32(0).when(over, after));

@@ -172,6 +172,14 @@ impl<'k> Pointer<'k, Global, U64> {
     }
 }
 
+impl<'k, T: Element> Pointer<'k, Global, T> {
+    /// Its address.
+    pub fn address(self) -> Value<'k, U64> {
+        let ty = Some(U64::mlir(self.builder.context()));
+        Value::new(self.builder, self.builder.result(self.builder.operation("llvm.ptrtoint", &[self.raw], ty)))
+    }
+}
+
 impl<'k> Value<'k, U64> {
     /// An address as a pointer to global memory.
     pub fn to_pointer<T: Element>(self) -> Pointer<'k, Global, T> {

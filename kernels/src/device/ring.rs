@@ -16,6 +16,8 @@
 //! Left to the caller: `next` is called exactly once for each unit that the source has, in all lanes of the warp; what peers or other CTAs wrote
 //! to global memory during the launch is acquired, and fenced by [`Builder::fence_proxy_global`], before `run`; a warp needs no other.
 //!
+//! What the source knows of a unit and its reader needs goes through [`Notes`].
+//!
 //! Cost of a unit: a `try_wait`, a warp barrier, and in the elected lane an `expect_tx` and a copy.
 
 use std::cell::Cell;
@@ -23,7 +25,7 @@ use std::cell::Cell;
 use super::bulk::CachePolicy;
 use super::mbarrier::Mbarrier;
 use super::memory::{Global, Pointer, Shared};
-use super::value::{Chunk, Pred, U8, U32, U64, Value};
+use super::value::{Chunk, Element, Pred, U8, U32, U64, Value};
 use super::{Builder, Variable};
 
 /// A place in global memory.
@@ -69,6 +71,66 @@ pub struct Ring<'k, S> {
     place: Variable<'k, U32>,
     parity: Variable<'k, U32>,
     sends: Cell<bool>,
+}
+
+/// Notes that may be open besides one for each unit.
+const MORE_NOTES: u32 = 2;
+const NOTE: u32 = 32 * Chunk::BYTES;
+
+/// Bytes of shared memory that a warp has besides its units, for each of them: an mbarrier and a note.
+pub const BESIDE_A_UNIT: u32 = U64::BYTES + NOTE;
+/// And in all.
+pub const BESIDE_A_RING: u32 = MORE_NOTES * NOTE;
+
+/// What a source hands to whoever reads what it is about: each lane a chunk for itself, in the order of their writing. A lane reads what it wrote
+/// itself, so that nothing has to stand between.
+///
+/// Invariant, left to the caller: of each note at least one unit is loaded before the next note is written, and a note is used no longer than
+/// the units that it is about; so no more are open than a ring has units and two.
+pub struct Notes<'k> {
+    k: &'k Builder,
+    most: u32,
+    chunks: Pointer<'k, Shared, Chunk>,
+    written: Variable<'k, U32>,
+    read: Variable<'k, U32>,
+}
+
+impl<'k> Notes<'k> {
+    /// For a ring of this shape.
+    pub fn new(k: &'k Builder, shape: Shape) -> Notes<'k> {
+        let most = shape.units + MORE_NOTES;
+        let chunks = k.shared_part::<Chunk>("notes beside the ring", shape.warps * most * 32);
+        let chunks = chunks.at(k.warp() * (most * 32) + k.lane());
+        Notes { k, most, chunks, written: k.variable(k.u32(0)), read: k.variable(k.u32(0)) }
+    }
+
+    fn next(&self, place: Variable<'k, U32>) -> Pointer<'k, Shared, Chunk> {
+        let now = place.get();
+        let after = now + 1;
+        place.set(self.k.u32(0).when(after.equals(self.k.u32(self.most)), after));
+        self.chunks.at(now * 32)
+    }
+
+    /// Adds one.
+    pub fn write(&self, note: Value<'k, Chunk>) {
+        self.next(self.written).store(note);
+    }
+
+    /// The oldest that has not been read.
+    pub fn read(&self) -> Note<'k> {
+        Note(self.next(self.read))
+    }
+}
+
+/// A note that is read.
+#[derive(Clone, Copy)]
+pub struct Note<'k>(Pointer<'k, Shared, Chunk>);
+
+impl<'k> Note<'k> {
+    /// What it says. One load, each time.
+    pub fn chunk(self) -> Value<'k, Chunk> {
+        self.0.load()
+    }
 }
 
 /// A unit that has been loaded. All lanes may read all of it.

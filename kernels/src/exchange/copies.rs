@@ -11,7 +11,6 @@
 use moe_contract::Buffer;
 
 use super::frame::{Frame, Slot};
-use super::row::Part;
 use crate::device::{Global, Pointer, U32, Value};
 
 impl<'k> Copy<'k> {
@@ -82,7 +81,7 @@ impl<'k> Copies<'k> {
     }
 
     /// The copy with a number that exists and that all lanes of the warp share. All lanes run it.
-    fn find(&self, frame: &Frame<'k, '_>, number: Value<'k, U32>) -> Copy<'k> {
+    pub fn find(&self, frame: &Frame<'k, '_>, number: Value<'k, U32>) -> Copy<'k> {
         let k = frame.k;
         let zero = k.u32(0);
         // Sources that have a copy in this slot, and where the last one that has none left ends: from there on they take turns.
@@ -112,14 +111,19 @@ impl<'k> Copies<'k> {
         Copy { source, slot, place: source * frame.exchange.max_tokens + slot, row }
     }
 
-    /// Runs `body` for every copy that the handle lists, a warp for each.
-    pub fn for_each_of_handle(frame: &Frame<'k, '_>, body: impl FnOnce(Copy<'k>)) {
-        Copies::for_each_part_of_handle(frame, 1, |copy, _| body(copy));
+    /// Those that the handle lists. All lanes run it.
+    pub fn of_handle(frame: &Frame<'k, '_>) -> Copies<'k> {
+        Copies::of(frame, frame.buffer(Buffer::ReceivedCounts))
     }
 
-    /// The same; where there are fewer copies than warps, several warps take the parts of each, `batches` at most.
-    pub fn for_each_part_of_handle(frame: &Frame<'k, '_>, batches: u32, body: impl FnOnce(Copy<'k>, Option<Part<'k>>)) {
-        let copies = Copies::of(frame, frame.buffer(Buffer::ReceivedCounts));
-        frame.for_each_part_by_warps(copies.total, batches, |number, part| body(copies.find(frame, number), part));
+    /// All copies.
+    pub fn total(&self) -> Value<'k, U32> {
+        self.total
+    }
+
+    /// Runs `body` for every copy that the handle lists, a warp for each.
+    pub fn for_each_of_handle(frame: &Frame<'k, '_>, body: impl FnOnce(Copy<'k>)) {
+        let copies = Copies::of_handle(frame);
+        frame.for_each_by_warps(copies.total, |number| body(copies.find(frame, number)));
     }
 }

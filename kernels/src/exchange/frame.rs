@@ -32,6 +32,23 @@ pub(super) struct Slot<'k> {
     pub index: Value<'k, U32>,
 }
 
+/// What warps take: rows, or parts of rows.
+#[derive(Clone, Copy)]
+pub(super) struct Items<'k> {
+    pub count: Value<'k, U32>,
+    /// Parts of a row.
+    of: Option<Value<'k, U32>>,
+}
+
+impl<'k> Items<'k> {
+    /// The row of an item, and which part of it.
+    pub fn split(self, item: Value<'k, U32>) -> (Value<'k, U32>, Option<Part<'k>>) {
+        let Some(of) = self.of else { return (item, None) };
+        let row = item / of;
+        (row, Some(Part { number: item - row * of, of }))
+    }
+}
+
 impl<'k, 'x> Frame<'k, 'x> {
     /// Binds the arguments, and loads the epochs: one load for each flag.
     pub fn bind(k: &'k Builder, parameters: &mut Parameters<'k>, kernel: Kernel, exchange: &'x Exchange) -> Self {
@@ -172,27 +189,42 @@ impl<'k, 'x> Frame<'k, 'x> {
 
     /// Runs `body` for each number below `count`, one warp for each; neighbours go to different CTAs.
     pub fn for_each_by_warps(&self, count: Value<'k, U32>, body: impl FnOnce(Value<'k, U32>)) {
-        let (k, ctas) = (self.k, self.ctas());
-        k.for_each(k.warp() * ctas + k.cta(), count, ctas * self.warps(), body);
+        self.k.for_each(self.first_item(), count, self.item_step(), body);
     }
 
-    /// Runs `body` for each row below `count`, or for the parts of each where there are fewer rows than warps. `batches`: the most parts that a
-    /// row has; no part where it has one.
+    /// Rows below `count`, or the parts of each where there are fewer rows than warps. `batches`: the most parts that a row has; no part where
+    /// it has one.
+    pub fn items(&self, count: Value<'k, U32>, batches: u32) -> Items<'k> {
+        if batches == 1 {
+            return Items { count, of: None };
+        }
+        let k = self.k;
+        let warps = self.ctas() * self.warps();
+        let of = (warps / count.max(k.u32(1))).max(k.u32(1)).min(k.u32(batches));
+        Items { count: count * of, of: Some(of) }
+    }
+
+    /// The first item of this warp, as [`Frame::for_each_by_warps`] goes.
+    pub fn first_item(&self) -> Value<'k, U32> {
+        self.k.warp() * self.ctas() + self.k.cta()
+    }
+
+    /// How far it is to the next one.
+    pub fn item_step(&self) -> Value<'k, U32> {
+        self.ctas() * self.warps()
+    }
+
+    /// Runs `body` for each row below `count`, or for its parts: [`Frame::items`].
     pub fn for_each_part_by_warps(
         &self,
         count: Value<'k, U32>,
         batches: u32,
         body: impl FnOnce(Value<'k, U32>, Option<Part<'k>>),
     ) {
-        if batches == 1 {
-            return self.for_each_by_warps(count, |number| body(number, None));
-        }
-        let k = self.k;
-        let warps = self.ctas() * self.warps();
-        let of = (warps / count.max(k.u32(1))).max(k.u32(1)).min(k.u32(batches));
-        self.for_each_by_warps(count * of, |item| {
-            let number = item / of;
-            body(number, Some(Part { number: item - number * of, of }));
+        let items = self.items(count, batches);
+        self.for_each_by_warps(items.count, |item| {
+            let (row, part) = items.split(item);
+            body(row, part);
         });
     }
 

@@ -18,6 +18,16 @@ use crate::device::{Element, Global, Pointer, U8, U32, U64, Value};
 pub(super) struct Peer<'k>(Value<'k, U64>);
 
 impl<'k> Peer<'k> {
+    /// Its address, to be handed on.
+    pub fn address(self) -> Value<'k, U64> {
+        self.0
+    }
+
+    /// Of an address that one was made to.
+    pub fn of_address(address: Value<'k, U64>) -> Peer<'k> {
+        Peer(address)
+    }
+
     /// The peer that a lane of the warp holds. All lanes run it.
     pub fn of_lane(self, lane: Value<'k, U32>) -> Peer<'k> {
         Peer(self.0.of_lane(lane))
@@ -40,6 +50,17 @@ impl<'k> Place<'k> {
     /// Stores word `index`, counted in words of `T`. Weak: what publishes the flag orders it.
     pub fn store<T: Element>(self, index: Value<'k, U32>, value: Value<'k, T>) {
         self.0.cast::<T>().at(index).store(value);
+    }
+
+    /// As two words, to be handed on.
+    pub fn to_words(self) -> [Value<'k, U32>; 2] {
+        let address = self.0.address();
+        [address.low_word(), (address >> 32).low_word()]
+    }
+
+    /// Of two words that a place was made to.
+    pub fn of_words([low, high]: [Value<'k, U32>; 2]) -> Place<'k> {
+        Place((low.wide() | (high.wide() << 32)).to_pointer())
     }
 
     /// Further words lie behind so many of `T`.

@@ -31,6 +31,7 @@ mod order;
 mod payload;
 mod route;
 mod row;
+mod units;
 mod weight_gradient_collect;
 mod weight_gradient_send;
 

@@ -35,9 +35,12 @@ pub fn text(kernel: Kernel, exchange: &Exchange) -> String {
 }
 
 /// Every kernel of an exchange, ready to run.
+#[derive(Clone)]
 pub struct Loaded {
     pub exchange: Exchange,
     kernels: BTreeMap<Kernel, moe_vgpu::Kernel>,
+    /// Bytes of dynamic shared memory.
+    shared: BTreeMap<Kernel, u32>,
 }
 
 /// Stands for bytes that are undefined.
@@ -54,14 +57,15 @@ impl Loaded {
             Ok((kernel, module.kernel(kernel.name()).expect("the entry has the kernel's name")))
         };
         let kernels = texts.iter().map(load).collect::<Result<_, _>>()?;
-        Ok(Loaded { exchange: *exchange, kernels })
+        let shared = |&kernel: &Kernel| (kernel, device_code(kernel, exchange).dynamic_shared());
+        Ok(Loaded { exchange: *exchange, kernels, shared: texts.keys().map(shared).collect() })
     }
 
     /// The same kernels, one of them replaced.
     pub fn with(&self, kernel: Kernel, text: &str) -> Result<Loaded, moe_vgpu::PtxError> {
         let mut kernels = self.kernels.clone();
         kernels.insert(kernel, Module::parse(text)?.kernel(kernel.name()).expect("the entry has the kernel's name"));
-        Ok(Loaded { exchange: self.exchange, kernels })
+        Ok(Loaded { kernels, ..self.clone() })
     }
 }
 
@@ -266,7 +270,8 @@ impl<'l> World<'l> {
                 }
             };
             let arguments = kernel.row().arguments.iter().map(value).collect();
-            let launch = Launch::linear(ctas, exchange.threads, arguments);
+            let shared = self.loaded.shared[&kernel];
+            let launch = Launch { shared, ..Launch::linear(ctas, exchange.threads, arguments) };
             self.cluster
                 .launch(self.streams[rank], &self.loaded.kernels[&kernel], launch)
                 .expect("a launch that can be");

@@ -59,8 +59,11 @@ pub(super) struct Mbarrier {
     pub narrow: Vec<Failed>,
     /// What is known when the last phase is complete.
     pub complete: Complete,
-    /// Its initialisation, until copies are known to know of it.
+    /// Its initialisation, which stays when later writes of the place have taken its place.
     pub made: Option<Mark>,
+    /// Whether it has been looked at if copies know of it, and which lanes of a warp of a CTA have been.
+    pub copies_looked_at: bool,
+    pub looked_at: BTreeMap<(CtaNumber, u16), u32>,
     /// Completions of the cluster's barrier before the last `fence.mbarrier_init` behind its initialisation.
     pub fenced: Option<u64>,
 }

@@ -283,6 +283,9 @@ impl State {
         let own = self.cta(thread);
         let number = self.cta(ThreadId { cta, ..thread });
         let thread = Cta::thread(own, thread.warp, thread.lane);
+        if matches!(step, MbarrierStep::Arrived(..) | MbarrierStep::Passed(..)) {
+            self.thread_knows_mbarrier(thread, number, offset, line);
+        }
         let cta = self.at_mut(number);
         let barrier = cta.mbarrier(offset).number;
         match step {
@@ -351,8 +354,8 @@ impl State {
     /// A copy signals through the async proxy, which has to be told of the initialisation.
     fn copy_knows_mbarrier(&mut self, number: CtaNumber, offset: u32, copy: CopyId) {
         let mbarrier = self.at_mut(number).mbarrier(offset);
-        let fenced = mbarrier.fenced.is_some();
-        let Some((made, known)) = mbarrier.made.take().zip(self.copies.get(&copy)) else { return };
+        let fenced = mbarrier.fenced.is_some() || std::mem::replace(&mut mbarrier.copies_looked_at, true);
+        let Some((made, known)) = mbarrier.made.zip(self.copies.get(&copy)) else { return };
         if fenced || known.view.knowledge.shared.knows(made.thread, made.time, self.position(number)) {
             return;
         }
@@ -360,6 +363,25 @@ impl State {
         let (kind, strong, proxy) = (AccessKind::Atomic, Some(Scope::Cluster), Proxy::Async);
         let signal = Mark { thread, time, line: known.line, kind, strong, proxy, copy: Some(copy) };
         self.tell(Place::Shared(number, offset), &made, &signal, Missing::ProxyFence { shared: true });
+    }
+
+    /// A thread uses an mbarrier, of whose initialisation it has to know.
+    fn thread_knows_mbarrier(&mut self, thread: Thread, number: CtaNumber, offset: u32, line: u32) {
+        let mbarrier = self.at_mut(number).mbarrier(offset);
+        let Some(made) = mbarrier.made else { return };
+        let looked_at = mbarrier.looked_at.entry((thread.cta, thread.warp)).or_default();
+        if *looked_at >> thread.lane & 1 == 1 {
+            return;
+        }
+        *looked_at |= 1 << thread.lane;
+        let (kind, strong, proxy) = (AccessKind::Atomic, Some(Scope::Cta), Proxy::Generic);
+        let used = Mark { thread, time: self.at(thread.cta).now, line, kind, strong, proxy, copy: None };
+        let (place, view) = (Place::Shared(number, offset), self.view(thread));
+        if !self.is_of_mbarrier(number, offset, &made, &used)
+            && let Some(missing) = self.missing(place, &made, &used, &view)
+        {
+            self.tell(place, &made, &used, missing);
+        }
     }
 
     /// Copies are done as far as an mbarrier tells.

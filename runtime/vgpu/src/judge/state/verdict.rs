@@ -81,7 +81,7 @@ impl State {
 
     /// Whether two accesses are operations of an mbarrier, which are indivisible whatever their scope; or the second meets the
     /// initialisation, which was told to the cluster by a fence and the cluster's barrier.
-    fn is_of_mbarrier(&self, cta: CtaNumber, offset: u32, first: &Mark, second: &Mark) -> bool {
+    pub(super) fn is_of_mbarrier(&self, cta: CtaNumber, offset: u32, first: &Mark, second: &Mark) -> bool {
         let Some(mbarrier) = self.at(cta).mbarriers.get(&offset) else { return false };
         if first.strong.is_some() && second.strong.is_some() {
             return true;
