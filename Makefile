@@ -64,3 +64,4 @@ gpu: setup
 	tests/gpu.sh target/release/moec
 	cargo test --release -p moe-tests --test communicator stopped
 	cargo test --release -p moe-tests --test processes_on_gpu
+	cargo bench -p moe-tests --bench ceilings
