@@ -95,7 +95,7 @@ pub fn load_bulk(unit: u32) -> String {
     let stages = BULK_BYTES / unit;
     let body = format!(
         "ld.param.u64 %from, [from];\nld.param.u64 %to, [to];\nld.param.u32 %rows, [rows];\nld.param.u32 %bytes, [bytes];\n\
-         mov.u32 %here, dynamic;\nmad.lo.u32 %bar, %warp, 64, %here;\nadd.u32 %here, %here, {barriers};\n\
+         mov.u32 %here, dynamic;\nmad.lo.u32 %bar, %warp, 64, %here;\nadd.u32 %here, %here, {BARRIERS};\n\
          mad.lo.u32 %here, %warp, {BULK_BYTES}, %here;\n\
          div.u32 %x, %bytes, {unit};\nmul.lo.u32 %rows, %rows, %x;\n\
          setp.ne.u32 %q, %lane, 0;\n@%q bra made;\nmov.u32 %x, 0;\n\
@@ -121,8 +121,7 @@ pub fn load_bulk(unit: u32) -> String {
          again:\nadd.u32 %w, %w, %all;\n\
          refilled:\nadd.u32 %row, %row, %all;\nadd.u32 %stage, %stage, 1;\nsetp.lt.u32 %p, %stage, {stages};\n@%p bra row_loop;\n\
          mov.u32 %stage, 0;\nxor.b32 %phase, %phase, 1;\nbra row_loop;\ndone:\n\
-         mad.lo.u32 %x, %first, 32, %lane;\nmul.wide.u32 %off, %x, 4;\nadd.u64 %place, %to, %off;\nst.global.b32 [%place], %sum;\n",
-        barriers = BARRIERS
+         mad.lo.u32 %x, %first, 32, %lane;\nmul.wide.u32 %off, %x, 4;\nadd.u64 %place, %to, %off;\nst.global.b32 [%place], %sum;\n"
     );
     entry("load_bulk", &LOAD, BULK_WARPS, &body)
 }
