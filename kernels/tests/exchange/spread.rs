@@ -167,12 +167,12 @@ fn most_by_slice(ranks: usize, writes: &[Write]) -> Vec<(usize, f64)> {
 #[test]
 fn no_rank_is_written_more_than_twice_its_share() {
     let weighs =
-        Exchange { ranks: 8, experts: 64, zero_experts: 0, top_k: 8, hidden: 64, max_tokens: 256, ..request() };
+        Exchange { ranks: 8, experts: 64, zero_experts: 0, top_k: 8, hidden: 64, max_tokens: 512, ..request() };
     let experts_weigh = Exchange { layout: RowLayout::RankMajor, weighted: false, ..weighs };
     for exchange in [weighs, experts_weigh] {
         for routing in [Routing::Uniform, Routing::Grouped] {
             // As many tokens everywhere, and two ranks with half as many: their copies end before those of the others.
-            for tokens in [[256; 8], [256, 128, 256, 256, 256, 128, 256, 256]] {
+            for tokens in [[512; 8], [512, 256, 512, 512, 512, 256, 512, 512]] {
                 let written = writes(&exchange, &tokens, routing);
                 assert!(written.len() >= 6, "every kernel that sends");
                 for (kernel, writes) in written {
