@@ -104,9 +104,9 @@ fn calls_go_into_the_streams_of_the_caller_in_order() {
 #[test]
 fn communicators_that_could_keep_each_other_off_a_gpu_are_refused() {
     let bundle = bundle(WEIGHTED);
-    // One multiprocessor holds few CTAs; a plan with 2 multiprocessors waits with 2.
+    // Three multiprocessors hold few CTAs, of which each rank waits with 2.
     let device = Arc::new(
-        VirtualDevice::new(RANKS as u32, &VirtualOptions { sms: 1, ..VirtualOptions::default() })
+        VirtualDevice::new(RANKS as u32, &VirtualOptions { sms: 3, ..VirtualOptions::default() })
             .expect("virtual GPUs"),
     );
     let mut communicators = vec![];
