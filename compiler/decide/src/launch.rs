@@ -3,7 +3,7 @@
 use moe_contract::Launch;
 use moe_front::spec::{Cluster, Mode};
 
-use crate::decision::Numbers;
+use crate::numbers::Numbers;
 
 /// SMs for what is sent where the deploy does not say: about where one node's NVLink is full on Hopper.
 const SMS: u32 = 20;

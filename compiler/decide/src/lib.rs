@@ -7,9 +7,11 @@ mod built;
 mod choice;
 mod decision;
 mod launch;
+mod numbers;
 mod whole;
 
 pub use choice::{Choice, ChoiceError, choose_deploy};
-pub use decision::{Decision, Numbers};
+pub use decision::Decision;
 pub use launch::link_sms;
+pub use numbers::Numbers;
 pub use whole::not_built;

@@ -4,7 +4,8 @@ use moe_front::diagnostics::Diagnostic;
 use moe_front::spec::Spec;
 
 use crate::built::of_model;
-use crate::decision::{Decision, Numbers};
+use crate::decision::Decision;
+use crate::numbers::Numbers;
 
 /// What of a file is planned and not built, each model and deploy once, in the order of the file.
 pub fn not_built(spec: &Spec) -> Vec<Diagnostic> {
