@@ -30,7 +30,7 @@ impl fmt::Display for Planned {
         let (link, local) = (exchange.ctas_link, exchange.ctas_local);
         writeln!(
             f,
-            "  launches          {link} CTAs that send, up to {local} that place and reduce, of {} threads",
+            "  launches          {link} CTAs send, up to {local} place and reduce, of {} threads",
             exchange.threads
         )?;
         writeln!(f, "symmetric memory, the same on every rank: {} bytes", exchange.symmetric_bytes())?;

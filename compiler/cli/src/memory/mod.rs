@@ -11,7 +11,7 @@ mod limits;
 use std::num::NonZero;
 use std::thread::available_parallelism;
 
-use moe_bundle::Manifest;
+use moe_bundle::{KernelEntry, Manifest};
 use moe_planner::human_bytes;
 
 use crate::failure::Failure;
@@ -26,6 +26,9 @@ const COMPILING_THREAD: u64 = 4 << 20;
 
 /// What a run takes beside compiling and its data; measured.
 const RUNNING: u64 = 64 << 20;
+
+/// What a warp of a virtual GPU takes, its registers most of all; measured.
+const WARP: u64 = 32 << 10;
 
 /// Bytes that this process may still take, as far as the system says.
 pub fn available() -> Option<u64> {
@@ -72,7 +75,7 @@ pub fn enough_for_sample(tokens: usize, top_k: u32) -> Result<(), Failure> {
 /// Refuses a run that would be killed half-way. What it needs is an estimate: the process itself; symmetric memory and what kernels keep; four
 /// times the experts' rows at an even load (input, output and both gradients), where a few picks of an expert still take a whole block of rows;
 /// the rows of every pick as they came and as they should be (input, input again, gradient); and 16 rows of every token: as it is given, on the
-/// device, as it came, as it should be, and directly in f64.
+/// device, as it came, as it should be, and directly in f64; and the CTAs of the kernel that has most, with their warps and shared memory.
 pub fn enough_for(manifest: &Manifest) -> Result<(), Failure> {
     let exchange = &manifest.exchange;
     let sizes = exchange.sizes();
@@ -81,7 +84,12 @@ pub fn enough_for(manifest: &Manifest) -> Result<(), Failure> {
     let rows = exchange.rows_of(2 * picks) * (there + 4 * back);
     let compared = picks * (4 * there + 2 * back) + u64::from(exchange.max_tokens) * 16 * back;
     let process = RUNNING + COMPILING + COMPILING_THREAD * rayon::current_num_threads() as u64;
-    let of_rank = sizes.symmetric + sizes.fixed + sizes.handle + rows + compared;
+    let of_ctas = |entry: &KernelEntry| {
+        let of_cta = u64::from(entry.shared) + u64::from(entry.block.div_ceil(32)) * WARP;
+        u64::from(entry.grid.ctas(exchange.max_tokens)) * of_cta
+    };
+    let resident = manifest.kernels.iter().map(of_ctas).max().unwrap_or(0);
+    let of_rank = sizes.symmetric + sizes.fixed + sizes.handle + rows + compared + resident;
     let needed = process + u64::from(exchange.ranks) * of_rank;
     enough("a run on virtual GPUs needs", needed, "run fewer tokens (`--tokens`) or ranks (`--gpus-per-node`)")
 }
