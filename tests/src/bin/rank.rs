@@ -95,7 +95,7 @@ fn layers(bundle: &Path, result: &Path, moment: &str, deadline: &str) -> Outcome
     let (bootstrap, device) = attach()?;
     at("attached");
     let bundle = Bundle::read(bundle)?;
-    let world = World::join(bootstrap, device, &bundle)?;
+    let world = World::join(Arc::<TcpBootstrap>::clone(&bootstrap), device, &bundle)?;
     at("joined");
     let deadline = if deadline == "never" { None } else { Some(Duration::from_secs(deadline.parse()?)) };
     let mut moe = Communicator::of_ranks(&world, world.mine(), Options { deadline })?;
@@ -108,6 +108,10 @@ fn layers(bundle: &Path, result: &Path, moment: &str, deadline: &str) -> Outcome
         layer(&mut moe, round, |_| {})?;
     }
     let wrong = matches!(moment, "barrier" | "nobody" | "extra" | "other" | "later");
+    if wrong {
+        // What goes wrong stops all, who must have what was right before.
+        bootstrap.barrier()?;
+    }
     let second = match moment {
         "barrier" => moe.barrier().and_then(|()| moe.synchronise()).map(|()| vec![]),
         "nobody" => {
